@@ -1,0 +1,1 @@
+"""ConvNets as functions of arrays."""
