@@ -1,0 +1,410 @@
+"""Where a window lands: output sizes, padding in all its forms, receptive fields. Integers in, integers out."""
+
+import operator
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple, overload
+
+from jaxconv.errors import ShapeError
+
+IntOrTuple = int | Sequence[int]
+Pairs = tuple[tuple[int, int], ...]
+Padding = str | int | Sequence[int | tuple[int, int]]
+
+PADDING_NAMES = ("VALID", "SAME", "SAME_LOWER")
+
+
+def as_int(value: object, name: str, *, least: int | None = None) -> int:
+    """Returns ``value`` as an int, or raises ShapeError naming the argument."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ShapeError(f"{name} must be an integer, got {value!r}") from None
+    if isinstance(value, bool):
+        raise ShapeError(f"{name} must be an integer, got {value!r}")
+    if least is not None and number < least:
+        raise ShapeError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def as_tuple(value: IntOrTuple, rank: int, name: str, *, least: int | None = 1) -> tuple[int, ...]:
+    """Returns one integer for each of ``rank`` axes; a single int serves them all.
+
+    >>> as_tuple(2, 3, "stride")
+    (2, 2, 2)
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return (as_int(value, name, least=least),) * rank
+    if len(value) != rank:
+        raise ShapeError(f"{name} must be an int or one int for each of the {rank} spatial axes, got {tuple(value)}")
+    return tuple(as_int(v, name, least=least) for v in value)
+
+
+def window_extent(window: int, dilation: int = 1) -> int:
+    """Returns the number of input elements from a window's first tap to its last, both counted."""
+    return (window - 1) * dilation + 1
+
+
+def resolve_padding(
+    padding: Padding,
+    size: Sequence[int],
+    window: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+) -> Pairs:
+    """Turns any form of ``padding`` into a (low, high) pair for each axis.
+
+    Args:
+      padding: "VALID" (none), "SAME" (output is ceil(size / stride), the odd element goes high, as XLA does),
+        "SAME_LOWER" (the odd element goes low), an int for every side, or a sequence with an int or a (low, high) pair
+        for each axis. A negative number crops.
+      size, window, stride, dilation: one integer for each axis.
+
+    Raises:
+      ShapeError: a name or a form that is none of these.
+
+    >>> resolve_padding("SAME", (7, 8), (3, 3), (2, 2), (1, 1))
+    ((1, 1), (0, 1))
+    """
+    rank = len(size)
+    if isinstance(padding, str):
+        name = padding.upper()
+        if name not in PADDING_NAMES:
+            raise ShapeError(
+                f"padding must be one of {', '.join(PADDING_NAMES)}, an int or a sequence, got {padding!r}"
+            )
+        if name == "VALID":
+            return ((0, 0),) * rank
+        pairs = []
+        for n, f, s, d in zip(size, window, stride, dilation, strict=True):
+            total = max((-(-n // s) - 1) * s + window_extent(f, d) - n, 0)
+            low = (total + 1) // 2 if name == "SAME_LOWER" else total // 2
+            pairs.append((low, total - low))
+        return tuple(pairs)
+    return explicit_padding(padding, rank)
+
+
+def explicit_padding(padding: int | Sequence[int | tuple[int, int]], rank: int) -> Pairs:
+    """Returns a (low, high) pair for each axis from an int, or from an int or a pair for each axis."""
+    if not isinstance(padding, Sequence):
+        return ((as_int(padding, "padding"),) * 2,) * rank
+    if len(padding) != rank:
+        raise ShapeError(
+            f"padding must have an int or a (low, high) pair for each of the {rank} spatial axes, got {padding!r}"
+        )
+    pairs = []
+    for entry in padding:
+        pair = tuple(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else (entry, entry)
+        if len(pair) != 2:
+            raise ShapeError(f"padding must have an int or a (low, high) pair for each axis, got {entry!r}")
+        pairs.append((as_int(pair[0], "padding"), as_int(pair[1], "padding")))
+    return tuple(pairs)
+
+
+def output_sizes(
+    size: Sequence[int],
+    window: Sequence[int],
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+    *,
+    ceil_mode: bool = False,
+) -> tuple[int, ...]:
+    """Returns how many windows fit along each axis, or raises ShapeError where none does."""
+    sizes = []
+    for axis, (n, f, s, (low, high), d) in enumerate(zip(size, window, stride, padding, dilation, strict=True)):
+        if n < 1:
+            raise ShapeError(f"spatial axis {axis} is empty: sizes {tuple(size)}")
+        extent = window_extent(f, d)
+        padded = n + low + high
+        if extent > padded:
+            dilated = f" (extent {extent} at dilation {d})" if d > 1 else ""
+            raise ShapeError(
+                f"window {f}{dilated} is larger than the padded input on spatial axis {axis}: "
+                f"{n} + {low} + {high} = {padded}"
+            )
+        steps = padded - extent
+        out = steps // s + 1
+        # A window that hangs over the high side counts if it starts inside the input or the low padding (torch's rule).
+        if ceil_mode and steps % s and out * s < n + low:
+            out += 1
+        sizes.append(out)
+    return tuple(sizes)
+
+
+def _rank(*values: object) -> int | None:
+    """Returns the common length of the arguments that are sequences; None if all are single numbers."""
+    lengths = {len(v) for v in values if isinstance(v, Sequence) and not isinstance(v, str)}
+    if len(lengths) > 1:
+        raise ShapeError(f"size, window, stride and dilation have different numbers of axes: {sorted(lengths)}")
+    return lengths.pop() if lengths else None
+
+
+@overload
+def conv_output_size(
+    size: int,
+    window: int,
+    *,
+    stride: int = 1,
+    padding: Padding = 0,
+    dilation: int = 1,
+    ceil_mode: bool = False,
+    exact: bool = False,
+) -> int: ...
+@overload
+def conv_output_size(
+    size: IntOrTuple,
+    window: IntOrTuple,
+    *,
+    stride: IntOrTuple = 1,
+    padding: Padding = 0,
+    dilation: IntOrTuple = 1,
+    ceil_mode: bool = False,
+    exact: bool = False,
+) -> tuple[int, ...]: ...
+def conv_output_size(size, window, *, stride=1, padding=0, dilation=1, ceil_mode=False, exact=False):
+    """Returns the size of a convolution's or a pool's output: ``(N + 2P - F) / S + 1``.
+
+    Args:
+      size: N, an int or one for each spatial axis.
+      window: F, likewise.
+      stride: S, likewise.
+      padding: every form that `conv` takes; the default is the lecture's 0.
+      dilation: distance between the taps of the window, likewise.
+      ceil_mode: count a last window that hangs over the high side, as ``torch.nn.MaxPool2d(ceil_mode=True)``.
+      exact: raise where the windows do not tile the padded input.
+
+    Returns:
+      An int if all arguments are single numbers, otherwise a tuple.
+
+    Raises:
+      ShapeError: the window is larger than the padded input, or ``exact`` and it does not tile it.
+
+    >>> conv_output_size(7, 3), conv_output_size(7, 3, stride=2), conv_output_size(7, 3, padding=1)
+    (5, 3, 7)
+    >>> conv_output_size((224, 224), 2, stride=2)
+    (112, 112)
+    >>> conv_output_size(7, 3, stride=3, exact=True)
+    Traceback (most recent call last):
+    jaxconv.errors.ShapeError: window 3 at stride 3 does not tile 7 + 0 + 0 = 7 on spatial axis 0: (7 - 3) / 3 + 1 is
+    not a whole number, 1 element is left over
+    """
+    rank = _rank(size, window, stride, dilation)
+    axes = 1 if rank is None else rank
+    sizes = as_tuple(size, axes, "size", least=None)
+    windows = as_tuple(window, axes, "window")
+    strides = as_tuple(stride, axes, "stride")
+    dilations = as_tuple(dilation, axes, "dilation")
+    pairs = resolve_padding(padding, sizes, windows, strides, dilations)
+    out = output_sizes(sizes, windows, strides, pairs, dilations, ceil_mode=ceil_mode)
+    if exact:
+        for axis, (n, f, s, (low, high), d) in enumerate(zip(sizes, windows, strides, pairs, dilations, strict=True)):
+            padded, extent = n + low + high, window_extent(f, d)
+            left = (padded - extent) % s
+            if left:
+                plural = "element is" if left == 1 else "elements are"
+                raise ShapeError(
+                    f"window {f} at stride {s} does not tile {n} + {low} + {high} = {padded} on spatial axis {axis}: "
+                    f"({padded} - {extent}) / {s} + 1 is not a whole number, {left} {plural} left over"
+                )
+    return out[0] if rank is None else out
+
+
+def transpose_padding(
+    padding: Padding,
+    window: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    output_padding: IntOrTuple = 0,
+) -> tuple[Pairs, tuple[int, ...]]:
+    """Returns the padding of the convolution whose adjoint is meant, and the elements added at the high side.
+
+    "SAME" is the adjoint of ``conv(padding="SAME")`` on size ``N * stride``, also where the window is smaller than the
+    stride; then no window covers the last elements, and they are the elements added.
+    """
+    rank = len(window)
+    extra = as_tuple(output_padding, rank, "output_padding", least=0)
+    if not isinstance(padding, str):
+        for axis, (e, s, d) in enumerate(zip(extra, stride, dilation, strict=True)):
+            if e >= max(s, d):
+                raise ShapeError(
+                    f"output_padding must be smaller than stride or dilation, got {e} with stride {s} and dilation {d} "
+                    f"on spatial axis {axis}"
+                )
+        return explicit_padding(padding, rank), extra
+    if any(extra):
+        raise ShapeError(f"output_padding wants padding given in numbers, got padding={padding!r}")
+    sizes = [s * max(window_extent(f, d), 1) for f, s, d in zip(window, stride, dilation, strict=True)]
+    pairs = resolve_padding(padding, sizes, window, stride, dilation)
+    if padding.upper() == "VALID":
+        return pairs, (0,) * rank
+    return pairs, tuple(max(s - window_extent(f, d), 0) for f, s, d in zip(window, stride, dilation, strict=True))
+
+
+def transpose_output_sizes(
+    size: Sequence[int],
+    window: Sequence[int],
+    stride: Sequence[int],
+    padding: Pairs,
+    extra: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, ...]:
+    """Returns ``(N - 1) S - low - high + extent + extra`` along each axis, or raises ShapeError if that is nothing."""
+    sizes = []
+    for axis, (n, f, s, (low, high), e, d) in enumerate(
+        zip(size, window, stride, padding, extra, dilation, strict=True)
+    ):
+        if n < 1:
+            raise ShapeError(f"spatial axis {axis} is empty: sizes {tuple(size)}")
+        out = (n - 1) * s - low - high + window_extent(f, d) + e
+        if out < 1:
+            raise ShapeError(
+                f"padding ({low}, {high}) leaves no output on spatial axis {axis}: size {n}, window {f}, stride {s}, "
+                f"dilation {d} give {out}"
+            )
+        sizes.append(out)
+    return tuple(sizes)
+
+
+@overload
+def conv_transpose_output_size(
+    size: int, window: int, *, stride: int = 1, padding: Padding = 0, output_padding: int = 0, dilation: int = 1
+) -> int: ...
+@overload
+def conv_transpose_output_size(
+    size: IntOrTuple,
+    window: IntOrTuple,
+    *,
+    stride: IntOrTuple = 1,
+    padding: Padding = 0,
+    output_padding: IntOrTuple = 0,
+    dilation: IntOrTuple = 1,
+) -> tuple[int, ...]: ...
+def conv_transpose_output_size(size, window, *, stride=1, padding=0, output_padding=0, dilation=1):
+    """Returns the size of a transposed convolution's output: ``(N - 1) S - 2P + F + output_padding``.
+
+    Args:
+      size: N, an int or one for each spatial axis; window, stride, dilation and output_padding likewise.
+      padding: every form that `conv_transpose` takes. "SAME" gives ``N * S``.
+
+    Returns:
+      An int if all arguments are single numbers, otherwise a tuple: torch's ``ConvTranspose2d`` sizes.
+
+    >>> conv_transpose_output_size(28, 4, stride=2, padding=1)
+    56
+    >>> conv_transpose_output_size(28, 3, stride=2, padding="SAME")
+    56
+    """
+    rank = _rank(size, window, stride, dilation, output_padding)
+    axes = 1 if rank is None else rank
+    windows = as_tuple(window, axes, "window")
+    strides = as_tuple(stride, axes, "stride")
+    dilations = as_tuple(dilation, axes, "dilation")
+    pairs, extra = transpose_padding(padding, windows, strides, dilations, output_padding)
+    sizes = as_tuple(size, axes, "size", least=None)
+    out = transpose_output_sizes(sizes, windows, strides, pairs, extra, dilations)
+    return out[0] if rank is None else out
+
+
+def adaptive_bins(size: int, bins: int) -> tuple[tuple[int, int], ...]:
+    """Returns the (start, stop) of each adaptive bin: ``floor(i N / M)`` to ``ceil((i + 1) N / M)``, as torch.
+
+    >>> adaptive_bins(7, 3)
+    ((0, 3), (2, 5), (4, 7))
+    """
+    return tuple((i * size // bins, -(-(i + 1) * size // bins)) for i in range(bins))
+
+
+class _Interval(NamedTuple):
+    size: int | Fraction
+    stride: int | Fraction
+    offset: int | Fraction
+
+
+class Field(_Interval):
+    """A receptive field along one axis: unit ``i`` sees ``size`` elements from ``offset + i * stride`` on.
+
+    A tuple ``(size, stride, offset)``. Stride 0: every unit sees the same elements. A negative offset reaches into the
+    padding. `InexactField` is one whose units do not all follow the formula; then ``size`` is the largest.
+    """
+
+    __slots__ = ()
+    exact = True
+
+
+class InexactField(Field):
+    """A receptive field that covers what its units see, but not each of them to the element."""
+
+    __slots__ = ()
+    exact = False
+
+
+IDENTITY = Field(1, 1, 0)
+
+
+def _whole(value: int | Fraction) -> int | Fraction:
+    return int(value) if isinstance(value, Fraction) and value.denominator == 1 else value
+
+
+def _field(exact: bool, *values: int | Fraction) -> Field:
+    return (Field if exact else InexactField)(*(_whole(v) for v in values))
+
+
+def window_field(window: int, stride: int = 1, low: int = 0, dilation: int = 1) -> Field:
+    """Returns the field of one convolution or pool in its own input.
+
+    >>> window_field(3, stride=2, low=1)
+    Field(size=3, stride=2, offset=-1)
+    """
+    return Field(window_extent(window, dilation), stride, -low)
+
+
+def transpose_field(window: int, stride: int = 1, low: int = 0, dilation: int = 1) -> Field:
+    """Returns the field of one transposed convolution in its own input; exact at stride 1 only."""
+    extent = window_extent(window, dilation)
+    first = -((extent - 1 - low) // stride)
+    return _field(stride == 1, -(-extent // stride), Fraction(1, stride), first)
+
+
+def bins_field(bins: Sequence[tuple[int, int]], size: int) -> Field:
+    """Returns the field of an adaptive pool in its own input; exact where its bins tile it."""
+    lengths = {stop - start for start, stop in bins}
+    exact = len(lengths) == 1 and size == len(bins) * max(lengths)
+    return _field(exact, max(lengths), Fraction(size, len(bins)), 0)
+
+
+def compose_field(inner: Field, outer: Field) -> Field:
+    """Returns the field, in the first input, of ``outer`` run on the output of ``inner``.
+
+    >>> compose_field(Field(3, 2, -1), Field(3, 1, -1))
+    Field(size=7, stride=2, offset=-3)
+    """
+    return _field(
+        inner.exact and outer.exact,
+        inner.size + (outer.size - 1) * inner.stride,
+        inner.stride * outer.stride,
+        inner.offset + outer.offset * inner.stride,
+    )
+
+
+def cover_fields(fields: Sequence[Field], size: int) -> Field:
+    """Returns the field that covers those of several branches which meet in one map, over an input of ``size``.
+
+    Where the branches move at different strides (a gate by global statistics beside the map), it is the input as far
+    as any of them sees it.
+    """
+    exact = all(f.exact for f in fields)
+    strides = {f.stride for f in fields}
+    offset = min(f.offset for f in fields)
+    stop = max(f.offset + f.size for f in fields)
+    if len(strides) == 1:
+        return _field(exact, stop - offset, strides.pop(), offset)
+    return _field(exact and 0 in strides, size, 0, 0)
+
+
+def clip_field(field: Field, size: int) -> Field:
+    """Returns a field that does not move without the padding that it reaches into; others as they are."""
+    if field.stride:
+        return field
+    start, stop = max(field.offset, 0), min(field.offset + field.size, size)
+    return _field(field.exact, stop - start, 0, start)

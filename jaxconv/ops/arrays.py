@@ -1,0 +1,89 @@
+"""What every op asks of its arrays: floats, half types accumulated in float32, batch axes folded into one."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.geometry import as_tuple
+
+Array = jax.Array
+ArrayLike = jax.typing.ArrayLike
+DType = Any
+
+
+def as_floats(**arrays: ArrayLike | None) -> list[Any]:
+    """Returns the arrays promoted to their common floating type (None stays None), or raises DTypeError.
+
+    Args:
+      arrays: the op's arguments by name, so that the error can name the one that is wrong.
+    """
+    given = {name: jnp.asarray(a) for name, a in arrays.items() if a is not None}
+    for name, a in given.items():
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            raise DTypeError(
+                f"{name} must be a floating-point array, got {a.dtype}: convert it first, {name} / 255 say"
+            )
+    dtype = jnp.result_type(*given.values())
+    return [given[name].astype(dtype) if name in given else None for name in arrays]
+
+
+def accumulator(dtype: DType) -> DType:
+    """Returns the type in which sums of ``dtype`` are taken: float32 for the half types, otherwise itself."""
+    wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
+    return dtype if wide or not jnp.issubdtype(dtype, jnp.inexact) else jnp.float32
+
+
+def spatial_sizes(x: Array, rank: int, name: str = "x", *, kind: str = "channels") -> tuple[int, ...]:
+    """Returns the sizes of the ``rank`` spatial axes of ``x``, shape ``(*batch, *spatial, channels)``."""
+    if rank < 1:
+        raise ShapeError(f"rank must be at least 1, got {rank}")
+    if x.ndim < rank + 1:
+        raise ShapeError(
+            f"{name} must have {rank} spatial axes and {kind}, so at least {rank + 1} axes, got shape {x.shape}"
+        )
+    sizes = x.shape[-rank - 1 : -1]
+    if 0 in sizes:
+        raise ShapeError(f"{name} has an empty spatial axis: shape {x.shape}")
+    return sizes
+
+
+def window_tuple(window: int | Sequence[int], name: str = "window") -> tuple[int, ...]:
+    """Returns a pool's window as a tuple; an int is square, 2-D."""
+    rank = len(window) if isinstance(window, Sequence) else 2
+    if rank == 0:
+        raise ShapeError(f"{name} must have at least one axis, got ()")
+    return as_tuple(window, rank, name)
+
+
+def over_one_batch(function: Callable[..., Array], rank: int, x: Array) -> Array:
+    """Runs ``function`` on ``x`` with all its batch axes folded into exactly one."""
+    batch = x.shape[: x.ndim - rank - 1]
+    if len(batch) == 1:
+        return function(x)
+    y = function(x.reshape(int(np.prod(batch)), *x.shape[x.ndim - rank - 1 :]))
+    return y.reshape(*batch, *y.shape[1:])
+
+
+def slice_axis(x: Array, axis: int, start: int, stop: int, stride: int = 1) -> Array:
+    """Returns ``x[start:stop:stride]`` along one axis, as one `lax.slice`."""
+    return jax.lax.slice_in_dim(x, start, stop, stride, axis)
+
+
+def pad_axes(x: Array, pairs: Sequence[tuple[int, int]], value: Any = 0) -> Array:
+    """Pads, or where negative crops, the spatial axes before the last of ``x`` by a constant."""
+    if not any(low or high for low, high in pairs):
+        return x
+    first = x.ndim - 1 - len(pairs)
+    config = [(0, 0, 0)] * first + [(low, high, 0) for low, high in pairs] + [(0, 0, 0)]
+    return jax.lax.pad(x, jnp.asarray(value, x.dtype), config)
+
+
+def apply_along(x: Array, matrix: np.ndarray, axis: int) -> Array:
+    """Multiplies one axis of ``x`` by a constant matrix ``(in, out)``, in x's type and to its full precision."""
+    constant = jnp.asarray(matrix, x.dtype)
+    y = jax.lax.dot_general(x, constant, (((axis,), (0,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
+    return jnp.moveaxis(y, -1, axis)

@@ -1,0 +1,319 @@
+"""Convolution, transposed convolution and locally connected maps, channels last, any number of spatial axes."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxconv.errors import ShapeError
+from jaxconv.geometry import (
+    IntOrTuple,
+    Padding,
+    Pairs,
+    as_int,
+    as_tuple,
+    output_sizes,
+    resolve_padding,
+    transpose_output_sizes,
+    transpose_padding,
+    window_extent,
+)
+from jaxconv.ops.arrays import (
+    Array,
+    ArrayLike,
+    accumulator,
+    as_floats,
+    over_one_batch,
+    pad_axes,
+    slice_axis,
+    spatial_sizes,
+)
+from jaxconv.ops.pad import pad_pairs
+
+conv_general_dilated = lax.conv_general_dilated
+
+_SPATIAL = "DHW"
+
+
+def _dimension_numbers(rank: int) -> tuple[str, str, str]:
+    """Names the axes of a channels-last map and of a kernel ``(*window, in, out)``; ranks over 3 count in digits."""
+    spatial = _SPATIAL[-rank:] if rank <= len(_SPATIAL) else "".join(map(str, range(rank)))
+    return f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"
+
+
+def _kernel_window(kernel: Array, tail: str) -> tuple[int, ...]:
+    if kernel.ndim < 3:
+        raise ShapeError(f"kernel must have shape (*window, {tail}) with at least one window axis, got {kernel.shape}")
+    if 0 in kernel.shape:
+        raise ShapeError(f"kernel has an empty axis: shape {kernel.shape}")
+    return kernel.shape[:-2]
+
+
+def _check_bias(bias: Array | None, features: int) -> None:
+    if bias is not None and bias.shape != (features,):
+        raise ShapeError(f"bias must have shape ({features},), one number for each output channel, got {bias.shape}")
+
+
+def conv(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    stride: IntOrTuple = 1,
+    padding: Padding = "SAME",
+    dilation: IntOrTuple = 1,
+    groups: int = 1,
+    pad_mode: str = "zeros",
+    precision: Any = None,
+    preferred_element_type: Any = None,
+) -> Array:
+    """Slides the filters of ``kernel`` over ``x``: a dot product, plus a bias, at each place.
+
+    A cross-correlation: the filter is not flipped. The kernel's rank says how many axes it slides along, so 1-D, 2-D
+    and 3-D are one function.
+
+    Args:
+      x: floating-point array of shape ``(*batch, *spatial, in)``; any number of batch axes, none included.
+      kernel: array of shape ``(*window, in // groups, out)``.
+      bias: array of shape ``(out,)``.
+      stride: step of the window, an int or one for each axis.
+      padding: "VALID", "SAME" (output is ``ceil(size / stride)``), "SAME_LOWER", an int for every side, or a sequence
+        with an int or a (low, high) pair for each axis. Negative numbers crop.
+      dilation: distance between the taps of the window, an int or one for each axis.
+      groups: the channels are cut into so many groups, each with its own filters; ``groups == in`` is depthwise.
+      pad_mode: what stands in the padding: "zeros", "reflect", "edge" or "circular".
+      precision: as in `jax.lax.conv_general_dilated`.
+      preferred_element_type: element type of the result. Without it the result has the type of the inputs; half types
+        accumulate in float32 either way.
+
+    Returns:
+      Array of shape ``(*batch, *output, out)``, sizes as in `jaxconv.conv_output_size`.
+
+    Raises:
+      ShapeError: ranks, channels or groups do not match, or the window is larger than the padded input.
+      DTypeError: an argument is not floating-point.
+
+    Equals ``torch.nn.functional.conv1d`` to ``conv3d`` with axes moved.
+
+    >>> image, filters = jnp.ones((32, 32, 3)), jnp.ones((5, 5, 3, 6))
+    >>> conv(image, filters, padding="VALID").shape
+    (28, 28, 6)
+    """
+    x, kernel, bias = as_floats(x=x, kernel=kernel, bias=bias)
+    window = _kernel_window(kernel, "in // groups, out")
+    rank = len(window)
+    size = spatial_sizes(x, rank)
+    strides, dilations = as_tuple(stride, rank, "stride"), as_tuple(dilation, rank, "dilation")
+    groups = as_int(groups, "groups", least=1)
+    channels, features = kernel.shape[-2] * groups, kernel.shape[-1]
+    if x.shape[-1] != channels:
+        times = f" in {groups} groups" if groups > 1 else ""
+        raise ShapeError(
+            f"kernel {kernel.shape} takes {channels} input channels{times}, x has {x.shape[-1]}: shape {x.shape}"
+        )
+    if features % groups:
+        raise ShapeError(f"groups must divide the output channels, got {groups} groups for kernel {kernel.shape}")
+    _check_bias(bias, features)
+    pairs = resolve_padding(padding, size, window, strides, dilations)
+    output_sizes(size, window, strides, pairs, dilations)
+    if pad_mode != "zeros":
+        x, pairs = pad_pairs(x, pairs, pad_mode, argument="pad_mode"), ((0, 0),) * rank
+    out_type = x.dtype if preferred_element_type is None else jnp.dtype(preferred_element_type)
+    y = over_one_batch(lambda x: _correlate(x, kernel, strides, pairs, dilations, groups, precision, out_type), rank, x)
+    return y if bias is None else y + bias.astype(out_type)
+
+
+def _correlate(
+    x: Array,
+    kernel: Array,
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+    groups: int,
+    precision: Any,
+    out_type: Any,
+    spread: Sequence[int] | None = None,
+) -> Array:
+    """Runs lax's convolution on one batch axis; ``spread`` puts ``spread - 1`` zeros between the elements of ``x``.
+
+    Padding that crops, or that no tap-to-element pair ever needs, is done to ``x`` itself: otherwise XLA:CPU is handed
+    a convolution with negative low padding, here or in the gradient, and reads out of bounds (openxla/xla#48713).
+    """
+    reach = [window_extent(f, d) - 1 for f, d in zip(kernel.shape, dilation, strict=False)]
+    within = tuple((min(max(low, 0), r), min(max(high, 0), r)) for (low, high), r in zip(padding, reach, strict=True))
+    beyond = [(low - w0, high - w1) for (low, high), (w0, w1) in zip(padding, within, strict=True)]
+    x = pad_axes(x, beyond)
+    rank = len(stride)
+    y = lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=stride,
+        padding=within,
+        lhs_dilation=spread or (1,) * rank,
+        rhs_dilation=dilation,
+        dimension_numbers=_dimension_numbers(rank),
+        feature_group_count=groups,
+        precision=precision,
+        preferred_element_type=jnp.promote_types(accumulator(x.dtype), out_type),
+    )
+    return y.astype(out_type)
+
+
+def conv_transpose(
+    y: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    stride: IntOrTuple = 1,
+    padding: Padding = "SAME",
+    output_padding: IntOrTuple = 0,
+    dilation: IntOrTuple = 1,
+    groups: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+) -> Array:
+    """Returns the adjoint of `conv` with the same kernel: each element of ``y`` lays down the filter that it weighs.
+
+    ``<conv(x, k), y> == <x, conv_transpose(y, k)>``. Also called fractionally strided convolution.
+
+    Args:
+      y: floating-point array of shape ``(*batch, *spatial, in)``.
+      kernel: array of shape ``(*window, out // groups, in)``: that of the `conv` from ``out`` to ``in`` channels.
+      bias: array of shape ``(out,)``.
+      stride: how far apart the laid-down filters are, an int or one for each axis.
+      padding: how much of the result's rim is cut, in every form that `conv` takes. "SAME" gives ``size * stride``,
+        the adjoint of ``conv(padding="SAME")`` on that size, also where the window is smaller than the stride.
+      output_padding: elements added at the high side, smaller than stride or dilation; only with padding in numbers.
+      dilation, groups, precision, preferred_element_type: as in `conv`.
+
+    Returns:
+      Array of shape ``(*batch, *output, out)``, sizes as in `jaxconv.conv_transpose_output_size`.
+
+    Raises:
+      ShapeError: ranks, channels or groups do not match, or nothing of the output is left.
+      DTypeError: an argument is not floating-point.
+
+    Equals ``torch.nn.functional.conv_transpose1d`` to ``conv_transpose3d`` with axes moved.
+
+    >>> conv_transpose(jnp.ones((7, 7, 8)), jnp.ones((4, 4, 3, 8)), stride=2).shape
+    (14, 14, 3)
+    """
+    y, kernel, bias = as_floats(y=y, kernel=kernel, bias=bias)
+    window = _kernel_window(kernel, "out // groups, in")
+    rank = len(window)
+    size = spatial_sizes(y, rank, "y")
+    strides, dilations = as_tuple(stride, rank, "stride"), as_tuple(dilation, rank, "dilation")
+    groups = as_int(groups, "groups", least=1)
+    features = kernel.shape[-2] * groups
+    if y.shape[-1] != kernel.shape[-1]:
+        raise ShapeError(
+            f"kernel {kernel.shape} takes {kernel.shape[-1]} input channels, y has {y.shape[-1]}: shape {y.shape}"
+        )
+    if kernel.shape[-1] % groups:
+        raise ShapeError(f"groups must divide the input channels, got {groups} groups for kernel {kernel.shape}")
+    _check_bias(bias, features)
+    pairs, extra = transpose_padding(padding, window, strides, dilations, output_padding)
+    transpose_output_sizes(size, window, strides, pairs, extra, dilations)
+    flipped = _swap_channels(lax.rev(kernel, tuple(range(rank))), groups)
+    # The whole result has extent - 1 on each side of the spread input; cutting its rim is padding with less.
+    reach = [window_extent(f, d) - 1 for f, d in zip(window, dilations, strict=True)]
+    rim = tuple((r - low, r - high + e) for r, (low, high), e in zip(reach, pairs, extra, strict=True))
+    out_type = y.dtype if preferred_element_type is None else jnp.dtype(preferred_element_type)
+
+    def spread_and_correlate(y: Array) -> Array:
+        padding = tuple((max(low, 0), max(high, 0)) for low, high in rim)
+        full = _correlate(y, flipped, (1,) * rank, padding, dilations, groups, precision, out_type, strides)
+        return pad_axes(full, [(min(low, 0), min(high, 0)) for low, high in rim])
+
+    x = over_one_batch(spread_and_correlate, rank, y)
+    return x if bias is None else x + bias.astype(out_type)
+
+
+def _swap_channels(kernel: Array, groups: int) -> Array:
+    """Turns ``(*window, out // groups, in)`` into the ``(*window, in // groups, out)`` of a convolution."""
+    *window, features, channels = kernel.shape
+    split = kernel.reshape(*window, features, groups, channels // groups)
+    return jnp.moveaxis(split, -1, -3).swapaxes(-1, -2).reshape(*window, channels // groups, groups * features)
+
+
+def conv_local(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    stride: IntOrTuple = 1,
+    padding: Padding = "VALID",
+    dilation: IntOrTuple = 1,
+) -> Array:
+    """Returns a locally connected map: as `conv`, but each place has filters of its own.
+
+    Args:
+      x: floating-point array of shape ``(*batch, *spatial, in)``.
+      kernel: array of shape ``(*output, *window, in, out)``.
+      bias: array of shape ``(out,)`` or ``(*output, out)``.
+      stride, padding, dilation: as in `conv`.
+
+    Returns:
+      Array of shape ``(*batch, *output, out)``.
+
+    Raises:
+      ShapeError: ranks or channels do not match, or the kernel's output axes are not the sizes that come out.
+      DTypeError: an argument is not floating-point.
+
+    Equals Keras 2's ``LocallyConnected2D`` (its implementation 1) with the kernel's axes unfolded.
+
+    >>> conv_local(jnp.ones((6, 6, 3)), jnp.ones((4, 4, 3, 3, 3, 8))).shape
+    (4, 4, 8)
+    """
+    x, kernel, bias = as_floats(x=x, kernel=kernel, bias=bias)
+    if kernel.ndim < 4 or kernel.ndim % 2:
+        raise ShapeError(f"kernel must have shape (*output, *window, in, out), got {kernel.shape}")
+    rank = kernel.ndim // 2 - 1
+    window = kernel.shape[rank:-2]
+    size = spatial_sizes(x, rank)
+    strides, dilations = as_tuple(stride, rank, "stride"), as_tuple(dilation, rank, "dilation")
+    if x.shape[-1] != kernel.shape[-2]:
+        raise ShapeError(
+            f"kernel {kernel.shape} takes {kernel.shape[-2]} input channels, x has {x.shape[-1]}: shape {x.shape}"
+        )
+    pairs = resolve_padding(padding, size, window, strides, dilations)
+    out = output_sizes(size, window, strides, pairs, dilations)
+    if kernel.shape[:rank] != out:
+        raise ShapeError(f"kernel {kernel.shape} has filters for output {kernel.shape[:rank]}, x {x.shape} gives {out}")
+    if bias is not None and bias.shape not in ((kernel.shape[-1],), (*out, kernel.shape[-1])):
+        raise ShapeError(f"bias must have shape ({kernel.shape[-1]},) or {(*out, kernel.shape[-1])}, got {bias.shape}")
+    taps = _taps(pad_axes(x, pairs), out, window, strides, dilations)
+    y = _local_products(taps, kernel.reshape(*out, len(taps), *kernel.shape[-2:]), rank)
+    y = y.astype(x.dtype)
+    return y if bias is None else y + bias
+
+
+def _taps(
+    x: Array, out: Sequence[int], window: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> list[Array]:
+    """Returns, for each tap of the window in row-major order, what it sees at every output place."""
+    first = x.ndim - 1 - len(window)
+    taps = []
+    for offsets in itertools.product(*(range(f) for f in window)):
+        tap = x
+        for axis, (o, n, s, d) in enumerate(zip(offsets, out, stride, dilation, strict=True)):
+            tap = slice_axis(tap, first + axis, o * d, o * d + (n - 1) * s + 1, s)
+        taps.append(tap)
+    return taps
+
+
+def _local_products(taps: list[Array], kernel: Array, rank: int) -> Array:
+    """Sums ``tap @ kernel[place, tap]`` over the taps; the places are batch axes of one matrix product."""
+    patches = jnp.stack(taps, axis=-2)
+    places, batch = "abcdefg"[:rank], "..."
+    return jnp.einsum(
+        f"{batch}{places}ti,{places}tio->{batch}{places}o",
+        patches,
+        kernel,
+        preferred_element_type=accumulator(patches.dtype),
+    )
+
+
+__all__ = ["conv", "conv_general_dilated", "conv_local", "conv_transpose"]

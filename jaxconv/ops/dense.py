@@ -1,0 +1,41 @@
+"""The fully connected map."""
+
+import jax.numpy as jnp
+
+from jaxconv.errors import ShapeError
+from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats
+
+
+def dense(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None) -> Array:
+    """Returns ``x @ kernel + bias``: each output is a dot product with the whole last axis.
+
+    Args:
+      x: floating-point array of shape ``(*batch, in)``; half types accumulate in float32.
+      kernel: array of shape ``(in, out)``.
+      bias: array of shape ``(out,)``.
+
+    Returns:
+      Array of shape ``(*batch, out)``.
+
+    Raises:
+      ShapeError: the last axis of x is not the kernel's first, or ranks do not match.
+      DTypeError: an argument is not floating-point.
+
+    Equals ``torch.nn.functional.linear(x, kernel.T, bias)``.
+
+    >>> dense(jnp.ones(3072), jnp.ones((3072, 10))).shape
+    (10,)
+    """
+    x, kernel, bias = as_floats(x=x, kernel=kernel, bias=bias)
+    if kernel.ndim != 2:
+        raise ShapeError(f"kernel must have shape (in, out), got {kernel.shape}")
+    if x.ndim < 1 or x.shape[-1] != kernel.shape[0]:
+        got = x.shape[-1] if x.ndim else "none"
+        raise ShapeError(f"kernel {kernel.shape} takes {kernel.shape[0]} inputs, x has {got}: shape {x.shape}")
+    if bias is not None and bias.shape != kernel.shape[1:]:
+        raise ShapeError(f"bias must have shape {kernel.shape[1:]}, got {bias.shape}")
+    y = jnp.matmul(x, kernel, preferred_element_type=accumulator(x.dtype)).astype(x.dtype)
+    return y if bias is None else y + bias
+
+
+__all__ = ["dense"]

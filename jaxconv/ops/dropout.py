@@ -1,0 +1,63 @@
+"""Noise that regularises: dropped elements, dropped examples."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxconv.errors import ShapeError
+from jaxconv.ops.arrays import Array, ArrayLike, as_floats
+
+
+def _drop(x: Array, rate: float, key: Array, shape: tuple[int, ...]) -> Array:
+    if not 0 <= rate <= 1:
+        raise ShapeError(f"rate must lie between 0 and 1, got {rate}")
+    if rate in (0, 1):
+        return x if rate == 0 else jnp.zeros_like(x)
+    keep = jax.random.bernoulli(key, 1 - rate, shape)
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+def dropout(x: ArrayLike, rate: float, key: Array) -> Array:
+    """Sets each element to 0 with probability ``rate``, divides the others by ``1 - rate`` (Srivastava et al., 2014).
+
+    Args:
+      x: floating-point array of any shape.
+      rate: between 0 and 1.
+      key: a random key.
+
+    Raises:
+      ShapeError: rate is not between 0 and 1.
+      DTypeError: x is not floating-point.
+
+    Has the distribution of ``torch.nn.functional.dropout``.
+
+    >>> sorted(set(dropout(jnp.ones(100), 0.5, jax.random.key(0)).tolist()))
+    [0.0, 2.0]
+    """
+    (x,) = as_floats(x=x)
+    return _drop(x, rate, key, x.shape)
+
+
+def drop_path(x: ArrayLike, rate: float, key: Array) -> Array:
+    """Sets whole examples to 0 with probability ``rate`` and divides the others by ``1 - rate`` (Huang et al., 2016).
+
+    Args:
+      x: floating-point array of shape ``(batch, *any)``.
+      rate: between 0 and 1.
+      key: a random key.
+
+    Raises:
+      ShapeError: rate is not between 0 and 1, or x has no axis.
+      DTypeError: x is not floating-point.
+
+    Has the distribution of ``torchvision.ops.stochastic_depth(mode="row")``.
+
+    >>> drop_path(jnp.ones((4, 2)), 0.5, jax.random.key(0)).tolist()
+    [[..., ...], [..., ...], [..., ...], [..., ...]]
+    """
+    (x,) = as_floats(x=x)
+    if x.ndim < 1:
+        raise ShapeError("x must have a batch axis, got shape ()")
+    return _drop(x, rate, key, (x.shape[0],) + (1,) * (x.ndim - 1))
+
+
+__all__ = ["drop_path", "dropout"]

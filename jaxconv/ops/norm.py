@@ -1,0 +1,241 @@
+"""Normalisation. Statistics are two-pass, in float32 or better; the last axis is the channels."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxconv.errors import ShapeError
+from jaxconv.geometry import as_int
+from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats, spatial_sizes
+
+
+def _check_channels(x: Array, **arrays: Array | None) -> None:
+    if x.ndim < 1:
+        raise ShapeError("x must have a channel axis, got shape ()")
+    for name, a in arrays.items():
+        if a is not None and a.shape != x.shape[-1:]:
+            raise ShapeError(f"{name} must have shape {x.shape[-1:]}, the channels of x {x.shape}, got {a.shape}")
+
+
+def _check_eps(eps: float) -> None:
+    if not eps >= 0:
+        raise ShapeError(f"eps must not be negative, got {eps}")
+
+
+def _affine(y: Array, scale: Array | None, bias: Array | None, dtype: Any) -> Array:
+    """Scales and shifts in the type of ``y``, then rounds once."""
+    y = y if scale is None else y * scale.astype(y.dtype)
+    return (y if bias is None else y + bias.astype(y.dtype)).astype(dtype)
+
+
+def _standardize(x: Array, axes: tuple[int, ...], eps: float) -> Array:
+    """Returns ``(x - mean) / sqrt(var + eps)`` over ``axes`` in the accumulating type."""
+    x = x.astype(accumulator(x.dtype))
+    centred = x - jnp.mean(x, axes, keepdims=True)
+    return centred * lax.rsqrt(jnp.mean(centred * centred, axes, keepdims=True) + eps)
+
+
+def batch_norm(
+    x: ArrayLike,
+    mean: ArrayLike,
+    var: ArrayLike,
+    scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+) -> Array:
+    """Returns ``(x - mean) / sqrt(var + eps) * scale + bias`` for each channel (Ioffe and Szegedy, 2015).
+
+    Args:
+      x: floating-point array of shape ``(*any, channels)``.
+      mean, var: statistics, shape ``(channels,)``: a batch's from `batch_statistics`, or running ones.
+      scale, bias: arrays of shape ``(channels,)``.
+      eps: added to the variance.
+
+    Returns:
+      Array of x's shape and of the common type of x, scale and bias; statistics in a wider type do not widen it.
+
+    Raises:
+      ShapeError: an argument is not one number for each channel.
+      DTypeError: an argument is not floating-point.
+
+    Equals ``torch.nn.functional.batch_norm(training=False)``.
+
+    >>> x = jnp.array([[1.0], [3.0]])
+    >>> batch_norm(x, *batch_statistics(x), eps=0.0)[:, 0]
+    Array([-1.,  1.], dtype=float32)
+    """
+    mean, var = as_floats(mean=mean, var=var)
+    x, scale, bias = as_floats(x=x, scale=scale, bias=bias)
+    _check_channels(x, mean=mean, var=var, scale=scale, bias=bias)
+    _check_eps(eps)
+    wide = jnp.promote_types(accumulator(x.dtype), mean.dtype)
+    factor = lax.rsqrt(var.astype(wide) + eps)
+    return _affine((x.astype(wide) - mean.astype(wide)) * factor, scale, bias, x.dtype)
+
+
+def batch_statistics(x: ArrayLike, *, axis_name: Any = None) -> tuple[Array, Array]:
+    """Returns the mean and the biased variance of each channel, over all other axes.
+
+    Two-pass: the variance is the mean of squared differences from the mean, so a large mean costs no digits.
+
+    Args:
+      x: floating-point array of shape ``(*any, channels)``.
+      axis_name: one or more names of mapped axes (`jax.vmap`, `jax.shard_map`) over which to take the statistics too.
+
+    Returns:
+      mean, var: shape ``(channels,)``; float32 for half types, otherwise x's type.
+
+    Raises:
+      ShapeError: there is nothing to average.
+      DTypeError: x is not floating-point.
+
+    >>> batch_statistics(jnp.array([[1.0], [3.0]]))
+    (Array([2.], dtype=float32), Array([1.], dtype=float32))
+    """
+    (x,) = as_floats(x=x)
+    _check_channels(x)
+    if 0 in x.shape[:-1]:
+        raise ShapeError(f"x has no elements to take statistics of: shape {x.shape}")
+    x = x.astype(accumulator(x.dtype))
+    axes = tuple(range(x.ndim - 1))
+
+    def mean_of(a: Array) -> Array:
+        local = jnp.mean(a, axes)
+        return local if axis_name is None else lax.pmean(local, axis_name)
+
+    mean = mean_of(x)
+    return mean, mean_of(jnp.square(x - mean))
+
+
+def layer_norm(
+    x: ArrayLike, scale: ArrayLike | None = None, bias: ArrayLike | None = None, *, eps: float = 1e-5
+) -> Array:
+    """Normalises the channels of each place by their own mean and variance (Ba et al., 2016).
+
+    Args:
+      x: floating-point array of shape ``(*any, channels)``.
+      scale, bias: arrays of shape ``(channels,)``.
+      eps: added to the variance.
+
+    Raises:
+      ShapeError: scale or bias is not one number for each channel.
+      DTypeError: an argument is not floating-point.
+
+    Equals ``torch.nn.functional.layer_norm(x, x.shape[-1:])``.
+
+    >>> layer_norm(jnp.array([1.0, 3.0]), eps=0.0)
+    Array([-1.,  1.], dtype=float32)
+    """
+    x, scale, bias = as_floats(x=x, scale=scale, bias=bias)
+    _check_channels(x, scale=scale, bias=bias)
+    _check_eps(eps)
+    return _affine(_standardize(x, (-1,), eps), scale, bias, x.dtype)
+
+
+def group_norm(
+    x: ArrayLike,
+    groups: int,
+    scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+    rank: int = 2,
+) -> Array:
+    """Normalises each group of channels of each example by its mean and variance over space (Wu and He, 2018).
+
+    Args:
+      x: floating-point array of shape ``(*batch, *spatial, channels)``.
+      groups: how many groups the channels are cut into.
+      scale, bias: arrays of shape ``(channels,)``.
+      eps: added to the variance.
+      rank: the number of spatial axes.
+
+    Raises:
+      ShapeError: groups do not divide the channels, or scale or bias is not one number for each channel.
+      DTypeError: an argument is not floating-point.
+
+    Equals ``torch.nn.functional.group_norm``.
+
+    >>> group_norm(jnp.array([[[1.0, 3.0, 4.0, 8.0]]]), 2, eps=0.0)
+    Array([[[-1.,  1., -1.,  1.]]], dtype=float32)
+    """
+    x, scale, bias = as_floats(x=x, scale=scale, bias=bias)
+    spatial_sizes(x, rank)
+    _check_channels(x, scale=scale, bias=bias)
+    _check_eps(eps)
+    groups = as_int(groups, "groups", least=1)
+    if x.shape[-1] % groups:
+        raise ShapeError(f"groups must divide the channels of x, got {groups} groups for shape {x.shape}")
+    grouped = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    y = _standardize(grouped, (*range(-rank - 2, -2), -1), eps)
+    return _affine(y.reshape(x.shape), scale, bias, x.dtype)
+
+
+def instance_norm(
+    x: ArrayLike,
+    scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+    rank: int = 2,
+) -> Array:
+    """Normalises each channel of each example by its mean and variance over space (Ulyanov et al., 2016).
+
+    Args:
+      x: floating-point array of shape ``(*batch, *spatial, channels)``.
+      scale, bias: arrays of shape ``(channels,)``.
+      eps: added to the variance.
+      rank: the number of spatial axes.
+
+    Raises:
+      ShapeError: scale or bias is not one number for each channel, or x has too few axes.
+      DTypeError: an argument is not floating-point.
+
+    Equals ``torch.nn.functional.instance_norm``.
+
+    >>> instance_norm(jnp.array([[1.0], [3.0]]), eps=0.0, rank=1)[:, 0]
+    Array([-1.,  1.], dtype=float32)
+    """
+    x, scale, bias = as_floats(x=x, scale=scale, bias=bias)
+    spatial_sizes(x, rank)
+    _check_channels(x, scale=scale, bias=bias)
+    _check_eps(eps)
+    return _affine(_standardize(x, tuple(range(-rank - 1, -1)), eps), scale, bias, x.dtype)
+
+
+def local_response_norm(x: ArrayLike, size: int, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
+    """Divides by ``(k + alpha / size * sum x^2)^beta``, the sum over ``size`` neighbouring channels.
+
+    Args:
+      x: floating-point array of shape ``(*any, channels)``.
+      size: how many channels the sum takes, ``size // 2`` of them before.
+      alpha, beta, k: as in the formula. Krizhevsky et al. (2012) do not divide alpha by the size; torch and ONNX do.
+
+    Raises:
+      ShapeError: size is not positive.
+      DTypeError: x is not floating-point.
+
+    Equals ``torch.nn.functional.local_response_norm``.
+
+    >>> float(local_response_norm(jnp.array([2.0]), 1, alpha=1.0, beta=0.5, k=0.0)[0])
+    1.0
+    """
+    (x,) = as_floats(x=x)
+    _check_channels(x)
+    size = as_int(size, "size", least=1)
+    wide = x.astype(accumulator(x.dtype))
+    total = lax.reduce_window(
+        wide * wide,
+        np.zeros((), wide.dtype),
+        lax.add,
+        (1,) * (x.ndim - 1) + (size,),
+        (1,) * x.ndim,
+        [(0, 0)] * (x.ndim - 1) + [(size // 2, (size - 1) // 2)],
+    )
+    return (wide / (k + alpha / size * total) ** beta).astype(x.dtype)
+
+
+__all__ = ["batch_norm", "batch_statistics", "group_norm", "instance_norm", "layer_norm", "local_response_norm"]

@@ -1,0 +1,81 @@
+"""Padding by zeros or by the map's own values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.geometry import Pairs, explicit_padding
+from jaxconv.ops.arrays import Array, ArrayLike, pad_axes, spatial_sizes
+
+# Our name, numpy's name, and the most that it can pad of n elements on one side.
+_MODES = {
+    "reflect": ("reflect", lambda n: n - 1),
+    "edge": ("edge", lambda n: float("inf")),
+    "circular": ("wrap", lambda n: n),
+}
+
+
+def pad(
+    x: ArrayLike,
+    padding: int | Sequence[int | tuple[int, int]],
+    *,
+    mode: str = "zeros",
+    value: Any = 0,
+    rank: int = 2,
+) -> Array:
+    """Pads the spatial axes of ``x``; negative numbers crop.
+
+    On ``1234`` padded by 2: "zeros" ``001234 00``, "reflect" ``32 1234 32``, "edge" ``11 1234 44``, "circular"
+    ``34 1234 12``.
+
+    Args:
+      x: array of shape ``(*batch, *spatial, channels)``, of any numeric type.
+      padding: an int for every side, or a sequence with an int or a (low, high) pair for each axis.
+      mode: "zeros", "reflect" (the rim element is not repeated), "edge" or "circular".
+      value: what "zeros" pads with.
+      rank: the number of spatial axes; a sequence ``padding`` must have as many entries.
+
+    Returns:
+      Array of the same type, each axis longer by low + high.
+
+    Raises:
+      ShapeError: an unknown mode, the wrong number of pairs, or more padding than the mode can take from the map.
+
+    Equals ``torch.nn.functional.pad`` with modes constant, reflect, replicate and circular.
+
+    >>> pad(jnp.arange(1, 5)[:, None], 2, mode="reflect", rank=1)[:, 0]
+    Array([3, 2, 1, 2, 3, 4, 3, 2], dtype=int32)
+    """
+    x = jnp.asarray(x)
+    if mode == "zeros" and jnp.issubdtype(x.dtype, jnp.integer) and value != jnp.asarray(value, x.dtype):
+        raise DTypeError(f"value {value} cannot be held by x's type {x.dtype}")
+    spatial_sizes(x, rank)
+    return pad_pairs(x, explicit_padding(padding, rank), mode, value)
+
+
+def pad_pairs(x: Array, pairs: Pairs, mode: str, value: Any = 0, *, argument: str = "mode") -> Array:
+    """Pads the spatial axes of ``x`` by resolved pairs; ``argument`` is what the caller calls the mode."""
+    rank = len(pairs)
+    sizes = spatial_sizes(x, rank)
+    for axis, (n, (low, high)) in enumerate(zip(sizes, pairs, strict=True)):
+        if min(low, 0) + n + min(high, 0) < 1 or low + n + high < 1:
+            raise ShapeError(f"padding ({low}, {high}) leaves nothing of spatial axis {axis} of size {n}")
+    if mode == "zeros":
+        return pad_axes(x, pairs, value)
+    if mode not in _MODES:
+        raise ShapeError(f"{argument} must be one of zeros, {', '.join(_MODES)}, got {mode!r}")
+    name, most = _MODES[mode]
+    x = pad_axes(x, [(min(low, 0), min(high, 0)) for low, high in pairs])
+    grown = [(max(low, 0), max(high, 0)) for low, high in pairs]
+    for axis, (n, pair) in enumerate(zip(spatial_sizes(x, rank), grown, strict=True)):
+        if max(pair) > most(n):
+            raise ShapeError(
+                f"padding {pair} is more than {argument} {mode!r} can take from spatial axis {axis} of size {n}: "
+                f"at most {most(n)}"
+            )
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1 - rank) + grown + [(0, 0)], mode=name)
+
+
+__all__ = ["pad"]

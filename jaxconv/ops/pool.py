@@ -1,0 +1,513 @@
+"""Pooling: windowed, global and adaptive; maxima with their places, and the way back."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.geometry import (
+    IntOrTuple,
+    Padding,
+    Pairs,
+    adaptive_bins,
+    as_tuple,
+    output_sizes,
+    resolve_padding,
+    window_extent,
+)
+from jaxconv.ops.arrays import (
+    Array,
+    ArrayLike,
+    accumulator,
+    apply_along,
+    as_floats,
+    pad_axes,
+    slice_axis,
+    spatial_sizes,
+    window_tuple,
+)
+
+# A window axis up to this long is a chain of slices, one a tap; a longer one is built by doubling.
+_CHAIN = 8
+
+
+class _Windows(NamedTuple):
+    """The resolved hyperparameters of a pool."""
+
+    window: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Pairs
+    dilation: tuple[int, ...]
+    size: tuple[int, ...]
+    out: tuple[int, ...]
+
+    @property
+    def overhang(self) -> Pairs:
+        """The padding, with as much more at the high side as the last window reaches, or less if it stops short."""
+        return tuple(
+            (low, (o - 1) * s + window_extent(f, d) - low - n) for f, s, (low, _), d, n, o in zip(*self, strict=True)
+        )
+
+
+def _resolve(
+    x: Array,
+    window: IntOrTuple,
+    stride: IntOrTuple | None,
+    padding: Padding,
+    dilation: IntOrTuple,
+    ceil_mode: bool,
+) -> _Windows:
+    taps = window_tuple(window)
+    rank = len(taps)
+    size = spatial_sizes(x, rank)
+    strides = taps if stride is None else as_tuple(stride, rank, "stride")
+    dilations = as_tuple(dilation, rank, "dilation")
+    pairs = resolve_padding(padding, size, taps, strides, dilations)
+    out = output_sizes(size, taps, strides, pairs, dilations, ceil_mode=ceil_mode)
+    return _Windows(taps, strides, pairs, dilations, size, out)
+
+
+def _lowest(dtype: Any) -> Any:
+    if jnp.issubdtype(dtype, jnp.floating):
+        return -jnp.inf
+    if jnp.issubdtype(dtype, jnp.integer):
+        return jnp.iinfo(dtype).min
+    raise DTypeError(f"x must be a floating-point or an integer array, got {dtype}")
+
+
+Best = tuple[Array, ...]
+
+
+def _better(first: Best, second: Best) -> Best:
+    """Returns, place by place, the element whose value is larger; of equal ones the first; NaN before all.
+
+    An element is its value, and behind it perhaps its index, negative in the padding: that never wins a tie. By
+    selection, not by `jnp.maximum`, whose gradient would share a tie between both.
+    """
+    a, b = first[0], second[0]
+    take = b > a
+    if jnp.issubdtype(a.dtype, jnp.floating):
+        take = take | (jnp.isnan(b) & ~jnp.isnan(a))
+    if len(first) > 1:
+        take = take | ((b == a) & (first[1] < 0))
+    return tuple(jnp.where(take, q, p) for p, q in zip(first, second, strict=True))
+
+
+def _window_maxima(x: Best, axis: int, taps: int, stride: int, dilation: int, out: int) -> Best:
+    """Returns the best element of each of ``out`` windows along one axis."""
+
+    def shifted(x: Best, start: int, count: int, step: int = 1) -> Best:
+        return tuple(slice_axis(a, axis, start, start + (count - 1) * step + 1, step) for a in x)
+
+    if taps <= _CHAIN:
+        best = shifted(x, 0, out, stride)
+        for tap in range(1, taps):
+            best = _better(best, shifted(x, tap * dilation, out, stride))
+        return best
+    # The best of 2n taps is the better of two bests of n: log(taps) steps. The last two may overlap: no max minds.
+    covered = 1
+    while covered < taps:
+        step = min(covered, taps - covered)
+        count = x[0].shape[axis] - step * dilation
+        x = _better(shifted(x, 0, count), shifted(x, step * dilation, count))
+        covered += step
+    return shifted(x, 0, out, stride)
+
+
+def _pool_maxima(x: Best, windows: _Windows) -> Best:
+    # Last axis first: then the first maximum in row-major order is the one that stays.
+    for i in reversed(range(len(windows.window))):
+        axis = x[0].ndim - 1 - len(windows.window) + i
+        x = _window_maxima(x, axis, windows.window[i], windows.stride[i], windows.dilation[i], windows.out[i])
+    return x
+
+
+def max_pool(
+    x: ArrayLike,
+    window: IntOrTuple,
+    *,
+    stride: IntOrTuple | None = None,
+    padding: Padding = "VALID",
+    dilation: IntOrTuple = 1,
+    ceil_mode: bool = False,
+) -> Array:
+    """Returns the largest element of each window.
+
+    Padding never wins: a window that sees nothing else gives the lowest value of the type. Of equal elements the first
+    in row-major order takes the whole gradient, as in torch. NaN wins over numbers.
+
+    Args:
+      x: floating-point or integer array of shape ``(*batch, *spatial, channels)``.
+      window: size of the window; an int is square, 2-D. Its length says how many axes are pooled.
+      stride: step of the window; by default the window, so that windows do not overlap.
+      padding: every form that `jaxconv.conv` takes.
+      dilation: distance between the taps of the window.
+      ceil_mode: keep a last window that hangs over the high side, if it starts inside the input or the low padding.
+
+    Returns:
+      Array of x's type, shape ``(*batch, *output, channels)``.
+
+    Raises:
+      ShapeError: the window is larger than the padded input, or ranks do not match.
+      DTypeError: x is neither floating-point nor integer.
+
+    Equals ``torch.nn.functional.max_pool2d``, which is bounded to paddings of at most half the window.
+
+    >>> max_pool(jnp.arange(16.0).reshape(4, 4, 1), 2)[..., 0]
+    Array([[ 5.,  7.],
+           [13., 15.]], dtype=float32)
+    """
+    x = jnp.asarray(x)
+    lowest = _lowest(x.dtype)
+    windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
+    return _pool_maxima((pad_axes(x, windows.overhang, lowest),), windows)[0]
+
+
+def max_pool_with_indices(
+    x: ArrayLike,
+    window: IntOrTuple,
+    *,
+    stride: IntOrTuple | None = None,
+    padding: Padding = "VALID",
+    dilation: IntOrTuple = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Array]:
+    """Returns `max_pool` and where in ``x`` each maximum stands.
+
+    Args:
+      x, window, stride, padding, dilation, ceil_mode: as in `max_pool`.
+
+    Returns:
+      y: as `max_pool`.
+      indices: int32 array of y's shape, row-major over the spatial axes of ``x``, for each channel; -1 where a window
+        sees padding only.
+
+    Raises:
+      ShapeError, DTypeError: as `max_pool`.
+
+    Equals ``torch.nn.functional.max_pool2d(return_indices=True)``.
+
+    >>> y, indices = max_pool_with_indices(jnp.arange(16.0).reshape(4, 4, 1), 2)
+    >>> indices[..., 0]
+    Array([[ 5,  7],
+           [13, 15]], dtype=int32)
+    """
+    x = jnp.asarray(x)
+    lowest = _lowest(x.dtype)
+    windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
+    places = np.arange(np.prod(windows.size), dtype=np.int32).reshape(*windows.size, 1)
+    indices = pad_axes(jnp.broadcast_to(places, x.shape), windows.overhang, -1)
+    y, indices = _pool_maxima((pad_axes(x, windows.overhang, lowest), indices), windows)
+    return y, indices
+
+
+def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
+    """Puts each element of ``y`` back where `max_pool_with_indices` found it, among zeros.
+
+    Args:
+      y: array of shape ``(*batch, *pooled, channels)``.
+      indices: integer array of the same shape, row-major over ``size``, for each channel. One outside is dropped.
+      size: the spatial sizes of the result; an int is square, 2-D.
+
+    Returns:
+      Array of y's type and shape ``(*batch, *size, channels)``.
+
+    Raises:
+      ShapeError: the shapes of y and indices differ.
+      DTypeError: indices are not integers.
+
+    Equals ``torch.nn.functional.max_unpool2d(output_size=size)``.
+
+    >>> y, indices = max_pool_with_indices(jnp.arange(16.0).reshape(4, 4, 1), 2)
+    >>> max_unpool(y, indices, 4)[..., 0]
+    Array([[ 0.,  0.,  0.,  0.],
+           [ 0.,  5.,  0.,  7.],
+           [ 0.,  0.,  0.,  0.],
+           [ 0., 13.,  0., 15.]], dtype=float32)
+    """
+    y, indices = jnp.asarray(y), jnp.asarray(indices)
+    sizes = window_tuple(size, "size")
+    rank = len(sizes)
+    spatial_sizes(y, rank, "y")
+    if y.shape != indices.shape:
+        raise ShapeError(f"indices must have the shape of y, {y.shape}, got {indices.shape}")
+    if not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise DTypeError(f"indices must be integers, got {indices.dtype}")
+    places = int(np.prod(sizes))
+    batch, channels = y.shape[: y.ndim - 1 - rank], y.shape[-1]
+    flat = (int(np.prod(batch)), int(np.prod(y.shape[y.ndim - 1 - rank : -1])), channels)
+    inside = (indices >= 0) & (indices < places)
+    rows, columns = jnp.arange(flat[0])[:, None, None], jnp.arange(channels)
+    target = jnp.zeros((flat[0], places, channels), y.dtype)
+    at = jnp.where(inside, indices, places).reshape(flat)
+    return target.at[rows, at, columns].set(y.reshape(flat), mode="drop").reshape(*batch, *sizes, channels)
+
+
+def _window_sum(x: Array, windows: _Windows) -> Array:
+    """Sums each window; half types stay in the float32 in which they are summed."""
+    x = x.astype(accumulator(x.dtype))
+    lead = x.ndim - 1 - len(windows.window)
+    # Cropping is done first, so that no negative padding reaches XLA.
+    x = pad_axes(x, [(min(low, 0), min(high, 0)) for low, high in windows.overhang])
+    return lax.reduce_window(
+        x,
+        np.zeros((), x.dtype),
+        lax.add,
+        (1,) * lead + windows.window + (1,),
+        (1,) * lead + windows.stride + (1,),
+        [(0, 0)] * lead + [(max(low, 0), max(high, 0)) for low, high in windows.overhang] + [(0, 0)],
+        window_dilation=(1,) * lead + windows.dilation + (1,),
+    )
+
+
+def _counts(windows: _Windows, count_include_pad: bool) -> np.ndarray:
+    """Returns how many elements each window divides by, shape ``(*output, 1)``: never the ceil mode's overhang."""
+    counts = np.ones((1,))
+    for f, s, (low, high), d, n, out in reversed(list(zip(*windows, strict=True))):
+        taps = np.arange(out)[:, None] * s - low + np.arange(f) * d
+        first, stop = (-low, n + high) if count_include_pad else (0, n)
+        inside = ((taps >= first) & (taps < stop)).sum(axis=1)
+        counts = np.multiply.outer(inside, counts)
+    return np.maximum(counts, 1)
+
+
+def avg_pool(
+    x: ArrayLike,
+    window: IntOrTuple,
+    *,
+    stride: IntOrTuple | None = None,
+    padding: Padding = "VALID",
+    dilation: IntOrTuple = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
+    """Returns the mean of each window.
+
+    Args:
+      x: floating-point array of shape ``(*batch, *spatial, channels)``; half types accumulate in float32.
+      window, stride, padding, dilation, ceil_mode: as in `max_pool`.
+      count_include_pad: whether the mean counts the zeros of the padding. What a last window hangs over by
+        ``ceil_mode`` is never counted. A window that sees nothing to count gives 0.
+
+    Returns:
+      Array of x's type, shape ``(*batch, *output, channels)``.
+
+    Raises:
+      ShapeError: the window is larger than the padded input, or ranks do not match.
+      DTypeError: x is not floating-point.
+
+    Equals ``torch.nn.functional.avg_pool2d``.
+
+    >>> avg_pool(jnp.arange(16.0).reshape(4, 4, 1), 2)[..., 0]
+    Array([[ 2.5,  4.5],
+           [10.5, 12.5]], dtype=float32)
+    """
+    (x,) = as_floats(x=x)
+    windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
+    total = _window_sum(x, windows)
+    return (total / jnp.asarray(_counts(windows, count_include_pad), total.dtype)).astype(x.dtype)
+
+
+def _power(x: Array, p: float) -> Array:
+    if not p >= 1:
+        raise ShapeError(f"p must be at least 1, got {p}")
+    return x * x if p == 2 else jnp.abs(x) ** p
+
+
+def _root(total: Array, p: float) -> Array:
+    """Returns the p-th root, with gradient 0 where the sum is 0."""
+    positive = total > 0
+    return jnp.where(positive, jnp.where(positive, total, 1) ** (1 / p), total)
+
+
+def lp_pool(
+    x: ArrayLike,
+    window: IntOrTuple,
+    *,
+    p: float = 2,
+    stride: IntOrTuple | None = None,
+    padding: Padding = "VALID",
+    dilation: IntOrTuple = 1,
+    ceil_mode: bool = False,
+) -> Array:
+    """Returns the p-norm of each window: ``(sum |x|^p)^(1/p)``. The gradient of a window of zeros is 0.
+
+    Args:
+      x, window, stride, padding, dilation, ceil_mode: as in `avg_pool`.
+      p: the power, at least 1.
+
+    Returns:
+      Array of x's type, shape ``(*batch, *output, channels)``.
+
+    Raises:
+      ShapeError: the window is larger than the padded input, ranks do not match, or p is below 1.
+      DTypeError: x is not floating-point.
+
+    Equals ONNX's LpPool; torch's ``lp_pool2d`` sums ``x^p`` without the absolute value.
+
+    >>> float(lp_pool(jnp.array([[3.0], [4.0]]), (2,))[0, 0])
+    5.0
+    """
+    (x,) = as_floats(x=x)
+    windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
+    return _root(_window_sum(_power(x.astype(accumulator(x.dtype)), p), windows), p).astype(x.dtype)
+
+
+def global_avg_pool(x: ArrayLike, *, rank: int = 2) -> Array:
+    """Returns the mean over the ``rank`` spatial axes: shape ``(*batch, channels)``.
+
+    Args:
+      x: floating-point array of shape ``(*batch, *spatial, channels)``; half types accumulate in float32.
+      rank: the number of spatial axes.
+
+    Raises:
+      ShapeError: x has too few axes, or an empty spatial axis.
+      DTypeError: x is not floating-point.
+
+    >>> global_avg_pool(jnp.ones((8, 7, 7, 64))).shape
+    (8, 64)
+    """
+    (x,) = as_floats(x=x)
+    spatial_sizes(x, rank)
+    return jnp.mean(x, axis=_spatial_axes(rank), dtype=accumulator(x.dtype)).astype(x.dtype)
+
+
+def global_max_pool(x: ArrayLike, *, rank: int = 2) -> Array:
+    """Returns the largest element over the ``rank`` spatial axes: shape ``(*batch, channels)``.
+
+    Ties and NaN as in `max_pool`.
+
+    Args:
+      x: floating-point or integer array of shape ``(*batch, *spatial, channels)``.
+      rank: the number of spatial axes.
+
+    Raises:
+      ShapeError: x has too few axes, or an empty spatial axis.
+      DTypeError: x is neither floating-point nor integer.
+
+    >>> global_max_pool(jnp.arange(16.0).reshape(4, 4, 1))
+    Array([15.], dtype=float32)
+    """
+    x = jnp.asarray(x)
+    return max_pool(x, spatial_sizes(x, rank)).squeeze(_spatial_axes(rank))
+
+
+def global_lp_pool(x: ArrayLike, *, p: float = 2, rank: int = 2) -> Array:
+    """Returns the p-norm over the ``rank`` spatial axes: shape ``(*batch, channels)``.
+
+    Args:
+      x: floating-point array of shape ``(*batch, *spatial, channels)``; half types accumulate in float32.
+      p: the power, at least 1.
+      rank: the number of spatial axes.
+
+    Raises:
+      ShapeError: x has too few axes, or an empty spatial axis; p is below 1.
+      DTypeError: x is not floating-point.
+
+    >>> global_lp_pool(jnp.ones((4, 4, 1)))
+    Array([4.], dtype=float32)
+    """
+    (x,) = as_floats(x=x)
+    spatial_sizes(x, rank)
+    total = jnp.sum(_power(x.astype(accumulator(x.dtype)), p), axis=_spatial_axes(rank))
+    return _root(total, p).astype(x.dtype)
+
+
+def _spatial_axes(rank: int) -> tuple[int, ...]:
+    return tuple(range(-rank - 1, -1))
+
+
+def _adaptive_sizes(size: IntOrTuple, rank: int) -> tuple[int, ...]:
+    return as_tuple(size, rank, "size")
+
+
+def adaptive_avg_pool(x: ArrayLike, size: IntOrTuple, *, rank: int = 2) -> Array:
+    """Returns the means of ``size`` bins along each axis, bin i from ``floor(i N / M)`` to ``ceil((i + 1) N / M)``.
+
+    Args:
+      x: floating-point array of shape ``(*batch, *spatial, channels)``; half types accumulate in float32.
+      size: M, an int or one for each axis; more bins than elements repeat them.
+      rank: the number of spatial axes.
+
+    Returns:
+      Array of x's type, shape ``(*batch, *size, channels)``.
+
+    Raises:
+      ShapeError: x has too few axes, an empty spatial axis, or ``size`` is not one int for each axis.
+      DTypeError: x is not floating-point.
+
+    Equals ``torch.nn.functional.adaptive_avg_pool2d``.
+
+    >>> adaptive_avg_pool(jnp.arange(7.0)[:, None], 3, rank=1)[:, 0]
+    Array([1., 3., 5.], dtype=float32)
+    """
+    (x,) = as_floats(x=x)
+    sizes = spatial_sizes(x, rank)
+    y = x.astype(accumulator(x.dtype))
+    for axis, (n, m) in enumerate(zip(sizes, _adaptive_sizes(size, rank), strict=True)):
+        bins = adaptive_bins(n, m)
+        mean = np.zeros((n, m))
+        for i, (start, stop) in enumerate(bins):
+            mean[start:stop, i] = 1 / (stop - start)
+        y = apply_along(y, mean, y.ndim - 1 - rank + axis)
+    return y.astype(x.dtype)
+
+
+def adaptive_max_pool(x: ArrayLike, size: IntOrTuple, *, rank: int = 2) -> Array:
+    """Returns the largest elements of ``size`` bins along each axis; bins as in `adaptive_avg_pool`.
+
+    Ties and NaN as in `max_pool`.
+
+    Args:
+      x: floating-point or integer array of shape ``(*batch, *spatial, channels)``.
+      size: M, an int or one for each axis.
+      rank: the number of spatial axes.
+
+    Returns:
+      Array of x's type, shape ``(*batch, *size, channels)``.
+
+    Raises:
+      ShapeError: x has too few axes, an empty spatial axis, or ``size`` is not one int for each axis.
+      DTypeError: x is neither floating-point nor integer.
+
+    Equals ``torch.nn.functional.adaptive_max_pool2d``.
+
+    >>> adaptive_max_pool(jnp.arange(7.0)[:, None], 3, rank=1)[:, 0]
+    Array([2., 4., 6.], dtype=float32)
+    """
+    x = jnp.asarray(x)
+    _lowest(x.dtype)
+    sizes = spatial_sizes(x, rank)
+    bins = [adaptive_bins(n, m) for n, m in zip(sizes, _adaptive_sizes(size, rank), strict=True)]
+    for i in reversed(range(rank)):
+        x = _bin_maxima(x, x.ndim - 1 - rank + i, bins[i])
+    return x
+
+
+def _bin_maxima(x: Array, axis: int, bins: Sequence[tuple[int, int]]) -> Array:
+    """Takes the maxima of all windows of each length that occurs (three at most), then each bin from its own."""
+    n = x.shape[axis]
+    lengths = sorted({stop - start for start, stop in bins})
+    runs, first = [], {}
+    for length in lengths:
+        first[length] = sum(run.shape[axis] for run in runs)
+        runs.append(_window_maxima((x,), axis, length, 1, 1, n - length + 1)[0])
+    picks = np.array([first[stop - start] + start for start, stop in bins])
+    return jnp.take(jnp.concatenate(runs, axis), picks, axis, mode="clip")
+
+
+__all__ = [
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "avg_pool",
+    "global_avg_pool",
+    "global_lp_pool",
+    "global_max_pool",
+    "lp_pool",
+    "max_pool",
+    "max_pool_with_indices",
+    "max_unpool",
+]
