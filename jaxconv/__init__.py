@@ -6,6 +6,30 @@
 (28, 28, 6)
 """
 
-from jaxconv.errors import DTypeError, MissingKeyError, ShapeError
+import importlib
+from typing import Any
+
+from jaxconv.compose import *
+from jaxconv.errors import DTypeError, MissingKeyError, ParameterError, ShapeError
 from jaxconv.geometry import conv_output_size, conv_transpose_output_size
+from jaxconv.layer import Layer, map_layers
+from jaxconv.layers import *
 from jaxconv.ops import *
+
+_PACKAGES = ("data", "inspect", "train")
+_LAZY = {"summary": "inspect"}
+
+__version__ = "0.1.0.dev0"
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a sub-package when it is first asked for: they want more than jax and numpy, or take time."""
+    if name in _PACKAGES:
+        return importlib.import_module(f"jaxconv.{name}")
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"jaxconv.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'jaxconv' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PACKAGES, *_LAZY])

@@ -39,3 +39,7 @@ class DTypeError(LocatedError, TypeError):
 
 class MissingKeyError(LocatedError, ValueError):
     """A layer that draws random numbers got no ``key``."""
+
+
+class ParameterError(LocatedError, KeyError):
+    """``params`` or ``state`` lacks an entry that the layer wants."""

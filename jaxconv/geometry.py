@@ -1,5 +1,6 @@
 """Where a window lands: output sizes, padding in all its forms, receptive fields. Integers in, integers out."""
 
+import math
 import operator
 from collections.abc import Sequence
 from fractions import Fraction
@@ -126,7 +127,8 @@ def output_sizes(
         steps = padded - extent
         out = steps // s + 1
         # A window that hangs over the high side counts if it starts inside the input or the low padding (torch's rule).
-        if ceil_mode and steps % s and out * s < n + low:
+        # A negative high side cuts the input short.
+        if ceil_mode and steps % s and out * s < n + low + min(high, 0):
             out += 1
         sizes.append(out)
     return tuple(sizes)
@@ -141,7 +143,7 @@ def _rank(*values: object) -> int | None:
 
 
 @overload
-def conv_output_size(
+def conv_output_size(  # type: ignore[overload-overlap]
     size: int,
     window: int,
     *,
@@ -267,7 +269,7 @@ def transpose_output_sizes(
 
 
 @overload
-def conv_transpose_output_size(
+def conv_transpose_output_size(  # type: ignore[overload-overlap]
     size: int, window: int, *, stride: int = 1, padding: Padding = 0, output_padding: int = 0, dilation: int = 1
 ) -> int: ...
 @overload
@@ -371,6 +373,22 @@ def bins_field(bins: Sequence[tuple[int, int]], size: int) -> Field:
     lengths = {stop - start for start, stop in bins}
     exact = len(lengths) == 1 and size == len(bins) * max(lengths)
     return _field(exact, max(lengths), Fraction(size, len(bins)), 0)
+
+
+# How many source elements each method weighs, where the map does not shrink under antialiasing.
+_TAPS = {"bilinear": 2, "linear": 2, "trilinear": 2, "bicubic": 4, "cubic": 4}
+
+
+def resize_field(size: int, out: int, method: str, antialias: bool = False) -> Field:
+    """Returns the field of one interpolation in its own input; exact only where it changes nothing."""
+    if size == out:
+        return IDENTITY
+    if method == "area":
+        return bins_field(adaptive_bins(size, out), size)
+    taps = _TAPS.get(method, 1)
+    stride = Fraction(size, out)
+    reach = taps * max(stride, Fraction(1)) if antialias else taps
+    return _field(False, -(-reach // 1), stride, math.floor(stride / 2 - Fraction(1, 2)) - taps // 2 + 1)
 
 
 def compose_field(inner: Field, outer: Field) -> Field:

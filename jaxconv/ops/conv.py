@@ -222,10 +222,13 @@ def conv_transpose(
     rim = tuple((r - low, r - high + e) for r, (low, high), e in zip(reach, pairs, extra, strict=True))
     out_type = y.dtype if preferred_element_type is None else jnp.dtype(preferred_element_type)
 
+    # No filter reaches further than its extent: more rim than that is zeros, less than none is cropped.
+    within = tuple((min(max(low, 0), r), min(max(high, 0), r)) for (low, high), r in zip(rim, reach, strict=True))
+    beyond = [(low - w0, high - w1) for (low, high), (w0, w1) in zip(rim, within, strict=True)]
+
     def spread_and_correlate(y: Array) -> Array:
-        padding = tuple((max(low, 0), max(high, 0)) for low, high in rim)
-        full = _correlate(y, flipped, (1,) * rank, padding, dilations, groups, precision, out_type, strides)
-        return pad_axes(full, [(min(low, 0), min(high, 0)) for low, high in rim])
+        full = _correlate(y, flipped, (1,) * rank, within, dilations, groups, precision, out_type, strides)
+        return pad_axes(full, beyond)
 
     x = over_one_batch(spread_and_correlate, rank, y)
     return x if bias is None else x + bias.astype(out_type)

@@ -55,6 +55,12 @@ def pad(
     return pad_pairs(x, explicit_padding(padding, rank), mode, value)
 
 
+def check_mode(mode: str, argument: str) -> None:
+    """Raises ShapeError if there is no such mode."""
+    if mode != "zeros" and mode not in _MODES:
+        raise ShapeError(f"{argument} must be one of zeros, {', '.join(_MODES)}, got {mode!r}")
+
+
 def pad_pairs(x: Array, pairs: Pairs, mode: str, value: Any = 0, *, argument: str = "mode") -> Array:
     """Pads the spatial axes of ``x`` by resolved pairs; ``argument`` is what the caller calls the mode."""
     rank = len(pairs)
@@ -64,8 +70,7 @@ def pad_pairs(x: Array, pairs: Pairs, mode: str, value: Any = 0, *, argument: st
             raise ShapeError(f"padding ({low}, {high}) leaves nothing of spatial axis {axis} of size {n}")
     if mode == "zeros":
         return pad_axes(x, pairs, value)
-    if mode not in _MODES:
-        raise ShapeError(f"{argument} must be one of zeros, {', '.join(_MODES)}, got {mode!r}")
+    check_mode(mode, argument)
     name, most = _MODES[mode]
     x = pad_axes(x, [(min(low, 0), min(high, 0)) for low, high in pairs])
     grown = [(max(low, 0), max(high, 0)) for low, high in pairs]

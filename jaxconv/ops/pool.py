@@ -320,7 +320,7 @@ def _power(x: Array, p: float) -> Array:
 def _root(total: Array, p: float) -> Array:
     """Returns the p-th root, with gradient 0 where the sum is 0."""
     positive = total > 0
-    return jnp.where(positive, jnp.where(positive, total, 1) ** (1 / p), total)
+    return jnp.where(positive, jnp.where(positive, total, 1) ** (1 / p), lax.stop_gradient(total))
 
 
 def lp_pool(
@@ -491,7 +491,8 @@ def _bin_maxima(x: Array, axis: int, bins: Sequence[tuple[int, int]]) -> Array:
     """Takes the maxima of all windows of each length that occurs (three at most), then each bin from its own."""
     n = x.shape[axis]
     lengths = sorted({stop - start for start, stop in bins})
-    runs, first = [], {}
+    runs: list[Array] = []
+    first = {}
     for length in lengths:
         first[length] = sum(run.shape[axis] for run in runs)
         runs.append(_window_maxima((x,), axis, length, 1, 1, n - length + 1)[0])

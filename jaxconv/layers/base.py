@@ -1,0 +1,163 @@
+"""What layers share: how they are initialised and run, and how they say what they see."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxconv import geometry as geo
+from jaxconv.errors import ShapeError
+from jaxconv.geometry import Field, IntOrTuple, Padding
+from jaxconv.layer import Array, Described, Params, State, Tree, as_struct, take
+from jaxconv.ops.arrays import spatial_sizes, window_tuple
+
+Initializer = Callable[..., Array]
+Geometry = tuple[Field, ...] | None
+
+POINTWISE: Geometry = ()
+
+
+class Leaf(Described):
+    """A layer without children; the plain case has no parameters, no state, and works place by place."""
+
+    def init(self, key: Array, x: Tree) -> tuple[Params, State]:
+        """Returns fresh (params, state) for inputs shaped like ``x``: array, ShapeDtypeStruct or shape tuple."""
+        return self.fresh(key, as_struct(x)), {}
+
+    def fresh(self, key: Array, x: Any) -> Params:
+        """Returns fresh params for an input of x's shape."""
+        return {}
+
+    def apply(
+        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
+    ) -> tuple[Tree, State]:
+        """Returns the output and the new state."""
+        self.accept(x)
+        return self.forward(params, x), {}
+
+    def accept(self, x: Tree) -> None:
+        """Raises where the layer cannot take ``x``."""
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        """Returns the output of a layer that is the same in training."""
+        raise NotImplementedError
+
+    def geometry(self, x: Any) -> Geometry:
+        """Returns the field of one output unit along each of the last spatial axes of ``x``; () is one place."""
+        return POINTWISE
+
+    def macs(self, x: Any) -> int:
+        """Returns the multiply-adds on inputs shaped like ``x``, its batch included; one an element is not counted."""
+        return 0
+
+
+def batched_sizes(x: Any, rank: int) -> tuple[int, ...]:
+    """Returns the spatial sizes of ``x``, or raises ShapeError if it has no batch axis before them."""
+    if len(x.shape) < rank + 2:
+        raise ShapeError(
+            f"x must have a batch axis, {rank} spatial axes and channels: at least {rank + 2} axes, got shape {x.shape}"
+        )
+    return spatial_sizes(x, rank)
+
+
+def whole_fields(x: Any, rank: int) -> Geometry:
+    """Returns the fields of a layer each of whose outputs sees the whole map."""
+    return tuple(Field(n, 0, 0) for n in x.shape[-1 - rank : -1])
+
+
+def group_size(channels: int, groups: int) -> int:
+    """Returns the channels of one group, or raises ShapeError."""
+    if channels % groups:
+        raise ShapeError(f"groups must divide the channels of x, got {groups} groups for {channels} channels")
+    return channels // groups
+
+
+class Windowed(Leaf):
+    """What layers with a sliding window share."""
+
+    window: IntOrTuple
+    stride: IntOrTuple | None
+    padding: Padding
+    dilation: IntOrTuple
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(window_tuple(self.window))
+
+    def axes(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Returns window, stride and dilation with one integer for each axis."""
+        window = window_tuple(self.window)
+        strides = window if self.stride is None else geo.as_tuple(self.stride, len(window), "stride")
+        return window, strides, geo.as_tuple(self.dilation, len(window), "dilation")
+
+    def options(self) -> dict[str, Any]:
+        """Returns the hyperparameters that all windowed ops take."""
+        return {name: getattr(self, name) for name in ("stride", "padding", "dilation")}
+
+    def accept(self, x: Tree) -> None:
+        batched_sizes(x, self.rank)
+
+    def check(self) -> None:
+        window, strides, dilations = self.axes()
+        geo.resolve_padding(self.padding, window, window, strides, dilations)
+
+    def pairs(self, x: Any) -> geo.Pairs:
+        """Returns the padding on inputs shaped like ``x``."""
+        window, strides, dilations = self.axes()
+        return geo.resolve_padding(self.padding, batched_sizes(x, self.rank), window, strides, dilations)
+
+    def out(self, x: Any) -> tuple[int, ...]:
+        """Returns the spatial sizes of the output."""
+        window, strides, dilations = self.axes()
+        return geo.output_sizes(batched_sizes(x, self.rank), window, strides, self.pairs(x), dilations)
+
+    def geometry(self, x: Any) -> Geometry:
+        window, strides, dilations = self.axes()
+        lows = (low for low, _ in self.pairs(x))
+        return tuple(
+            geo.window_field(f, s, low, d) for f, s, low, d in zip(window, strides, lows, dilations, strict=True)
+        )
+
+
+class Weighted(Leaf):
+    """What layers with a kernel and a bias share."""
+
+    features: int
+    bias: bool
+    kernel_init: Initializer
+    bias_init: Initializer
+
+    def check(self) -> None:
+        geo.as_int(self.features, "features", least=1)
+        super().check()
+
+    def draw(self, key: Array, kernel: tuple[int, ...], bias: tuple[int, ...]) -> Params:
+        """Returns a kernel, and a bias if there is one, of these shapes."""
+        kernel_key, bias_key = jax.random.split(key)
+        params = {"kernel": self.kernel_init(kernel_key, kernel, jnp.float32)}
+        return params | ({"bias": self.bias_init(bias_key, bias, jnp.float32)} if self.bias else {})
+
+    def kernel_and_bias(self, params: Params) -> tuple[Array, Array | None]:
+        """Returns the two out of ``params``."""
+        return take(params, "kernel"), take(params, "bias") if self.bias else None
+
+
+@dataclass(frozen=True, repr=False)
+class Ranked(Leaf):
+    """What layers share that have no window to tell their rank by."""
+
+    rank: int = field(default=2, kw_only=True)
+
+    def accept(self, x: Tree) -> None:
+        batched_sizes(x, self.rank)
+
+    def check(self) -> None:
+        geo.as_int(self.rank, "rank", least=1)
+
+
+def initializer(default: Initializer) -> Any:
+    """Returns the dataclass field of an initialiser: by keyword, and no part of equality."""
+    return field(default=default, compare=False, kw_only=True)

@@ -1,0 +1,212 @@
+"""Layers with kernels: convolutions and the fully connected one."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from jaxconv import geometry as geo
+from jaxconv import ops
+from jaxconv.errors import ShapeError
+from jaxconv.geometry import IntOrTuple, Padding
+from jaxconv.layer import Array, Params, Tree
+from jaxconv.layers.base import Geometry, Initializer, Weighted, Windowed, batched_sizes, group_size, initializer
+from jaxconv.ops.arrays import window_tuple
+from jaxconv.ops.pad import check_mode
+
+HE = initializers.he_normal()
+# The adjoint's kernel has its inputs last.
+HE_TRANSPOSED = initializers.he_normal(in_axis=-1, out_axis=-2)
+LECUN = initializers.lecun_normal()
+
+
+@dataclass(frozen=True, repr=False)
+class Conv(Weighted, Windowed):
+    """A convolution with learned filters: `jaxconv.conv` with params kernel ``(*window, in // groups, out)`` and bias.
+
+    Args:
+      features: output channels.
+      window: an int is square, 2-D; its length says how many axes the filters slide along.
+      stride, padding, dilation, groups, pad_mode: as in `jaxconv.conv`.
+      bias: whether there is one.
+      kernel_init, bias_init: `jax.nn.initializers`; by default ``he_normal()`` and ``zeros``.
+
+    >>> import jaxconv as jc
+    >>> params, state = Conv(10, 5, padding=2).init(jax.random.key(0), (1, 32, 32, 3))
+    >>> sum(leaf.size for leaf in params.values())
+    760
+    """
+
+    features: int
+    window: IntOrTuple = 3
+    stride: IntOrTuple = field(default=1, kw_only=True)
+    padding: Padding = field(default="SAME", kw_only=True)
+    dilation: IntOrTuple = field(default=1, kw_only=True)
+    groups: int = field(default=1, kw_only=True)
+    pad_mode: str = field(default="zeros", kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    kernel_init: Initializer = initializer(HE)
+    bias_init: Initializer = initializer(initializers.zeros)
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | {"groups": self.groups, "pad_mode": self.pad_mode}
+
+    def check(self) -> None:
+        super().check()
+        geo.as_int(self.groups, "groups", least=1)
+        check_mode(self.pad_mode, "pad_mode")
+
+    def fresh(self, key: Array, x: Any) -> Params:
+        window = window_tuple(self.window)
+        batched_sizes(x, len(window))
+        return self.draw(key, (*window, group_size(x.shape[-1], self.groups), self.features), (self.features,))
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.conv(x, *self.kernel_and_bias(params), **self.options())
+
+    def macs(self, x: Any) -> int:
+        taps = math.prod(window_tuple(self.window)) * x.shape[-1] // self.groups
+        return math.prod(x.shape[: -1 - self.rank]) * math.prod(self.out(x)) * self.features * taps
+
+
+@dataclass(frozen=True, repr=False)
+class ConvTranspose(Weighted, Windowed):
+    """A transposed convolution: `jaxconv.conv_transpose` with params kernel ``(*window, out // groups, in)`` and bias.
+
+    Args:
+      features: output channels.
+      window: an int is square, 2-D.
+      stride, padding, output_padding, dilation, groups: as in `jaxconv.conv_transpose`.
+      bias: whether there is one.
+      kernel_init, bias_init: by default ``he_normal`` with the inputs last, and ``zeros``.
+
+    >>> y, _ = ConvTranspose(8, 4, stride=2).apply({"kernel": jnp.ones((4, 4, 8, 3)), "bias": jnp.zeros(8)}, {},
+    ...                                            jnp.ones((1, 7, 7, 3)))
+    >>> y.shape
+    (1, 14, 14, 8)
+    """
+
+    features: int
+    window: IntOrTuple = 3
+    stride: IntOrTuple = field(default=1, kw_only=True)
+    padding: Padding = field(default="SAME", kw_only=True)
+    output_padding: IntOrTuple = field(default=0, kw_only=True)
+    dilation: IntOrTuple = field(default=1, kw_only=True)
+    groups: int = field(default=1, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    kernel_init: Initializer = initializer(HE_TRANSPOSED)
+    bias_init: Initializer = initializer(initializers.zeros)
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | {"groups": self.groups, "output_padding": self.output_padding}
+
+    def check(self) -> None:
+        super().check()
+        geo.as_int(self.groups, "groups", least=1)
+        geo.transpose_padding(self.padding, *self.axes(), self.output_padding)
+
+    def fresh(self, key: Array, x: Any) -> Params:
+        window = window_tuple(self.window)
+        batched_sizes(x, len(window))
+        group_size(x.shape[-1], self.groups)
+        if self.features % self.groups:
+            raise ShapeError(f"groups must divide features, got {self.groups} groups for {self.features} features")
+        return self.draw(key, (*window, self.features // self.groups, x.shape[-1]), (self.features,))
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.conv_transpose(x, *self.kernel_and_bias(params), **self.options())
+
+    def geometry(self, x: Any) -> Geometry:
+        window, strides, dilations = self.axes()
+        pairs, _ = geo.transpose_padding(self.padding, window, strides, dilations, self.output_padding)
+        return tuple(
+            geo.transpose_field(f, s, low, d)
+            for f, s, (low, _), d in zip(window, strides, pairs, dilations, strict=True)
+        )
+
+    def macs(self, x: Any) -> int:
+        return math.prod(x.shape) * math.prod(window_tuple(self.window)) * self.features // self.groups
+
+
+@dataclass(frozen=True, repr=False)
+class ConvLocal(Weighted, Windowed):
+    """Filters of their own for each place: `jaxconv.conv_local`.
+
+    Params are kernel ``(*output, *window, in, out)`` and bias ``(*output, out)``.
+
+    Args:
+      features: output channels.
+      window: an int is square, 2-D.
+      stride, padding, dilation: as in `jaxconv.conv_local`.
+      bias: whether there is one.
+      kernel_init, bias_init: by default ``he_normal()`` for each place, and ``zeros``.
+
+    >>> params, _ = ConvLocal(8).init(jax.random.key(0), (1, 6, 6, 3))
+    >>> params["kernel"].shape
+    (4, 4, 3, 3, 3, 8)
+    """
+
+    features: int
+    window: IntOrTuple = 3
+    stride: IntOrTuple = field(default=1, kw_only=True)
+    padding: Padding = field(default="VALID", kw_only=True)
+    dilation: IntOrTuple = field(default=1, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    kernel_init: Initializer = initializer(HE)
+    bias_init: Initializer = initializer(initializers.zeros)
+
+    def fresh(self, key: Array, x: Any) -> Params:
+        window, out = window_tuple(self.window), self.out(x)
+        # Drawn as one kernel with a filter for each feature of each place: so an initialiser sees the true fan-in.
+        places = math.prod(out)
+        params = self.draw(key, (*window, x.shape[-1], places * self.features), (*out, self.features))
+        kernel = params["kernel"].reshape(*window, x.shape[-1], places, self.features)
+        return params | {"kernel": jnp.moveaxis(kernel, -2, 0).reshape(*out, *window, x.shape[-1], self.features)}
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.conv_local(x, *self.kernel_and_bias(params), **self.options())
+
+    def macs(self, x: Any) -> int:
+        taps = math.prod(window_tuple(self.window)) * x.shape[-1]
+        return math.prod(x.shape[: -1 - self.rank]) * math.prod(self.out(x)) * self.features * taps
+
+
+@dataclass(frozen=True, repr=False)
+class Dense(Weighted):
+    """A fully connected layer over the last axis: `jaxconv.dense` with params kernel ``(in, out)`` and bias.
+
+    Args:
+      features: outputs.
+      bias: whether there is one.
+      kernel_init, bias_init: by default ``lecun_normal()`` and ``zeros``.
+
+    >>> params, _ = Dense(10).init(jax.random.key(0), (1, 3072))
+    >>> params["kernel"].shape, params["bias"].shape
+    ((3072, 10), (10,))
+    """
+
+    features: int
+    bias: bool = field(default=True, kw_only=True)
+    kernel_init: Initializer = initializer(LECUN)
+    bias_init: Initializer = initializer(initializers.zeros)
+
+    def fresh(self, key: Array, x: Any) -> Params:
+        if len(x.shape) < 2:
+            raise ShapeError(f"x must have a batch axis and an axis of inputs, got shape {x.shape}")
+        return self.draw(key, (x.shape[-1], self.features), (self.features,))
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.dense(x, *self.kernel_and_bias(params))
+
+    def macs(self, x: Any) -> int:
+        return math.prod(x.shape) * self.features
+
+
+__all__ = [
+    "Conv",
+    "ConvLocal",
+    "ConvTranspose",
+    "Dense",
+]

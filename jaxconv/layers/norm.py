@@ -1,0 +1,230 @@
+"""Normalisation layers, and those that scale channels."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxconv import geometry as geo
+from jaxconv import ops
+from jaxconv.errors import ShapeError
+from jaxconv.layer import Array, Params, State, Tree, as_struct, take
+from jaxconv.layers.base import Geometry, Leaf, Ranked, batched_sizes, group_size, whole_fields
+
+
+def _scale_and_bias(layer: Any, x: Any) -> Params:
+    wanted = (("scale", jnp.ones), ("bias", jnp.zeros))
+    return {name: make(x.shape[-1:], jnp.float32) for name, make in wanted if getattr(layer, name)}
+
+
+def _take_scale_and_bias(layer: Any, params: Params) -> dict[str, Array]:
+    return {name: take(params, name) for name in ("scale", "bias") if getattr(layer, name)}
+
+
+@dataclass(frozen=True, repr=False)
+class BatchNorm(Leaf):
+    """Normalises each channel by the batch's statistics in training, by running ones otherwise: `jaxconv.batch_norm`.
+
+    Params are scale and bias; state is mean and var, float32 whatever x's type. Training normalises by the biased
+    variance and averages the unbiased one, as torch does.
+
+    Args:
+      momentum: weight of the new value in the running statistics: torch's, one minus Keras's and Flax's.
+      eps: added to the variance.
+      axis_name: names of mapped axes over which to take the batch's statistics too.
+      scale, bias: whether there is one.
+
+    >>> x = jnp.array([[1.0], [3.0]])
+    >>> layer = BatchNorm(eps=0.0)
+    >>> params, state = layer.init(jax.random.key(0), x)
+    >>> y, state = layer.apply(params, state, x, train=True)
+    >>> y[:, 0], state["mean"], state["var"]
+    (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32), Array([1.1], dtype=float32))
+    """
+
+    momentum: float = 0.1
+    eps: float = 1e-5
+    axis_name: Any = None
+    scale: bool = field(default=True, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+
+    def check(self) -> None:
+        if not 0 <= self.momentum <= 1:
+            raise ShapeError(f"momentum must lie between 0 and 1, got {self.momentum}")
+        if not self.eps >= 0:
+            raise ShapeError(f"eps must not be negative, got {self.eps}")
+
+    def init(self, key: Array, x: Tree) -> tuple[Params, State]:
+        x = as_struct(x)
+        shape = x.shape[-1:]
+        return _scale_and_bias(self, x), {"mean": jnp.zeros(shape, jnp.float32), "var": jnp.ones(shape, jnp.float32)}
+
+    def apply(
+        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
+    ) -> tuple[Tree, State]:
+        running = {name: take(state, name) for name in ("mean", "var")}
+        affine = _take_scale_and_bias(self, params)
+        if not train:
+            return ops.batch_norm(x, **running, **affine, eps=self.eps), running
+        mean, var = ops.batch_statistics(x, axis_name=self.axis_name)
+        count = math.prod(x.shape[:-1]) * (1 if self.axis_name is None else lax.axis_size(self.axis_name))
+        if count < 2:
+            raise ShapeError(f"training statistics need more than one value a channel, got shape {x.shape}")
+        new = {"mean": mean, "var": var * (count / (count - 1))}
+        moved = {
+            name: (old + self.momentum * (lax.stop_gradient(new[name]) - old)).astype(old.dtype)
+            for name, old in running.items()
+        }
+        return ops.batch_norm(x, mean, var, **affine, eps=self.eps), moved
+
+
+@dataclass(frozen=True, repr=False)
+class LayerNorm(Leaf):
+    """Normalises the channels of each place: `jaxconv.layer_norm` with params scale and bias.
+
+    >>> LayerNorm(scale=False, bias=False, eps=0.0).apply({}, {}, jnp.array([[1.0, 3.0]]))[0]
+    Array([[-1.,  1.]], dtype=float32)
+    """
+
+    eps: float = 1e-5
+    scale: bool = field(default=True, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+
+    def fresh(self, key: Array, x: Any) -> Params:
+        return _scale_and_bias(self, x)
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.layer_norm(x, **_take_scale_and_bias(self, params), eps=self.eps)
+
+
+@dataclass(frozen=True, repr=False)
+class GroupNorm(Ranked):
+    """Normalises each group of channels of each example over space: `jaxconv.group_norm` with params scale and bias.
+
+    >>> GroupNorm(2).apply(*GroupNorm(2).init(jax.random.key(0), (1, 4, 4, 8)), jnp.ones((1, 4, 4, 8)))[0].shape
+    (1, 4, 4, 8)
+    """
+
+    groups: int
+    eps: float = 1e-5
+    scale: bool = field(default=True, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+
+    def check(self) -> None:
+        super().check()
+        geo.as_int(self.groups, "groups", least=1)
+
+    def fresh(self, key: Array, x: Any) -> Params:
+        batched_sizes(x, self.rank)
+        group_size(x.shape[-1], self.groups)
+        return _scale_and_bias(self, x)
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.group_norm(x, self.groups, **_take_scale_and_bias(self, params), eps=self.eps, rank=self.rank)
+
+    def geometry(self, x: Any) -> Geometry:
+        return whole_fields(x, self.rank)  # Through the statistics each place sees the whole map.
+
+
+@dataclass(frozen=True, repr=False)
+class InstanceNorm(Ranked):
+    """Normalises each channel of each example over space: `jaxconv.instance_norm` with params scale and bias.
+
+    >>> layer = InstanceNorm(scale=False, bias=False)
+    >>> layer.apply({}, {}, jnp.ones((1, 4, 4, 8)))[0].shape
+    (1, 4, 4, 8)
+    """
+
+    eps: float = 1e-5
+    scale: bool = field(default=True, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+
+    def fresh(self, key: Array, x: Any) -> Params:
+        batched_sizes(x, self.rank)
+        return _scale_and_bias(self, x)
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.instance_norm(x, **_take_scale_and_bias(self, params), eps=self.eps, rank=self.rank)
+
+    def geometry(self, x: Any) -> Geometry:
+        return whole_fields(x, self.rank)  # Through the statistics each place sees the whole map.
+
+
+@dataclass(frozen=True, repr=False)
+class LocalResponseNorm(Leaf):
+    """Divides by the energy of neighbouring channels: `jaxconv.local_response_norm`, with its arguments.
+
+    >>> LocalResponseNorm(5).apply({}, {}, jnp.ones((1, 4, 4, 8)))[0].shape
+    (1, 4, 4, 8)
+    """
+
+    size: int
+    alpha: float = field(default=1e-4, kw_only=True)
+    beta: float = field(default=0.75, kw_only=True)
+    k: float = field(default=1.0, kw_only=True)
+
+    def check(self) -> None:
+        geo.as_int(self.size, "size", least=1)
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.local_response_norm(x, self.size, alpha=self.alpha, beta=self.beta, k=self.k)
+
+
+@dataclass(frozen=True, repr=False)
+class LayerScale(Leaf):
+    """Multiplies each channel by a learned number that begins small (Touvron et al., 2021): param scale.
+
+    >>> params, _ = LayerScale(1e-6).init(jax.random.key(0), (1, 7, 7, 96))
+    >>> params["scale"].shape
+    (96,)
+    """
+
+    value: float = 1e-6
+
+    def fresh(self, key: Array, x: Any) -> Params:
+        return {"scale": jnp.full(x.shape[-1:], self.value, jnp.float32)}
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        scale = take(params, "scale")
+        if scale.shape != x.shape[-1:]:
+            raise ShapeError(f"scale must have shape {x.shape[-1:]}, the channels of x {x.shape}, got {scale.shape}")
+        return x * scale
+
+
+@dataclass(frozen=True, repr=False)
+class PReLU(Leaf):
+    """``x`` where positive, ``scale * x`` elsewhere, with a learned slope (He et al., 2015): param scale.
+
+    Args:
+      value: where the slopes begin; 0.25 in the paper and in torch.
+      shared: one slope for all channels, as torch's default, or one for each.
+
+    >>> PReLU().apply({"scale": jnp.array([0.25])}, {}, jnp.array([[-4.0, 4.0]]))[0]
+    Array([[-1.,  4.]], dtype=float32)
+    """
+
+    value: float = 0.25
+    shared: bool = True
+
+    def fresh(self, key: Array, x: Any) -> Params:
+        return {"scale": jnp.full((1,) if self.shared else x.shape[-1:], self.value, jnp.float32)}
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        scale = take(params, "scale")
+        wanted = (1,) if self.shared else x.shape[-1:]
+        if scale.shape != wanted:
+            raise ShapeError(f"scale must have shape {wanted} for x {x.shape}, got {scale.shape}")
+        return jnp.where(x > 0, x, scale * x)
+
+
+__all__ = [
+    "BatchNorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "LayerScale",
+    "LocalResponseNorm",
+    "PReLU",
+]

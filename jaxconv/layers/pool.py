@@ -1,0 +1,131 @@
+"""Pooling layers."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxconv import geometry as geo
+from jaxconv import ops
+from jaxconv.geometry import IntOrTuple, Padding
+from jaxconv.layer import Params, Tree
+from jaxconv.layers.base import Geometry, Ranked, Windowed, batched_sizes, whole_fields
+
+
+@dataclass(frozen=True, repr=False)
+class MaxPool(Windowed):
+    """The largest element of each window: `jaxconv.max_pool`, with its arguments.
+
+    >>> MaxPool(2).apply({}, {}, jnp.ones((1, 224, 224, 64)))[0].shape
+    (1, 112, 112, 64)
+    """
+
+    window: IntOrTuple
+    stride: IntOrTuple | None = field(default=None, kw_only=True)
+    padding: Padding = field(default="VALID", kw_only=True)
+    dilation: IntOrTuple = field(default=1, kw_only=True)
+    ceil_mode: bool = field(default=False, kw_only=True)
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | {"ceil_mode": self.ceil_mode}
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.max_pool(x, self.window, **self.options())
+
+
+@dataclass(frozen=True, repr=False)
+class AvgPool(MaxPool):
+    """The mean of each window: `jaxconv.avg_pool`, with its arguments.
+
+    >>> AvgPool(2).apply({}, {}, jnp.ones((1, 8, 8, 3)))[0].shape
+    (1, 4, 4, 3)
+    """
+
+    count_include_pad: bool = field(default=True, kw_only=True)
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.avg_pool(x, self.window, **self.options(), count_include_pad=self.count_include_pad)
+
+
+@dataclass(frozen=True, repr=False)
+class LpPool(MaxPool):
+    """The p-norm of each window: `jaxconv.lp_pool`, with its arguments.
+
+    >>> LpPool(2, p=1).apply({}, {}, jnp.ones((1, 2, 2, 1)))[0].item()
+    4.0
+    """
+
+    p: float = field(default=2, kw_only=True)
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.lp_pool(x, self.window, **self.options(), p=self.p)
+
+
+@dataclass(frozen=True, repr=False)
+class GlobalAvgPool(Ranked):
+    """The mean over all places: `jaxconv.global_avg_pool`; ``(batch, *spatial, channels)`` to ``(batch, channels)``.
+
+    >>> GlobalAvgPool().apply({}, {}, jnp.ones((8, 7, 7, 64)))[0].shape
+    (8, 64)
+    """
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.global_avg_pool(x, rank=self.rank)
+
+    def geometry(self, x: Any) -> Geometry:
+        return whole_fields(x, self.rank)
+
+
+@dataclass(frozen=True, repr=False)
+class GlobalMaxPool(GlobalAvgPool):
+    """The largest element over all places: `jaxconv.global_max_pool`.
+
+    >>> GlobalMaxPool().apply({}, {}, jnp.ones((8, 7, 7, 64)))[0].shape
+    (8, 64)
+    """
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.global_max_pool(x, rank=self.rank)
+
+
+@dataclass(frozen=True, repr=False)
+class AdaptiveAvgPool(Ranked):
+    """The means of ``size`` bins along each axis: `jaxconv.adaptive_avg_pool`.
+
+    >>> AdaptiveAvgPool(6).apply({}, {}, jnp.ones((1, 13, 13, 256)))[0].shape
+    (1, 6, 6, 256)
+    """
+
+    size: IntOrTuple
+
+    def check(self) -> None:
+        super().check()
+        geo.as_tuple(self.size, self.rank, "size")
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.adaptive_avg_pool(x, self.size, rank=self.rank)
+
+    def geometry(self, x: Any) -> Geometry:
+        pooled = zip(batched_sizes(x, self.rank), geo.as_tuple(self.size, self.rank, "size"), strict=True)
+        return tuple(geo.bins_field(geo.adaptive_bins(n, m), n) for n, m in pooled)
+
+
+@dataclass(frozen=True, repr=False)
+class AdaptiveMaxPool(AdaptiveAvgPool):
+    """The largest elements of ``size`` bins along each axis: `jaxconv.adaptive_max_pool`.
+
+    >>> AdaptiveMaxPool(6).apply({}, {}, jnp.ones((1, 13, 13, 256)))[0].shape
+    (1, 6, 6, 256)
+    """
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.adaptive_max_pool(x, self.size, rank=self.rank)
+
+
+__all__ = [
+    "AdaptiveAvgPool",
+    "AdaptiveMaxPool",
+    "AvgPool",
+    "GlobalAvgPool",
+    "GlobalMaxPool",
+    "LpPool",
+    "MaxPool",
+]

@@ -1,0 +1,182 @@
+"""Layers that change shapes or nothing, and functions as layers."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxconv import geometry as geo
+from jaxconv import ops
+from jaxconv.errors import ShapeError
+from jaxconv.geometry import Field, IntOrTuple
+from jaxconv.layer import Params, Tree
+from jaxconv.layers.base import POINTWISE, Geometry, Leaf, Ranked, batched_sizes, whole_fields
+from jaxconv.pointwise import is_pointwise
+
+
+@dataclass(frozen=True, repr=False)
+class Flatten(Leaf):
+    """Stretches the spatial axes and the channels into one axis.
+
+    Args:
+      rank: the number of spatial axes.
+      channels_first: in torch's order, all places of the first channel first; so a Dense after it takes torch's kernel.
+
+    >>> Flatten().apply({}, {}, jnp.ones((8, 32, 32, 3)))[0].shape
+    (8, 3072)
+    """
+
+    rank: int = 2
+    channels_first: bool = False
+
+    def check(self) -> None:
+        geo.as_int(self.rank, "rank", least=1)
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        x = jnp.moveaxis(x, -1, -1 - self.rank) if self.channels_first else x
+        batch = x.shape[: x.ndim - 1 - self.rank]
+        return x.reshape(*batch, math.prod(x.shape[len(batch) :]))
+
+    def geometry(self, x: Any) -> Geometry:
+        return whole_fields(x, self.rank)
+
+
+@dataclass(frozen=True, repr=False)
+class Pad(Ranked):
+    """Pads the spatial axes: `jaxconv.pad`, with its arguments.
+
+    >>> Pad(1, mode="reflect").apply({}, {}, jnp.ones((1, 7, 7, 3)))[0].shape
+    (1, 9, 9, 3)
+    """
+
+    padding: int | Sequence[int | tuple[int, int]]
+    mode: str = field(default="zeros", kw_only=True)
+    value: float = field(default=0, kw_only=True)
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.pad(x, self.padding, mode=self.mode, value=self.value, rank=self.rank)
+
+    def geometry(self, x: Any) -> Geometry:
+        pairs = geo.explicit_padding(self.padding, self.rank)
+        if self.mode == "zeros":
+            return tuple(Field(1, 1, -low) for low, _ in pairs)
+        return tuple(geo.InexactField(1, 1, -low) for low, _ in pairs)
+
+
+@dataclass(frozen=True, repr=False)
+class Resize(Ranked):
+    """Resizes the spatial axes: `jaxconv.resize`, to a size or by a factor.
+
+    Args:
+      size: the new sizes, an int or one for each axis; or None.
+      factor: how many times larger each axis becomes, where size is None.
+      method, align_corners, antialias, rank: as in `jaxconv.resize`.
+
+    >>> Resize(factor=2, method="nearest").apply({}, {}, jnp.ones((1, 7, 7, 3)))[0].shape
+    (1, 14, 14, 3)
+    """
+
+    size: IntOrTuple | None = None
+    factor: int | None = field(default=None, kw_only=True)
+    method: str = field(default="bilinear", kw_only=True)
+    align_corners: bool = field(default=False, kw_only=True)
+    antialias: bool = field(default=False, kw_only=True)
+
+    def check(self) -> None:
+        super().check()
+        if (self.size is None) == (self.factor is None):
+            raise ShapeError(f"one of size and factor must be given, got size={self.size}, factor={self.factor}")
+        if self.size is None:
+            geo.as_int(self.factor, "factor", least=1)
+        else:
+            geo.as_tuple(self.size, self.rank, "size")
+
+    def _sizes(self, x: Any) -> tuple[int, ...]:
+        sizes = batched_sizes(x, self.rank)
+        if self.size is None:
+            assert self.factor is not None
+            return tuple(n * self.factor for n in sizes)
+        return geo.as_tuple(self.size, self.rank, "size")
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.resize(
+            x,
+            self._sizes(x),
+            method=self.method,
+            align_corners=self.align_corners,
+            antialias=self.antialias,
+            rank=self.rank,
+        )
+
+    def geometry(self, x: Any) -> Geometry:
+        pairs = zip(batched_sizes(x, self.rank), self._sizes(x), strict=True)
+        return tuple(geo.resize_field(n, m, self.method, self.antialias) for n, m in pairs)
+
+
+@dataclass(frozen=True, repr=False)
+class PixelShuffle(Ranked):
+    """Moves channels into space: `jaxconv.pixel_shuffle`.
+
+    >>> PixelShuffle(2).apply({}, {}, jnp.ones((1, 7, 7, 12)))[0].shape
+    (1, 14, 14, 3)
+    """
+
+    factor: int
+
+    def check(self) -> None:
+        super().check()
+        geo.as_int(self.factor, "factor", least=1)
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.pixel_shuffle(x, self.factor, rank=self.rank)
+
+    def geometry(self, x: Any) -> Geometry:
+        return (geo.transpose_field(self.factor, self.factor),) * self.rank
+
+
+@dataclass(frozen=True, repr=False)
+class Identity(Leaf):
+    """Returns its input.
+
+    >>> Identity().apply({}, {}, jnp.ones(3))[0]
+    Array([1., 1., 1.], dtype=float32)
+    """
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return x
+
+
+@dataclass(frozen=True, repr=False)
+class Fn(Leaf):
+    """A function of arrays as a layer: what a bare callable becomes inside a composite.
+
+    Args:
+      function: takes x, any pytree of arrays, and returns any.
+
+    >>> Fn(jax.nn.relu).apply({}, {}, jnp.array([-1.0, 1.0]))[0]
+    Array([0., 1.], dtype=float32)
+    """
+
+    function: Callable[[Tree], Tree]
+
+    def check(self) -> None:
+        if not callable(self.function):
+            raise ShapeError(f"function must be callable, got {self.function!r}")
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return self.function(x)
+
+    def geometry(self, x: Any) -> Geometry:
+        return POINTWISE if is_pointwise(self.function, x) else None
+
+
+__all__ = [
+    "Flatten",
+    "Fn",
+    "Identity",
+    "Pad",
+    "PixelShuffle",
+    "Resize",
+]
