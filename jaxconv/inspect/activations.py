@@ -1,0 +1,68 @@
+"""The outputs of inner layers, and arrays added to them."""
+
+from collections.abc import Iterable, Mapping
+
+from jaxconv.errors import ShapeError
+from jaxconv.inspect.trace import nearest
+from jaxconv.layer import Array, Capture, Layer, Params, State, Tree, capturing, walk
+
+
+def activations(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: Tree,
+    *,
+    paths: Iterable[str] | None = None,
+    add: Mapping[str, Tree] | None = None,
+    train: bool = False,
+    key: Array | None = None,
+) -> tuple[Tree, dict[str, Tree]]:
+    """Runs a network and returns its output together with the outputs of inner layers.
+
+    A pure function: it works under jit, grad, vmap, in remat and repeat (there the outputs are stacked). The gradient with
+    respect to an array of zeros in ``add`` is the gradient at that place.
+
+    Args:
+      net: a layer.
+      params, state, x: what ``net.apply`` takes.
+      paths: whose outputs to return; None returns all. A layer inside one that opens a trace of its own (a user's
+        ``vmap`` or ``jit`` around a composite) cannot be seen.
+      add: arrays to add to the outputs of layers, by path. What is returned for that path includes them.
+      train, key: what ``net.apply`` takes.
+
+    Returns:
+      y: the network's output.
+      found: the outputs by path.
+
+    Raises:
+      ShapeError: a path names no layer, or one that cannot be seen; an added array has another shape.
+
+    >>> net = jc.serial(jc.Conv(8), jax.nn.relu, jc.GlobalAvgPool())
+    >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
+    >>> y, found = activations(net, params, state, jnp.ones((1, 8, 8, 3)))
+    >>> {path: a.shape for path, a in found.items()}
+    {'0': (1, 8, 8, 8), '1': (1, 8, 8, 8), '2': (1, 8)}
+    """
+    if isinstance(paths, str):
+        raise ShapeError(f"paths must be a sequence of paths, got the string {paths!r}: write [{paths!r}]")
+    wanted = None if paths is None else frozenset(paths)
+    extra = dict(add or {})
+    known = [path for path, _ in walk(net)]
+    for argument, given in (("paths", wanted or ()), ("add", extra)):
+        for path in given:
+            if path not in known:
+                raise ShapeError(f"{argument} has {path!r}, which names no layer: {nearest(path, known)}")
+    capture = Capture(wanted, extra)
+    with capturing(capture):
+        y, _ = net.apply(params, state, x, train=train, key=key)
+    for argument, given, reached in (("paths", wanted or (), capture.found), ("add", extra, capture.added)):
+        missed = sorted(set(given) - set(reached))
+        if missed:
+            raise ShapeError(
+                f"{argument} has {missed[0]!r}, which did not run or runs inside a trace of its layer's own"
+            )
+    return y, capture.found
+
+
+__all__ = ["activations"]

@@ -1,0 +1,140 @@
+"""The table of a network: shapes, parameters, multiply-adds, receptive fields. Every count is computed."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+
+from jaxconv.geometry import Field
+from jaxconv.inspect.trace import Fields, Row, trace
+from jaxconv.layer import Composite, Layer, Tree, as_struct
+
+_HEADS = ("path", "layer", "output", "params", "MACs", "receptive field")
+
+
+def _shapes(tree: Tree) -> str:
+    return " ".join(str(tuple(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def _interval(field: Field) -> str:
+    about = "" if field.exact else "~"
+    return f"{about}{field.size}" if field.stride == 0 else f"{about}{field.size} / {field.stride}"
+
+
+def _fields(fields: Fields) -> str:
+    """Prints ``size / stride`` of each axis, once if all are the same."""
+    if fields is None:
+        return "?"
+    shown = [_interval(f) for f in fields]
+    return shown[0] if shown and len(set(shown)) == 1 else " x ".join(shown)
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}" if number else ""
+
+
+@dataclass(frozen=True, repr=False)
+class Summary:
+    """What `summary` returns: ``str()`` for a terminal, a table in a notebook, attributes for code.
+
+    Attributes:
+      rows: a `jaxconv.inspect.Row` for each layer that is no composite.
+      input: the input's ShapeDtypeStruct, or a pytree of them.
+    """
+
+    rows: Sequence[Row]
+    input: Tree
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers ``params`` hold."""
+        return sum(row.parameters for row in self.rows)
+
+    @property
+    def state_size(self) -> int:
+        """How many numbers ``state`` holds."""
+        return sum(row.state_size for row in self.rows)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the layers that tell theirs, for the whole batch."""
+        return sum(row.macs or 0 for row in self.rows)
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                row.path,
+                type(row.layer).__name__ if not hasattr(row.layer, "function") else _function_name(row.layer),
+                _shapes(row.output),
+                _count(row.parameters),
+                _count(row.macs),
+                _fields(row.receptive_field),
+            )
+            for row in self.rows
+        ]
+
+    def _totals(self) -> str:
+        unknown = sum(row.macs is None for row in self.rows)
+        more = f" and those of {unknown} layers that do not tell" if unknown else ""
+        return (
+            f"{self.parameters:,} parameters, {self.state_size:,} numbers of state, {self.macs:,} multiply-adds{more} "
+            f"on input {_shapes(self.input)}"
+        )
+
+    def __str__(self) -> str:
+        cells = [_HEADS, *self._cells()]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(_HEADS))]
+        numeric = {3, 4}
+
+        def line(row: tuple[str, ...]) -> str:
+            return "  ".join(
+                c.rjust(w) if i in numeric else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+
+        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        return "\n".join([line(_HEADS), rule, *map(line, cells[1:]), rule, self._totals()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        def row(tag: str, values: Sequence[str]) -> str:
+            right = ' style="text-align:right"'
+            cells = (f"<{tag}{right if i in (3, 4) else ''}>{html.escape(v)}</{tag}>" for i, v in enumerate(values))
+            return f"<tr>{''.join(cells)}</tr>"
+
+        body = "".join(row("td", values) for values in self._cells())
+        return (
+            f"<table><thead>{row('th', _HEADS)}</thead><tbody>{body}</tbody>"
+            f"<caption>{html.escape(self._totals())}</caption></table>"
+        )
+
+
+def _function_name(layer: Layer) -> str:
+    function = layer.function  # type: ignore[attr-defined]
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def summary(net: Layer, x: Tree) -> Summary:
+    """Returns the table of a network on inputs shaped like ``x``; nothing is computed but shapes.
+
+    The receptive field prints as ``size / stride``, ``~`` before one that is not exact, ``?`` for one that is not known.
+
+    Args:
+      net: a layer.
+      x: an array, a ShapeDtypeStruct or a shape tuple, batch axis included.
+
+    Raises:
+      ShapeError: a layer cannot take what comes to it; its path is in front.
+
+    >>> print(summary(jc.serial(jc.Conv(10, 5, padding=2), jax.nn.relu, jc.MaxPool(2)), (1, 32, 32, 3)))
+    path  layer    output           params     MACs  receptive field
+    ----------------------------------------------------------------
+    0     Conv     (1, 32, 32, 10)     760  768,000  5 / 1
+    1     relu     (1, 32, 32, 10)                   5 / 1
+    2     MaxPool  (1, 16, 16, 10)                   6 / 2
+    ----------------------------------------------------------------
+    760 parameters, 0 numbers of state, 768,000 multiply-adds on input (1, 32, 32, 3)
+    """
+    rows = [row for row in trace(net, x) if not isinstance(row.layer, Composite)]
+    return Summary(tuple(rows), as_struct(x))
