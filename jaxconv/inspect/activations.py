@@ -20,8 +20,8 @@ def activations(
 ) -> tuple[Tree, dict[str, Tree]]:
     """Runs a network and returns its output together with the outputs of inner layers.
 
-    A pure function: it works under jit, grad, vmap, in remat and repeat (there the outputs are stacked). The gradient with
-    respect to an array of zeros in ``add`` is the gradient at that place.
+    A pure function: it works under jit, grad, vmap, in remat and repeat (there the outputs are stacked). The gradient
+    with respect to an array of zeros in ``add`` is the gradient at that place.
 
     Args:
       net: a layer.
@@ -59,9 +59,7 @@ def activations(
     for argument, given, reached in (("paths", wanted or (), capture.found), ("add", extra, capture.added)):
         missed = sorted(set(given) - set(reached))
         if missed:
-            raise ShapeError(
-                f"{argument} has {missed[0]!r}, which did not run or runs inside a trace of its layer's own"
-            )
+            raise ShapeError(f"{argument} has {missed[0]!r}, which did not run, or in a trace that a layer opened")
     return y, capture.found
 
 

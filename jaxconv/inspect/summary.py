@@ -118,7 +118,7 @@ def _function_name(layer: Layer) -> str:
 def summary(net: Layer, x: Tree) -> Summary:
     """Returns the table of a network on inputs shaped like ``x``; nothing is computed but shapes.
 
-    The receptive field prints as ``size / stride``, ``~`` before one that is not exact, ``?`` for one that is not known.
+    The receptive field prints as ``size / stride``, ``~`` before one that is not exact, ``?`` for one not known.
 
     Args:
       net: a layer.

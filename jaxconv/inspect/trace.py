@@ -1,5 +1,6 @@
 """Walks a network by shapes alone: what each layer takes and gives, counts, and sees of the input."""
 
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,8 +146,6 @@ def trace(net: Layer, x: Tree) -> list[Row]:
 
 def nearest(path: str, paths: Any) -> str:
     """Returns the end of a sentence that names the paths most like ``path``."""
-    import difflib
-
     close = difflib.get_close_matches(path, list(paths), n=3, cutoff=0.3)
     return (
         f"nearest are {', '.join(map(repr, close))}" if close else f"there are {', '.join(map(repr, paths)) or 'none'}"

@@ -1,0 +1,42 @@
+# Everything is set up in .venv; `make demo` and `make test` need only python3 (3.11 or newer) and make.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+CPUS ?= 2
+
+.PHONY: demo test lint oracle slow clean
+
+$(VENV)/.test: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/.demo: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable '.[data,train,viz]'
+	touch $@
+
+# Trains a ConvNet on 4,000 real handwritten digits and writes what it learned to runs/demo/report.html.
+demo: $(VENV)/.demo
+	$(RUN) -m experiments.classify --data mnist5k --model convnet --out runs/demo
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test: lint
+	$(RUN) -m pytest -q -n $(CPUS) -m "not slow and not torch"
+
+slow: $(VENV)/.test
+	$(RUN) -m pytest -q -n $(CPUS) -m "slow and not torch"
+
+# Against live torch. It is not installed for you: its build is your machine's choice.
+oracle: $(VENV)/.test
+	@$(RUN) -c 'import torch' || (echo 'make oracle compares with torch: $(VENV)/bin/pip install torch'; exit 1)
+	$(RUN) -m pytest -q -n $(CPUS) -m "torch or slow"
+
+clean:
+	rm -rf $(VENV) runs
