@@ -16,7 +16,7 @@ from jaxconv.layer import Layer, map_layers
 from jaxconv.layers import *
 from jaxconv.ops import *
 
-_PACKAGES = ("data", "inspect", "train")
+_PACKAGES = ("data", "inspect", "models", "train")
 _LAZY = {"summary": "inspect"}
 
 __version__ = "0.1.0.dev0"
