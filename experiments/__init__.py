@@ -1,0 +1,1 @@
+"""One runnable a task: ``python -m experiments.NAME --help``."""

@@ -1,0 +1,209 @@
+"""Trains a ConvNet to classify small images, and shows what it learned.
+
+    python -m experiments.classify --data mnist5k --model convnet --out runs/mnist5k
+
+Networks: LeNet-5 (LeCun et al., 1998); the lecture's ``[CONV-RELU-POOL]*3-FC`` with batch norm (Ioffe and Szegedy,
+2015). Trained by AdamW (Loshchilov and Hutter, 2019) on a one-cycle schedule (Smith and Topin, 2018), on shifted, and
+where left and right do not matter mirrored, images. A twentieth of the training images is set aside to choose the best
+epoch by; the test images are looked at once, at the end, with the weights of the last epoch, where the schedule ends.
+
+Writes metrics.json, checkpoint/, the figures and report.html under --out.
+"""
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+import jaxconv as jc
+from experiments import report
+from jaxconv.data import Dataset, channel_statistics, normalize, random_flip, random_shift
+from jaxconv.inspect import figures
+from jaxconv.layer import walk
+
+HELD_OUT = 0.05
+MODELS: dict[str, Callable[[int], jc.Layer]] = {
+    "convnet": functools.partial(jc.models.convnet, widths=(32, 64, 128), dropout=0.3),
+    "lenet5": jc.models.lenet5,
+}
+
+
+class Recipe(NamedTuple):
+    """What suits a data set."""
+
+    load: Callable[..., Dataset]
+    epochs: int
+    shift: int
+    flip: bool
+
+
+RECIPES = {
+    "mnist5k": Recipe(jc.data.mnist5k, 20, 2, False),
+    "fashion_mnist": Recipe(jc.data.fashion_mnist, 10, 2, True),
+    "cifar10": Recipe(jc.data.cifar10, 10, 4, True),
+}
+
+
+def positive(kind: type) -> Callable[[str], Any]:
+    """Returns an argparse type that takes positive numbers."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(
+        "python -m experiments.classify",
+        description=(__doc__ or "").split("\n\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    arguments.add_argument("--data", choices=RECIPES, default="mnist5k")
+    arguments.add_argument("--folder", help="where the files of fashion_mnist or cifar10 lie")
+    arguments.add_argument("--download", action="store_true", help="fetch fashion_mnist or cifar10, checksum verified")
+    arguments.add_argument("--model", choices=MODELS, default="convnet")
+    arguments.add_argument("--epochs", type=positive(int), help="default: 20 for mnist5k, 10 for the others")
+    arguments.add_argument("--batch", type=positive(int), default=64)
+    arguments.add_argument("--lr", type=positive(float), default=3e-3, help="the peak of the schedule")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--out", type=Path, help="default: runs/DATA-MODEL")
+    arguments.add_argument("--resume", action="store_true", help="continue the run that --out holds")
+    arguments.add_argument("--quiet", action="store_true", help="no progress bar")
+    return arguments
+
+
+def load(options: argparse.Namespace) -> Dataset:
+    """Returns the data set that the arguments name."""
+    given = {"folder": options.folder, "download": options.download}
+    if options.data == "mnist5k":
+        if any(given.values()):
+            raise ValueError("--folder and --download are for fashion_mnist and cifar10; mnist5k is in a package")
+        return jc.data.mnist5k()
+    return RECIPES[options.data].load(**given)
+
+
+def optimizer(lr: float) -> Callable[[int], optax.GradientTransformation]:
+    return lambda steps: optax.adamw(optax.cosine_onecycle_schedule(steps, lr), weight_decay=0.05)
+
+
+def augmentation(recipe: Recipe) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    def augment(key: jax.Array, x: jax.Array) -> jax.Array:
+        shift_key, flip_key = jax.random.split(key)
+        x = random_shift(shift_key, x, recipe.shift, pad_mode="edge")
+        return random_flip(flip_key, x) if recipe.flip else x
+
+    return augment
+
+
+def mistakes(data: Dataset, probabilities: np.ndarray, most: int = 24) -> Any:
+    """Draws the test images that the network got wrong with the greatest confidence; None if there are none."""
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != data.test_labels)
+    worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][:most]
+    if not len(worst):
+        return None
+    titles = [
+        f"{data.classes[predicted[i]]} {probabilities[i, predicted[i]]:.0%}\nnot {data.classes[data.test_labels[i]]}"
+        for i in worst
+    ]
+    return figures.images(data.test_images[worst], titles)
+
+
+def first_kernel(params: Any) -> np.ndarray:
+    """Returns the kernel of the first convolution."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return np.asarray(next(leaf for _, leaf in leaves if leaf.ndim == 4))
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    options = parser().parse_args(argv)
+    recipe = RECIPES[options.data]
+    options.epochs = options.epochs or recipe.epochs
+    options.out = options.out or Path("runs") / f"{options.data}-{options.model}"
+    data = load(options)
+    net = MODELS[options.model](len(data.classes))
+    shape = (options.batch, *data.train_images.shape[1:])
+    summary = jc.summary(net, (1, *shape[1:]))
+    print(summary)
+
+    mean, std = channel_statistics(data.train_images)
+    preprocess = functools.partial(normalize, mean=mean, std=std)
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    options.out.mkdir(parents=True, exist_ok=True)
+    fitted = jc.train.fit(
+        net,
+        data.train_images,
+        data.train_labels,
+        optimizer(options.lr),
+        loss=loss,
+        epochs=options.epochs,
+        batch=options.batch,
+        key=options.seed,
+        augment=augmentation(recipe),
+        preprocess=preprocess,
+        validation=HELD_OUT,
+        folder=options.out / "checkpoint",
+        resume=options.resume,
+        progress=not options.quiet,
+    )
+    params, state = fitted.train_state.params, fitted.train_state.state
+    logits = jc.train.predict(net, params, state, data.test_images, preprocess=preprocess)
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    predicted = probabilities.argmax(axis=1)
+    counts = np.zeros((len(data.classes),) * 2, int)
+    np.add.at(counts, (data.test_labels, predicted), 1)
+
+    metrics = {
+        "test_accuracy": float((predicted == data.test_labels).mean()),
+        "train_seconds": round(fitted.train_seconds, 1),
+        "images_per_second": round(fitted.images_per_second, 1),
+        "parameters": summary.parameters,
+        **report.environment(),
+        "seed": options.seed,
+        "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
+    }
+    report.write_json(options.out / "metrics.json", metrics)
+
+    image = preprocess(data.test_images[:1])
+    shown = [path for path, layer in walk(net) if isinstance(layer, jc.Fn | jc.MaxPool)]
+    _, found = jax.jit(lambda x: jc.inspect.activations(net, params, state, x, paths=shown))(image)
+    maps = {path: found[path][0] for path in shown}
+    parts = [
+        ("learning_curves", "Learning curves", figures.learning_curves(fitted.history)),
+        ("filters", "Filters of the first layer", figures.filters(first_kernel(params))),
+        ("activations", "Activation maps of one test image", figures.activation_maps(maps)),
+        ("confusion", "Confusion matrix of the test images", figures.confusion_matrix(counts, data.classes)),
+        ("mistakes", "The most confident mistakes", mistakes(data, probabilities)),
+        ("network", "The network", summary),
+    ]
+    facts = {
+        "test accuracy": f"{metrics['test_accuracy']:.2%} of {len(predicted):,} images",
+        "training": f"{len(data.train_images):,} images, {options.epochs} epochs, {metrics['train_seconds']} s",
+        "speed": f"{metrics['images_per_second']:,.0f} images per second",
+        "device": metrics["device"],
+        "versions": ", ".join(f"{k} {v}" for k, v in metrics["versions"].items()),
+    }
+    page = report.write_report(
+        options.out, f"{options.model} on {options.data}", facts, [part for part in parts if part[2] is not None]
+    )
+    print(f"\ntest accuracy {metrics['test_accuracy']:.2%} after {metrics['train_seconds']} s of training")
+    print(f"open {page}")
+    return metrics
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
