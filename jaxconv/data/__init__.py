@@ -1,0 +1,26 @@
+"""Data sets as arrays, and random changes to images as functions of a key.
+
+Nothing is downloaded unless asked for. The packages that only some of these need are imported when they are used.
+"""
+
+from jaxconv.data.augment import channel_statistics, cutout, normalize, random_crop, random_flip, random_shift
+from jaxconv.data.cifar import cifar10
+from jaxconv.data.dataset import DataError, Dataset, split
+from jaxconv.data.idx import read_idx
+from jaxconv.data.mnist import fashion_mnist, mnist5k
+
+__all__ = [
+    "DataError",
+    "Dataset",
+    "channel_statistics",
+    "cifar10",
+    "cutout",
+    "fashion_mnist",
+    "mnist5k",
+    "normalize",
+    "random_crop",
+    "random_flip",
+    "random_shift",
+    "read_idx",
+    "split",
+]

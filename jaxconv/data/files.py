@@ -1,0 +1,113 @@
+"""Where the files of a data set are looked for, how they are read within bounds, and how they are downloaded."""
+
+import gzip
+import importlib
+import importlib.util
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+from jaxconv.data.dataset import DataError
+
+StrPath = str | os.PathLike[str]
+T = TypeVar("T")
+
+CHUNK = 1 << 20
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+class Readable(Protocol):
+    """A stream of bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """Returns up to ``size`` bytes, none at the end."""
+
+
+def read_up_to(stream: Readable, limit: int) -> bytearray:
+    """Reads ``limit`` bytes, or all that there are. What is allocated grows with what is really there."""
+    content = bytearray()
+    while len(content) < limit:
+        chunk = stream.read(min(CHUNK, limit - len(content)))
+        if not chunk:
+            break
+        content += chunk
+    return content
+
+
+def gzip_fault(error: Exception) -> str:
+    """Says in words what Python found wrong with a gzipped file."""
+    if isinstance(error, EOFError):
+        return "the gzip stream ends early: the file is truncated"
+    return f"the gzip stream is damaged: {error}"
+
+
+# What reading a damaged gzip stream raises.
+GZIP_FAULTS = (EOFError, gzip.BadGzipFile, zlib.error)
+
+
+class Place(NamedTuple):
+    """A folder to look in, and why."""
+
+    path: Path
+    reason: str
+
+
+class Missing(NamedTuple):
+    """What a look at a folder says when the files are not all there."""
+
+    what: str
+
+
+def places(folder: StrPath | None, variable: str, *defaults: Place) -> tuple[Place, ...]:
+    """Returns where to look.
+
+    A folder that the user names, by argument or by environment variable, is the only one: a misspelt name is an
+    error, not other data.
+    """
+    if folder is not None:
+        return (Place(Path(folder).expanduser(), "the argument folder"),)
+    if os.environ.get(variable):
+        return (Place(Path(os.environ[variable]).expanduser(), f"the environment variable {variable}"),)
+    return defaults
+
+
+def search(candidates: Sequence[Place], look: Callable[[Path], T | Missing], name: str, advice: str) -> T:
+    """Returns what ``look`` finds in the first place that has it, or raises one DataError that names every place."""
+    seen = []
+    for place in candidates:
+        if not place.path.exists():
+            seen.append(f"{place.path} ({place.reason}) does not exist")
+            continue
+        found = look(place.path)
+        if not isinstance(found, Missing):
+            return found
+        seen.append(f"{place.path} ({place.reason}) {found.what}")
+    raise DataError(f"{name} is not found: {'; '.join(seen)}. {advice}")
+
+
+def package_folder(package: str, use: str) -> Path:
+    """Returns where an installed package lies, without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"{use} needs the package {package}: pip install 'jaxconv[data]'", name=package)
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def cache_folder(name: str) -> Place:
+    """Returns the folder that downloads go to unless the user names one."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Place(root / "jaxconv" / name, "the cache of downloads")
+
+
+def fetch(url: str, sha256: str, folder: Path) -> Path:
+    """Downloads ``url`` into ``folder`` through a temporary file, which is renamed only if its SHA-256 is right."""
+    package_folder("pooch", "download=True")
+    pooch = importlib.import_module("pooch")
+    file = url.rsplit("/", 1)[-1]
+    try:
+        return Path(pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=file, path=folder))
+    except (OSError, ValueError) as error:
+        # requests' errors are OSErrors; a wrong hash is pooch's ValueError.
+        raise DataError(f"{url} could not be downloaded: {error}") from error

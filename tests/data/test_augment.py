@@ -1,0 +1,268 @@
+"""The oracle is brute force in NumPy: every result that is legal for an image is written out, and looked up."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxconv.data import channel_statistics, cutout, normalize, random_crop, random_flip, random_shift
+from jaxconv.errors import DTypeError, ShapeError
+
+KEY = jax.random.key(0)
+DTYPES = ["uint8", "int32", "bool", "float16", "bfloat16", "float32"]
+NUMPY_MODES = {"zeros": "constant", "edge": "edge", "reflect": "reflect", "circular": "wrap"}
+
+
+def draw_images(shape, dtype="uint8", seed=0):
+    """Random images, no two windows alike; half types hold the integers to 255 exactly."""
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(jnp.dtype(dtype))
+
+
+def legal_windows(image, size, padding, pad_mode):
+    """Every window of the padded image: {its bytes: its corner}."""
+    padded = np.pad(image, ((padding[0],) * 2, (padding[1],) * 2, (0, 0)), NUMPY_MODES[pad_mode])
+    rows, columns = padded.shape[0] - size[0] + 1, padded.shape[1] - size[1] + 1
+    corners = [(i, j) for i in range(rows) for j in range(columns)]
+    return {np.ascontiguousarray(padded[i : i + size[0], j : j + size[1]]).tobytes(): (i, j) for i, j in corners}
+
+
+def corners_of(crops, images, size, padding, pad_mode="zeros"):
+    """Where each crop was cut; KeyError if it is no legal window of its image."""
+    legal = [legal_windows(image, size, padding, pad_mode) for image in images]
+    return np.array([windows[np.asarray(crop).tobytes()] for crop, windows in zip(crops, legal, strict=True)])
+
+
+def assert_even(counts, draws):
+    """All outcomes come, each about as often: within 7 standard deviations, so it fails once in 10**11."""
+    expected = draws / len(counts)
+    assert abs(np.asarray(counts) - expected).max() < 7 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize("pad_mode", NUMPY_MODES)
+@pytest.mark.parametrize(
+    ("shape", "size", "padding"),
+    [
+        ((30, 6, 6, 1), (6, 6), (2, 2)),
+        ((30, 7, 5, 3), (3, 4), (0, 0)),
+        ((30, 4, 6, 2), (5, 2), (1, 0)),
+        ((30, 5, 4, 1), (11, 10), (3, 3)),
+    ],
+)
+def test_every_crop_is_a_window_of_its_image(shape, size, padding, pad_mode):
+    images = draw_images(shape)
+    crops = random_crop(KEY, images, size, padding=padding, pad_mode=pad_mode)
+    assert crops.shape == (shape[0], *size, shape[3])
+    corners = corners_of(crops, images, size, padding, pad_mode)
+    # Each image has its own draw, where there is anything to draw.
+    places = np.prod([n + 2 * p - s + 1 for n, p, s in zip(shape[1:3], padding, size, strict=True)])
+    assert (len(np.unique(corners, axis=0)) > 1) == (places > 1)
+
+
+def test_every_place_is_as_likely():
+    images = np.broadcast_to(draw_images((1, 4, 5, 1)), (6000, 4, 5, 1))
+    crops = np.asarray(random_crop(KEY, images, 4, padding=(1, 1)))
+    windows = legal_windows(images[0], (4, 4), (1, 1), "zeros")
+    assert len(windows) == 3 * 4
+    corners = [windows[crop.tobytes()] for crop in crops]
+    assert_even(np.unique(corners, axis=0, return_counts=True)[1], 6000)
+    assert len(set(corners)) == 12
+
+
+@pytest.mark.parametrize("pad_mode", NUMPY_MODES)
+def test_a_shift_is_a_crop_to_the_same_size(pad_mode):
+    images = draw_images((40, 5, 6, 2))
+    shifted = random_shift(KEY, images, (2, 3), pad_mode=pad_mode)
+    corners_of(shifted, images, (5, 6), (2, 3), pad_mode)
+    crops = random_crop(KEY, images, (5, 6), padding=(2, 3), pad_mode=pad_mode)
+    np.testing.assert_array_equal(shifted, crops)
+    np.testing.assert_array_equal(random_shift(KEY, images, 0, pad_mode=pad_mode), images)
+
+
+@pytest.mark.parametrize(("axis", "position"), [("horizontal", 2), ("vertical", 1)])
+def test_half_of_the_images_are_mirrored(axis, position):
+    images = draw_images((4000, 3, 4, 1))
+    result = np.asarray(random_flip(KEY, images, axis=axis))
+    mirrored = np.flip(images, position)
+    is_mirrored = (result == mirrored).all((1, 2, 3))
+    assert (is_mirrored | (result == images).all((1, 2, 3))).all()
+    assert_even([is_mirrored.sum(), (~is_mirrored).sum()], 4000)
+
+
+@pytest.mark.parametrize("size", [1, 3, (2, 4), (12, 1), 20])
+def test_cutout_blanks_a_rectangle_about_a_pixel(size):
+    # No image holds the value, so the hole is what is equal to it.
+    images = draw_images((2000, 4, 5, 3)) % 200
+    fill = np.array([201, 202, 203], np.uint8)
+    result = np.asarray(cutout(KEY, images, size, value=fill))
+    holes = (result == fill).all(-1)
+    np.testing.assert_array_equal(result, np.where(holes[..., None], fill, images))
+    height, width = np.broadcast_to(size, 2)
+    legal = {}
+    for centre in np.ndindex(4, 5):
+        hole = np.zeros((4, 5), bool)
+        for i, j in np.ndindex(height, width):
+            y, x = centre[0] - height // 2 + i, centre[1] - width // 2 + j
+            if 0 <= y < 4 and 0 <= x < 5:
+                hole[y, x] = True
+        legal.setdefault(hole.tobytes(), []).append(centre)
+    found = [hole.tobytes() for hole in holes]
+    # Every centre is as likely; where several make the same hole, in proportion.
+    for hole, centres in legal.items():
+        expected = 2000 * len(centres) / 20
+        assert abs(found.count(hole) - expected) < 7 * np.sqrt(expected) or len(legal) == 1
+    assert set(found) == set(legal)
+
+
+# A shift is a crop, as tested above.
+FUNCTIONS = {
+    "random_crop": lambda key, images: random_crop(key, images, 5, padding=2),
+    "random_flip": random_flip,
+    "cutout": lambda key, images: cutout(key, images, 3),
+}
+SHAPE = (8, 6, 7, 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_element_type_is_kept_and_no_value_changes(name, dtype):
+    images = draw_images(SHAPE, dtype)
+    result = FUNCTIONS[name](KEY, images)
+    assert result.dtype == images.dtype
+    # The same draw on other types: the elements are moved, not computed.
+    reference = FUNCTIONS[name](KEY, images.astype(np.float32))
+    np.testing.assert_array_equal(np.asarray(result, np.float32), reference)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_key_decides_and_transformations_agree(name):
+    function, images = FUNCTIONS[name], draw_images((3, *SHAPE))
+    keys = jax.random.split(KEY, 3)
+    eager = [np.asarray(function(k, x)) for k, x in zip(keys, images, strict=True)]
+    np.testing.assert_array_equal(function(keys[0], images[0]), eager[0])
+    assert (np.asarray(function(keys[1], images[0])) != eager[0]).any()
+    np.testing.assert_array_equal(jax.jit(function)(keys[0], images[0]), eager[0])
+    np.testing.assert_array_equal(jax.jit(jax.vmap(function))(keys, images), eager)
+    _, scanned = jax.lax.scan(lambda carry, kx: (carry, function(*kx)), 0, (keys, jnp.asarray(images)))
+    np.testing.assert_array_equal(scanned, eager)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_gradient_moves_with_the_pixels(name):
+    images = draw_images(SHAPE, "float32") + 1
+    # Linear in the images, so x . grad(sum of squares) / 2 is the sum of squares.
+    value, gradient = jax.value_and_grad(lambda x: (FUNCTIONS[name](KEY, x) ** 2).sum())(images)
+    np.testing.assert_allclose((gradient * images).sum() / 2, value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_empty_batch_stays_empty(name):
+    assert FUNCTIONS[name](KEY, np.zeros((0, 6, 7, 2), np.uint8)).shape[0] == 0
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_sharded_batch_stays_sharded(name, kind):
+    images = draw_images(SHAPE)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        result = jax.jit(FUNCTIONS[name])(KEY, jax.device_put(images, NamedSharding(mesh, PartitionSpec("data"))))
+        assert result.sharding.spec[0] == "data"
+    np.testing.assert_array_equal(result, FUNCTIONS[name](KEY, images))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_shards_draw_by_the_key_they_are_given(name):
+    images = draw_images(SHAPE)
+    by_shard = jax.shard_map(
+        lambda keys, x: FUNCTIONS[name](keys[0], x),
+        mesh=jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,)),
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec("data"),
+    )
+    keys = jax.random.split(KEY, 4)
+    result = np.asarray(jax.jit(by_shard)(keys, images))
+    for i, shard in enumerate(np.split(result, 4)):
+        np.testing.assert_array_equal(shard, FUNCTIONS[name](keys[i], images[2 * i : 2 * i + 2]))
+
+
+IMAGES = np.zeros((2, 6, 7, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: random_crop(KEY, IMAGES[0], 3), ShapeError, r"images must be \(N, H, W, C\), got shape \(6, 7, 3\)"),
+        (lambda: random_flip(IMAGES, KEY), ShapeError, r"images must be \(N, H, W, C\), got shape \(\)"),
+        (lambda: random_crop(KEY, IMAGES, 7), ShapeError, r"size \(7, 7\) is larger than the images of \(6, 7\) with"),
+        (lambda: random_crop(KEY, IMAGES, 0), ShapeError, "size must be at least 1, got 0"),
+        (lambda: random_crop(KEY, IMAGES, (2, 2, 2)), ShapeError, "size must be an int or one int for each of the 2"),
+        (lambda: random_crop(KEY, IMAGES, 3, padding=-1), ShapeError, "padding must be at least 0, got -1"),
+        (lambda: random_crop(KEY, IMAGES, 3, pad_mode="mirror"), ShapeError, "edge, reflect, circular, got 'mirror'"),
+        (lambda: random_shift(KEY, IMAGES, 1.5), ShapeError, "pixels must be an integer, got 1.5"),
+        (
+            lambda: random_shift(KEY, IMAGES, 6, pad_mode="reflect"),
+            ShapeError,
+            r"pixels \(6, 6\) is more than pad_mode",
+        ),
+        (lambda: random_shift(KEY, IMAGES, 7, pad_mode="circular"), ShapeError, r"can fill from images of \(6, 7\)"),
+        (lambda: random_shift(KEY, IMAGES[:, :0], 1, pad_mode="edge"), ShapeError, r"images of \(0, 7\) have no edge"),
+        (lambda: random_flip(KEY, IMAGES, axis="both"), ShapeError, "axis must be .*, got 'both'"),
+        (lambda: cutout(KEY, IMAGES, 0), ShapeError, "size must be at least 1, got 0"),
+        (lambda: cutout(KEY, IMAGES, 2, value=[1, 2]), ShapeError, r"value must be a number or \(3,\), .* \(2,\)"),
+        (lambda: cutout(KEY, IMAGES, 2, value=0.5), DTypeError, "value 0.5 does not fit images of uint8"),
+        (lambda: cutout(KEY, IMAGES, 2, value=[0, 256, 0]), DTypeError, r"value \[0, 256, 0\] does not fit images"),
+        (lambda: cutout(KEY, IMAGES, 2, value=-1), DTypeError, "value -1 does not fit images of uint8"),
+        (lambda: normalize(IMAGES.astype(np.int32), 0, 1), DTypeError, "images must be uint8 or floating, got int32"),
+        (lambda: normalize(IMAGES, [0, 0], 1), ShapeError, r"mean must be a number or \(3,\), .* got shape \(2,\)"),
+        (lambda: normalize(IMAGES, 0, [[1, 1, 1]]), ShapeError, r"std must be a number or \(3,\), .* \(1, 3\)"),
+        (lambda: normalize(IMAGES, 0, [1, 0, 1]), ShapeError, r"std must be positive, got \[1, 0, 1\]"),
+        (lambda: normalize(np.uint8(3), 0, 1), ShapeError, r"images must be \(..., C\), got shape \(\)"),
+        (lambda: channel_statistics(IMAGES.astype(bool)), DTypeError, "images must be uint8 or floating, got bool"),
+        (lambda: channel_statistics(IMAGES[:0]), ShapeError, r"with at least one pixel, got shape \(0, 6, 7, 3\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_the_door(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("statistics", [(0.25, 0.5), ([0.1, 0.2, 0.3], [0.5, 1.0, 2.0])])
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "bfloat16", "float32"])
+def test_normalize_equals_the_formula(dtype, statistics):
+    images = draw_images((3, 5, 4, 3), dtype)
+    mean, std = (np.asarray(s, np.float64) for s in statistics)
+    scale = 255 if dtype == "uint8" else 1
+    expected = (images.astype(np.float64) / scale - mean) / std
+    for function in (normalize, jax.jit(normalize)):
+        result = function(images, *map(np.asarray, statistics))
+        assert result.dtype == ("float32" if dtype == "uint8" else dtype)
+        # Half an element of rounding at the end, for what is computed in float32.
+        tolerance = float(jnp.finfo(result.dtype).eps) * (4 if result.dtype == np.float32 else 0.51)
+        np.testing.assert_allclose(np.asarray(result, np.float64), expected, rtol=tolerance, atol=1e-6)
+
+
+def test_normalize_keeps_float64():
+    with jax.enable_x64(True):
+        result = normalize(np.full((1, 2), 0.1, np.float64), 0.3, 0.7)
+        assert result.dtype == np.float64
+        np.testing.assert_allclose(result, (0.1 - 0.3) / 0.7, rtol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "bfloat16", "float32"])
+def test_channel_statistics_equal_numpy(dtype):
+    # More pixels than one slice, and an offset that a one-pass float32 variance would drown in.
+    images = draw_images((11, 320, 320, 3), dtype) // (1 if dtype == "uint8" else 8)
+    images = images if dtype in ("uint8", "bfloat16") else images + np.asarray(1000, images.dtype)
+    mean, std = channel_statistics(images)
+    values = images.astype(np.float64) / (255 if dtype == "uint8" else 1)
+    assert mean.dtype == std.dtype == np.float32
+    np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(std, values.std((0, 1, 2)), rtol=1e-6)
+
+
+def test_statistics_and_normalize_fit_together():
+    images = draw_images((50, 8, 8, 3)) // np.array([1, 2, 4], np.uint8)
+    result = np.asarray(normalize(images, *channel_statistics(images)), np.float64)
+    np.testing.assert_allclose(result.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(result.std((0, 1, 2)), 1, atol=1e-5)
