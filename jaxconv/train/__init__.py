@@ -1,0 +1,30 @@
+"""Training: one jitted step, a loop over epochs, exact evaluation, and checkpoints that survive a crash.
+
+Optimizers and losses are Optax's, checkpoints are Orbax's. `fit` trains on arrays that fit on the device; `train_step`
+is the piece to bring into a loop of one's own.
+"""
+
+from importlib import util as _util
+
+if _missing := [name for name in ("optax", "orbax.checkpoint", "tqdm") if not _util.find_spec(name.split(".")[0])]:
+    raise ImportError(f"jaxconv.train needs {', '.join(_missing)}: pip install 'jaxconv[train]'")
+
+from jaxconv.train.checkpoint import restore, save
+from jaxconv.train.evaluation import evaluate, predict
+from jaxconv.train.loop import FitResult, fit
+from jaxconv.train.progress import NonFiniteLossError
+from jaxconv.train.state import TrainState
+from jaxconv.train.step import steps_per_epoch, train_step
+
+__all__ = [
+    "FitResult",
+    "NonFiniteLossError",
+    "TrainState",
+    "evaluate",
+    "fit",
+    "predict",
+    "restore",
+    "save",
+    "steps_per_epoch",
+    "train_step",
+]

@@ -1,0 +1,186 @@
+"""Exact evaluation and prediction over a data set of any size, with one compiled program."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxconv.layer import Layer
+from jaxconv.train.checks import check_arrays, check_batch
+from jaxconv.train.state import Loss, Preprocess
+from jaxconv.train.step import METRICS, is_classification
+
+
+def evaluate(
+    net: Layer,
+    params: Any,
+    state: Any,
+    images: Any,
+    labels: Any,
+    *,
+    loss: Loss,
+    batch: int = 256,
+    preprocess: Preprocess | None = None,
+) -> dict[str, Any]:
+    """The mean loss and the accuracy over all of ``images``, whatever their number.
+
+    The last batch reaches back into the one before where the count isn't a multiple of ``batch``; what it saw already
+    is masked. So no image counts twice, none is dropped, and one program is compiled.
+
+    Args:
+      net: a layer; it runs with ``train=False``.
+      params: its parameters.
+      state: its state.
+      images: ``(count, ...)``. NumPy arrays, memory maps included, go to the device batch by batch.
+      labels: ``(count, ...)``.
+      loss: ``loss(logits, labels)``, a loss for each example, or a scalar that is a mean over examples.
+      batch: images for each call of the network.
+      preprocess: ``preprocess(images)``, run inside the compiled program. Pass the same function each time: a new one,
+        such as a lambda written in the call, compiles anew.
+
+    Returns:
+      A dict: ``loss``; ``accuracy`` where `train_step` has one; ``count``.
+
+    Raises:
+      ValueError: where there are no images, their number differs from the labels', or ``batch`` is below 1.
+
+    Example:
+      >>> import dataclasses, jax.numpy as jnp, optax
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Identity:
+      ...     def init(self, key, x):
+      ...         return {}, {}
+      ...     def apply(self, params, state, x, *, train=False, key=None):
+      ...         return x, state
+      >>> loss = optax.softmax_cross_entropy_with_integer_labels
+      >>> evaluate(Identity(), {}, {}, 50.0 * jnp.eye(3), jnp.array([0, 1, 0]), loss=loss, batch=2)["accuracy"]
+      0.666...
+    """
+    count = check_arrays(images, labels)
+    check_batch(batch)
+    labels = jnp.asarray(labels) if isinstance(images, jax.Array) else np.asarray(labels)
+    measure = functools.partial(_measure, net, loss, preprocess, min(batch, count), params, state)
+    sums = _one_behind(
+        measure(images[piece], labels[piece], start, skip) for piece, start, skip in _windows(images, batch)
+    )
+    totals: dict[str, float] = {}
+    for batch_sums in sums:
+        totals = {name: totals.get(name, 0.0) + float(value) for name, value in batch_sums.items()}
+    return {**{name: totals[name] / count for name in METRICS if name in totals}, "count": count}
+
+
+def predict(
+    net: Layer,
+    params: Any,
+    state: Any,
+    images: Any,
+    *,
+    batch: int = 256,
+    preprocess: Preprocess | None = None,
+) -> Any:
+    """The network's output for all of ``images``, in their order.
+
+    Args:
+      net: a layer; it runs with ``train=False``.
+      params: its parameters.
+      state: its state.
+      images: ``(count, ...)``.
+      batch: images for each call of the network.
+      preprocess: as in `evaluate`.
+
+    Returns:
+      NumPy arrays ``(count, ...)`` in the form of the network's output: logits ``(count, classes)``, say.
+
+    Raises:
+      ValueError: where there are no images, or ``batch`` is below 1.
+
+    Example:
+      >>> import dataclasses, numpy as np
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Double:
+      ...     def init(self, key, x):
+      ...         return {}, {}
+      ...     def apply(self, params, state, x, *, train=False, key=None):
+      ...         return 2 * x, state
+      >>> predict(Double(), {}, {}, np.arange(5.0, dtype=np.float32), batch=2)
+      array([0., 2., 4., 6., 8.], dtype=float32)
+    """
+    count = check_arrays(images)
+    check_batch(batch)
+    run = functools.partial(_forward, net, preprocess, min(batch, count), params, state)
+    windows = list(_windows(images, batch))
+    outputs = _one_behind(run(images[piece], start) for piece, start, _ in windows)
+    pieces = [
+        jax.tree.map(lambda leaf, skip=skip: np.asarray(leaf)[skip:], output)
+        for output, (_, _, skip) in zip(outputs, windows, strict=True)
+    ]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+
+
+def _windows(images: Any, batch: int) -> Iterator[tuple[slice, int, int]]:
+    """(what to hand over, where the batch starts in it, how many of its first images were seen), a batch at a time."""
+    count = len(images)
+    batch = min(batch, count)
+    for first in range(0, count, batch):
+        start = min(first, count - batch)
+        # A slice of a device array is a program of its own for each start, so those are handed over whole.
+        if isinstance(images, jax.Array):
+            yield slice(None), start, first - start
+        else:
+            yield slice(start, start + batch), 0, first - start
+
+
+def _one_behind(results: Iterator[Any]) -> Iterator[Any]:
+    """Each result after the next was asked for: the device stays busy, and no queue of batches fills its memory."""
+    last = next(results)
+    for result in results:
+        yield last
+        last = result
+    yield last
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _forward(net: Layer, preprocess: Preprocess | None, batch: int, params: Any, state: Any, images: Any, start: Any):
+    x = jax.lax.dynamic_slice_in_dim(images, start, batch)
+    return net.apply(params, state, x if preprocess is None else preprocess(x), train=False)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _measure(
+    net: Layer,
+    loss: Loss,
+    preprocess: Preprocess | None,
+    batch: int,
+    params: Any,
+    state: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    start: jax.Array,
+    skip: jax.Array,
+) -> dict[str, jax.Array]:
+    """Sums over a batch of the loss and of right answers, without its first ``skip`` images."""
+    logits = _forward(net, preprocess, batch, params, state, images, start)
+    labels = jax.lax.dynamic_slice_in_dim(labels, start, batch)
+    fresh = jnp.arange(batch) >= skip
+    values = {"loss": _per_example(loss, logits, labels)}
+    if is_classification(logits, labels):
+        values["accuracy"] = jnp.argmax(logits, -1) == labels
+    return {name: jnp.sum(jnp.where(fresh, _by_example(value), 0)) for name, value in values.items()}
+
+
+def _per_example(loss: Loss, logits: Any, labels: jax.Array) -> jax.Array:
+    values = loss(logits, labels)
+    if values.ndim == 0:
+        alone = functools.partial(jax.tree.map, lambda leaf: leaf[None])
+        values = jax.vmap(lambda one, label: loss(alone(one), label[None]))(logits, labels)
+    if values.shape[0] != labels.shape[0]:
+        raise ValueError(f"loss: expected a scalar or {labels.shape[0]} values first, got shape {values.shape}")
+    return values
+
+
+def _by_example(values: jax.Array) -> jax.Array:
+    """The mean over all axes but the first, in float32 at least."""
+    return jnp.mean(values.reshape(values.shape[0], -1), 1, dtype=jnp.promote_types(values.dtype, jnp.float32))

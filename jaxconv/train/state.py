@@ -1,0 +1,97 @@
+"""Everything that training carries from one step to the next, as one pytree."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxconv.layer import Layer
+from jaxconv.train.leaves import is_key
+
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+Preprocess = Callable[[jax.Array], Any]
+Loss = Callable[[Any, jax.Array], jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Parameters, layer state, optimizer state, step and key: what a checkpoint holds.
+
+    Args:
+      params: what the optimizer moves.
+      state: what a training pass updates, such as batch statistics.
+      opt_state: the optimizer's state.
+      step: an int32 scalar, the number of steps taken.
+      key: a typed random key. It never changes; what is random in a step comes from ``fold_in(key, step)``.
+    """
+
+    params: Any = dataclasses.field(repr=False)
+    state: Any = dataclasses.field(repr=False)
+    opt_state: Any = dataclasses.field(repr=False)
+    step: jax.Array
+    key: jax.Array
+
+    @classmethod
+    def create(
+        cls,
+        net: Layer,
+        optimizer: optax.GradientTransformation,
+        key: jax.Array | int,
+        x: Any = None,
+        *,
+        init: tuple[Any, Any] | None = None,
+    ) -> "TrainState":
+        """The state before the first step.
+
+        Args:
+          net: a layer.
+          optimizer: an Optax transformation.
+          key: a random key, or an int to make one from. It is split: one half draws the initial weights, the other
+            becomes the state's key.
+          x: an array, a ``ShapeDtypeStruct`` or a shape, batch axis included, as ``net.init`` takes it.
+          init: (params, state) to start from instead of calling ``net.init``, for fine-tuning. They are copied, so
+            that a donating step leaves the caller's arrays alone.
+
+        Returns:
+          A `TrainState` at step 0 which shares no buffer with anything.
+
+        Example:
+          >>> import dataclasses, jax, jax.numpy as jnp, optax
+          >>> @dataclasses.dataclass(frozen=True)
+          ... class Scale:
+          ...     def init(self, key, x):
+          ...         return {"scale": jnp.ones(x.shape[-1])}, {}
+          ...     def apply(self, params, state, x, *, train=False, key=None):
+          ...         return x * params["scale"], state
+          >>> TrainState.create(Scale(), optax.sgd(0.1), 0, jnp.zeros((1, 3))).params["scale"].shape
+          (3,)
+        """
+        if init is None and x is None:
+            raise ValueError("x: expected an input or its shape to initialise the network with, got None")
+        weights, own = jax.random.split(as_key(key))
+        params, state = copied(net.init(weights, x) if init is None else init)
+        return cls(params, state, copied(optimizer.init(params)), jnp.zeros((), jnp.int32), own)
+
+
+def as_key(key: jax.Array | int) -> jax.Array:
+    """A typed key from a typed key, a legacy uint32 key or an int."""
+    if isinstance(key, int | np.integer):
+        return jax.random.key(int(key))
+    return key if is_key(key) else jax.random.wrap_key_data(key)
+
+
+def copied(tree: Any) -> Any:
+    """The same tree in buffers of its own, so that donating one of them spares every other."""
+    return strong(jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree))
+
+
+def strong(tree: Any) -> Any:
+    """The same tree without weak types: a checkpoint can't hold them, and they would change what a step computes."""
+    return jax.tree.map(
+        lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype) if getattr(leaf, "weak_type", False) else leaf, tree
+    )

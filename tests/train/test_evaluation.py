@@ -1,0 +1,131 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxconv.train import evaluate, predict
+from jaxconv.train.evaluation import _measure
+from tests.train.toys import Centered, Linear, cross_entropy, data
+
+NET = Centered()
+PARAMS, _ = NET.init(jax.random.key(1), jnp.zeros((1, 4, 2)))
+STATE = {"norm": {"mean": jnp.full((4, 2), 0.5)}}
+
+
+def expected(images, labels):
+    x = np.asarray(images, np.float64).reshape(len(images), -1) - 0.5
+    logits = x @ np.asarray(PARAMS["dense"]["kernel"], np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return logits, -log_p[np.arange(len(labels)), labels].mean(), (logits.argmax(1) == labels).mean()
+
+
+@settings(max_examples=15)
+@given(count=st.integers(1, 40), batch=st.integers(1, 50), on_device=st.booleans())
+def test_equals_numpy_for_any_count(count, batch, on_device):
+    images, labels = data(count, seed=count)
+    logits, loss, accuracy = expected(images, labels)
+    put = jnp.asarray if on_device else np.asarray
+    result = evaluate(NET, PARAMS, STATE, put(images), put(labels), loss=cross_entropy, batch=batch)
+    assert result["count"] == count
+    assert result["accuracy"] == accuracy
+    np.testing.assert_allclose(result["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(predict(NET, PARAMS, STATE, put(images), batch=batch), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("put", [jnp.asarray, np.asarray])
+def test_one_program_for_all_batches(put):
+    images, labels = map(put, data(23))
+    before = _measure._cache_size()
+    for _ in range(2):
+        evaluate(NET, PARAMS, STATE, images, labels, loss=cross_entropy, batch=5)
+    assert _measure._cache_size() <= before + 1
+
+
+def test_images_and_labels_may_lie_in_different_places():
+    images, labels = data(7)
+    results = [
+        evaluate(NET, PARAMS, STATE, put(images), other(labels), loss=cross_entropy, batch=3)
+        for put, other in [(jnp.asarray, np.asarray), (np.asarray, jnp.asarray)]
+    ]
+    assert results[0] == results[1]
+
+
+def test_scalar_loss_is_taken_as_a_mean():
+    images, labels = data(11)
+
+    def scalar(logits, labels):
+        return cross_entropy(logits, labels).mean()
+
+    result = evaluate(NET, PARAMS, STATE, images, labels, loss=scalar, batch=4)
+    assert result["loss"] == pytest.approx(expected(images, labels)[1], rel=1e-5)
+
+
+def test_labels_for_each_pixel():
+    class Pixels(Linear):
+        def apply(self, params, state, x, *, train=False, key=None):
+            return x, state
+
+    logits = np.asarray([[[9, 0], [0, 9]], [[9, 0], [9, 0]], [[9, 0], [0, 9]]], np.float32)
+    result = evaluate(Pixels(), {}, {}, logits, np.zeros((3, 2), np.int32), loss=cross_entropy, batch=2)
+    assert result["accuracy"] == pytest.approx(4 / 6)
+
+
+def test_without_classes_there_is_no_accuracy():
+    images, _ = data(5)
+
+    def squared(y, targets):
+        return ((y - targets) ** 2).sum(-1)
+
+    result = evaluate(NET, PARAMS, STATE, images, np.zeros((5, 3), np.float32), loss=squared, batch=2)
+    assert set(result) == {"loss", "count"}
+    np.testing.assert_allclose(result["loss"], (expected(images, np.zeros(5, int))[0] ** 2).sum(1).mean(), rtol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_is_reported():
+    images, labels = data(5)
+    images[3] = np.nan
+    assert np.isnan(evaluate(NET, PARAMS, STATE, images, labels, loss=cross_entropy, batch=2)["loss"])
+
+
+def test_preprocess_runs_inside():
+    images = np.arange(12, dtype=np.uint8).reshape(6, 2)
+
+    def double(x):
+        return 2 * x.astype(jnp.float32)
+
+    class Identity(Linear):
+        def apply(self, params, state, x, *, train=False, key=None):
+            return {"y": x}, state
+
+    np.testing.assert_array_equal(predict(Identity(), {}, {}, images, batch=4, preprocess=double)["y"], 2.0 * images)
+
+
+def test_runs_without_training():
+    images, labels = data(5)
+    optimizer_free = evaluate(Centered(rate=0.9), PARAMS, STATE, images, labels, loss=cross_entropy)
+    assert optimizer_free == evaluate(Centered(rate=0.0), PARAMS, STATE, images, labels, loss=cross_entropy)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "batch", "message"),
+    [
+        (np.zeros((0, 8)), np.zeros(0, int), 4, r"images: expected an array with at least one image .* got \(0, 8\)"),
+        (np.zeros((3, 8)), np.zeros(4, int), 4, r"labels: expected 3, one for each image, got \(4,\)"),
+        (np.zeros((3, 8)), 1, 4, "labels: expected 3, one for each image, got int"),
+        ([[1.0]], np.zeros(1, int), 4, "images: expected an array .* got list"),
+        (np.zeros((3, 8)), np.zeros(3, int), 0, "batch: expected an int of 1 or more, got 0"),
+        (np.zeros((3, 8)), np.zeros(3, int), 2.0, r"batch: expected an int of 1 or more, got 2\.0"),
+    ],
+)
+def test_bad_input(images, labels, batch, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(NET, PARAMS, STATE, images, labels, loss=cross_entropy, batch=batch)
+
+
+def test_a_loss_of_another_length():
+    images, labels = data(4)
+    with pytest.raises(ValueError, match="loss: expected a scalar or 4 values first, got shape"):
+        evaluate(NET, PARAMS, STATE, images, labels, loss=lambda y, labels: optax.l2_loss(y)[1:])

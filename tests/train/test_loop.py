@@ -1,0 +1,284 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxconv.train import FitResult, NonFiniteLossError, checkpoint, evaluate, fit, loop, restore
+from tests.train.toys import Centered, Linear, assert_same, cross_entropy, data
+
+TRAIN, VALIDATION = data(50), data(20, seed=1)
+NET = Centered(rate=0.0)  # Random numbers take most of the compilation: only the tests of them draw any.
+DROPOUT = Centered()
+
+
+def noise(key, x):
+    return x + 0.1 * jax.random.uniform(key, (1,))
+
+
+def run(*, net=NET, arrays=TRAIN, optimizer=None, **options):
+    options = {"loss": cross_entropy, "epochs": 3, "batch": 16, "key": 5, "progress": False, **options}
+    return fit(net, *arrays, optimizer or optax.adam(0.05), **options)
+
+
+def without_times(history):
+    return [{k: v for k, v in record.items() if k not in ("seconds", "images_per_second")} for record in history]
+
+
+def test_learns():
+    result = run(epochs=20, validation=VALIDATION)
+    assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
+    assert result.history[-1]["validation_accuracy"] > 0.7
+    assert result.train_state.step == 20 * 4
+    names = ["epoch", "loss", "accuracy", "grad_norm", "seconds", "images_per_second"]
+    assert list(result.history[0]) == [*names, "validation_loss", "validation_accuracy"]
+    assert [record["epoch"] for record in result.history] == list(range(1, 21))
+    assert result.train_seconds == pytest.approx(sum(record["seconds"] for record in result.history))
+    assert result.images_per_second == pytest.approx(20 * 64 / result.train_seconds)
+    assert repr(result).startswith(f"FitResult(best_epoch={result.best_epoch} of 20, loss=")
+
+
+def test_best_is_by_validation():
+    result = run(epochs=8, validation=VALIDATION, optimizer=optax.sgd(3.0))
+    accuracies = [record["validation_accuracy"] for record in result.history]
+    assert result.best_epoch == 1 + int(np.argmax(accuracies)), "the earliest of equals"
+    assert accuracies[-1] < max(accuracies), "the last epoch is not the best, or this test shows nothing"
+    measured = evaluate(Centered(), result.params, result.state, *VALIDATION, loss=cross_entropy)
+    assert measured["accuracy"] == max(accuracies)
+
+
+def test_best_without_accuracy_is_by_validation_loss():
+    images, _ = TRAIN
+    targets = images.reshape(50, -1)[:, :2]
+
+    def squared(y, targets):
+        return ((y - targets) ** 2).mean(-1)
+
+    options = {"loss": squared, "optimizer": optax.sgd(1.0), "epochs": 6}
+    result = run(net=Linear(2), arrays=(images, targets), validation=(images[:9], targets[:9]), **options)
+    losses = [record["validation_loss"] for record in result.history]
+    assert result.best_epoch == 1 + int(np.argmin(losses))
+
+
+def test_without_validation_best_is_last():
+    result = run()
+    assert result.best_epoch == 3
+    assert_same((result.params, result.state), (result.train_state.params, result.train_state.state))
+    assert "validation_loss" not in result.history[0]
+
+
+@pytest.mark.parametrize(
+    ("record", "best", "better"),
+    [
+        ({"validation_accuracy": 0.5}, {"validation_accuracy": 0.5}, False),
+        ({"validation_accuracy": 0.6}, {"validation_accuracy": 0.5}, True),
+        ({"validation_accuracy": 0.4}, {"validation_accuracy": 0.5}, False),
+        ({"validation_loss": 0.4}, {"validation_loss": 0.5}, True),
+        ({"validation_loss": float("nan")}, {"validation_loss": 0.5}, False),
+        ({"validation_loss": 9.0}, {"validation_loss": float("nan")}, True),
+    ],
+)
+def test_better(record, best, better):
+    assert loop._better({"validation_loss": 1.0, **record}, best) is better
+
+
+def test_fraction_holds_out_training_images():
+    held = []
+
+    def spy(images):
+        jax.debug.callback(lambda x: held.append(np.asarray(x)), images)
+        return images
+
+    images = np.arange(50, dtype=np.float32)[:, None] / 50
+    labels = np.tile([0, 1, 1, 1, 1], 10)
+    result = run(net=Linear(2), arrays=(images, labels), validation=0.2, batch=10, epochs=1, preprocess=spy)
+    jax.effects_barrier()
+    *train, validation = [set(np.round(50 * batch[:, 0]).astype(int).tolist()) for batch in held]
+    assert len(validation) == 10
+    assert len(set.union(*train)) == 40
+    assert not validation & set.union(*train)
+    assert sum(labels[i] == 0 for i in validation) == 2
+    assert result.train_state.step == 4
+
+
+def test_same_key_same_result():
+    one, same, other = [run(augment=noise, key=key, epochs=1).train_state for key in (5, jax.random.key(5), 6)]
+    assert_same(one, same)
+    assert (one.params["dense"]["kernel"] != other.params["dense"]["kernel"]).any()
+
+
+def test_scan_equals_loop():
+    results = [run(net=DROPOUT, augment=noise, validation=VALIDATION, epoch_scan=scan) for scan in (False, True)]
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, results[0].params, results[1].params)
+    jax.tree.map(close, *(without_times(result.history) for result in results))
+
+
+def test_loop_on_cpu_by_default(monkeypatch):
+    monkeypatch.setattr(loop, "scanned_epoch", None)
+    run(epochs=1)
+
+
+def test_init_continues_from_given_weights():
+    params, state = Centered().init(jax.random.key(9), jnp.zeros((1, 4, 2)))
+    result = run(init=(params, state), optimizer=optax.sgd(0.0), epochs=1)
+    assert_same(result.params, params)
+
+
+def test_optimizer_made_from_the_number_of_steps():
+    seen = []
+
+    def optimizer(steps):
+        seen.append(steps)
+        return optax.sgd(optax.cosine_decay_schedule(0.1, steps))
+
+    run(optimizer=optimizer)
+    assert seen == [3 * 4]
+
+
+def test_checkpoints_hold_best_and_last(tmp_path):
+    result = run(epochs=6, validation=VALIDATION, optimizer=optax.sgd(3.0), folder=tmp_path)
+    assert {entry.name for entry in tmp_path.iterdir()} == {str(result.best_epoch), "6"}
+    best = restore(tmp_path, "best")
+    assert_same((best.params, best.state), (result.params, result.state))
+    assert_same(restore(tmp_path, "last", like=result.train_state), result.train_state)
+
+
+def test_resume_is_bitwise_the_uninterrupted_run(tmp_path):
+    options = {"net": DROPOUT, "augment": noise, "validation": 0.2, "optimizer": optax.adamw(0.3), "batch": 12}
+    whole = run(epochs=5, **options)
+    run(epochs=2, **options, folder=tmp_path)
+    resumed = run(epochs=5, **options, folder=tmp_path, resume=True)
+    assert_same(resumed.train_state, whole.train_state)
+    assert_same((resumed.params, resumed.state), (whole.params, whole.state))
+    assert resumed.best_epoch == whole.best_epoch
+    assert without_times(resumed.history) == without_times(whole.history)
+
+
+def test_resume_of_a_finished_run_returns_it(tmp_path):
+    options = {"epochs": 3, "validation": VALIDATION, "folder": tmp_path}
+    whole = run(**options)
+    resumed = run(**options, resume=True)
+    assert_same(dataclasses.replace(resumed, history=[]).train_state, whole.train_state)
+    assert resumed.history == whole.history
+    assert_same(resumed.params, whole.params)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"net": Centered(classes=4)}, r"params/dense/bias: expected float32 \(4,\), .* got float32 \(3,\)"),
+        ({"optimizer": optax.sgd(0.1)}, r"opt_state/0/count: expected nothing, .* got int32"),
+        ({"batch": 10}, "batch: expected 16, as in the run that .* holds, got 10"),
+        ({"key": 6}, "key: expected .*, as in the run that .* holds, got"),
+        ({"arrays": data(49)}, "images: expected 50, as in the run that .* holds, got 49"),
+    ],
+)
+def test_resume_of_another_run_is_refused(tmp_path, options, message):
+    run(epochs=1, folder=tmp_path)
+    with pytest.raises(ValueError, match=message):
+        run(epochs=2, folder=tmp_path, resume=True, **options)
+
+
+def poison(epoch, steps=4):
+    """SGD whose rate becomes infinite in an epoch's second step, so that the third has no finite loss."""
+    return optax.sgd(lambda count: jnp.where(count == (epoch - 1) * steps + 1, jnp.inf, 0.1))
+
+
+@pytest.mark.parametrize("epoch_scan", [False, True])
+def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tmp_path, epoch_scan):
+    good = run(epochs=1, optimizer=poison(2), epoch_scan=epoch_scan)
+    with pytest.raises(NonFiniteLossError, match="epoch 2, step 3 of 4; the last good state is the checkpoint of") as e:
+        run(epochs=9, optimizer=poison(2), epoch_scan=epoch_scan, folder=tmp_path)
+    assert (e.value.epoch, e.value.step, e.value.folder) == (2, 3, tmp_path)
+    assert without_times(e.value.history) == without_times(good.history)
+    assert_same(restore(tmp_path, "last", like=good.train_state), good.train_state)
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+    # The last step of the second epoch spoils the parameters; no loss has seen them yet.
+    optimizer = optax.sgd(lambda count: jnp.where(count == 7, jnp.inf, 0.1))
+    with pytest.raises(NonFiniteLossError, match="a parameter is not finite at epoch 2, step 4 of 4"):
+        run(optimizer=optimizer, folder=tmp_path)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"1"}
+    assert jnp.isfinite(restore(tmp_path).params["dense"]["kernel"]).all()
+
+
+def test_a_bad_first_epoch_leaves_no_checkpoint(tmp_path):
+    with pytest.raises(NonFiniteLossError, match="no epoch ended well"):
+        run(optimizer=poison(1), folder=tmp_path)
+
+
+def test_a_save_that_fails_stops_the_run(tmp_path, monkeypatch):
+    whole = run(epochs=1, folder=tmp_path)
+
+    def no_space(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", no_space)
+    with pytest.raises(OSError, match=r"epoch 2 could not be saved, the checkpoint of epoch 1 is untouched: No space"):
+        run(epochs=2, folder=tmp_path, resume=True)
+    monkeypatch.undo()
+    assert_same(restore(tmp_path, "last", like=whole.train_state), whole.train_state)
+
+
+def test_the_bar_runs_to_the_end(capsys):
+    run(progress=True, epochs=2, validation=VALIDATION)
+    text = capsys.readouterr().err
+    assert "epoch 2/2: 100%" in text
+    assert "validation_accuracy=" in text
+
+
+IMAGES, LABELS = TRAIN
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs: expected an int of 1 or more, got 0"),
+        ({"epochs": 2.5}, r"epochs: expected an int of 1 or more, got 2\.5"),
+        ({"batch": 51}, "batch: expected at most 50, the number of training images, got 51"),
+        ({"batch": 46, "validation": 0.1}, "batch: expected at most 45, the number of training images, got 46"),
+        ({"batch": 0}, "batch: expected an int of 1 or more, got 0"),
+        ({"arrays": (IMAGES, LABELS[:-1])}, r"labels: expected 50, one for each image, got \(49,\)"),
+        ({"arrays": (IMAGES, LABELS + 1)}, "labels: expected 0 to 2 for 3 logits, got 1 to 3"),
+        ({"arrays": (IMAGES, LABELS + 0.5)}, "labels: expected what softmax_cross_entropy_with_integer_labels takes"),
+        ({"validation": (IMAGES, LABELS[1:])}, r"validation labels: expected 50, one for each image, got \(49,\)"),
+        ({"validation": (IMAGES, LABELS - 1)}, "validation labels: expected 0 to 2 for 3 logits, got -1 to 1"),
+        ({"validation": 1.5}, r"validation: expected \(images, labels\) or a fraction between 0 and 1, got 1\.5"),
+        ({"validation": 10}, r"validation: expected \(images, labels\) or a fraction between 0 and 1, got 10"),
+        ({"validation": 0.001}, r"validation: expected a fraction that splits the images in two, got 0\.001"),
+        ({"resume": True}, "resume: expected a folder to resume from, got folder=None"),
+    ],
+)
+def test_bad_input(options, message):
+    with pytest.raises(ValueError, match=message):
+        run(**options)
+
+
+def test_folder_is_checked_before_anything_runs(tmp_path):
+    with pytest.raises(ValueError, match="resume: expected a checkpoint in"):
+        run(net=None, folder=tmp_path, resume=True)
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="folder: expected nothing but checkpoints"):
+        run(net=None, folder=tmp_path)
+
+
+def test_caller_keeps_its_arrays():
+    images, labels = map(jnp.asarray, TRAIN)
+    key = jax.random.key(5)
+    run(arrays=(images, labels), key=key, validation=(images[:9], labels[:9]))
+    assert not any(array.is_deleted() for array in (images, labels, key))
+
+
+def test_result_is_data():
+    assert [field.name for field in dataclasses.fields(FitResult)] == [
+        "params",
+        "state",
+        "train_state",
+        "history",
+        "best_epoch",
+    ]

@@ -1,0 +1,66 @@
+import jax.numpy as jnp
+import pytest
+
+from jaxconv.train import NonFiniteLossError, progress
+from jaxconv.train.progress import Progress
+
+RECORD = {"loss": 0.5, "accuracy": 0.75, "validation_accuracy": 0.625}
+
+
+def totals(steps, bad=-1):
+    sums = {"loss": jnp.float32(2.0 * steps), "accuracy": jnp.float32(0.5 * steps)}
+    return {"steps": jnp.int32(steps), "bad": jnp.int32(bad), "sums": sums}
+
+
+def make(show=False, history=(), folder=None):
+    return Progress(show=show, epochs=3, steps=10, batch=4, folder=folder, history=list(history))
+
+
+def test_bar_shows_rate_loss_accuracy_and_time_left(capsys):
+    with make(show=True, history=[RECORD]) as bar:
+        bar.read(totals(5))
+        bar.end(RECORD)
+        bar.read(totals(10))
+    text = capsys.readouterr().err
+    assert "epoch 3/3" in text
+    assert "120/120" in text
+    assert "image/s" in text
+    assert "loss=2.0000" in text
+    assert "accuracy=0.5000" in text
+    assert "validation_accuracy=0.6250" in text
+
+
+def test_no_bar(capsys):
+    with make() as bar:
+        assert bar.read(totals(5)) == {"loss": 2.0, "accuracy": 0.5}
+    assert capsys.readouterr().err == ""
+
+
+def test_reads_now_and_then(monkeypatch):
+    reads = []
+    monkeypatch.setattr(Progress, "read", lambda self, totals: reads.append(totals))
+    with make() as bar:
+        for step in range(100):
+            bar.on_step(totals(step))
+        assert len(reads) < 100
+        monkeypatch.setattr(progress, "_INTERVAL", 0.0)
+        bar.on_step(totals(100))
+    assert reads
+
+
+@pytest.mark.parametrize(
+    ("history", "folder", "good"),
+    [
+        ([RECORD] * 2, "runs/a", "epoch 3, step 8 of 10; the last good state is the checkpoint of epoch 2 in runs/a"),
+        ([], "runs/a", "epoch 1, step 8 of 10; no epoch ended well, so runs/a holds no checkpoint"),
+        ([], None, "epoch 1, step 8 of 10; no checkpoint was kept: fit was given no folder"),
+    ],
+)
+def test_a_bad_loss_stops(history, folder, good):
+    with make(history=history, folder=folder) as bar, pytest.raises(NonFiniteLossError) as caught:
+        bar.read(totals(9, bad=7))
+    assert str(caught.value) == f"the loss is not finite at {good}"
+    assert isinstance(caught.value, FloatingPointError)
+    assert (caught.value.epoch, caught.value.step) == (len(history) + 1, 8)
+    assert caught.value.folder == (folder if history else None)
+    assert caught.value.history == history

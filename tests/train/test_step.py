@@ -1,0 +1,156 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxconv.train import TrainState, steps_per_epoch, train_step
+from tests.train.toys import Centered, Linear, assert_same, cross_entropy, data
+
+
+def make(net, optimizer, **options):
+    images, labels = map(jnp.asarray, data(64))
+    step = train_step(net, cross_entropy, optimizer, **options)
+    return step, TrainState.create(net, optimizer, 0, images), images, labels
+
+
+def test_reduces_the_loss():
+    step, train_state, images, labels = make(Linear(), optax.adam(0.1))
+    losses = []
+    for _ in range(30):
+        train_state, metrics = step(train_state, images, labels)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.5 * losses[0]
+    assert metrics["accuracy"] > 0.9
+    assert train_state.step == 30
+
+
+def test_equals_the_update_written_out():
+    step, train_state, images, labels = make(Linear(), optax.sgd(0.5), donate=False)
+    logits = np.asarray(Linear().apply(train_state.params, {}, images)[0], np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    onehot = np.eye(3)[np.asarray(labels)]
+    x = np.asarray(images, np.float64).reshape(64, -1)
+    kernel, bias = x.T @ (p - onehot) / 64, (p - onehot).mean(0)
+
+    new, metrics = step(train_state, images, labels)
+    expected = np.asarray(train_state.params["dense"]["kernel"]) - 0.5 * kernel
+    np.testing.assert_allclose(new.params["dense"]["kernel"], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], -np.log((p * onehot).sum(1)).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], (logits.argmax(1) == labels).mean())
+    np.testing.assert_allclose(metrics["grad_norm"], np.sqrt((kernel**2).sum() + (bias**2).sum()), rtol=1e-5)
+
+
+def test_donates_the_old_state():
+    step, train_state, images, labels = make(Centered(rate=0.0), optax.adam(0.1))
+    new, _ = step(train_state, images, labels)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((train_state.params, train_state.opt_state)))
+    assert not any(leaf.is_deleted() for leaf in [images, labels, *jax.tree.leaves(new)])
+
+    step, train_state, images, labels = make(Centered(rate=0.0), optax.adam(0.1), donate=False)
+    step(train_state, images, labels)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(train_state))
+
+
+def test_randomness_depends_on_the_step_alone():
+    def augment(key, x):
+        return x + jax.random.normal(key, x.shape)
+
+    step, train_state, images, labels = make(Centered(), optax.sgd(0.0), augment=augment, donate=False)
+    one, first = step(train_state, images, labels)
+    _, again = step(train_state, images, labels)
+    _, second = step(one, images, labels)
+    assert first["loss"] == again["loss"] != second["loss"]
+
+
+def test_augmentation_and_dropout_draw_from_different_keys():
+    seen = []
+
+    class Net(Linear):
+        def apply(self, params, state, x, *, train=False, key=None):
+            jax.debug.callback(lambda k: seen.append(tuple(k)), jax.random.key_data(key))
+            return super().apply(params, state, x)
+
+    def augment(key, x):
+        jax.debug.callback(lambda k: seen.append(tuple(k)), jax.random.key_data(key))
+        return x
+
+    step, train_state, images, labels = make(Net(), optax.sgd(0.0), augment=augment)
+    for _ in range(3):
+        train_state, _ = step(train_state, images, labels)
+    jax.effects_barrier()
+    assert len({tuple(map(int, key)) for key in seen}) == 6
+
+
+def test_preprocess_comes_before_augment():
+    def preprocess(images):
+        return images.astype(jnp.float32) / 255
+
+    shapes = []
+
+    def augment(key, x):
+        shapes.append(x.dtype)
+        return x
+
+    net, optimizer = Linear(), optax.sgd(0.1)
+    step = train_step(net, cross_entropy, optimizer, augment=augment, preprocess=preprocess)
+    train_state = TrainState.create(net, optimizer, 0, jnp.zeros((4, 8)))
+    _, metrics = step(train_state, jnp.full((4, 8), 255, jnp.uint8), jnp.zeros(4, jnp.int32))
+    assert shapes == [jnp.float32]
+    assert jnp.isfinite(metrics["loss"])
+
+
+def test_state_of_the_layers_is_kept():
+    step, train_state, images, labels = make(Centered(rate=0.0), optax.sgd(0.1))
+    train_state, _ = step(train_state, images, labels)
+    np.testing.assert_allclose(train_state.state["norm"]["mean"], 0.1 * images.mean(0), rtol=1e-5)
+
+
+def test_scalar_loss_and_float_targets():
+    def loss(y, targets):
+        return jnp.mean((y - targets) ** 2)
+
+    net, optimizer = Linear(2), optax.sgd(0.1)
+    step = train_step(net, loss, optimizer)
+    train_state = TrainState.create(net, optimizer, 0, jnp.zeros((4, 8)))
+    _, metrics = step(train_state, jnp.ones((4, 8)), jnp.ones((4, 2)))
+    assert set(metrics) == {"loss", "grad_norm"}
+
+
+def test_optimizers_that_ask_for_the_loss_get_it():
+    optimizer = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1))
+    step, train_state, images, labels = make(Linear(), optimizer)
+    train_state, metrics = step(train_state, images, labels)
+    assert train_state.opt_state[1].best_value == metrics["loss"]
+
+
+def test_half_precision_loss_is_averaged_in_float32():
+    class Half(Linear):
+        def apply(self, params, state, x, *, train=False, key=None):
+            return super().apply(params, state, x)[0].astype(jnp.bfloat16), state
+
+    _, metrics = (made := make(Half(), optax.sgd(0.1)))[0](*made[1:])
+    assert metrics["loss"].dtype == jnp.float32
+
+
+def test_types_stay_so_that_one_program_is_compiled():
+    optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)
+    step, train_state, images, labels = make(Centered(rate=0.0), optimizer)
+    for _ in range(3):
+        train_state, _ = step(train_state, images, labels)
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize(("count", "batch", "steps"), [(4000, 128, 32), (256, 128, 2), (1, 1, 1), (5, 4, 2)])
+def test_steps_per_epoch(count, batch, steps):
+    assert steps_per_epoch(count, batch) == steps
+
+
+def test_same_in_float64():
+    with jax.enable_x64(True):
+        net, optimizer = Linear(), optax.sgd(0.1)
+        images, labels = data(8)
+        train_state = TrainState.create(net, optimizer, 0, images)
+        new, metrics = train_step(net, cross_entropy, optimizer, donate=False)(train_state, images, labels)
+        assert metrics["loss"].dtype == jnp.float64
+        assert_same(jax.tree.map(jnp.zeros_like, new.params), jax.tree.map(jnp.zeros_like, train_state.params))
