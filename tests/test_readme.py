@@ -1,0 +1,72 @@
+"""The README's code runs as it stands, and its figures are those of the committed measurements."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxconv as jc
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+
+
+def test_the_first_example_prints_its_table(capsys):
+    names: dict = {}
+    exec(BLOCKS[0], names)
+    assert names["scores"].shape == (8, 10)
+    assert "multiply-adds" in capsys.readouterr().out
+    maps = [row.output.shape[2:] for row in jc.summary(names["net"], (1, 32, 32, 3)).rows if len(row.output.shape) == 4]
+    said = [(int(size), int(channels)) for size, channels in re.findall(r"-> (\d+)x\1x(\d+)", BLOCKS[0])]
+    assert said == [maps[i] for i in (0, 2, 3, 5)]
+
+
+def test_the_second_example_gives_the_error_that_it_quotes():
+    names: dict = {"jax": jax, "jc": jc, "jnp": jax.numpy}
+    with pytest.raises(jc.ShapeError) as caught:
+        exec(BLOCKS[1], names)
+    assert names["params"]["layer1"]["0"]["conv1"]["kernel"].shape == (3, 3, 64, 64)
+    assert f"# ShapeError: {caught.value}" in BLOCKS[1]
+
+
+@pytest.mark.slow
+def test_the_training_example_trains(tmp_path):
+    import optax
+
+    names: dict = {"jax": jax, "jc": jc, "optax": optax}
+    exec(BLOCKS[2].replace('"runs/mine"', repr(str(tmp_path / "mine"))), names)
+    assert names["result"].history[-1]["validation_accuracy"] > 0.9
+
+
+def test_the_step_of_ones_own_loop_learns():
+    import optax
+
+    names: dict = {"jax": jax, "optax": optax, "net": jc.serial(jc.Conv(4), jc.BatchNorm(), jc.GlobalAvgPool())}
+    names["optimizer"] = optax.sgd(0.5)
+    exec(BLOCKS[3], names)
+    images = np.random.default_rng(0).normal(size=(16, 6, 6, 2)).astype(np.float32)
+    labels = (images.mean(axis=(1, 2, 3)) > 0).astype(int)
+    params, state = names["net"].init(jax.random.key(0), images)
+    opt_state, losses = names["optimizer"].init(params), []
+    for i in range(20):
+        params, state, opt_state, loss = names["step"](params, state, opt_state, images, labels, jax.random.key(i))
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] / 2
+
+
+def test_the_ops_that_the_table_names_exist():
+    table = README.split("## Ops")[1].split("## Layers")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    names = {name for row in rows for name in re.findall(r"`(\w+)", row)}
+    assert len(names) > 25
+    assert not [name for name in names if not hasattr(jc, name)]
+
+
+def test_the_accuracy_table_is_that_of_the_measurements():
+    from experiments.benchmarks import accuracy
+
+    assert accuracy.table(json.loads(accuracy.RESULTS.read_text())) in README
