@@ -9,6 +9,7 @@
 import importlib
 from typing import Any
 
+from jaxconv.compiler import *
 from jaxconv.compose import *
 from jaxconv.errors import DTypeError, MissingKeyError, ParameterError, ShapeError
 from jaxconv.geometry import conv_output_size, conv_transpose_output_size

@@ -1,6 +1,7 @@
 """Networks out of layers: in a row, side by side, around a shortcut, repeated, rematerialised, in mixed precision."""
 
 import dataclasses
+import keyword
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from jaxconv.layer import (
     State,
     Tree,
     as_struct,
+    broadcasts,
     child_key,
     init_child,
     name_of,
@@ -78,9 +80,8 @@ class _Many(Composite):
             inlined = not name
             named = named or (not inlined and name != str(i))
             text = f"inline({name_of(layer)})" if inlined else name_of(layer)
-            shown.append(
-                text if not named or inlined else f"{name}={text}" if name.isidentifier() else f"**{{{name!r}: {text}}}"
-            )
+            plain = name.isidentifier() and not keyword.iskeyword(name)
+            shown.append(text if not named or inlined else f"{name}={text}" if plain else f"**{{{name!r}: {text}}}")
         return shown
 
 
@@ -204,6 +205,10 @@ class _Wrapper(Composite):
     def with_children(self, layers: Sequence[Layer]) -> Composite:
         return dataclasses.replace(self, layer=layers[0])
 
+    def arguments(self) -> list[str]:
+        # By position: not all the functions that make these call it "layer".
+        return [name_of(self.layer), *super().arguments()[1:]]
+
     def route(self, run: Run, x: Tree) -> Tree:
         return run("", self.layer, x)
 
@@ -239,7 +244,7 @@ def _multiply(x: Array, y: Array) -> Array:
     """Multiplies; a y of shape ``(batch, channels)`` weighs the channels of a map."""
     if y.ndim < x.ndim:
         y = y.reshape(*y.shape[:-1], *(1,) * (x.ndim - y.ndim), y.shape[-1])
-    if jnp.broadcast_shapes(x.shape, y.shape) != x.shape:
+    if not broadcasts(y.shape, x.shape):
         raise ShapeError(f"body must give one weight for each element or channel of x {x.shape}, got {y.shape}")
     return x * y
 
@@ -339,6 +344,15 @@ class Repeat(_Wrapper):
         keys = [child_key(key, str(i)) for i in range(self.n)]
         return jnp.stack([k for k in keys if k is not None])
 
+    def _check_stacked(self, **trees: Tree) -> None:
+        for name, tree in trees.items():
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                if jnp.shape(leaf)[:1] != (self.n,):
+                    raise ShapeError(
+                        f"{name}{jax.tree_util.keystr(path)} must have a leading axis of n = {self.n}, "
+                        f"got shape {jnp.shape(leaf)}"
+                    )
+
     def route(self, run: Run, x: Tree) -> Tree:
         for _ in range(self.n):
             y = run("", self.layer, x)
@@ -356,9 +370,7 @@ class Repeat(_Wrapper):
     def apply(
         self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
     ) -> tuple[Tree, State]:
-        for name, leaf in ((jax.tree_util.keystr(p), a) for p, a in jax.tree_util.tree_leaves_with_path(params)):
-            if jnp.ndim(leaf) < 1 or jnp.shape(leaf)[0] != self.n:
-                raise ShapeError(f"params{name} must have a leading axis of n = {self.n}, got shape {jnp.shape(leaf)}")
+        self._check_stacked(params=params, state=state)
 
         def body(x: Tree, params: Params, state: State, key: Array | None) -> tuple[Tree, State]:
             y, new = run_child("", self.layer, params, state, x, train=train, key=key)
@@ -370,6 +382,8 @@ class Repeat(_Wrapper):
 
         def scanned(function: Callable) -> Callable:
             def run(add: dict[str, Tree], x: Tree, *xs: Tree) -> tuple[tuple[Tree, State], dict[str, Tree]]:
+                self._check_stacked(add=add)
+
                 def step(x: Tree, slices: Tree) -> tuple[Tree, Any]:
                     add, *rest = slices
                     (y, new), found = function(add, x, *rest)

@@ -1,8 +1,7 @@
 """Where a window lands: output sizes, padding in all its forms, receptive fields. Integers in, integers out."""
 
-import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple, overload
 
@@ -116,6 +115,8 @@ def output_sizes(
     for axis, (n, f, s, (low, high), d) in enumerate(zip(size, window, stride, padding, dilation, strict=True)):
         if n < 1:
             raise ShapeError(f"spatial axis {axis} is empty: sizes {tuple(size)}")
+        if n + min(low, 0) + min(high, 0) < 1:
+            raise ShapeError(f"padding ({low}, {high}) leaves nothing of spatial axis {axis} of size {n}")
         extent = window_extent(f, d)
         padded = n + low + high
         if extent > padded:
@@ -327,7 +328,7 @@ class Field(_Interval):
     """A receptive field along one axis: unit ``i`` sees ``size`` elements from ``offset + i * stride`` on.
 
     A tuple ``(size, stride, offset)``. Stride 0: every unit sees the same elements. A negative offset reaches into the
-    padding. `InexactField` is one whose units do not all follow the formula; then ``size`` is the largest.
+    padding. `InexactField` is one whose units do not all follow the formula.
     """
 
     __slots__ = ()
@@ -335,7 +336,10 @@ class Field(_Interval):
 
 
 class InexactField(Field):
-    """A receptive field that covers what its units see, but not each of them to the element."""
+    """A receptive field that covers what its units see, but not each of them to the element.
+
+    Its ends may be fractions. Where a map is padded by its own values, units at the rim see elements elsewhere too.
+    """
 
     __slots__ = ()
     exact = False
@@ -363,32 +367,31 @@ def window_field(window: int, stride: int = 1, low: int = 0, dilation: int = 1) 
 
 def transpose_field(window: int, stride: int = 1, low: int = 0, dilation: int = 1) -> Field:
     """Returns the field of one transposed convolution in its own input; exact at stride 1 only."""
-    extent = window_extent(window, dilation)
-    first = -((extent - 1 - low) // stride)
-    return _field(stride == 1, -(-extent // stride), Fraction(1, stride), first)
+    spans = {}
+    for unit in range(stride):
+        seen = [at // stride for t in range(window) if (at := unit + low - t * dilation) % stride == 0]
+        if seen:
+            spans[unit] = (min(seen), max(seen) + 1)
+    return covering_field(spans, Fraction(1, stride), exact=stride == 1)
 
 
 def bins_field(bins: Sequence[tuple[int, int]], size: int) -> Field:
     """Returns the field of an adaptive pool in its own input; exact where its bins tile it."""
-    lengths = {stop - start for start, stop in bins}
-    exact = len(lengths) == 1 and size == len(bins) * max(lengths)
-    return _field(exact, max(lengths), Fraction(size, len(bins)), 0)
+    return covering_field(dict(enumerate(bins)), Fraction(size, len(bins)))
 
 
-# How many source elements each method weighs, where the map does not shrink under antialiasing.
-_TAPS = {"bilinear": 2, "linear": 2, "trilinear": 2, "bicubic": 4, "cubic": 4}
+def covering_field(spans: Mapping[int, tuple[int, int]], stride: Fraction, *, exact: bool = True) -> Field:
+    """Returns the smallest field that slides by ``stride`` and covers what each unit sees, from start to stop.
 
+    Exact, unless told otherwise, where it is what each of them sees.
 
-def resize_field(size: int, out: int, method: str, antialias: bool = False) -> Field:
-    """Returns the field of one interpolation in its own input; exact only where it changes nothing."""
-    if size == out:
-        return IDENTITY
-    if method == "area":
-        return bins_field(adaptive_bins(size, out), size)
-    taps = _TAPS.get(method, 1)
-    stride = Fraction(size, out)
-    reach = taps * max(stride, Fraction(1)) if antialias else taps
-    return _field(False, -(-reach // 1), stride, math.floor(stride / 2 - Fraction(1, 2)) - taps // 2 + 1)
+    >>> covering_field({0: (0, 2), 1: (1, 4), 2: (3, 5)}, Fraction(5, 3))
+    InexactField(size=3, stride=Fraction(5, 3), offset=Fraction(-2, 3))
+    """
+    starts = {start - unit * stride for unit, (start, _) in spans.items()}
+    stops = {stop - unit * stride for unit, (_, stop) in spans.items()}
+    exact = exact and len(starts) == len(stops) == 1
+    return _field(exact, max(stops) - min(starts), stride, min(starts))
 
 
 def compose_field(inner: Field, outer: Field) -> Field:
@@ -417,7 +420,8 @@ def cover_fields(fields: Sequence[Field], size: int) -> Field:
     stop = max(f.offset + f.size for f in fields)
     if len(strides) == 1:
         return _field(exact, stop - offset, strides.pop(), offset)
-    return _field(exact and 0 in strides, size, 0, 0)
+    whole = any(f.stride == 0 and f.offset <= 0 and f.offset + f.size >= size for f in fields)
+    return _field(exact and whole, size, 0, 0)
 
 
 def clip_field(field: Field, size: int) -> Field:

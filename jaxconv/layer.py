@@ -70,13 +70,13 @@ def child_key(key: Array | None, name: str) -> Array | None:
     return key if key is None or not name else jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def take(params: Params, name: str) -> Array:
-    """Returns one entry of a layer's params or state, or raises ParameterError."""
+def take(entries: Params | State, name: str, argument: str = "params") -> Array:
+    """Returns one entry of a layer's params or state, or raises ParameterError, which says which of them it was."""
     try:
-        return params[name]
+        return entries[name]
     except (KeyError, TypeError):
-        has = ", ".join(map(repr, params)) if isinstance(params, dict) and params else "none"
-        raise ParameterError(f"params must have an entry {name!r}, it has {has}") from None
+        has = ", ".join(map(repr, entries)) if isinstance(entries, dict) and entries else "none"
+        raise ParameterError(f"{argument} must have an entry {name!r}, it has {has}") from None
 
 
 # --- Errors -----------------------------------------------------------------------------------------------------------
@@ -126,15 +126,24 @@ class Capture:
         self.added: set[str] = set()
         self.trace = jax.extend.core.get_opaque_trace_state()
 
+    @property
+    def reaches(self) -> bool:
+        """Whether what runs now is in the look's own trace.
+
+        In one that a layer has opened by itself, what is kept would be a leaked tracer, and what is added could stay
+        behind in that layer's compiled function.
+        """
+        return self.trace == jax.extend.core.get_opaque_trace_state()
+
     def visit(self, y: Tree) -> Tree:
         """Adds to the output of the layer at the present path, and keeps it."""
+        if not self.reaches:
+            return y
         path = ".".join(self.path)
         if path in self.add:
             y = _plus(y, self.add[path])
             self.added.add(path)
-        # Inside a trace that the layer has opened by itself the output would be a leaked tracer.
-        here = self.trace == jax.extend.core.get_opaque_trace_state()
-        if here and (self.paths is None or path in self.paths):
+        if self.paths is None or path in self.paths:
             self.found[path] = y
         return y
 
@@ -144,11 +153,16 @@ _CAPTURE: contextvars.ContextVar[Capture | None] = contextvars.ContextVar("captu
 
 def _plus(y: Tree, extra: Tree) -> Tree:
     def plus(a: Array, b: Any) -> Array:
-        if jnp.broadcast_shapes(jnp.shape(a), jnp.shape(b)) != jnp.shape(a):
+        if not broadcasts(jnp.shape(b), jnp.shape(a)):
             raise ShapeError(f"add must have the shape of the layer's output, {jnp.shape(a)}, got {jnp.shape(b)}")
         return a + jnp.asarray(b, a.dtype)
 
     return jax.tree.map(plus, y, extra)
+
+
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Returns whether an array of ``shape`` can be broadcast to the shape ``to``."""
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False))
 
 
 @contextlib.contextmanager
@@ -170,7 +184,7 @@ def staged(
     first argument what is added inside; with ``add_axis`` the transform maps over that too.
     """
     outer = _CAPTURE.get()
-    if outer is None:
+    if outer is None or not outer.reaches:
         return transform(lambda add, *args: (function(*args), {}))({}, *args)[0]
     inside = ".".join((*outer.path, ""))
     add = {path: value for path, value in outer.add.items() if path.startswith(inside)}
@@ -250,14 +264,18 @@ class Run(Protocol):
 
 
 class _Apply:
-    def __init__(self, params: Params, state: State, train: bool, key: Array | None):
+    def __init__(self, children: Children, params: Params, state: State, train: bool, key: Array | None):
         self.params, self.state, self.train, self.key = params, state, train, key
+        # A child without a name may return the state as it got it, so it gets none that a sibling has renewed.
+        named = {name for name, _ in children}
+        self.unnamed_state = {name: value for name, value in state.items() if name not in named}
         self.new_state: State = {}
 
     def __call__(self, name: str, layer: Layer, x: Tree) -> Tree:
-        params, state = self.params, self.state
         if name:
-            params, state = params.get(name, {}), state.get(name, {})
+            params, state = self.params.get(name, {}), self.state.get(name, {})
+        else:
+            params, state = self.params, self.unnamed_state
         key = child_key(self.key, name)
         y, new = run_child(name, layer, params, state, x, train=self.train, key=key)
         if new:
@@ -302,8 +320,10 @@ def name_of(value: Any) -> str:
         return f"functools.partial({', '.join([name_of(value.func), *arguments])})"
     if isinstance(value, np.dtype):
         return repr(value.name)
-    if callable(value) and not isinstance(value, Layer) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
+    # A jnp.ufunc has a __name__ only.
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    if callable(value) and not isinstance(value, Layer) and name:
+        return f"{value.__module__}.{name}"
     return repr(value)
 
 
@@ -326,15 +346,18 @@ class Described:
     def check(self) -> None:
         """Raises where a hyperparameter cannot be right whatever the input."""
 
+    def changed(self) -> dict[str, Any]:
+        """Returns the fields that are not at their default."""
+        values = {field: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {f.name: v for f, v in values.items() if v is not f.default and v != f.default}
+
     def arguments(self) -> list[str]:
         """Returns the printed arguments."""
-        shown = []
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            default = field.default
-            if default is dataclasses.MISSING or (value is not default and value != default):
-                shown.append(f"{field.name}={name_of(value)}")
-        return shown
+        return [f"{name}={name_of(value)}" for name, value in self.changed().items()]
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
+        # The default initialisers are closures, which pickle refuses.
+        return functools.partial(type(self), **self.changed()), ()
 
     def __repr__(self) -> str:
         arguments = self.arguments()
@@ -374,7 +397,7 @@ class Composite(Described):
         self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
     ) -> tuple[Tree, State]:
         """Returns the output and the new state."""
-        run = _Apply(params, state, train, key)
+        run = _Apply(self.children, params, state, train, key)
         y = self.route(run, x)
         return y, run.new_state
 

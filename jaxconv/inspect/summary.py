@@ -18,8 +18,8 @@ def _shapes(tree: Tree) -> str:
 
 
 def _interval(field: Field) -> str:
-    about = "" if field.exact else "~"
-    return f"{about}{field.size}" if field.stride == 0 else f"{about}{field.size} / {field.stride}"
+    size, stride, _ = (f"{float(value):.4g}" for value in field)
+    return ("" if field.exact else "~") + (size if field.stride == 0 else f"{size} / {stride}")
 
 
 def _fields(fields: Fields) -> str:
@@ -76,7 +76,8 @@ class Summary:
 
     def _totals(self) -> str:
         unknown = sum(row.macs is None for row in self.rows)
-        more = f" and those of {unknown} layers that do not tell" if unknown else ""
+        silent = "1 layer that does not tell" if unknown == 1 else f"{unknown} layers that do not tell"
+        more = f" and those of {silent}" if unknown else ""
         return (
             f"{self.parameters:,} parameters, {self.state_size:,} numbers of state, {self.macs:,} multiply-adds{more} "
             f"on input {_shapes(self.input)}"

@@ -45,6 +45,16 @@ class _Seen:
     struct: jax.ShapeDtypeStruct
     fields: Fields
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The array's shape."""
+        return self.struct.shape
+
+    @property
+    def dtype(self) -> Any:
+        """The array's element type."""
+        return self.struct.dtype
+
 
 def _structs(x: Tree) -> Tree:
     return jax.tree.map(lambda seen: seen.struct, x)
@@ -59,7 +69,8 @@ class _Look:
 
     def __init__(self, sizes: tuple[int, ...]):
         self.sizes = sizes
-        self.rows: dict[str, Row] = {}
+        # A layer without a name stands at its composite's path, so a path alone would mix up the two.
+        self.rows: dict[tuple[str, int | None], Row] = {}
         self.path: tuple[str, ...] = ()
 
     def __call__(self, name: str, layer: Layer, x: Tree) -> Tree:
@@ -88,7 +99,8 @@ class _Look:
 
     def _keep(self, layer: Layer, x: Tree, y: Tree, parameters: int, state: int, macs: int | None) -> None:
         path = ".".join(self.path)
-        before = self.rows.get(path)
+        entry = path, None if isinstance(layer, Composite) else id(layer)
+        before = self.rows.pop(entry, None)
         if before and not isinstance(layer, Composite):
             # An iteration of a repeated layer: it has weights of its own, at the same path.
             parameters, state = parameters + before.parameters, state + before.state_size
@@ -96,7 +108,8 @@ class _Look:
         fields = {seen.fields for seen in jax.tree.leaves(y)}
         field = fields.pop() if len(fields) == 1 else None
         clipped = field and tuple(clip_field(f, n) for f, n in zip(field, self.sizes, strict=True))
-        self.rows[path] = Row(path, layer, _structs(x), _structs(y), parameters, state, macs, clipped)
+        row = Row(path, layer, _structs(x), _structs(y), parameters, state, macs, clipped)
+        self.rows[entry] = row
 
     def _fields(self, layer: Layer, x: Tree) -> Fields:
         """Composes the layer's own geometry with what its input sees; None for a layer that does not tell."""
@@ -156,9 +169,9 @@ def receptive_field(net: Layer, x: Tree) -> dict[str, Fields]:
     """Returns what one unit of each layer's output sees of the network's input.
 
     Unit i along an axis sees ``size`` elements from ``offset + i * stride`` on (Araujo et al., 2019); a negative offset
-    reaches into the padding. A layer that sees the whole map has stride 0. A field's ``exact`` is False where units do
-    not all follow the formula (adaptive pools whose bins do not tile, resizing, transposed convolutions); then
-    ``size`` is the largest. Where branches meet, it is the interval that covers them.
+    reaches into the padding. A layer that sees the whole map has stride 0. Where branches meet, the field covers them.
+    Its ``exact`` is False where units do not all follow the formula (adaptive pools whose bins do not tile, resizing,
+    transposed convolutions); then it covers what each sees, and may have fractions for ends.
 
     Args:
       net: a layer.

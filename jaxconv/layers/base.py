@@ -114,7 +114,7 @@ class Windowed(Leaf):
         window, strides, dilations = self.axes()
         return geo.output_sizes(batched_sizes(x, self.rank), window, strides, self.pairs(x), dilations)
 
-    def geometry(self, x: Any) -> Geometry:
+    def geometry(self, x: Any) -> tuple[Field, ...]:
         window, strides, dilations = self.axes()
         lows = (low for low, _ in self.pairs(x))
         return tuple(

@@ -10,9 +10,9 @@ from jax.nn import initializers
 from jaxconv import geometry as geo
 from jaxconv import ops
 from jaxconv.errors import ShapeError
-from jaxconv.geometry import IntOrTuple, Padding
+from jaxconv.geometry import Field, IntOrTuple, Padding
 from jaxconv.layer import Array, Params, Tree
-from jaxconv.layers.base import Geometry, Initializer, Weighted, Windowed, batched_sizes, group_size, initializer
+from jaxconv.layers.base import Initializer, Weighted, Windowed, batched_sizes, group_size, initializer
 from jaxconv.ops.arrays import window_tuple
 from jaxconv.ops.pad import check_mode
 
@@ -20,6 +20,11 @@ HE = initializers.he_normal()
 # The adjoint's kernel has its inputs last.
 HE_TRANSPOSED = initializers.he_normal(in_axis=-1, out_axis=-2)
 LECUN = initializers.lecun_normal()
+
+
+def _check_groups(features: int, groups: int) -> None:
+    if features % geo.as_int(groups, "groups", least=1):
+        raise ShapeError(f"groups must divide features, got {groups} groups for {features} features")
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,7 +60,7 @@ class Conv(Weighted, Windowed):
 
     def check(self) -> None:
         super().check()
-        geo.as_int(self.groups, "groups", least=1)
+        _check_groups(self.features, self.groups)
         check_mode(self.pad_mode, "pad_mode")
 
     def fresh(self, key: Array, x: Any) -> Params:
@@ -65,6 +70,12 @@ class Conv(Weighted, Windowed):
 
     def forward(self, params: Params, x: Tree) -> Tree:
         return ops.conv(x, *self.kernel_and_bias(params), **self.options())
+
+    def geometry(self, x: Any) -> tuple[Field, ...]:
+        fields = super().geometry(x)
+        # In the padding stand elements from elsewhere.
+        copied = self.pad_mode != "zeros" and any(map(any, self.pairs(x)))
+        return tuple(geo.InexactField(*f) for f in fields) if copied else fields
 
     def macs(self, x: Any) -> int:
         taps = math.prod(window_tuple(self.window)) * x.shape[-1] // self.groups
@@ -104,21 +115,19 @@ class ConvTranspose(Weighted, Windowed):
 
     def check(self) -> None:
         super().check()
-        geo.as_int(self.groups, "groups", least=1)
+        _check_groups(self.features, self.groups)
         geo.transpose_padding(self.padding, *self.axes(), self.output_padding)
 
     def fresh(self, key: Array, x: Any) -> Params:
         window = window_tuple(self.window)
         batched_sizes(x, len(window))
         group_size(x.shape[-1], self.groups)
-        if self.features % self.groups:
-            raise ShapeError(f"groups must divide features, got {self.groups} groups for {self.features} features")
         return self.draw(key, (*window, self.features // self.groups, x.shape[-1]), (self.features,))
 
     def forward(self, params: Params, x: Tree) -> Tree:
         return ops.conv_transpose(x, *self.kernel_and_bias(params), **self.options())
 
-    def geometry(self, x: Any) -> Geometry:
+    def geometry(self, x: Any) -> tuple[Field, ...]:
         window, strides, dilations = self.axes()
         pairs, _ = geo.transpose_padding(self.padding, window, strides, dilations, self.output_padding)
         return tuple(
@@ -192,9 +201,12 @@ class Dense(Weighted):
     kernel_init: Initializer = initializer(LECUN)
     bias_init: Initializer = initializer(initializers.zeros)
 
-    def fresh(self, key: Array, x: Any) -> Params:
+    def accept(self, x: Tree) -> None:
         if len(x.shape) < 2:
             raise ShapeError(f"x must have a batch axis and an axis of inputs, got shape {x.shape}")
+
+    def fresh(self, key: Array, x: Any) -> Params:
+        self.accept(x)
         return self.draw(key, (x.shape[-1], self.features), (self.features,))
 
     def forward(self, params: Params, x: Tree) -> Tree:

@@ -64,7 +64,7 @@ class BatchNorm(Leaf):
     def apply(
         self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
     ) -> tuple[Tree, State]:
-        running = {name: take(state, name) for name in ("mean", "var")}
+        running = {name: take(state, name, "state") for name in ("mean", "var")}
         affine = _take_scale_and_bias(self, params)
         if not train:
             return ops.batch_norm(x, **running, **affine, eps=self.eps), running

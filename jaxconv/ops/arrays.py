@@ -16,17 +16,19 @@ DType = Any
 
 
 def as_floats(**arrays: ArrayLike | None) -> list[Any]:
-    """Returns the arrays promoted to their common floating type (None stays None), or raises DTypeError.
+    """Returns the arrays promoted to their common floating type, or raises DTypeError.
 
     Args:
-      arrays: the op's arguments by name, so that the error can name the one that is wrong.
+      arrays: the op's arguments by name, so that the error can name the one that is wrong. Scale and bias may be None
+        and stay it.
     """
+    for name, a in arrays.items():
+        if a is None and name not in ("scale", "bias"):
+            raise DTypeError(f"{name} must be an array, got None")
     given = {name: jnp.asarray(a) for name, a in arrays.items() if a is not None}
     for name, a in given.items():
         if not jnp.issubdtype(a.dtype, jnp.floating):
-            raise DTypeError(
-                f"{name} must be a floating-point array, got {a.dtype}: convert it first, {name} / 255 say"
-            )
+            raise DTypeError(f"{name} must be a floating-point array, got {a.dtype}: convert it first")
     dtype = jnp.result_type(*given.values())
     return [given[name].astype(dtype) if name in given else None for name in arrays]
 
@@ -35,6 +37,11 @@ def accumulator(dtype: DType) -> DType:
     """Returns the type in which sums of ``dtype`` are taken: float32 for the half types, otherwise itself."""
     wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
     return dtype if wide or not jnp.issubdtype(dtype, jnp.inexact) else jnp.float32
+
+
+def add_bias(y: Array, bias: Array | None, dtype: DType) -> Array:
+    """Adds the bias to a sum still in its accumulating type, then rounds once."""
+    return (y if bias is None else y + bias.astype(y.dtype)).astype(dtype)
 
 
 def spatial_sizes(x: Array, rank: int, name: str = "x", *, kind: str = "channels") -> tuple[int, ...]:

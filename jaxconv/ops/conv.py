@@ -24,6 +24,7 @@ from jaxconv.ops.arrays import (
     Array,
     ArrayLike,
     accumulator,
+    add_bias,
     as_floats,
     over_one_batch,
     pad_axes,
@@ -122,7 +123,7 @@ def conv(
         x, pairs = pad_pairs(x, pairs, pad_mode, argument="pad_mode"), ((0, 0),) * rank
     out_type = x.dtype if preferred_element_type is None else jnp.dtype(preferred_element_type)
     y = over_one_batch(lambda x: _correlate(x, kernel, strides, pairs, dilations, groups, precision, out_type), rank, x)
-    return y if bias is None else y + bias.astype(out_type)
+    return add_bias(y, bias, out_type)
 
 
 def _correlate(
@@ -138,6 +139,8 @@ def _correlate(
 ) -> Array:
     """Runs lax's convolution on one batch axis; ``spread`` puts ``spread - 1`` zeros between the elements of ``x``.
 
+    The result stays in the type in which it was summed, at least as wide as ``out_type``.
+
     Padding that crops, or that no tap-to-element pair ever needs, is done to ``x`` itself: otherwise XLA:CPU is handed
     a convolution with negative low padding, here or in the gradient, and reads out of bounds (openxla/xla#48713).
     """
@@ -146,7 +149,7 @@ def _correlate(
     beyond = [(low - w0, high - w1) for (low, high), (w0, w1) in zip(padding, within, strict=True)]
     x = pad_axes(x, beyond)
     rank = len(stride)
-    y = lax.conv_general_dilated(
+    return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=stride,
@@ -158,7 +161,6 @@ def _correlate(
         precision=precision,
         preferred_element_type=jnp.promote_types(accumulator(x.dtype), out_type),
     )
-    return y.astype(out_type)
 
 
 def conv_transpose(
@@ -231,7 +233,7 @@ def conv_transpose(
         return pad_axes(full, beyond)
 
     x = over_one_batch(spread_and_correlate, rank, y)
-    return x if bias is None else x + bias.astype(out_type)
+    return add_bias(x, bias, out_type)
 
 
 def _swap_channels(kernel: Array, groups: int) -> Array:
@@ -289,8 +291,7 @@ def conv_local(
         raise ShapeError(f"bias must have shape ({kernel.shape[-1]},) or {(*out, kernel.shape[-1])}, got {bias.shape}")
     taps = _taps(pad_axes(x, pairs), out, window, strides, dilations)
     y = _local_products(taps, kernel.reshape(*out, len(taps), *kernel.shape[-2:]), rank)
-    y = y.astype(x.dtype)
-    return y if bias is None else y + bias
+    return add_bias(y, bias, x.dtype)
 
 
 def _taps(

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from jaxconv.errors import ShapeError
-from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats
+from jaxconv.ops.arrays import Array, ArrayLike, accumulator, add_bias, as_floats
 
 
 def dense(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None) -> Array:
@@ -34,8 +34,8 @@ def dense(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None) -> Arr
         raise ShapeError(f"kernel {kernel.shape} takes {kernel.shape[0]} inputs, x has {got}: shape {x.shape}")
     if bias is not None and bias.shape != kernel.shape[1:]:
         raise ShapeError(f"bias must have shape {kernel.shape[1:]}, got {bias.shape}")
-    y = jnp.matmul(x, kernel, preferred_element_type=accumulator(x.dtype)).astype(x.dtype)
-    return y if bias is None else y + bias
+    y = jnp.matmul(x, kernel, preferred_element_type=accumulator(x.dtype))
+    return add_bias(y, bias, x.dtype)
 
 
 __all__ = ["dense"]

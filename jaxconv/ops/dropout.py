@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.errors import ShapeError
-from jaxconv.ops.arrays import Array, ArrayLike, as_floats
+from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats
 
 
 def _drop(x: Array, rate: float, key: Array, shape: tuple[int, ...]) -> Array:
@@ -12,8 +12,9 @@ def _drop(x: Array, rate: float, key: Array, shape: tuple[int, ...]) -> Array:
         raise ShapeError(f"rate must lie between 0 and 1, got {rate}")
     if rate in (0, 1):
         return x if rate == 0 else jnp.zeros_like(x)
-    keep = jax.random.bernoulli(key, 1 - rate, shape)
-    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+    # A float32 probability: the mask does not depend on whether x64 is enabled.
+    keep = jax.random.bernoulli(key, jnp.float32(1 - rate), shape)
+    return jnp.where(keep, x.astype(accumulator(x.dtype)) / (1 - rate), 0).astype(x.dtype)
 
 
 def dropout(x: ArrayLike, rate: float, key: Array) -> Array:

@@ -72,8 +72,10 @@ def batch_norm(
     _check_channels(x, mean=mean, var=var, scale=scale, bias=bias)
     _check_eps(eps)
     wide = jnp.promote_types(accumulator(x.dtype), mean.dtype)
+    # One factor a channel, so that the gradient has one product of the map's size less to sum.
     factor = lax.rsqrt(var.astype(wide) + eps)
-    return _affine((x.astype(wide) - mean.astype(wide)) * factor, scale, bias, x.dtype)
+    factor = factor if scale is None else factor * scale.astype(wide)
+    return _affine((x.astype(wide) - mean.astype(wide)) * factor, None, bias, x.dtype)
 
 
 def batch_statistics(x: ArrayLike, *, axis_name: Any = None) -> tuple[Array, Array]:

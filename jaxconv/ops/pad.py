@@ -4,17 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxconv.errors import DTypeError, ShapeError
 from jaxconv.geometry import Pairs, explicit_padding
-from jaxconv.ops.arrays import Array, ArrayLike, pad_axes, spatial_sizes
+from jaxconv.ops.arrays import Array, ArrayLike, pad_axes, slice_axis, spatial_sizes
 
-# Our name, numpy's name, and the most that it can pad of n elements on one side.
-_MODES = {
-    "reflect": ("reflect", lambda n: n - 1),
-    "edge": ("edge", lambda n: float("inf")),
-    "circular": ("wrap", lambda n: n),
-}
+# The most that each mode can pad of n elements on one side.
+_MODES = {"reflect": lambda n: n - 1, "edge": lambda n: float("inf"), "circular": lambda n: n}
 
 
 def pad(
@@ -49,8 +46,10 @@ def pad(
     Array([3, 2, 1, 2, 3, 4, 3, 2], dtype=int32)
     """
     x = jnp.asarray(x)
-    if mode == "zeros" and jnp.issubdtype(x.dtype, jnp.integer) and value != jnp.asarray(value, x.dtype):
-        raise DTypeError(f"value {value} cannot be held by x's type {x.dtype}")
+    if mode == "zeros" and jnp.issubdtype(x.dtype, jnp.integer):
+        least, most = jnp.iinfo(x.dtype).min, jnp.iinfo(x.dtype).max
+        if not float(value).is_integer() or not least <= value <= most:
+            raise DTypeError(f"value {value} cannot be held by x's type {x.dtype}")
     spatial_sizes(x, rank)
     return pad_pairs(x, explicit_padding(padding, rank), mode, value)
 
@@ -71,7 +70,7 @@ def pad_pairs(x: Array, pairs: Pairs, mode: str, value: Any = 0, *, argument: st
     if mode == "zeros":
         return pad_axes(x, pairs, value)
     check_mode(mode, argument)
-    name, most = _MODES[mode]
+    most = _MODES[mode]
     x = pad_axes(x, [(min(low, 0), min(high, 0)) for low, high in pairs])
     grown = [(max(low, 0), max(high, 0)) for low, high in pairs]
     for axis, (n, pair) in enumerate(zip(spatial_sizes(x, rank), grown, strict=True)):
@@ -80,7 +79,27 @@ def pad_pairs(x: Array, pairs: Pairs, mode: str, value: Any = 0, *, argument: st
                 f"padding {pair} is more than {argument} {mode!r} can take from spatial axis {axis} of size {n}: "
                 f"at most {most(n)}"
             )
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1 - rank) + grown + [(0, 0)], mode=name)
+    for i, (low, high) in enumerate(grown):
+        if low or high:
+            x = _lay_around(x, x.ndim - 1 - rank + i, low, high, mode)
+    return x
+
+
+def _lay_around(x: Array, axis: int, low: int, high: int, mode: str) -> Array:
+    """Lays elements of ``x`` at both ends of one axis; the others are not touched, whatever their sharding."""
+    n = x.shape[axis]
+    if mode == "circular":
+        before, after = slice_axis(x, axis, n - low, n), slice_axis(x, axis, 0, high)
+    elif mode == "reflect":
+        before = lax.rev(slice_axis(x, axis, 1, low + 1), (axis,))
+        after = lax.rev(slice_axis(x, axis, n - 1 - high, n - 1), (axis,))
+    else:
+
+        def repeated(at: int, times: int) -> Array:
+            return jnp.broadcast_to(slice_axis(x, axis, at, at + 1), (*x.shape[:axis], times, *x.shape[axis + 1 :]))
+
+        before, after = repeated(0, low), repeated(n - 1, high)
+    return lax.concatenate([before, x, after], axis)
 
 
 __all__ = ["pad"]

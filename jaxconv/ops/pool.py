@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -45,11 +46,22 @@ class _Windows(NamedTuple):
     out: tuple[int, ...]
 
     @property
+    def crop(self) -> Pairs:
+        """What negative padding cuts off, as negative numbers. No window sees it, not even one that hangs over."""
+        return tuple((min(low, 0), min(high, 0)) for low, high in self.padding)
+
+    @property
     def overhang(self) -> Pairs:
-        """The padding, with as much more at the high side as the last window reaches, or less if it stops short."""
-        return tuple(
-            (low, (o - 1) * s + window_extent(f, d) - low - n) for f, s, (low, _), d, n, o in zip(*self, strict=True)
-        )
+        """The padding of the cropped map: at the high side what the last window reaches, less if it stops short."""
+        pairs = []
+        for f, s, (low, high), d, n, o in zip(*self, strict=True):
+            kept = n + min(low, 0) + min(high, 0)
+            pairs.append((max(low, 0), (o - 1) * s + window_extent(f, d) - max(low, 0) - kept))
+        return tuple(pairs)
+
+    def lay_out(self, x: Array, value: Any) -> Array:
+        """Crops and pads ``x`` so that its windows just cover it."""
+        return pad_axes(pad_axes(x, self.crop), self.overhang, value)
 
 
 def _resolve(
@@ -163,7 +175,7 @@ def max_pool(
     x = jnp.asarray(x)
     lowest = _lowest(x.dtype)
     windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
-    return _pool_maxima((pad_axes(x, windows.overhang, lowest),), windows)[0]
+    return _pool_maxima((windows.lay_out(x, lowest),), windows)[0]
 
 
 def max_pool_with_indices(
@@ -199,8 +211,9 @@ def max_pool_with_indices(
     lowest = _lowest(x.dtype)
     windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
     places = np.arange(np.prod(windows.size), dtype=np.int32).reshape(*windows.size, 1)
-    indices = pad_axes(jnp.broadcast_to(places, x.shape), windows.overhang, -1)
-    y, indices = _pool_maxima((pad_axes(x, windows.overhang, lowest), indices), windows)
+    # Added to zeros made of x, so that they are split over devices as x is.
+    indices = windows.lay_out(jnp.zeros_like(x, dtype=jnp.int32) + places, -1)
+    y, indices = _pool_maxima((windows.lay_out(x, lowest), indices), windows)
     return y, indices
 
 
@@ -237,13 +250,17 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise DTypeError(f"indices must be integers, got {indices.dtype}")
     places = int(np.prod(sizes))
-    batch, channels = y.shape[: y.ndim - 1 - rank], y.shape[-1]
-    flat = (int(np.prod(batch)), int(np.prod(y.shape[y.ndim - 1 - rank : -1])), channels)
     inside = (indices >= 0) & (indices < places)
-    rows, columns = jnp.arange(flat[0])[:, None, None], jnp.arange(channels)
-    target = jnp.zeros((flat[0], places, channels), y.dtype)
-    at = jnp.where(inside, indices, places).reshape(flat)
-    return target.at[rows, at, columns].set(y.reshape(flat), mode="drop").reshape(*batch, *sizes, channels)
+    at = jnp.where(inside, indices, places)
+
+    def put(y: Array, at: Array) -> Array:
+        return jnp.zeros(places, y.dtype).at[at.reshape(-1)].set(y.reshape(-1), mode="drop").reshape(sizes)
+
+    # Batch and channels are batching dimensions of the scatter, so they may be split over devices.
+    put = jax.vmap(put, -1, -1)
+    for _ in range(y.ndim - 1 - rank):
+        put = jax.vmap(put)
+    return put(y, at)
 
 
 def _window_sum(x: Array, windows: _Windows) -> Array:
@@ -251,14 +268,14 @@ def _window_sum(x: Array, windows: _Windows) -> Array:
     x = x.astype(accumulator(x.dtype))
     lead = x.ndim - 1 - len(windows.window)
     # Cropping is done first, so that no negative padding reaches XLA.
-    x = pad_axes(x, [(min(low, 0), min(high, 0)) for low, high in windows.overhang])
+    x = pad_axes(pad_axes(x, windows.crop), [(0, min(high, 0)) for _, high in windows.overhang])
     return lax.reduce_window(
         x,
         np.zeros((), x.dtype),
         lax.add,
         (1,) * lead + windows.window + (1,),
         (1,) * lead + windows.stride + (1,),
-        [(0, 0)] * lead + [(max(low, 0), max(high, 0)) for low, high in windows.overhang] + [(0, 0)],
+        [(0, 0)] * lead + [(low, max(high, 0)) for low, high in windows.overhang] + [(0, 0)],
         window_dilation=(1,) * lead + windows.dilation + (1,),
     )
 
@@ -268,7 +285,7 @@ def _counts(windows: _Windows, count_include_pad: bool) -> np.ndarray:
     counts = np.ones((1,))
     for f, s, (low, high), d, n, out in reversed(list(zip(*windows, strict=True))):
         taps = np.arange(out)[:, None] * s - low + np.arange(f) * d
-        first, stop = (-low, n + high) if count_include_pad else (0, n)
+        first, stop = (-low, n + high) if count_include_pad else (0, n + min(high, 0))
         inside = ((taps >= first) & (taps < stop)).sum(axis=1)
         counts = np.multiply.outer(inside, counts)
     return np.maximum(counts, 1)

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import IntOrTuple, as_int, as_tuple
@@ -154,7 +155,10 @@ def pixel_shuffle(x: ArrayLike, factor: int, *, rank: int = 2) -> Array:
     y = x.reshape(*batch, *sizes, channels, *(factor,) * rank)
     order = [axis for i in range(rank) for axis in (lead + i, lead + rank + 1 + i)]
     y = y.transpose(*range(lead), *order, lead + rank)
-    return y.reshape(*batch, *(n * factor for n in sizes), channels)
+    # One axis at a time, which keeps what is known of the sharding of the others.
+    for axis in range(lead, lead + rank):
+        y = lax.collapse(y, axis, axis + 2)
+    return y
 
 
 __all__ = ["pixel_shuffle", "resize"]

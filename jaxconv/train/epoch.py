@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxconv.compiler import jit
 from jaxconv.train.state import TrainState
 from jaxconv.train.step import Step, steps_per_epoch
 
@@ -46,7 +47,7 @@ def scanned_epoch(step: Step) -> Epoch:
     def run(carry: Carry, images: jax.Array, labels: jax.Array, order: jax.Array) -> Carry:
         return jax.lax.scan(lambda carry, rows: (_advance(step, carry, images, labels, rows), None), carry, order)[0]
 
-    compiled = jax.jit(run, donate_argnums=0)
+    compiled = jit(run, donate_argnums=0)
     return lambda carry, images, labels, order, on_step=None: compiled(carry, images, labels, order)
 
 
@@ -57,7 +58,7 @@ def looped_epoch(step: Step) -> Epoch:
         # The step counts itself, so that no number is sent to the device each time.
         return _advance(step, carry, images, labels, order[carry[1]["steps"]])
 
-    compiled = jax.jit(run, donate_argnums=0)
+    compiled = jit(run, donate_argnums=0)
 
     def epoch(
         carry: Carry,

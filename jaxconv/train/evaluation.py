@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.compiler import jit
 from jaxconv.layer import Layer
 from jaxconv.train.checks import check_arrays, check_batch
 from jaxconv.train.state import Loss, Preprocess
@@ -142,13 +143,13 @@ def _one_behind(results: Iterator[Any]) -> Iterator[Any]:
     yield last
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jit, static_argnums=(0, 1, 2))
 def _forward(net: Layer, preprocess: Preprocess | None, batch: int, params: Any, state: Any, images: Any, start: Any):
     x = jax.lax.dynamic_slice_in_dim(images, start, batch)
     return net.apply(params, state, x if preprocess is None else preprocess(x), train=False)[0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jit, static_argnums=(0, 1, 2, 3))
 def _measure(
     net: Layer,
     loss: Loss,

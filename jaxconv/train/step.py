@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxconv.compiler import jit
 from jaxconv.layer import Layer
 from jaxconv.train.state import Augment, Loss, Preprocess, TrainState, strong
 
@@ -62,7 +63,7 @@ def train_step(
       0.474 100%
     """
     step = raw_step(net, loss, optimizer, augment=augment, preprocess=preprocess)
-    return jax.jit(step, donate_argnums=0 if donate else ())
+    return jit(step, donate_argnums=0 if donate else ())
 
 
 def raw_step(

@@ -1,0 +1,110 @@
+"""The import, the public names and their docstrings."""
+
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import jaxconv as jc
+
+OPS = """conv conv_transpose conv_local conv_general_dilated dense max_pool max_pool_with_indices max_unpool avg_pool
+    lp_pool global_avg_pool global_max_pool global_lp_pool adaptive_avg_pool adaptive_max_pool batch_norm
+    batch_statistics layer_norm group_norm instance_norm local_response_norm pad resize pixel_shuffle dropout
+    drop_path"""
+LAYERS = """Conv ConvTranspose ConvLocal Dense MaxPool AvgPool LpPool GlobalAvgPool GlobalMaxPool AdaptiveAvgPool
+    AdaptiveMaxPool Flatten BatchNorm LayerNorm GroupNorm InstanceNorm LocalResponseNorm Dropout DropPath LayerScale
+    PReLU Pad Resize PixelShuffle Identity Fn"""
+COMBINATORS = "serial parallel concat split gate residual inline repeat remat mixed_precision map_layers"
+OTHERS = "conv_output_size conv_transpose_output_size summary"
+EXAMPLES = [name for name in f"{OPS} {LAYERS} {COMBINATORS} {OTHERS}".split() if name != "conv_general_dilated"]
+TYPES = ["Layer", "ShapeError", "DTypeError", "MissingKeyError", "ParameterError"]
+
+
+def in_a_new_process(code):
+    """What the code prints as JSON, in a Python that has imported nothing yet."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_the_import_brings_jax_and_numpy_only():
+    modules, fresh, backends = in_a_new_process("""
+import json, sys, sysconfig
+import jax, numpy
+before = set(sys.modules)
+import jaxconv
+from jax._src import xla_bridge
+print(json.dumps([
+    sorted({name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)),
+    sorted(name for name in sys.modules if name.startswith("jaxconv.") and name.count(".") == 1),
+    xla_bridge.backends_are_initialized(),
+]))
+""")
+    assert [name for name in modules if name not in ("jax", "jaxlib", "numpy", "jaxconv")] == []
+    assert not {"jaxconv.data", "jaxconv.train", "jaxconv.inspect"} & set(fresh)
+    assert backends is False
+
+
+def test_what_looks_in_needs_nothing_more():
+    names, backends = in_a_new_process("""
+import json, sys
+import jaxconv as jc
+net = jc.serial(jc.Conv(8), jc.BatchNorm(), jc.remat(jc.Identity()))
+jc.summary, jc.inspect.activations
+from jax._src import xla_bridge
+print(json.dumps([sorted({name.partition(".")[0] for name in sys.modules}), xla_bridge.backends_are_initialized()]))
+""")
+    assert not {"optax", "orbax", "matplotlib", "PIL", "tqdm", "flax", "pandas"} & set(names)
+    assert backends is False
+
+
+@pytest.mark.parametrize("name", f"{OPS} {LAYERS} {COMBINATORS} {OTHERS}".split() + TYPES)
+def test_public_names_are_there(name):
+    assert hasattr(jc, name)
+    assert name in dir(jc)
+
+
+def test_the_dropins_signature_is_that_of_lax():
+    ours, theirs = (inspect.signature(f) for f in (jc.conv_general_dilated, jax.lax.conv_general_dilated))
+    assert list(ours.parameters) == list(theirs.parameters)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_docstrings_say_what_and_show_it(name):
+    doc = inspect.getdoc(getattr(jc, name))
+    summary = doc.splitlines()[0]
+    assert summary.endswith(".") or doc.split("\n\n")[0].rstrip().endswith(".")
+    assert ">>> " in doc
+
+
+@pytest.mark.parametrize("name", ["activations", "receptive_field", "summary", "trace"])
+def test_docstrings_of_what_looks_in_show_it_too(name):
+    assert ">>> " in inspect.getdoc(getattr(jc.inspect, name))
+
+
+@pytest.mark.parametrize("name", ["data", "inspect", "train"])
+def test_sub_packages_load_when_asked_for(name):
+    assert getattr(jc, name) is importlib.import_module(f"jaxconv.{name}")
+    assert name in dir(jc)
+
+
+def test_what_is_not_there_is_named():
+    with pytest.raises(AttributeError, match="module 'jaxconv' has no attribute 'Convolution'"):
+        jc.Convolution  # noqa: B018
+
+
+def test_public_names_are_listed_once():
+    """Each module's __all__ is true, and no two of them export different things by one name."""
+    owners = {}
+    for module in ("compose", "geometry", "layer", "layers.conv", "layers.noise", "layers.norm", "layers.pool",
+                   "layers.shape", "ops.conv", "ops.dense", "ops.dropout", "ops.norm", "ops.pad", "ops.pool",
+                   "ops.resize"):  # fmt: skip
+        loaded = importlib.import_module(f"jaxconv.{module}")
+        for name in getattr(loaded, "__all__", ()):
+            assert hasattr(loaded, name), (module, name)
+            assert owners.setdefault(name, getattr(loaded, name)) is getattr(loaded, name), (module, name)
+            assert getattr(jc, name) is getattr(loaded, name), (module, name)
+    assert len(owners) > 60
