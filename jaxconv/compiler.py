@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.extend
 
-# By backend, the option and the value that helps. On XLA:CPU of jaxlib 0.10 the fusion that hands convolutions to
-# YNNPACK is slower than the path without it: experiments/benchmarks/results/jit.json.
-OPTIONS: dict[str, dict[str, Any]] = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
+# By backend, the option and the value that helps. XLA:CPU of jaxlib 0.10 hands convolutions to YNNPACK, which is slower
+# than its own path; what YNNPACK does well are reductions: experiments/benchmarks/results/jit.json.
+OPTIONS: dict[str, dict[str, Any]] = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}}
 
 
 @functools.cache

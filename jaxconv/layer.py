@@ -175,13 +175,11 @@ def capturing(capture: Capture | None) -> Iterator[None]:
         _CAPTURE.reset(token)
 
 
-def staged(
-    transform: Callable[[Callable], Callable], function: Callable[..., Tree], *args: Tree, add_axis: bool = False
-) -> Tree:
+def staged(transform: Callable[[Callable], Callable], function: Callable[..., Tree], *args: Tree) -> Tree:
     """Returns ``transform(function)(*args)`` for a transform that opens a trace (remat, a scan), with capture intact.
 
-    What is captured inside becomes an output of the transformed function and is kept outside. ``function`` gets as its
-    first argument what is added inside; with ``add_axis`` the transform maps over that too.
+    What is captured inside becomes an output of the transformed function and is kept outside. The function that is
+    transformed gets as its first argument what is added inside.
     """
     outer = _CAPTURE.get()
     if outer is None or not outer.reaches:
