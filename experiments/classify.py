@@ -47,7 +47,7 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     "mnist5k": Recipe(jc.data.mnist5k, 24, 2, False),
-    "fashion_mnist": Recipe(jc.data.fashion_mnist, 10, 2, True),
+    "fashion_mnist": Recipe(jc.data.fashion_mnist, 8, 1, True),
     "cifar10": Recipe(jc.data.cifar10, 10, 4, True),
 }
 
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--folder", help="where the files of fashion_mnist or cifar10 lie")
     arguments.add_argument("--download", action="store_true", help="fetch fashion_mnist or cifar10, checksum verified")
     arguments.add_argument("--model", choices=MODELS, default="convnet")
-    arguments.add_argument("--epochs", type=positive(int), help="default: 24 for mnist5k, 10 for the others")
+    arguments.add_argument("--epochs", type=positive(int), help="default: 24, 8 and 10 for the three")
     arguments.add_argument("--batch", type=positive(int), default=128)
     arguments.add_argument("--lr", type=positive(float), default=5e-3, help="the peak of the schedule")
     arguments.add_argument("--seed", type=int, default=0)

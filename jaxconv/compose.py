@@ -66,9 +66,12 @@ def _check_name(name: str) -> None:
 class _Many(Composite):
     """What composites of any number of named children share."""
 
+    least: ClassVar[int] = 1
     children: Children
 
     def check(self) -> None:
+        if not self.children and self.least:
+            raise ShapeError(f"{self.call} must have at least one layer, got none")
         for name, _ in self.children:
             if name:
                 _check_name(name)
@@ -89,6 +92,7 @@ class Serial(_Many):
     """Runs its children one after the other; made by `serial`."""
 
     call: ClassVar[str] = "serial"
+    least: ClassVar[int] = 0
 
     def route(self, run: Run, x: Tree) -> Tree:
         for name, layer in self.children:
@@ -100,6 +104,7 @@ class Parallel(_Many):
     """Runs its children on the same input; made by `parallel`."""
 
     call: ClassVar[str] = "parallel"
+    least: ClassVar[int] = 0
 
     def route(self, run: Run, x: Tree) -> Tree:
         return tuple(run(name, layer, x) for name, layer in self.children)
@@ -121,7 +126,7 @@ class Split(_Many):
 
     def route(self, run: Run, x: Tree) -> Tree:
         n = len(self.children)
-        parts = [run.join(lambda x, i=i: _share(x, i, n), x) for i in range(n)]
+        parts = run.join(lambda x: _shares(x, n), x)
         return run.join(
             _concatenate, *(run(name, layer, part) for (name, layer), part in zip(self.children, parts, strict=True))
         )
@@ -135,11 +140,11 @@ def _concatenate(*ys: Array) -> Array:
     return jnp.concatenate(ys, axis=-1)
 
 
-def _share(x: Array, i: int, n: int) -> Array:
+def _shares(x: Array, n: int) -> list[Array]:
     channels = x.shape[-1]
     if channels % n:
         raise ShapeError(f"x must have channels that divide by the {n} branches, got shape {x.shape}")
-    return jax.lax.slice_in_dim(x, i * channels // n, (i + 1) * channels // n, axis=-1)
+    return jnp.split(x, n, axis=-1)
 
 
 def serial(*layers: LayerLike, **named: LayerLike) -> Serial:

@@ -7,7 +7,6 @@ from fractions import Fraction
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from jaxconv import geometry as geo
 from jaxconv import ops
@@ -15,7 +14,7 @@ from jaxconv.errors import ShapeError
 from jaxconv.geometry import Field, IntOrTuple
 from jaxconv.layer import Params, Tree
 from jaxconv.layers.base import POINTWISE, Geometry, Leaf, Ranked, batched_sizes, whole_fields
-from jaxconv.ops.resize import _ALIASES, _KERNELS, _nearest, _weights
+from jaxconv.ops.resize import source_spans
 from jaxconv.pointwise import is_pointwise
 
 
@@ -118,19 +117,12 @@ class Resize(Ranked):
 
     def geometry(self, x: Any) -> Geometry:
         pairs = zip(batched_sizes(x, self.rank), self._sizes(x), strict=True)
-        return tuple(self._field(n, m) for n, m in pairs)
-
-    def _field(self, n: int, m: int) -> Field:
-        """Returns the field along one axis, read off the weights that `jaxconv.resize` multiplies by."""
-        if self.method == "area":
-            return geo.bins_field(geo.adaptive_bins(n, m), n)
-        method = _ALIASES.get(self.method, self.method)
-        if (method, self.antialias) in _KERNELS:
-            seen = (np.flatnonzero(w) for w in _weights(n, m, method, self.align_corners, self.antialias).T)
-            spans = {i: (int(at[0]), int(at[-1]) + 1) for i, at in enumerate(seen)}
-        else:
-            spans = {i: (int(at), int(at) + 1) for i, at in enumerate(_nearest(n, m, method == "nearest_exact"))}
-        return geo.covering_field(spans, Fraction(n - 1, m - 1) if self.align_corners and m > 1 else Fraction(n, m))
+        fields = []
+        for n, m in pairs:
+            spans = source_spans(n, m, self.method, self.align_corners, self.antialias)
+            stride = Fraction(n - 1, m - 1) if self.align_corners and m > 1 else Fraction(n, m)
+            fields.append(geo.covering_field(spans, stride))
+        return tuple(fields)
 
 
 @dataclass(frozen=True, repr=False)

@@ -5,7 +5,7 @@ import numpy as np
 from jax import lax
 
 from jaxconv.errors import ShapeError
-from jaxconv.geometry import IntOrTuple, as_int, as_tuple
+from jaxconv.geometry import IntOrTuple, adaptive_bins, as_int, as_tuple
 from jaxconv.ops.arrays import Array, ArrayLike, accumulator, apply_along, as_floats, spatial_sizes
 from jaxconv.ops.pool import adaptive_avg_pool
 
@@ -121,6 +121,17 @@ def resize(
         elif n != m:
             y = apply_along(y, _weights(n, m, method, align_corners, antialias), axis)
     return y.astype(dtype)
+
+
+def source_spans(n: int, m: int, method: str, align_corners: bool, antialias: bool) -> dict[int, tuple[int, int]]:
+    """Returns from which start to which stop of n elements each of the m outputs of one axis is made."""
+    method = _ALIASES.get(method, method)
+    if method == "area":
+        return dict(enumerate(adaptive_bins(n, m)))
+    if (method, antialias) not in _KERNELS:
+        return {i: (int(at), int(at) + 1) for i, at in enumerate(_nearest(n, m, method == "nearest_exact"))}
+    seen = (np.flatnonzero(w) for w in _weights(n, m, method, align_corners, antialias).T)
+    return {i: (int(at[0]), int(at[-1]) + 1) for i, at in enumerate(seen)}
 
 
 def pixel_shuffle(x: ArrayLike, factor: int, *, rank: int = 2) -> Array:

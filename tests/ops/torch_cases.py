@@ -390,6 +390,7 @@ def torch_local_response_norm(x, **options):
 def draw_resize(draws):
     """What torch has: bicubic and antialiasing for rank 2 only.
 
+    Maps are small, so that nearest rounds alike in float32, as ours and torch's do, and in the float64 of torch's 1-D.
     Antialiased maps are at least two columns wide: to one column, torch 2.13 repeats the first row.
     """
     rank = draws.integer(1, 3)
