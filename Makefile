@@ -6,20 +6,17 @@ CPUS ?= 2
 
 .PHONY: demo test lint oracle slow clean
 
-$(VENV)/.test: pyproject.toml
+$(VENV)/.test: EXTRAS = test
+$(VENV)/.demo: EXTRAS = data,train,viz
+$(VENV)/.%: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --editable '.[test]'
+	$(RUN) -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@
 
-$(VENV)/.demo: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --editable '.[data,train,viz]'
-	touch $@
-
-# Trains a ConvNet on 4,000 real handwritten digits and writes what it learned to runs/demo/report.html.
+# Trains a ConvNet on real handwritten digits and writes what it learned to runs/demo/report.html.
 demo: $(VENV)/.demo
+	rm -rf runs/demo
 	$(RUN) -m experiments.classify --data mnist5k --model convnet --out runs/demo
 
 lint: $(VENV)/.test

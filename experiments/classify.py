@@ -5,8 +5,8 @@
 Networks: LeNet-5 (LeCun et al., 1998); the lecture's ``[CONV-RELU-POOL]*3-FC`` with batch norm (Ioffe and Szegedy,
 2015). Trained by AdamW (Loshchilov and Hutter, 2019) on a one-cycle schedule (Smith and Topin, 2018) with smoothed
 labels (Szegedy et al., 2016), on shifted, and where left and right do not matter mirrored, images. A twentieth of the
-training images is set aside to choose the best epoch by. The test images are looked at once, at the end, with the
-weights of the last epoch, where the schedule ends.
+training images is held out: for the curves, and for the checkpoint of the best epoch. The test images are looked at
+once, at the end, with the weights of the last epoch, where the schedule ends.
 
 Writes metrics.json, checkpoint/, the figures and report.html under --out.
 """
@@ -140,12 +140,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options.out = options.out or Path("runs") / f"{options.data}-{options.model}"
     data = load(options)
     net = MODELS[options.model](len(data.classes))
-    shape = (options.batch, *data.train_images.shape[1:])
-    summary = jc.summary(net, (1, *shape[1:]))
+    summary = jc.summary(net, (1, *data.train_images.shape[1:]))
     print(summary)
 
     mean, std = channel_statistics(data.train_images)
     preprocess = functools.partial(normalize, mean=mean, std=std)
+    if (options.out / "checkpoint").exists() and not options.resume:
+        raise ValueError(f"{options.out} holds a run already: continue it by --resume, or give another --out")
     options.out.mkdir(parents=True, exist_ok=True)
     fitted = jc.train.fit(
         net,
@@ -171,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     np.add.at(counts, (data.test_labels, predicted), 1)
 
     metrics = {
+        "weights": "last epoch",
         "test_accuracy": float((predicted == data.test_labels).mean()),
         "train_seconds": round(fitted.train_seconds, 1),
         "images_per_second": round(fitted.images_per_second, 1),
@@ -182,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     report.write_json(options.out / "metrics.json", metrics)
 
     image = preprocess(data.test_images[:1])
-    shown = [path for path, layer in walk(net) if isinstance(layer, jc.Fn | jc.MaxPool)]
+    shown = [path for path, layer in walk(net) if isinstance(layer, jc.Fn | jc.MaxPool | jc.AvgPool)]
     _, found = jax.jit(lambda x: jc.inspect.activations(net, params, state, x, paths=shown))(image)
     maps = {path: found[path][0] for path in shown}
     parts = [
@@ -193,9 +195,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         ("mistakes", "The most confident mistakes", mistakes(data, probabilities)),
         ("network", "The network", summary),
     ]
+    held_out = round(HELD_OUT * len(data.train_images))
     facts = {
         "test accuracy": f"{metrics['test_accuracy']:.2%} of {len(predicted):,} images",
-        "training": f"{len(data.train_images):,} images, {options.epochs} epochs, {metrics['train_seconds']} s",
+        "training": f"{len(data.train_images) - held_out:,} images, {held_out:,} held out, {options.epochs} epochs",
+        "training time": f"{metrics['train_seconds']} s",
         "speed": f"{metrics['images_per_second']:,.0f} images per second",
         "device": metrics["device"],
         "versions": ", ".join(f"{k} {v}" for k, v in metrics["versions"].items()),

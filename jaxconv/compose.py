@@ -4,7 +4,7 @@ import dataclasses
 import keyword
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -346,8 +346,7 @@ class Repeat(_Wrapper):
         super().check()
 
     def _keys(self, key: Array) -> Array:
-        keys = [child_key(key, str(i)) for i in range(self.n)]
-        return jnp.stack([k for k in keys if k is not None])
+        return jnp.stack([cast(Array, child_key(key, str(i))) for i in range(self.n)])
 
     def _check_stacked(self, **trees: Tree) -> None:
         for name, tree in trees.items():
@@ -367,7 +366,7 @@ class Repeat(_Wrapper):
 
     def init_with_output(self, key: Array, x: Tree) -> tuple[Params, State, Tree]:
         x = as_struct(x)
-        y = init_child("", self.layer, key, x)[2]
+        y = jax.eval_shape(lambda k: init_child("", self.layer, k, x)[2], key)
         _check_same(x, y)
         params, state = jax.vmap(lambda k: self.layer.init(k, x))(self._keys(key))
         return params, state, y
@@ -382,7 +381,7 @@ class Repeat(_Wrapper):
             _check_same(x, y)
             return y, new
 
-        # A while loop costs XLA:CPU its fast convolution gradients (see the README on scan): there, unrolled.
+        # In a while loop XLA:CPU loses its fast convolution gradients: experiments/benchmarks/results/scan.json.
         unroll = self.n if jax.default_backend() == "cpu" else 1
 
         def scanned(function: Callable) -> Callable:
@@ -477,6 +476,10 @@ class MixedPrecision(_Wrapper):
         x = run.join(lambda x: _cast(x, self.compute), x)
         return run.join(lambda y: _cast(y, self.output), run("", self.layer, x))
 
+    def init_with_output(self, key: Array, x: Tree) -> tuple[Params, State, Tree]:
+        params, state, y = super().init_with_output(key, x)
+        return _cast(params, jnp.float32), _cast(state, jnp.float32), y
+
     def apply(
         self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
     ) -> tuple[Tree, State]:
@@ -484,10 +487,10 @@ class MixedPrecision(_Wrapper):
 
 
 def _cast(tree: Tree, dtype: Any) -> Tree:
-    def cast(a: Array) -> Array:
+    def converted(a: Array) -> Array:
         return jnp.asarray(a, dtype) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a
 
-    return jax.tree.map(cast, tree)
+    return jax.tree.map(converted, tree)
 
 
 def mixed_precision(layer: LayerLike, compute: Any = jnp.bfloat16, output: Any = jnp.float32) -> MixedPrecision:

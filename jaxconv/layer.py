@@ -157,6 +157,9 @@ def _plus(y: Tree, extra: Tree) -> Tree:
             raise ShapeError(f"add must have the shape of the layer's output, {jnp.shape(a)}, got {jnp.shape(b)}")
         return a + jnp.asarray(b, a.dtype)
 
+    given, wanted = str(jax.tree.structure(extra)), str(jax.tree.structure(y))
+    if given != wanted:
+        raise ShapeError(f"add must be a tree like the layer's output, {wanted}, got {given}")
     return jax.tree.map(plus, y, extra)
 
 
@@ -234,7 +237,8 @@ def run_child(
         with located(name, layer), scope:
             result = layer.apply(params, state, x, train=train, key=key)
             if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
-                raise ShapeError(f"apply must return (y, state) with a dict as state, got {type(result).__name__}")
+                kinds = [type(part).__name__ for part in result] if isinstance(result, tuple) else type(result).__name__
+                raise ShapeError(f"apply must return (y, state) with a dict as state, got {kinds}")
             y, new_state = result
             return (capture.visit(y) if capture else y), new_state
     finally:
@@ -252,7 +256,12 @@ def init_child(name: str, layer: Layer, key: Array, x: Tree) -> tuple[Params, St
 
 
 class Run(Protocol):
-    """How a composite's ``route`` runs its children; each way of looking at a network is one of these."""
+    """How a composite's ``route`` runs its children; each way of looking at a network is one of these.
+
+    ``train`` says whether a branch that is there for training only is to run: in training, and to be initialised.
+    """
+
+    train: bool
 
     def __call__(self, name: str, layer: Layer, x: Tree) -> Tree:
         """Runs one child."""
@@ -263,11 +272,15 @@ class Run(Protocol):
 
 class _Apply:
     def __init__(self, children: Children, params: Params, state: State, train: bool, key: Array | None):
+        for name, value in (("params", params), ("state", state)):
+            if not isinstance(value, dict):
+                raise ParameterError(f"{name} must be a dict with an entry for each child, got {type(value).__name__}")
         self.params, self.state, self.train, self.key = params, state, train, key
         # A child without a name may return the state as it got it, so it gets none that a sibling has renewed.
         named = {name for name, _ in children}
         self.unnamed_state = {name: value for name, value in state.items() if name not in named}
-        self.new_state: State = {}
+        # A child that does not run this time keeps its state.
+        self.new_state: State = {name: state[name] for name in named if name in state}
 
     def __call__(self, name: str, layer: Layer, x: Tree) -> Tree:
         if name:
@@ -285,6 +298,8 @@ class _Apply:
 
 
 class _Init:
+    train = True
+
     def __init__(self, key: Array):
         self.key = key
         self.params: Params = {}
@@ -462,4 +477,4 @@ def map_layers(net: Layer, function: Callable[[Layer], Layer]) -> Layer:
     return function(net)
 
 
-__all__ = ["Layer", "map_layers"]
+__all__ = ["Composite", "Layer", "Run", "child_key", "map_layers", "run_child", "walk"]

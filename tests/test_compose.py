@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxconv as jc
-from jaxconv.layer import child_key
+from jaxconv.layer import Composite, child_key
 from tests.nets import Shift, double, networks, normal, randomised, ready
 
 KEY = jax.random.key(3)
@@ -538,3 +538,57 @@ def test_values_of_a_network(tmp_path_factory, case):
 @settings(max_examples=150)
 def test_values_of_many_networks(tmp_path_factory, case):
     check_values(*case, tmp_path_factory.mktemp(f"net{next(counter)}"))
+
+
+@dataclasses.dataclass(frozen=True)
+class WithHead(Composite):
+    """A body, and a head that runs in training only."""
+
+    children: tuple
+
+    def route(self, run, x):
+        (name, body), (head_name, head) = self.children
+        y = run(name, body, x)
+        return (y, run(head_name, head, y)) if run.train else (y, None)
+
+
+def test_a_head_for_training_only_is_initialised_and_keeps_its_state():
+    net = WithHead((("body", jc.Conv(4)), ("head", jc.serial(jc.BatchNorm(), jc.GlobalAvgPool()))))
+    x = jnp.ones((2, 4, 4, 3))
+    params, state = net.init(KEY, x)
+    assert set(params) == {"body", "head"}
+    (_, head), moved = net.apply(params, state, x, train=True)
+    assert head.shape == (2, 4)
+    (_, head), kept = net.apply(params, moved, x)
+    assert head is None
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, kept, moved))
+
+
+def test_mixed_precision_gives_float32_whatever_the_layer_gives():
+    class Half:
+        def init(self, key, x):
+            return {"scale": jnp.ones((), x.dtype)}, {"mean": jnp.zeros((), x.dtype)}
+
+        def apply(self, params, state, x, *, train=False, key=None):
+            return x * params["scale"], state
+
+    params, state = jc.mixed_precision(Half()).init(KEY, (1, 3))
+    assert params["scale"].dtype == state["mean"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("make", [jc.concat, jc.split])
+def test_branches_of_nothing_are_refused(make):
+    with pytest.raises(jc.ShapeError, match="must have at least one layer"):
+        make()
+
+
+def test_a_checkpoint_gives_the_same_scores(tmp_path):
+    train = pytest.importorskip("jaxconv.train")
+    optax = pytest.importorskip("optax")
+    net = jc.serial(jc.residual(jc.serial(jc.Conv(3), jc.BatchNorm())), jc.repeat(jc.Conv(3), 2), jc.GlobalAvgPool())
+    x = jax.random.normal(KEY, (2, 6, 6, 3))
+    before = train.TrainState.create(net, optax.adam(1e-3), 0, x)
+    train.save(tmp_path / "saved", before, [{"epoch": 1}])
+    after = train.restore(tmp_path / "saved", "last", like=before)
+    scores = [net.apply(s.params, s.state, x)[0] for s in (before, after)]
+    np.testing.assert_array_equal(*scores)

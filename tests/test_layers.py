@@ -584,3 +584,36 @@ def test_layer_scale_begins_small():
     assert_allclose(params["scale"], np.full(3, 1e-4), rtol=1e-6)
     with pytest.raises(jc.ShapeError, match=r"scale must have shape \(3,\), the channels of x"):
         jc.LayerScale().apply({"scale": jnp.ones(4)}, {}, jnp.ones((1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "other"),
+    [
+        (jc.AvgPool(2), jc.MaxPool),
+        (jc.LpPool(2), jc.MaxPool),
+        (jc.GlobalMaxPool(), jc.GlobalAvgPool),
+        (jc.AdaptiveMaxPool(2), jc.AdaptiveAvgPool),
+        (jc.DropPath(0.5), jc.Dropout),
+    ],
+)
+def test_a_layer_is_no_instance_of_its_sibling(layer, other):
+    assert not isinstance(layer, other)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jc.Pad(1, mode="mirror"), "mode must be one of"),
+        (lambda: jc.Pad([1, 2, 3]), "padding must have"),
+        (lambda: jc.Resize(4, method="lanczos"), "method must be one of"),
+        (lambda: jc.Resize(4, method="nearest", antialias=True), "antialias is for"),
+        (lambda: jc.LpPool(2, p=0.5), "p must be at least 1"),
+        (lambda: jc.LpPool(2, p=float("inf")), "p must be at least 1 and finite"),
+        (lambda: jc.LayerNorm(-1.0), "eps must not be negative"),
+        (lambda: jc.GroupNorm(2, -1.0), "eps must not be negative"),
+        (lambda: jc.InstanceNorm(-1.0), "eps must not be negative"),
+    ],
+)
+def test_what_suits_no_input_is_refused_when_the_layer_is_made(make, message):
+    with pytest.raises(jc.ShapeError, match=message):
+        make()

@@ -52,16 +52,20 @@ def table(cases: list[dict[str, Any]]) -> str:
             f"| {case['data']} | {case['model']} | {case['parameters']:,} | {case['arguments']['epochs']} | {spread} "
             f"| {seconds:.0f} s |"
         )
-    last = cases[-1]
-    versions = ", ".join(f"{name} {last['versions'][name]}" for name in ("python", "jax", "jaxlib", "optax"))
-    return "\n".join([*lines, "", f"{len(last['runs'])} seeds each, float32, {last['device']}; {versions}."])
+    notes: dict[str, list[str]] = {}
+    for case in cases:
+        versions = ", ".join(f"{name} {case['versions'][name]}" for name in ("python", "jax", "jaxlib", "optax"))
+        note = f"{len(case['runs'])} seeds each, float32, {case['device']}; {versions}."
+        notes.setdefault(note, []).append(f"{case['model']} on {case['data']}")
+    told = [note if len(notes) == 1 else f"{', '.join(which)}: {note}" for note, which in notes.items()]
+    return "\n".join([*lines, "", *told])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m experiments.benchmarks.accuracy")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
-        "--only", choices=[data for data, _ in CASES], help="run this data set and keep the others' runs"
+        "--only", choices=sorted({data for data, _ in CASES}), help="run this data set and keep the others' runs"
     )
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()

@@ -9,6 +9,7 @@ import jax
 from jaxconv.geometry import Field
 from jaxconv.inspect.trace import Fields, Row, trace
 from jaxconv.layer import Composite, Layer, Tree, as_struct
+from jaxconv.layers import Fn
 
 _HEADS = ("path", "layer", "output", "params", "MACs", "receptive field")
 
@@ -65,7 +66,7 @@ class Summary:
         return [
             (
                 row.path,
-                type(row.layer).__name__ if not hasattr(row.layer, "function") else _function_name(row.layer),
+                _kind(row.layer),
                 _shapes(row.output),
                 _count(row.parameters),
                 _count(row.macs),
@@ -111,15 +112,18 @@ class Summary:
         )
 
 
-def _function_name(layer: Layer) -> str:
-    function = layer.function  # type: ignore[attr-defined]
-    return getattr(function, "__name__", type(function).__name__)
+def _kind(layer: Layer) -> str:
+    """Returns the layer's class, or the name of the function that it is."""
+    if isinstance(layer, Fn):
+        return getattr(layer.function, "__name__", type(layer.function).__name__)
+    return type(layer).__name__
 
 
 def summary(net: Layer, x: Tree) -> Summary:
     """Returns the table of a network on inputs shaped like ``x``; nothing is computed but shapes.
 
-    The receptive field prints as ``size / stride``, ``~`` before one that is not exact, ``?`` for one not known.
+    A composite of your own has one row, unless it is a `jaxconv.layer.Composite`. The receptive field prints as
+    ``size / stride``, ``~`` before one that is not exact, ``?`` for one that is not known.
 
     Args:
       net: a layer.

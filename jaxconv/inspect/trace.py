@@ -67,6 +67,8 @@ def _size(tree: Tree) -> int:
 class _Look:
     """Runs a network on shapes, as `jaxconv.layer.Run`, and keeps a row for each layer."""
 
+    train = True
+
     def __init__(self, sizes: tuple[int, ...]):
         self.sizes = sizes
         # A layer without a name stands at its composite's path, so a path alone would mix up the two.

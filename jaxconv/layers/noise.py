@@ -3,29 +3,18 @@
 from dataclasses import dataclass
 
 from jaxconv import ops
-from jaxconv.errors import MissingKeyError, ShapeError
+from jaxconv.errors import MissingKeyError
 from jaxconv.layer import Array, Params, State, Tree
 from jaxconv.layers.base import Leaf
-
-
-def _check_rate(rate: float) -> None:
-    if not 0 <= rate <= 1:
-        raise ShapeError(f"rate must lie between 0 and 1, got {rate}")
+from jaxconv.ops.dropout import check_rate
 
 
 @dataclass(frozen=True, repr=False)
-class Dropout(Leaf):
-    """Drops elements in training: `jaxconv.dropout`. Wants ``key`` only then.
-
-    >>> Dropout(0.5).apply({}, {}, jnp.ones((1, 4)), train=True)
-    Traceback (most recent call last):
-    jaxconv.errors.MissingKeyError: key must be given in training, got None
-    """
-
+class _Noise(Leaf):
     rate: float
 
     def check(self) -> None:
-        _check_rate(self.rate)
+        check_rate(self.rate)
 
     def apply(
         self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
@@ -37,11 +26,24 @@ class Dropout(Leaf):
         return self._drop(x, key), {}
 
     def _drop(self, x: Array, key: Array) -> Array:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, repr=False)
+class Dropout(_Noise):
+    """Drops elements in training: `jaxconv.dropout`. Wants ``key`` only then.
+
+    >>> Dropout(0.5).apply({}, {}, jnp.ones((1, 4)), train=True)
+    Traceback (most recent call last):
+    jaxconv.errors.MissingKeyError: key must be given in training, got None
+    """
+
+    def _drop(self, x: Array, key: Array) -> Array:
         return ops.dropout(x, self.rate, key)
 
 
 @dataclass(frozen=True, repr=False)
-class DropPath(Dropout):
+class DropPath(_Noise):
     """Drops whole examples in training: `jaxconv.drop_path`. Wants ``key`` only then.
 
     >>> DropPath(0.5).apply({}, {}, jnp.ones((1, 4)))[0]

@@ -12,6 +12,7 @@ from jaxconv import ops
 from jaxconv.errors import ShapeError
 from jaxconv.layer import Array, Params, State, Tree, as_struct, take
 from jaxconv.layers.base import Geometry, Leaf, Ranked, batched_sizes, group_size, whole_fields
+from jaxconv.ops.norm import check_eps
 
 
 def _scale_and_bias(layer: Any, x: Any) -> Params:
@@ -53,8 +54,7 @@ class BatchNorm(Leaf):
     def check(self) -> None:
         if not 0 <= self.momentum <= 1:
             raise ShapeError(f"momentum must lie between 0 and 1, got {self.momentum}")
-        if not self.eps >= 0:
-            raise ShapeError(f"eps must not be negative, got {self.eps}")
+        check_eps(self.eps)
 
     def init(self, key: Array, x: Tree) -> tuple[Params, State]:
         x = as_struct(x)
@@ -92,6 +92,9 @@ class LayerNorm(Leaf):
     scale: bool = field(default=True, kw_only=True)
     bias: bool = field(default=True, kw_only=True)
 
+    def check(self) -> None:
+        check_eps(self.eps)
+
     def fresh(self, key: Array, x: Any) -> Params:
         return _scale_and_bias(self, x)
 
@@ -114,6 +117,7 @@ class GroupNorm(Ranked):
 
     def check(self) -> None:
         super().check()
+        check_eps(self.eps)
         geo.as_int(self.groups, "groups", least=1)
 
     def fresh(self, key: Array, x: Any) -> Params:
@@ -140,6 +144,10 @@ class InstanceNorm(Ranked):
     eps: float = 1e-5
     scale: bool = field(default=True, kw_only=True)
     bias: bool = field(default=True, kw_only=True)
+
+    def check(self) -> None:
+        super().check()
+        check_eps(self.eps)
 
     def fresh(self, key: Array, x: Any) -> Params:
         batched_sizes(x, self.rank)

@@ -8,16 +8,11 @@ from jaxconv import ops
 from jaxconv.geometry import IntOrTuple, Padding
 from jaxconv.layer import Params, Tree
 from jaxconv.layers.base import Geometry, Ranked, Windowed, batched_sizes, whole_fields
+from jaxconv.ops.pool import check_power
 
 
 @dataclass(frozen=True, repr=False)
-class MaxPool(Windowed):
-    """The largest element of each window: `jaxconv.max_pool`, with its arguments.
-
-    >>> MaxPool(2).apply({}, {}, jnp.ones((1, 224, 224, 64)))[0].shape
-    (1, 112, 112, 64)
-    """
-
+class _Pool(Windowed):
     window: IntOrTuple
     stride: IntOrTuple | None = field(default=None, kw_only=True)
     padding: Padding = field(default="VALID", kw_only=True)
@@ -27,12 +22,21 @@ class MaxPool(Windowed):
     def options(self) -> dict[str, Any]:
         return super().options() | {"ceil_mode": self.ceil_mode}
 
+
+@dataclass(frozen=True, repr=False)
+class MaxPool(_Pool):
+    """The largest element of each window: `jaxconv.max_pool`, with its arguments.
+
+    >>> MaxPool(2).apply({}, {}, jnp.ones((1, 224, 224, 64)))[0].shape
+    (1, 112, 112, 64)
+    """
+
     def forward(self, params: Params, x: Tree) -> Tree:
         return ops.max_pool(x, self.window, **self.options())
 
 
 @dataclass(frozen=True, repr=False)
-class AvgPool(MaxPool):
+class AvgPool(_Pool):
     """The mean of each window: `jaxconv.avg_pool`, with its arguments.
 
     >>> AvgPool(2).apply({}, {}, jnp.ones((1, 8, 8, 3)))[0].shape
@@ -46,7 +50,7 @@ class AvgPool(MaxPool):
 
 
 @dataclass(frozen=True, repr=False)
-class LpPool(MaxPool):
+class LpPool(_Pool):
     """The p-norm of each window: `jaxconv.lp_pool`, with its arguments.
 
     >>> LpPool(2, p=1).apply({}, {}, jnp.ones((1, 2, 2, 1)))[0].item()
@@ -55,12 +59,21 @@ class LpPool(MaxPool):
 
     p: float = field(default=2, kw_only=True)
 
+    def check(self) -> None:
+        super().check()
+        check_power(self.p)
+
     def forward(self, params: Params, x: Tree) -> Tree:
         return ops.lp_pool(x, self.window, **self.options(), p=self.p)
 
 
+class _GlobalPool(Ranked):
+    def geometry(self, x: Any) -> Geometry:
+        return whole_fields(x, self.rank)
+
+
 @dataclass(frozen=True, repr=False)
-class GlobalAvgPool(Ranked):
+class GlobalAvgPool(_GlobalPool):
     """The mean over all places: `jaxconv.global_avg_pool`; ``(batch, *spatial, channels)`` to ``(batch, channels)``.
 
     >>> GlobalAvgPool().apply({}, {}, jnp.ones((8, 7, 7, 64)))[0].shape
@@ -70,12 +83,9 @@ class GlobalAvgPool(Ranked):
     def forward(self, params: Params, x: Tree) -> Tree:
         return ops.global_avg_pool(x, rank=self.rank)
 
-    def geometry(self, x: Any) -> Geometry:
-        return whole_fields(x, self.rank)
-
 
 @dataclass(frozen=True, repr=False)
-class GlobalMaxPool(GlobalAvgPool):
+class GlobalMaxPool(_GlobalPool):
     """The largest element over all places: `jaxconv.global_max_pool`.
 
     >>> GlobalMaxPool().apply({}, {}, jnp.ones((8, 7, 7, 64)))[0].shape
@@ -87,21 +97,12 @@ class GlobalMaxPool(GlobalAvgPool):
 
 
 @dataclass(frozen=True, repr=False)
-class AdaptiveAvgPool(Ranked):
-    """The means of ``size`` bins along each axis: `jaxconv.adaptive_avg_pool`.
-
-    >>> AdaptiveAvgPool(6).apply({}, {}, jnp.ones((1, 13, 13, 256)))[0].shape
-    (1, 6, 6, 256)
-    """
-
+class _AdaptivePool(Ranked):
     size: IntOrTuple
 
     def check(self) -> None:
         super().check()
         geo.as_tuple(self.size, self.rank, "size")
-
-    def forward(self, params: Params, x: Tree) -> Tree:
-        return ops.adaptive_avg_pool(x, self.size, rank=self.rank)
 
     def geometry(self, x: Any) -> Geometry:
         pooled = zip(batched_sizes(x, self.rank), geo.as_tuple(self.size, self.rank, "size"), strict=True)
@@ -109,7 +110,19 @@ class AdaptiveAvgPool(Ranked):
 
 
 @dataclass(frozen=True, repr=False)
-class AdaptiveMaxPool(AdaptiveAvgPool):
+class AdaptiveAvgPool(_AdaptivePool):
+    """The means of ``size`` bins along each axis: `jaxconv.adaptive_avg_pool`.
+
+    >>> AdaptiveAvgPool(6).apply({}, {}, jnp.ones((1, 13, 13, 256)))[0].shape
+    (1, 6, 6, 256)
+    """
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.adaptive_avg_pool(x, self.size, rank=self.rank)
+
+
+@dataclass(frozen=True, repr=False)
+class AdaptiveMaxPool(_AdaptivePool):
     """The largest elements of ``size`` bins along each axis: `jaxconv.adaptive_max_pool`.
 
     >>> AdaptiveMaxPool(6).apply({}, {}, jnp.ones((1, 13, 13, 256)))[0].shape

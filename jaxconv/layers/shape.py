@@ -14,7 +14,8 @@ from jaxconv.errors import ShapeError
 from jaxconv.geometry import Field, IntOrTuple
 from jaxconv.layer import Params, Tree
 from jaxconv.layers.base import POINTWISE, Geometry, Leaf, Ranked, batched_sizes, whole_fields
-from jaxconv.ops.resize import source_spans
+from jaxconv.ops.pad import check_mode
+from jaxconv.ops.resize import check_method, source_spans
 from jaxconv.pointwise import is_pointwise
 
 
@@ -60,6 +61,11 @@ class Pad(Ranked):
     mode: str = field(default="zeros", kw_only=True)
     value: float = field(default=0, kw_only=True)
 
+    def check(self) -> None:
+        super().check()
+        geo.explicit_padding(self.padding, self.rank)
+        check_mode(self.mode, "mode")
+
     def forward(self, params: Params, x: Tree) -> Tree:
         return ops.pad(x, self.padding, mode=self.mode, value=self.value, rank=self.rank)
 
@@ -93,6 +99,7 @@ class Resize(Ranked):
         super().check()
         if (self.size is None) == (self.factor is None):
             raise ShapeError(f"one of size and factor must be given, got size={self.size}, factor={self.factor}")
+        check_method(self.method, self.align_corners, self.antialias)
         if self.size is None:
             geo.as_int(self.factor, "factor", least=1)
         else:

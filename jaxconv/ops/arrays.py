@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.errors import DTypeError, ShapeError
-from jaxconv.geometry import as_tuple
+from jaxconv.geometry import as_int, as_tuple
 
 Array = jax.Array
 ArrayLike = jax.typing.ArrayLike
@@ -44,13 +44,12 @@ def add_bias(y: Array, bias: Array | None, dtype: DType) -> Array:
     return (y if bias is None else y + bias.astype(y.dtype)).astype(dtype)
 
 
-def spatial_sizes(x: Array, rank: int, name: str = "x", *, kind: str = "channels") -> tuple[int, ...]:
+def spatial_sizes(x: Array, rank: int, name: str = "x") -> tuple[int, ...]:
     """Returns the sizes of the ``rank`` spatial axes of ``x``, shape ``(*batch, *spatial, channels)``."""
-    if rank < 1:
-        raise ShapeError(f"rank must be at least 1, got {rank}")
+    rank = as_int(rank, "rank", least=1)
     if x.ndim < rank + 1:
         raise ShapeError(
-            f"{name} must have {rank} spatial axes and {kind}, so at least {rank + 1} axes, got shape {x.shape}"
+            f"{name} must have {rank} spatial axes and channels, so at least {rank + 1} axes, got shape {x.shape}"
         )
     sizes = x.shape[-rank - 1 : -1]
     if 0 in sizes:

@@ -145,8 +145,7 @@ def _correlate(
     a convolution with negative low padding, here or in the gradient, and reads out of bounds (openxla/xla#48713).
     """
     reach = [window_extent(f, d) - 1 for f, d in zip(kernel.shape, dilation, strict=False)]
-    within = tuple((min(max(low, 0), r), min(max(high, 0), r)) for (low, high), r in zip(padding, reach, strict=True))
-    beyond = [(low - w0, high - w1) for (low, high), (w0, w1) in zip(padding, within, strict=True)]
+    within, beyond = _split_padding(padding, reach)
     x = pad_axes(x, beyond)
     rank = len(stride)
     return lax.conv_general_dilated(
@@ -225,8 +224,7 @@ def conv_transpose(
     out_type = y.dtype if preferred_element_type is None else jnp.dtype(preferred_element_type)
 
     # No filter reaches further than its extent: more rim than that is zeros, less than none is cropped.
-    within = tuple((min(max(low, 0), r), min(max(high, 0), r)) for (low, high), r in zip(rim, reach, strict=True))
-    beyond = [(low - w0, high - w1) for (low, high), (w0, w1) in zip(rim, within, strict=True)]
+    within, beyond = _split_padding(rim, reach)
 
     def spread_and_correlate(y: Array) -> Array:
         full = _correlate(y, flipped, (1,) * rank, within, dilations, groups, precision, out_type, strides)
@@ -234,6 +232,13 @@ def conv_transpose(
 
     x = over_one_batch(spread_and_correlate, rank, y)
     return add_bias(x, bias, out_type)
+
+
+def _split_padding(padding: Pairs, reach: Sequence[int]) -> tuple[Pairs, Pairs]:
+    """Returns the part of the padding from 0 to ``reach``, and what is over: more zeros, or less than none."""
+    within = tuple((min(max(low, 0), r), min(max(high, 0), r)) for (low, high), r in zip(padding, reach, strict=True))
+    beyond = tuple((low - w0, high - w1) for (low, high), (w0, w1) in zip(padding, within, strict=True))
+    return within, beyond
 
 
 def _swap_channels(kernel: Array, groups: int) -> Array:
@@ -275,6 +280,8 @@ def conv_local(
     x, kernel, bias = as_floats(x=x, kernel=kernel, bias=bias)
     if kernel.ndim < 4 or kernel.ndim % 2:
         raise ShapeError(f"kernel must have shape (*output, *window, in, out), got {kernel.shape}")
+    if 0 in kernel.shape:
+        raise ShapeError(f"kernel has an empty axis: shape {kernel.shape}")
     rank = kernel.ndim // 2 - 1
     window = kernel.shape[rank:-2]
     size = spatial_sizes(x, rank)

@@ -3,13 +3,20 @@
 import jax
 import jax.numpy as jnp
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import MissingKeyError, ShapeError
 from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats
 
 
-def _drop(x: Array, rate: float, key: Array, shape: tuple[int, ...]) -> Array:
+def check_rate(rate: float) -> None:
+    """Raises ShapeError unless ``rate`` is a probability."""
     if not 0 <= rate <= 1:
         raise ShapeError(f"rate must lie between 0 and 1, got {rate}")
+
+
+def _drop(x: Array, rate: float, key: Array, shape: tuple[int, ...]) -> Array:
+    check_rate(rate)
+    if key is None:
+        raise MissingKeyError("key must be a random key, got None")
     if rate in (0, 1):
         return x if rate == 0 else jnp.zeros_like(x)
     # A float32 probability: the mask does not depend on whether x64 is enabled.

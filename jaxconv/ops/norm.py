@@ -19,7 +19,8 @@ def _check_channels(x: Array, **arrays: Array | None) -> None:
             raise ShapeError(f"{name} must have shape {x.shape[-1:]}, the channels of x {x.shape}, got {a.shape}")
 
 
-def _check_eps(eps: float) -> None:
+def check_eps(eps: float) -> None:
+    """Raises ShapeError if ``eps`` is negative."""
     if not eps >= 0:
         raise ShapeError(f"eps must not be negative, got {eps}")
 
@@ -70,7 +71,7 @@ def batch_norm(
     mean, var = as_floats(mean=mean, var=var)
     x, scale, bias = as_floats(x=x, scale=scale, bias=bias)
     _check_channels(x, mean=mean, var=var, scale=scale, bias=bias)
-    _check_eps(eps)
+    check_eps(eps)
     wide = jnp.promote_types(accumulator(x.dtype), mean.dtype)
     # One factor a channel, so that the gradient has one product of the map's size less to sum.
     factor = lax.rsqrt(var.astype(wide) + eps)
@@ -133,7 +134,7 @@ def layer_norm(
     """
     x, scale, bias = as_floats(x=x, scale=scale, bias=bias)
     _check_channels(x, scale=scale, bias=bias)
-    _check_eps(eps)
+    check_eps(eps)
     return _affine(_standardize(x, (-1,), eps), scale, bias, x.dtype)
 
 
@@ -167,7 +168,7 @@ def group_norm(
     x, scale, bias = as_floats(x=x, scale=scale, bias=bias)
     spatial_sizes(x, rank)
     _check_channels(x, scale=scale, bias=bias)
-    _check_eps(eps)
+    check_eps(eps)
     groups = as_int(groups, "groups", least=1)
     if x.shape[-1] % groups:
         raise ShapeError(f"groups must divide the channels of x, got {groups} groups for shape {x.shape}")
@@ -204,7 +205,7 @@ def instance_norm(
     x, scale, bias = as_floats(x=x, scale=scale, bias=bias)
     spatial_sizes(x, rank)
     _check_channels(x, scale=scale, bias=bias)
-    _check_eps(eps)
+    check_eps(eps)
     return _affine(_standardize(x, tuple(range(-rank - 1, -1)), eps), scale, bias, x.dtype)
 
 

@@ -24,7 +24,7 @@ def pad(
 ) -> Array:
     """Pads the spatial axes of ``x``; negative numbers crop.
 
-    On ``1234`` padded by 2: "zeros" ``001234 00``, "reflect" ``32 1234 32``, "edge" ``11 1234 44``, "circular"
+    On ``1234`` padded by 2: "zeros" ``00 1234 00``, "reflect" ``32 1234 32``, "edge" ``11 1234 44``, "circular"
     ``34 1234 12``.
 
     Args:

@@ -250,6 +250,7 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise DTypeError(f"indices must be integers, got {indices.dtype}")
     places = int(np.prod(sizes))
+    indices = indices.astype(jnp.promote_types(indices.dtype, jnp.int32))
     inside = (indices >= 0) & (indices < places)
     at = jnp.where(inside, indices, places)
 
@@ -328,9 +329,14 @@ def avg_pool(
     return (total / jnp.asarray(_counts(windows, count_include_pad), total.dtype)).astype(x.dtype)
 
 
+def check_power(p: float) -> None:
+    """Raises ShapeError unless ``p`` is a power that a norm can have; the infinite one is max_pool's."""
+    if not 1 <= p < np.inf:
+        raise ShapeError(f"p must be at least 1 and finite, got {p}")
+
+
 def _power(x: Array, p: float) -> Array:
-    if not p >= 1:
-        raise ShapeError(f"p must be at least 1, got {p}")
+    check_power(p)
     return x * x if p == 2 else jnp.abs(x) ** p
 
 
@@ -437,10 +443,6 @@ def _spatial_axes(rank: int) -> tuple[int, ...]:
     return tuple(range(-rank - 1, -1))
 
 
-def _adaptive_sizes(size: IntOrTuple, rank: int) -> tuple[int, ...]:
-    return as_tuple(size, rank, "size")
-
-
 def adaptive_avg_pool(x: ArrayLike, size: IntOrTuple, *, rank: int = 2) -> Array:
     """Returns the means of ``size`` bins along each axis, bin i from ``floor(i N / M)`` to ``ceil((i + 1) N / M)``.
 
@@ -464,7 +466,7 @@ def adaptive_avg_pool(x: ArrayLike, size: IntOrTuple, *, rank: int = 2) -> Array
     (x,) = as_floats(x=x)
     sizes = spatial_sizes(x, rank)
     y = x.astype(accumulator(x.dtype))
-    for axis, (n, m) in enumerate(zip(sizes, _adaptive_sizes(size, rank), strict=True)):
+    for axis, (n, m) in enumerate(zip(sizes, as_tuple(size, rank, "size"), strict=True)):
         bins = adaptive_bins(n, m)
         mean = np.zeros((n, m))
         for i, (start, stop) in enumerate(bins):
@@ -498,7 +500,7 @@ def adaptive_max_pool(x: ArrayLike, size: IntOrTuple, *, rank: int = 2) -> Array
     x = jnp.asarray(x)
     _lowest(x.dtype)
     sizes = spatial_sizes(x, rank)
-    bins = [adaptive_bins(n, m) for n, m in zip(sizes, _adaptive_sizes(size, rank), strict=True)]
+    bins = [adaptive_bins(n, m) for n, m in zip(sizes, as_tuple(size, rank, "size"), strict=True)]
     for i in reversed(range(rank)):
         x = _bin_maxima(x, x.ndim - 1 - rank + i, bins[i])
     return x

@@ -69,6 +69,17 @@ def _weights(n: int, m: int, method: str, align_corners: bool, antialias: bool) 
     return weights
 
 
+def check_method(method: str, align_corners: bool, antialias: bool) -> str:
+    """Returns the method's first name, or raises ShapeError if there is none or it lacks an option."""
+    name = _ALIASES.get(method, method)
+    if name not in _METHODS:
+        raise ShapeError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
+    if (align_corners or antialias) and (name, antialias) not in _KERNELS:
+        option = "align_corners" if align_corners else "antialias"
+        raise ShapeError(f"{option} is for the methods bilinear and bicubic, got method {method!r}")
+    return name
+
+
 def resize(
     x: ArrayLike,
     size: IntOrTuple,
@@ -101,13 +112,8 @@ def resize(
     >>> resize(jnp.array([[0.0], [2.0]]), 4, rank=1)[:, 0]
     Array([0. , 0.5, 1.5, 2. ], dtype=float32)
     """
-    method = _ALIASES.get(method, method)
-    if method not in _METHODS:
-        raise ShapeError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
+    method = check_method(method, align_corners, antialias)
     smooth = (method, antialias) in _KERNELS
-    if not smooth and (align_corners or antialias):
-        option = "align_corners" if align_corners else "antialias"
-        raise ShapeError(f"{option} is for the methods bilinear and bicubic, got method {method!r}")
     if method == "area":
         return adaptive_avg_pool(x, size, rank=rank)
     y = as_floats(x=x)[0] if smooth else jnp.asarray(x)

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from jaxconv.train.epoch import Totals
 from jaxconv.train.step import METRICS
 
-# Reading a number waits for the device. Twice a second costs nothing that can be measured, every step does on a GPU.
+# Seconds. Reading a number waits for the device, so not at every step.
 _INTERVAL = 0.5
 
 

@@ -38,8 +38,8 @@ def train_step(
       optimizer: an Optax transformation. It is given ``value=loss``, for those that ask for it.
       augment: ``augment(key, x)``, random changes of a batch, after ``preprocess``.
       preprocess: ``preprocess(images)``, such as a cast and normalisation, run inside the step.
-      donate: whether the old train state's buffers are reused for the new one, which halves the memory of training.
-        The old state is gone after the call.
+      donate: whether the old train state's buffers are reused for the new one, so that two need not be held. The old
+        state is gone after the call.
 
     Returns:
       ``step(train_state, images, labels) -> (train_state, metrics)``. ``metrics`` holds scalars on the device: loss,

@@ -1,5 +1,7 @@
 """Interpolation and channels shuffled into space, where torch has nothing to compare with or says less."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,16 +20,26 @@ def resized(x, size, **options):
 
 
 @pytest.mark.parametrize(("method", "antialias"), SMOOTH)
-@pytest.mark.parametrize("size", [1, 3, 6, 11])
+@pytest.mark.parametrize("size", [1, 3, 11])
 def test_axes_are_resized_one_by_one(method, antialias, size):
     """So rank 1 and 3, and one column, are right where rank 2 is, which torch checks."""
-    x = uniform(1, (1, 6, 5, 2)).astype(np.float32)
-    options = {"method": method, "antialias": antialias}
-    want = resized(x, (size, 4), **options)
-    rows = resized(x.transpose(0, 2, 1, 3), size, rank=1, **options).transpose(0, 2, 1, 3)
-    assert_close(resized(rows, 4, rank=1, **options), want)
-    assert_close(resized(x[:, None], (1, size, 4), rank=3, **options)[:, 0], want)
-    assert_close(resized(x.transpose(0, 2, 1, 3), (4, size), **options).transpose(0, 2, 1, 3), want)
+
+    @jax.jit
+    def ways(x):
+        resize = functools.partial(jc.resize, method=method, antialias=antialias)
+        turned = x.swapaxes(1, 2)
+        rows = resize(turned, size, rank=1).swapaxes(1, 2)
+        return (
+            resize(x, (size, 4)),
+            resize(rows, 4, rank=1),
+            resize(x[:, None], (1, size, 4), rank=3)[:, 0],
+            resize(turned, (4, size)).swapaxes(1, 2),
+        )
+
+    want, *others = ways(uniform(1, (1, 6, 5, 2)).astype(np.float32))
+    assert want.shape == (1, size, 4, 2)
+    for got in others:
+        assert_close(got, want)
 
 
 @pytest.mark.parametrize("method", ["nearest", "nearest_exact", "bilinear", "bicubic", "area"])
