@@ -68,7 +68,7 @@ class _Jitted:
 
     def __getattr__(self, name: str) -> Any:
         """Offers what a jitted function has: lower, trace, eval_shape, clear_cache."""
-        if name.startswith("_"):
+        if name.startswith("__") or "_plain" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self._now(), name)
 

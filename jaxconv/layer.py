@@ -477,4 +477,4 @@ def map_layers(net: Layer, function: Callable[[Layer], Layer]) -> Layer:
     return function(net)
 
 
-__all__ = ["Composite", "Layer", "Run", "child_key", "map_layers", "run_child", "walk"]
+__all__ = ["Layer", "map_layers"]

@@ -45,7 +45,12 @@ def test_the_training_example_trains(tmp_path):
 def test_the_step_of_ones_own_loop_learns():
     import optax
 
-    names: dict = {"jax": jax, "optax": optax, "net": jc.serial(jc.Conv(4), jc.BatchNorm(), jc.GlobalAvgPool())}
+    names: dict = {
+        "jax": jax,
+        "jc": jc,
+        "optax": optax,
+        "net": jc.serial(jc.Conv(4), jc.BatchNorm(), jc.GlobalAvgPool()),
+    }
     names["optimizer"] = optax.sgd(0.5)
     exec(BLOCKS[3], names)
     images = np.random.default_rng(0).normal(size=(16, 6, 6, 2)).astype(np.float32)

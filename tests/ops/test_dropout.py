@@ -53,3 +53,9 @@ def test_the_gradient_has_the_mask():
 def test_a_dropped_infinity_is_zero():
     y = np.asarray(jc.dropout(np.full(50, np.inf, np.float32), 0.5, KEY(5)))
     assert set(np.unique(y)) == {0.0, np.inf}
+
+
+@pytest.mark.parametrize("drop", [jc.dropout, jc.drop_path])
+def test_a_missing_key_is_an_error(drop):
+    with pytest.raises(jc.MissingKeyError, match="key must be a random key, got None"):
+        drop(jnp.ones((2, 3)), 0.5, None)

@@ -151,8 +151,11 @@ SHAPE_ERRORS = [
     (call(jc.resize, f(0, 4, 1), 2), r"x has an empty spatial axis: shape \(0, 4, 1\)"),
     (call(jc.batch_statistics, f(0, 3)), r"x has no elements to take statistics of: shape \(0, 3\)"),
     # Options
-    (call(jc.lp_pool, f(1, 4, 4, 1), 2, p=0.5), "p must be at least 1, got 0.5"),
-    (call(jc.global_lp_pool, f(4, 4, 1), p=0), "p must be at least 1, got 0"),
+    (call(jc.lp_pool, f(1, 4, 4, 1), 2, p=0.5), "p must be at least 1 and finite, got 0.5"),
+    (call(jc.lp_pool, f(1, 4, 4, 1), 2, p=float("inf")), "p must be at least 1 and finite, got inf"),
+    (call(jc.conv_local, f(1, 4, 1), f(5, 0, 1, 2)), r"kernel has an empty axis: shape \(5, 0, 1, 2\)"),
+    (call(jc.global_avg_pool, f(4, 4, 1), rank=2.0), "rank must be an integer, got 2.0"),
+    (call(jc.global_lp_pool, f(4, 4, 1), p=0), "p must be at least 1 and finite, got 0"),
     (call(jc.batch_norm, f(2, 3), f(3), f(3), eps=-1), "eps must not be negative, got -1"),
     (call(jc.resize, f(4, 4, 1), 2, method="lanczos3"), "method must be one of nearest, .*got 'lanczos3'"),
     (

@@ -241,3 +241,10 @@ def test_adaptive_pools_take_bins_from_floor_to_ceil(data):
         mean[place], most[place] = x[cut].mean(tuple(range(rank))), x[cut].max(tuple(range(rank)))
     assert_close(jax.jit(lambda x: jc.adaptive_avg_pool(x, bins, rank=rank))(x), mean)
     assert_array_equal(jax.jit(lambda x: jc.adaptive_max_pool(x, bins, rank=rank))(x), most)
+
+
+def test_narrow_indices_reach_every_place():
+    y = jnp.array([[[1.0]]])
+    x = jc.max_unpool(y, jnp.array([[[200]]], jnp.uint8), (20, 20))
+    assert x.shape == (20, 20, 1)
+    assert float(x[10, 0, 0]) == x.sum() == 1.0
