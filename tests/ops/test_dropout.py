@@ -1,6 +1,7 @@
 """Random masks: how often, how large, and of what."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
