@@ -42,6 +42,10 @@ def as_layer(value: LayerLike) -> Layer:
         return value
     if callable(value):
         return Fn(value)
+    if isinstance(value, list | tuple):
+        raise ShapeError(
+            f"a layer must have init and apply, or be callable, got a {type(value).__name__}: write (*layers)"
+        )
     raise ShapeError(f"a layer must have init and apply, or be callable, got {value!r}")
 
 

@@ -23,7 +23,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.errors import LocatedError, ParameterError, ShapeError
+from jaxconv.errors import LocatedError, MissingKeyError, ParameterError, ShapeError
 
 Array = jax.Array
 Tree = Any
@@ -67,6 +67,8 @@ def as_struct(x: Tree) -> Tree:
 
 def child_key(key: Array | None, name: str) -> Array | None:
     """Returns the random key of the child ``name``: of its name only, so a new sibling changes nothing for it."""
+    if isinstance(key, int | np.integer):
+        raise MissingKeyError(f"key must be a random key, got the number {key}: write jax.random.key({key})")
     return key if key is None or not name else jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
@@ -154,7 +156,9 @@ _CAPTURE: contextvars.ContextVar[Capture | None] = contextvars.ContextVar("captu
 def _plus(y: Tree, extra: Tree) -> Tree:
     def plus(a: Array, b: Any) -> Array:
         if not broadcasts(jnp.shape(b), jnp.shape(a)):
-            raise ShapeError(f"add must have the shape of the layer's output, {jnp.shape(a)}, got {jnp.shape(b)}")
+            raise ShapeError(
+                f"add must have the shape of the layer's output, {jnp.shape(a)}, or broadcast to it, got {jnp.shape(b)}"
+            )
         return a + jnp.asarray(b, a.dtype)
 
     given, wanted = str(jax.tree.structure(extra)), str(jax.tree.structure(y))

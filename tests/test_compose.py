@@ -592,3 +592,14 @@ def test_a_checkpoint_gives_the_same_scores(tmp_path):
     after = train.restore(tmp_path / "saved", "last", like=before)
     scores = [net.apply(s.params, s.state, x)[0] for s in (before, after)]
     np.testing.assert_array_equal(*scores)
+
+
+@pytest.mark.parametrize("use", [lambda net: net.init(0, (1, 3)), lambda net: net.apply({}, {}, jnp.ones(3), key=0)])
+def test_a_number_for_a_key_is_told_how_to_be_one(use):
+    with pytest.raises(jc.MissingKeyError, match=r"got the number 0: write jax.random.key\(0\)"):
+        use(jc.serial(jc.Identity()))
+
+
+def test_a_list_of_layers_is_told_how_to_be_a_network():
+    with pytest.raises(jc.ShapeError, match=r"got a list: write \(\*layers\)"):
+        jc.serial([jc.Identity(), jnp.abs])

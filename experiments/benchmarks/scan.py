@@ -23,7 +23,7 @@ from experiments.benchmarks.jit import ratios
 from experiments.report import environment, write_json
 
 RESULTS = Path(__file__).parent / "results" / "scan.json"
-LAYERS, STEPS = 8, 8
+LAYERS, STEPS = 8, 3
 
 
 def repeated() -> tuple[str, dict[str, Callable[[], Any]]]:
@@ -63,7 +63,7 @@ def epoch() -> tuple[str, dict[str, Callable[[], Any]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m experiments.benchmarks.scan")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     found = []
     for what, forms in (repeated(), epoch()):

@@ -28,7 +28,8 @@ def activations(
       params, state, x: what ``net.apply`` takes.
       paths: whose outputs to return; None returns all. A layer inside one that opens a trace of its own (a user's
         ``vmap`` or ``jit`` around a composite) cannot be seen.
-      add: arrays to add to the outputs of layers, by path. What is returned for that path includes them.
+      add: arrays to add to the outputs of layers, by path; they broadcast to the output's shape. What is returned for
+        that path includes them.
       train, key: what ``net.apply`` takes.
 
     Returns:
@@ -36,7 +37,7 @@ def activations(
       found: the outputs by path.
 
     Raises:
-      ShapeError: a path names no layer, or one that cannot be seen; an added array has another shape.
+      ShapeError: a path names no layer, or one that cannot be seen; an added array does not fit.
 
     >>> net = jc.serial(jc.Conv(8), jax.nn.relu, jc.GlobalAvgPool())
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))

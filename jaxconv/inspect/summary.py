@@ -123,7 +123,8 @@ def summary(net: Layer, x: Tree) -> Summary:
     """Returns the table of a network on inputs shaped like ``x``; nothing is computed but shapes.
 
     A composite of your own has one row, unless it is a `jaxconv.layer.Composite`. The receptive field prints as
-    ``size / stride``, ``~`` before one that is not exact, ``?`` for one that is not known.
+    ``size / stride``, a lone size where every unit sees the same, ``~`` before one that is
+    not exact, ``?`` for one that is not known.
 
     Args:
       net: a layer.

@@ -229,7 +229,7 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
       Array of y's type and shape ``(*batch, *size, channels)``.
 
     Raises:
-      ShapeError: the shapes of y and indices differ.
+      ShapeError: the shapes of y and indices differ, or size is smaller than y.
       DTypeError: indices are not integers.
 
     Equals ``torch.nn.functional.max_unpool2d(output_size=size)``.
@@ -249,6 +249,10 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
         raise ShapeError(f"indices must have the shape of y, {y.shape}, got {indices.shape}")
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise DTypeError(f"indices must be integers, got {indices.dtype}")
+    if any(n < m for n, m in zip(sizes, y.shape[-1 - rank : -1], strict=True)):
+        raise ShapeError(
+            f"size must be that of the map before pooling, at least y's {y.shape[-1 - rank : -1]}, got {sizes}"
+        )
     places = int(np.prod(sizes))
     indices = indices.astype(jnp.promote_types(indices.dtype, jnp.int32))
     inside = (indices >= 0) & (indices < places)

@@ -149,7 +149,10 @@ def test_what_is_added_fits(shape):
     params, state, x = ready(net, SHAPE)
     with pytest.raises(jc.ShapeError) as raised:
         activations(net, params, state, x, add={"block.act": jnp.zeros(shape)})
-    assert str(raised.value) == f"block.act (Fn): add must have the shape of the layer's output, (5, 3), got {shape}"
+    assert (
+        str(raised.value)
+        == f"block.act (Fn): add must have the shape of the layer's output, (5, 3), or broadcast to it, got {shape}"
+    )
     assert nothing_is_left()
 
 

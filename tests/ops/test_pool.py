@@ -248,3 +248,9 @@ def test_narrow_indices_reach_every_place():
     x = jc.max_unpool(y, jnp.array([[[200]]], jnp.uint8), (20, 20))
     assert x.shape == (20, 20, 1)
     assert float(x[10, 0, 0]) == x.sum() == 1.0
+
+
+def test_unpooling_wants_the_size_before_pooling():
+    y, indices = jc.max_pool_with_indices(jnp.ones((9, 9, 1)), 2)
+    with pytest.raises(jc.ShapeError, match=r"size must be that of the map before pooling, .*\(4, 4\), got \(2, 2\)"):
+        jc.max_unpool(y, indices, 2)
