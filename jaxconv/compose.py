@@ -385,7 +385,7 @@ class Repeat(_Wrapper):
             _check_same(x, y)
             return y, new
 
-        # In a while loop XLA:CPU loses its fast convolution gradients: experiments/benchmarks/results/scan.json.
+        # In a while loop XLA:CPU loses its fast convolution gradients: experiments/benchmarks/scan.py measures it.
         unroll = self.n if jax.default_backend() == "cpu" else 1
 
         def scanned(function: Callable) -> Callable:
