@@ -195,9 +195,9 @@ def test_unpool_puts_back_what_pooling_took():
 def test_unpool_drops_indices_outside():
     y = jnp.arange(1.0, 6)[:, None]
     indices = jnp.array([-1, 0, 3, 4, 1000])[:, None]
-    assert_array_equal(jc.max_unpool(y, indices, (4,))[:, 0], [2, 0, 0, 3])
-    gradient = jax.grad(lambda y: jc.max_unpool(y, indices, (4,)).sum())(y)
-    assert_array_equal(gradient[:, 0], [0, 1, 1, 0, 0])
+    assert_array_equal(jc.max_unpool(y, indices, (6,))[:, 0], [2, 0, 0, 3, 4, 0])
+    gradient = jax.grad(lambda y: jc.max_unpool(y, indices, (6,)).sum())(y)
+    assert_array_equal(gradient[:, 0], [0, 1, 1, 1, 0])
 
 
 @pytest.mark.parametrize("p", [1, 2, 3.5])
