@@ -16,6 +16,7 @@ from jaxconv.geometry import conv_output_size, conv_transpose_output_size
 from jaxconv.layer import Layer, map_layers
 from jaxconv.layers import *
 from jaxconv.ops import *
+from jaxconv.ops.lowering import convs_saveable, explain, lowering
 
 _PACKAGES = ("data", "inspect", "models", "train")
 _LAZY = {"summary": "inspect"}

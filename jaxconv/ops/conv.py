@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import (
@@ -31,17 +30,9 @@ from jaxconv.ops.arrays import (
     slice_axis,
     spatial_sizes,
 )
+from jaxconv.ops.lowering.primitive import convolve
+from jaxconv.ops.lowering.problem import Geometry
 from jaxconv.ops.pad import pad_pairs
-
-conv_general_dilated = lax.conv_general_dilated
-
-_SPATIAL = "DHW"
-
-
-def _dimension_numbers(rank: int) -> tuple[str, str, str]:
-    """Names the axes of a channels-last map and of a kernel ``(*window, in, out)``; ranks over 3 count in digits."""
-    spatial = _SPATIAL[-rank:] if rank <= len(_SPATIAL) else "".join(map(str, range(rank)))
-    return f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"
 
 
 def _kernel_window(kernel: Array, tail: str) -> tuple[int, ...]:
@@ -135,31 +126,27 @@ def _correlate(
     groups: int,
     precision: Any,
     out_type: Any,
-    spread: Sequence[int] | None = None,
 ) -> Array:
-    """Runs lax's convolution on one batch axis; ``spread`` puts ``spread - 1`` zeros between the elements of ``x``.
-
-    The result stays in the type in which it was summed, at least as wide as ``out_type``.
+    """Runs the primitive on one batch axis. The result stays in the type in which it was summed.
 
     Padding that crops, or that no tap-to-element pair ever needs, is done to ``x`` itself: otherwise XLA:CPU is handed
     a convolution with negative low padding, here or in the gradient, and reads out of bounds (openxla/xla#48713).
     """
-    reach = [window_extent(f, d) - 1 for f, d in zip(kernel.shape, dilation, strict=False)]
-    within, beyond = _split_padding(padding, reach)
+    window = kernel.shape[:-2]
+    within, beyond = _split_padding(padding, _reach(window, dilation))
     x = pad_axes(x, beyond)
-    rank = len(stride)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=stride,
-        padding=within,
-        lhs_dilation=spread or (1,) * rank,
-        rhs_dilation=dilation,
-        dimension_numbers=_dimension_numbers(rank),
-        feature_group_count=groups,
-        precision=precision,
-        preferred_element_type=jnp.promote_types(accumulator(x.dtype), out_type),
-    )
+    geometry = Geometry(x.shape[1:-1], window, tuple(stride), within, tuple(dilation), groups)
+    return convolve("output", x, kernel, geometry, **_types(x.dtype, out_type, precision))
+
+
+def _reach(window: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    return [window_extent(f, d) - 1 for f, d in zip(window, dilation, strict=True)]
+
+
+def _types(dtype: Any, out_type: Any, precision: Any) -> dict[str, Any]:
+    """Sums are as wide as the result; a cotangent of a result rounded to ``dtype`` is exact in ``dtype``."""
+    wide = jnp.promote_types(accumulator(dtype), out_type)
+    return {"dtype": wide, "narrow": out_type == dtype, "precision": precision}
 
 
 def conv_transpose(
@@ -217,20 +204,19 @@ def conv_transpose(
     _check_bias(bias, features)
     pairs, extra = transpose_padding(padding, window, strides, dilations, output_padding)
     transpose_output_sizes(size, window, strides, pairs, extra, dilations)
-    flipped = _swap_channels(lax.rev(kernel, tuple(range(rank))), groups)
-    # The whole result has extent - 1 on each side of the spread input; cutting its rim is padding with less.
-    reach = [window_extent(f, d) - 1 for f, d in zip(window, dilations, strict=True)]
-    rim = tuple((r - low, r - high + e) for r, (low, high), e in zip(reach, pairs, extra, strict=True))
+    # The conv whose way back this is pads by what is cut off here. It pads at least nothing and at most its reach: what
+    # is over is zeros, or is cropped.
+    cut = tuple((low, high - e) for (low, high), e in zip(pairs, extra, strict=True))
+    within, beyond = _split_padding(cut, _reach(window, dilations))
     out_type = y.dtype if preferred_element_type is None else jnp.dtype(preferred_element_type)
+    full = transpose_output_sizes(size, window, strides, within, (0,) * rank, dilations)
+    geometry = Geometry(full, window, strides, within, dilations, groups)
 
-    # No filter reaches further than its extent: more rim than that is zeros, less than none is cropped.
-    within, beyond = _split_padding(rim, reach)
+    def lay_down(y: Array) -> Array:
+        x = convolve("input", kernel, y, geometry, **_types(y.dtype, out_type, precision))
+        return pad_axes(x, [(-low, -high) for low, high in beyond])
 
-    def spread_and_correlate(y: Array) -> Array:
-        full = _correlate(y, flipped, (1,) * rank, within, dilations, groups, precision, out_type, strides)
-        return pad_axes(full, beyond)
-
-    x = over_one_batch(spread_and_correlate, rank, y)
+    x = over_one_batch(lay_down, rank, y)
     return add_bias(x, bias, out_type)
 
 
@@ -239,13 +225,6 @@ def _split_padding(padding: Pairs, reach: Sequence[int]) -> tuple[Pairs, Pairs]:
     within = tuple((min(max(low, 0), r), min(max(high, 0), r)) for (low, high), r in zip(padding, reach, strict=True))
     beyond = tuple((low - w0, high - w1) for (low, high), (w0, w1) in zip(padding, within, strict=True))
     return within, beyond
-
-
-def _swap_channels(kernel: Array, groups: int) -> Array:
-    """Turns ``(*window, out // groups, in)`` into the ``(*window, in // groups, out)`` of a convolution."""
-    *window, features, channels = kernel.shape
-    split = kernel.reshape(*window, features, groups, channels // groups)
-    return jnp.moveaxis(split, -1, -3).swapaxes(-1, -2).reshape(*window, channels // groups, groups * features)
 
 
 def conv_local(
@@ -327,4 +306,4 @@ def _local_products(taps: list[Array], kernel: Array, rank: int) -> Array:
     )
 
 
-__all__ = ["conv", "conv_general_dilated", "conv_local", "conv_transpose"]
+__all__ = ["conv", "conv_local", "conv_transpose"]

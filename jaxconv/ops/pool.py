@@ -1,5 +1,6 @@
 """Pooling: windowed, global and adaptive; maxima with their places, and the way back."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from jaxconv.ops.arrays import (
     spatial_sizes,
     window_tuple,
 )
+from jaxconv.ops.lowering.primitive import lowering_mode
 
 # A window axis up to this long is a chain of slices, one a tap; a longer one is built by doubling.
 _CHAIN = 8
@@ -108,11 +110,16 @@ def _better(first: Best, second: Best) -> Best:
     return tuple(jnp.where(take, q, p) for p, q in zip(first, second, strict=True))
 
 
+def _every(x: Array, axis: int, start: int, count: int, step: int = 1) -> Array:
+    """Returns ``count`` elements of one axis."""
+    return slice_axis(x, axis, start, start + (count - 1) * step + 1, step)
+
+
 def _window_maxima(x: Best, axis: int, taps: int, stride: int, dilation: int, out: int) -> Best:
     """Returns the best element of each of ``out`` windows along one axis."""
 
     def shifted(x: Best, start: int, count: int, step: int = 1) -> Best:
-        return tuple(slice_axis(a, axis, start, start + (count - 1) * step + 1, step) for a in x)
+        return tuple(_every(a, axis, start, count, step) for a in x)
 
     if taps <= _CHAIN:
         best = shifted(x, 0, out, stride)
@@ -129,7 +136,25 @@ def _window_maxima(x: Best, axis: int, taps: int, stride: int, dilation: int, ou
     return shifted(x, 0, out, stride)
 
 
-def _pool_maxima(x: Best, windows: _Windows) -> Best:
+def _reduced(x: Array, windows: _Windows, combine: Any, start: Any) -> Array:
+    """Returns what lax makes of windows that just cover ``x``."""
+    lead = (1,) * (x.ndim - 1 - len(windows.window))
+    return lax.reduce_window(
+        x,
+        np.asarray(start, x.dtype),
+        combine,
+        (*lead, *windows.window, 1),
+        (*lead, *windows.stride, 1),
+        "VALID",
+        window_dilation=(*lead, *windows.dilation, 1),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="windows")
+def pool_maxima(x: Best, windows: _Windows) -> Best:
+    """Returns the best element of each window."""
+    if lowering_mode() == "xla" and len(x) == 1 and all(d == 1 for d in windows.dilation):
+        return (_reduced(x[0], windows, lax.max, _lowest(x[0].dtype)),)
     # Last axis first: then the first maximum in row-major order is the one that stays.
     for i in reversed(range(len(windows.window))):
         axis = x[0].ndim - 1 - len(windows.window) + i
@@ -175,7 +200,7 @@ def max_pool(
     x = jnp.asarray(x)
     lowest = _lowest(x.dtype)
     windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
-    return _pool_maxima((windows.lay_out(x, lowest),), windows)[0]
+    return pool_maxima((windows.lay_out(x, lowest),), windows)[0]
 
 
 def max_pool_with_indices(
@@ -213,7 +238,7 @@ def max_pool_with_indices(
     places = np.arange(np.prod(windows.size), dtype=np.int32).reshape(*windows.size, 1)
     # Added to zeros made of x, so that they are split over devices as x is.
     indices = windows.lay_out(jnp.zeros_like(x, dtype=jnp.int32) + places, -1)
-    y, indices = _pool_maxima((windows.lay_out(x, lowest), indices), windows)
+    y, indices = pool_maxima((windows.lay_out(x, lowest), indices), windows)
     return y, indices
 
 
@@ -268,21 +293,38 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
     return put(y, at)
 
 
-def _window_sum(x: Array, windows: _Windows) -> Array:
+@functools.partial(jax.jit, static_argnames="windows")
+def pool_sums(x: Array, windows: _Windows) -> Array:
     """Sums each window; half types stay in the float32 in which they are summed."""
-    x = x.astype(accumulator(x.dtype))
+    x = windows.lay_out(x.astype(accumulator(x.dtype)), 0)
     lead = x.ndim - 1 - len(windows.window)
-    # Cropping is done first, so that no negative padding reaches XLA.
-    x = pad_axes(pad_axes(x, windows.crop), [(0, min(high, 0)) for _, high in windows.overhang])
-    return lax.reduce_window(
-        x,
-        np.zeros((), x.dtype),
-        lax.add,
-        (1,) * lead + windows.window + (1,),
-        (1,) * lead + windows.stride + (1,),
-        [(0, 0)] * lead + [(low, max(high, 0)) for low, high in windows.overhang] + [(0, 0)],
-        window_dilation=(1,) * lead + windows.dilation + (1,),
-    )
+    if lowering_mode() == "xla":
+        return _reduced(x, windows, lax.add, 0)
+    for i, numbers in enumerate(zip(windows.window, windows.stride, windows.dilation, windows.out, strict=True)):
+        x = _axis_sums(x, lead + i, *numbers)
+    return x
+
+
+def _axis_sums(x: Array, axis: int, taps: int, stride: int, dilation: int, out: int) -> Array:
+    """Returns the sum of each of ``out`` windows along one axis, which they just cover."""
+    if dilation == 1 and (out == 1 or taps == stride):
+        # They do not overlap: each is a row of its own.
+        return jnp.sum(x.reshape(*x.shape[:axis], out, taps, *x.shape[axis + 1 :]), axis + 1)
+    if taps <= _CHAIN:
+        return functools.reduce(lax.add, (_every(x, axis, tap * dilation, out, stride) for tap in range(taps)))
+    # The sum of 2n taps is one of two sums of n: log(taps) steps. A window is put together from those that it holds.
+    total, at, length = None, 0, 1
+    while at < taps:
+        if taps & length:
+            part = _every(x, axis, at * dilation, out, stride)
+            total = part if total is None else total + part
+            at += length
+        if at < taps:
+            count = x.shape[axis] - length * dilation
+            x = _every(x, axis, 0, count) + _every(x, axis, length * dilation, count)
+        length *= 2
+    assert total is not None
+    return total
 
 
 def _counts(windows: _Windows, count_include_pad: bool) -> np.ndarray:
@@ -329,7 +371,7 @@ def avg_pool(
     """
     (x,) = as_floats(x=x)
     windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
-    total = _window_sum(x, windows)
+    total = pool_sums(x, windows)
     return (total / jnp.asarray(_counts(windows, count_include_pad), total.dtype)).astype(x.dtype)
 
 
@@ -380,7 +422,7 @@ def lp_pool(
     """
     (x,) = as_floats(x=x)
     windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
-    return _root(_window_sum(_power(x.astype(accumulator(x.dtype)), p), windows), p).astype(x.dtype)
+    return _root(pool_sums(_power(x.astype(accumulator(x.dtype)), p), windows), p).astype(x.dtype)
 
 
 def global_avg_pool(x: ArrayLike, *, rank: int = 2) -> Array:

@@ -1,0 +1,350 @@
+"""Every layer of `cases`, in jaxconv, in plain lax and in torch: time, compilation and memory.
+
+    python -m experiments.benchmarks.layers             # measures every layer, writes results/layers.json
+    python -m experiments.benchmarks.layers --missing   # goes on where a run was stopped
+    python -m experiments.benchmarks.layers --only '^depthwise.* k7'    # measures some anew; matches "family: case"
+    python -m experiments.benchmarks.layers --table --figure layers.png # shows what the file holds, measures nothing
+
+One process, candidates in turn A B A B, forward, and forward with the gradients for x and kernel. Ratios are medians of
+paired rounds with their 95 % bootstrap interval; above 1 is faster. The base is lax under plain `jax.jit`. Run it on an
+otherwise idle machine.
+
+``lax, options`` is lax with the compiler options of `jaxconv.jit`, ``jaxconv`` the op under plain `jax.jit`, ``torch``
+runs on CPU in channels-last memory. A candidate that takes over a second a call is measured three times.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxconv as jc
+from experiments.benchmarks.cases import CASES, GROWTH, Case
+from experiments.benchmarks.jit import ratios
+from experiments.report import environment, png, write, write_json
+from jaxconv.compiler import helpful_options
+
+RESULTS = Path(__file__).parent / "results" / "layers.json"
+PASSES = ("forward", "gradients")
+OURS = ("jaxconv", "jaxconv.jit")
+STEPS = 4  # of a scan
+MEGA = 1e6
+
+Calls = dict[str, Callable[[], Any]]
+Found = dict[str, Any]
+
+
+def timed(calls: Calls, seconds: float, rounds: int) -> dict[str, np.ndarray]:
+    """Calls all in turn, at least 5 rounds (3 of a slow one), until the seconds or the rounds are used up."""
+
+    def clock(name: str) -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(calls[name]())
+        taken = time.perf_counter() - start
+        if name == "torch":
+            time.sleep(0.01)  # Its threads spin a while after their work, on the cores that the next candidate wants.
+        return taken
+
+    slow = {name for name in calls if clock(name) > 1}
+    least = 3 if len(slow) == len(calls) else 5
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    start = time.perf_counter()
+    for i in range(rounds):
+        if i >= least and time.perf_counter() - start > seconds:
+            break
+        for name in calls:
+            if i < 3 or name not in slow:
+                times[name].append(clock(name))
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def against(times: np.ndarray, base: np.ndarray) -> dict[str, float]:
+    """Returns the ratio of the rounds that both have, and the median of all of ``times``."""
+    paired = min(len(times), len(base))
+    return ratios(times[:paired], base[:paired]) | {"median_ms": float(np.median(times) * 1e3)}
+
+
+def with_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function with its vector-Jacobian product, as a function of the cotangent and the arrays."""
+
+    def call(cotangent: Any, *arrays: Any) -> Any:
+        y, back = jax.vjp(function, *arrays)
+        return y, *back(cotangent)
+
+    return call
+
+
+def compiled(jitted: Any, arguments: tuple[Any, ...]) -> tuple[Callable[[], Any], Found]:
+    """Compiles ahead of time; returns the call, and what compiling took and the program needs."""
+    start = time.perf_counter()
+    program = jitted.lower(*arguments).compile()
+    taken = time.perf_counter() - start
+    memory = program.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    temporary = memory.temp_size_in_bytes
+    facts = {"compile_s": taken, "memory_mb": (held + temporary) / MEGA, "temporaries_mb": temporary / MEGA}
+    return lambda: program(*arguments), facts
+
+
+def torch_calls(case: Case, dtype: str, cotangent: Any) -> Calls:
+    """Returns torch's forward pass and its gradients."""
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    function, tensors = case.torch(dtype)
+    last = np.moveaxis(np.asarray(cotangent, np.float32), -1, 1)
+    format = {2: torch.channels_last, 3: torch.channels_last_3d}.get(case.rank, torch.contiguous_format)
+    weight = torch.tensor(last).to(tensors[0].dtype).contiguous(memory_format=format)
+    leaves = tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return function(*tensors)
+
+    def gradients() -> Any:
+        y = function(*leaves)
+        return y.detach(), *torch.autograd.grad(y, leaves, weight)
+
+    return {"forward": forward, "gradients": gradients}
+
+
+def difference(ours: Any, theirs: Any) -> float:
+    """Returns the largest difference of two results, as a share of the largest element."""
+    worst = 0.0
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        worst = max(worst, float(np.max(np.abs(a - b)) / np.max(np.abs(b))))
+    return worst
+
+
+def measure(case: Case, dtype: str, seconds: float, rounds: int, peak: float, with_torch: bool) -> Found:
+    """Returns all that is found out about one case; ``peak`` is the rate of a matrix product in GFLOP/s."""
+    ours, arrays = case.jaxconv(dtype)
+    theirs, _ = case.lax()
+    shape = jax.eval_shape(theirs, *arrays).shape
+    cotangent = jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32), dtype)
+    peer = torch_calls(case, dtype, cotangent) if with_torch else {}
+    found: Found = {"case": case.name, "family": case.family, "source": case.source, "gflop": 2e-9 * case.macs}
+    for what in PASSES:
+        gradients = what == "gradients"
+        arguments = (cotangent, *arrays) if gradients else arrays
+        call, reference = map(with_gradients, (ours, theirs)) if gradients else (ours, theirs)
+        jitted = {
+            "lax": jax.jit(reference),
+            "lax, options": jax.jit(reference, compiler_options=helpful_options()),
+            "jaxconv": jax.jit(call),
+            "jaxconv.jit": jc.jit(call),
+        }
+        programs = {name: compiled(function, arguments) for name, function in jitted.items()}
+        calls = {name: call for name, (call, _) in programs.items()} | ({"torch": peer[what]} if peer else {})
+        expected = calls["lax"]()
+        found[f"{what} difference"] = max(difference(calls[name](), expected) for name in OURS)
+        times = timed(calls, seconds / len(PASSES), rounds)
+        found[what] = {}
+        for name, taken in times.items():
+            row = {
+                **against(taken, times["lax"]),
+                "rounds": len(taken),
+                **(programs[name][1] if name != "torch" else {}),
+            }
+            if peer and name in OURS:
+                ratio = against(taken, times["torch"])
+                row["torch"] = {key: ratio[key] for key in ("speedup", "low", "high")}
+            if case.macs and case.groups == 1:
+                row["gflops"] = found["gflop"] * (3 if gradients else 1) / row["median_ms"] * 1e3
+                row["share"] = row["gflops"] / peak
+            found[what][name] = row
+    if case.scanned:
+        found["scan"] = scan(case, dtype, seconds, rounds)
+    return found
+
+
+def scan(case: Case, dtype: str, seconds: float, rounds: int) -> Found:
+    """Returns what the layer's gradient costs in a compiled loop over inputs, against the same loop in Python."""
+    calls: Calls = {}
+    for name, (function, _) in {"lax": case.lax(), "jaxconv": case.jaxconv()}.items():
+
+        def loss(looped: bool, xs: Any, *kernel: Any, function: Callable[..., Any] = function) -> Any:
+            def step(total: Any, x: Any) -> Any:
+                return total + jnp.sum(function(x, *kernel) ** 2, dtype=jnp.float32), None
+
+            total = jnp.zeros(())
+            if looped:
+                return jax.lax.scan(step, total, xs)[0]
+            for x in xs:
+                total, _ = step(total, x)
+            return total
+
+        x, *kernel = case.arrays(dtype)
+        arguments = (jnp.stack([x] * STEPS), *kernel)
+        for looped in (True, False):
+            gradient = jax.jit(jax.grad(lambda *a, l=looped, f=loss: f(l, *a), tuple(range(len(arguments)))))
+            calls[f"{name}, {'scan' if looped else 'unrolled'}"], _ = compiled(gradient, arguments)
+    times = timed(calls, seconds, rounds)
+    return {
+        name: against(times[f"{name}, scan"], times[f"{name}, unrolled"])
+        | {"unrolled_ms": float(np.median(times[f"{name}, unrolled"]) * 1e3)}
+        for name in ("lax", "jaxconv")
+    }
+
+
+def matrix_product(dtype: str, size: int = 2048) -> float:
+    """Returns the machine's rate of a matrix product, in GFLOP/s, under the better of both jits."""
+    a = jnp.asarray(np.random.default_rng(0).standard_normal((size, size), np.float32), dtype)
+    jitted: dict[str, Any] = {"jax.jit": jax.jit(jnp.matmul), "jaxconv.jit": jc.jit(jnp.matmul)}
+    calls = {name: compiled(function, (a, a))[0] for name, function in jitted.items()}
+    best = min(float(np.median(t)) for t in timed(calls, 1.0, 7).values())
+    return 2e-9 * size**3 / best
+
+
+def mean(values: Sequence[float]) -> str:
+    """Returns the geometric mean for a table."""
+    return f"{math.exp(sum(map(math.log, values)) / len(values)):.2f}" if values else "-"
+
+
+def table(found: Found) -> str:
+    """Returns the README's table in Markdown, and notes below it."""
+    cases = found["cases"]
+    families: dict[str, list[Found]] = {}
+    for case in sorted(cases, key=lambda case: case["family"]):
+        families.setdefault(case["family"], []).append(case)
+    lines = [
+        "| layers | | forward, `jax.jit` | forward, `jaxconv.jit` | gradients, `jax.jit` | gradients, `jaxconv.jit` "
+        "| forward, torch = 1 | gradients, torch = 1 | slowest against lax |",
+        "|" + "---|" * 9,
+    ]
+    for family, members in {**families, "all": cases}.items():
+        rows = {(w, c): [(m[w][c]["speedup"], m["case"]) for m in members] for w in PASSES for c in OURS}
+        cells = [mean([speedup for speedup, _ in row]) for row in rows.values()]
+        for what in PASSES:
+            best = [m[what]["jaxconv.jit"] for m in members]
+            cells.append(mean([row["torch"]["speedup"] for row in best if "torch" in row]))
+        (speedup, name), (what, candidate) = min((min(row), key) for key, row in rows.items())
+        jit = "jaxconv.jit" if candidate == "jaxconv.jit" else "jax.jit"
+        cells.append(f"{speedup:.2f} {name}, {what}, {jit}")
+        lines.append(f"| {family} | {len(members)} | {' | '.join(cells)} |")
+    return "\n".join([*lines, notes(found, families)])
+
+
+def notes(found: Found, families: dict[str, list[Found]]) -> str:
+    """Returns lists of what the table would hide: the layers that lose, loops, growth, and the extremes."""
+    both = [(case, what) for case in found["cases"] for what in PASSES]
+    rows = [(f"{c['case']}: {w}, {n}, {c[w][n]['median_ms']:.2f} ms", c[w][n]) for c, w in both for n in OURS]
+    lost = [f"{name}: {r['speedup']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for name, r in rows if r["high"] < 0.95]
+    behind = [(name, row["torch"]["speedup"]) for name, row in rows if "torch" in row]
+    loops = [
+        f"{case['case']}: "
+        + ", ".join(f"{k} {v['median_ms']:.0f} ms, unrolled {v['unrolled_ms']:.0f} ms" for k, v in case["scan"].items())
+        for case in found["cases"]
+        if "scan" in case
+    ]
+    grown = {case["case"]: case for case in found["growth"]}
+    growth = [
+        f"{axis}: {case.name}, {grown[case.name]['gflop']:.2f} GFLOP forward: {what} "
+        + ", ".join(f"{name} {grown[case.name][what][name]['median_ms']:.2f} ms" for name in ("lax", *OURS))
+        for axis, members in GROWTH.items()
+        for what in PASSES
+        for case in members
+        if case.name in grown
+    ]
+    needs = sorted((c[w]["jaxconv"]["memory_mb"] / c[w]["lax"]["memory_mb"], c["case"], w) for c, w in both)
+    takes = sorted((c[w]["jaxconv"]["compile_s"], c["case"], w) for c, w in both)
+    apart = sorted((c[f"{w} difference"], c["case"], w) for c, w in both)
+    dense = {family: [m for m in members if "share" in m["forward"]["lax"]] for family, members in families.items()}
+    share = lambda members, what: mean([m[what]["jaxconv.jit"]["share"] for m in members])  # noqa: E731
+    rates = [f"{kind}: {', '.join(f'{w} {share(m, w)}' for w in PASSES)}" for kind, m in dense.items() if m]
+    sections = {
+        "slower than plain lax, the interval wholly below 0.95": lost,
+        "under half of torch's speed": [f"{name}: {speed:.2f}" for name, speed in behind if speed < 0.5],
+        "gradient in a compiled loop": loops,
+        "growth": growth,
+        "share of a matrix product's rate, ungrouped convolutions under jaxconv.jit": rates,
+        "most memory, as a multiple of lax's": [f"{m:.2f} {name}, {what}" for m, name, what in needs[:-6:-1]],
+        "longest to compile, s": [f"{s:.2f} {name}, {what}" for s, name, what in takes[:-6:-1]],
+        "furthest from lax's values": [f"{d:.1e} {name}, {what}" for d, name, what in apart[:-4:-1]],
+    }
+    return "\n".join(f"\n{title}:\n- " + "\n- ".join(items or ["none"]) for title, items in sections.items())
+
+
+def figure(found: Found) -> Any:
+    """Draws the speed-up of each layer over plain lax, sorted, and torch's beside it."""
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=(10, 4), layout="constrained")
+    panels = picture.subplots(1, 2, sharey=True)
+    for axes, what, title in zip(panels, PASSES, ("forward", "forward and gradients"), strict=True):
+        cases = sorted(found["cases"], key=lambda case: case[what]["jaxconv.jit"]["speedup"])
+        for name, color, size in ("torch", "0.75", 3), ("jaxconv", "tab:blue", 4), ("jaxconv.jit", "tab:orange", 4):
+            points = [(i, c[what][name]["speedup"]) for i, c in enumerate(cases) if name in c[what]]
+            label = {"jaxconv": "jaxconv under jax.jit", "jaxconv.jit": "jaxconv under jaxconv.jit"}.get(name, name)
+            if points:
+                axes.plot(*zip(*points, strict=True), "o", color=color, markersize=size, label=label)
+        axes.axhline(1, color="black", linewidth=0.8)
+        axes.set(yscale="log", title=title, xlabel="layers, sorted")
+        axes.grid(axis="y", alpha=0.3)
+    panels[0].set_ylabel("speed, plain lax under jax.jit = 1")
+    panels[0].legend(loc="upper left", frameon=False)
+    return picture
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m experiments.benchmarks.layers")
+    parser.add_argument("--rounds", type=int, default=40, help="at most")
+    parser.add_argument("--seconds", type=float, default=2.5, help="for a case, without compiling")
+    parser.add_argument("--only", type=re.compile, help='regular expression to be found in "family: case"')
+    parser.add_argument("--missing", action="store_true", help="only what the file lacks")
+    parser.add_argument("--no-torch", action="store_true")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="print the file's table, measure nothing")
+    parser.add_argument("--figure", type=Path, help="draw the file's figure, measure nothing")
+    args = parser.parse_args()
+    if args.table or args.figure:
+        found = json.loads(args.out.read_text())
+        if args.table:
+            print(table(found))
+        if args.figure:
+            write(args.figure, png(figure(found)))
+        return
+    with_torch = not args.no_torch and jax.default_backend() == "cpu"
+    head = {**environment(), "dtype": args.dtype, "options": helpful_options()}
+    if with_torch:
+        import torch
+
+        head["versions"]["torch"] = torch.__version__
+    sections: dict[str, dict[str, Found]] = {"cases": {}, "growth": {}}
+    if (args.only or args.missing) and args.out.exists():
+        before = json.loads(args.out.read_text())
+        if any(before[key] != head[key] for key in head):
+            raise SystemExit(f"{args.out} is of another machine, version or type: give another --out")
+        sections = {name: {case["case"]: case for case in before[name]} for name in sections}
+    peak = matrix_product(args.dtype)
+    head |= {"rounds": args.rounds, "seconds": args.seconds, "matrix_product_gflops": peak}
+    todo = {"cases": CASES, "growth": list(dict.fromkeys(case for cases in GROWTH.values() for case in cases))}
+    for section, cases in todo.items():
+        for case in cases:
+            title = f"{case.family if section == 'cases' else section}: {case.name}"
+            known = args.missing and case.name in sections[section]
+            if known or (args.only and not args.only.search(title)):
+                continue
+            result = measure(case, args.dtype, args.seconds, args.rounds, peak, with_torch)
+            sections[section][case.name] = result
+            write_json(args.out, head | {name: list(entries.values()) for name, entries in sections.items()})
+            for what in PASSES:
+                times = {
+                    name: f"{row['median_ms']:.2f} ms, {row['speedup']:.2f}x" for name, row in result[what].items()
+                }
+                print(f"{title}, {what}:", times, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""`jaxconv.explain`: which program each convolution and pool of a function becomes, and why."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.extend.core import jaxprs_in_params
+
+from jaxconv.ops.lowering import table
+from jaxconv.ops.lowering.primitive import conv_p, problem_of
+from jaxconv.ops.lowering.problem import Shape
+
+# lax's own, which nobody chooses for.
+_LAX = {"conv_general_dilated", "reduce_window_max", "reduce_window_sum", "reduce_window", "select_and_scatter_add"}
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One convolution or pool of a function.
+
+    Args:
+      op: what is computed, such as "conv", "conv: gradient of the kernel".
+      shapes: those of its two arrays, or of its one.
+      inside: the transformations that it is inside of, outermost first, such as "scan".
+      form: the program, with what it leaves to others: "phases > products".
+      why: the table's reason.
+      macs: multiply-adds of one run.
+    """
+
+    op: str
+    shapes: tuple[Shape, ...]
+    inside: tuple[str, ...]
+    form: str
+    why: str
+    macs: int
+
+
+class Explanation(tuple[Explained, ...]):
+    """The rows; printed, a table."""
+
+    def __str__(self) -> str:
+        rows = [("op", "shapes", "inside", "form", "why")]
+        for row in self:
+            shapes = ", ".join("x".join(map(str, shape)) for shape in row.shapes)
+            rows.append((row.op, shapes, " > ".join(row.inside), row.form, row.why))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+# Pools are jitted functions of these names, through derivatives too.
+_POOLS = {"pool_maxima": "max_pool", "pool_sums": "avg_pool or lp_pool"}
+_OPS = {
+    "output": "conv",
+    "input": "conv: gradient of the input, or conv_transpose",
+    "kernel": "conv: gradient of the kernel",
+}
+
+
+def explain(function: Callable[..., Any], *args: Any, platform: str | None = None) -> Explanation:
+    """Lists the convolutions and pools in a function, and what is chosen for each: nothing is compiled or run.
+
+    Looks into `jit`, `scan`, `cond`, `remat`, `shard_map` and whatever else holds a function.
+
+    Args:
+      function: takes ``args``. To see the gradients too, pass ``jax.grad`` of it.
+      args: arrays, or anything with shape and dtype.
+      platform: "cpu", "cuda", "rocm" or "tpu"; by default that of the default backend.
+
+    Returns:
+      A tuple of rows with op, shapes, inside, form, why, macs; its ``str`` is a table.
+
+    >>> rows = explain(lambda x, k: jc.conv(x, k), jnp.ones((1, 8, 8, 3)), jnp.ones((1, 1, 3, 4)), platform="cpu")
+    >>> rows[0].op, rows[0].form
+    ('conv', 'product')
+    """
+    platform = platform or jax.default_backend()
+    platform = "cuda" if platform == "gpu" else platform
+    closed = jax.make_jaxpr(function)(*args)
+    return Explanation(_rows(closed.jaxpr, (), platform))
+
+
+def _rows(jaxpr: Any, inside: tuple[str, ...], platform: str) -> Iterator[Explained]:
+    for eqn in jaxpr.eqns:
+        shapes = tuple(v.aval.shape for v in eqn.invars)
+        if eqn.primitive is conv_p:
+            p = eqn.params
+            first, second = (v.aval for v in eqn.invars)
+            problem = problem_of(first, second, p)
+            taken = table.steps(problem, platform, p["lowering"])
+            names = dict.fromkeys(choice.form.name for _, choice in taken)
+            lanes = f", {problem.ensemble} of them" if problem.ensemble else ""
+            macs = problem.macs * (problem.ensemble or 1)
+            yield Explained(_OPS[p["role"]] + lanes, shapes, inside, " > ".join(names), taken[0][1].why, macs)
+        elif eqn.primitive.name in _LAX:
+            yield Explained(f"lax.{eqn.primitive.name}", shapes, inside, "xla", "lax's own, not jaxconv's", 0)
+        name = eqn.params.get("name", eqn.primitive.name)
+        if name in _POOLS:
+            yield _pool(eqn, inside)
+            continue
+        for inner in jaxprs_in_params(eqn.params):
+            yield from _rows(inner, (*inside, name if isinstance(name, str) else eqn.primitive.name), platform)
+
+
+def _pool(eqn: Any, inside: tuple[str, ...]) -> Explained:
+    names = {e.primitive.name for e in eqn.params["jaxpr"].jaxpr.eqns}
+    by_lax = any(name.startswith(("reduce_window", "select_and_scatter")) for name in names)
+    form, why = (
+        ("xla", "asked for") if by_lax else ("slices", "layers.json: faster than lax's windows, most of all back")
+    )
+    return Explained(_POOLS[eqn.params["name"]], (eqn.invars[0].aval.shape,), inside, form, why, 0)
+
+
+__all__ = ["explain"]

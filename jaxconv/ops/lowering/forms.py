@@ -1,0 +1,69 @@
+"""The programs that compute a convolution, by name, each with its preconditions.
+
+A form takes a `Problem`, its two arrays, and ``solve(problem, first, second)`` for the smaller problems that it leaves.
+It returns the third array. Arrays have one batch axis, channels last. All forms multiply the same numbers and sum them
+in the same type; they differ in the order of the sum.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from jaxconv.ops.lowering import smaller, sums
+from jaxconv.ops.lowering.problem import ROLES, Array, Problem, Solve
+from jaxconv.ops.lowering.windows import unit
+from jaxconv.ops.lowering.xla import even, laid_out, uneven, xla
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to compute a convolution.
+
+    Args:
+      name: what `jaxconv.explain` shows and `jaxconv.lowering` takes.
+      function: computes it.
+      roles: those that it has a program for.
+      fits: whether it computes this problem.
+      ensemble: what it does with one: "no" program for it; "vmap": as it is made of matrix products and sums alone,
+        it is batched; "own": nothing else.
+    """
+
+    name: str
+    function: Callable[[Problem, Array, Array, Solve], Array]
+    roles: Sequence[str]
+    fits: Callable[[Problem], bool]
+    ensemble: str = "no"
+
+    def takes(self, p: Problem) -> bool:
+        """Whether the form has a program for the problem."""
+        allowed = self.ensemble != "no" if p.ensemble else self.ensemble != "own"
+        return allowed and p.role in self.roles and self.fits(p)
+
+
+def _dense(p: Problem) -> bool:
+    return p.geometry.groups == 1
+
+
+def _unit_stride(p: Problem) -> bool:
+    return unit(p.geometry.stride)
+
+
+XLA = Form("xla", lambda p, first, second, solve: xla(p, first, second), ROLES, lambda p: True)
+_ALL = (
+    XLA,
+    Form("laid out", laid_out, ("kernel",), _dense),
+    Form("uneven", uneven, ("output",), lambda p: _dense(p) and p.geometry.rank > 1 and even(p)),
+    Form("product", sums.product, ROLES, lambda p: _dense(p) and p.taps == 1, "vmap"),
+    Form("products", sums.products, ("output", "kernel"), _dense, "vmap"),
+    Form("patches", sums.patches, ("output", "kernel"), lambda p: _dense(p) and p.taps > 1, "vmap"),
+    Form("shifts", sums.shifts, ("output", "kernel"), lambda p: p.inner == 1, "vmap"),
+    Form("turned", smaller.turned, ("input",), _unit_stride),
+    Form("phases", smaller.phases, ROLES, lambda p: not _unit_stride(p)),
+    Form(
+        "shuffled", smaller.shuffled, ROLES, lambda p: _dense(p) and not _unit_stride(p) and unit(p.geometry.dilation)
+    ),
+    Form("apart", smaller.apart, ROLES, lambda p: 1 < p.geometry.groups <= 16),
+    Form("blocks", smaller.blocks, ROLES, lambda p: not _dense(p) and smaller.block_size(p) > 1),
+    Form("slabs", smaller.slabs, ("output", "kernel"), lambda p: p.geometry.rank > 1),
+    Form("members", smaller.members, ROLES, lambda p: True, "own"),
+)
+FORMS = {form.name: form for form in _ALL}

@@ -1,0 +1,259 @@
+"""The convolution as one bilinear primitive in three roles, each the transpose of another.
+
+``output = input * kernel``, and its two gradients, tie the same three arrays together: given any two of them, the
+third is linear in each. So all derivatives of all orders, in both modes, are this primitive again, and each role has a
+program of its own on each platform: `jaxconv.ops.lowering.table` says which.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir, xla
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxconv.ops.lowering import forms, table
+from jaxconv.ops.lowering.problem import Array, Geometry, Problem, half_type, others
+from jaxconv.ops.lowering.xla import xla as xla_form
+
+conv_p = Primitive("jaxconv_conv")
+
+# What `jaxconv.lowering` sets: "auto", "xla", or names of forms. Part of the key of jit's cache.
+_mode = jax.make_user_context("auto")
+
+
+def lowering(mode: str | tuple[str, ...]) -> Any:
+    """A context in which the programs of convolutions are chosen otherwise.
+
+    It is part of the key of jit's cache, so a function that is already compiled obeys it too.
+
+    Args:
+      mode: "auto", the default: by the table of the platform. "xla": lax's own convolution and its gradients
+        everywhere. A tuple of names of forms: the first of them that has a program for the problem, else lax's.
+
+    >>> with lowering("xla"):
+    ...     y = jc.conv(jnp.ones((8, 8, 3)), jnp.ones((3, 3, 3, 4)))
+    """
+    names = (mode,) if isinstance(mode, str) else tuple(mode)
+    known = ("auto", "xla") if isinstance(mode, str) else tuple(forms.FORMS)
+    if not names or set(names) - set(known):
+        raise ValueError(f"lowering must be 'auto', 'xla' or a tuple of {', '.join(forms.FORMS)}, got {mode!r}")
+    return _mode(mode if isinstance(mode, str) else names)
+
+
+def lowering_mode() -> Any:
+    """Returns what `lowering` was given last."""
+    return _mode.value
+
+
+def convolve(role: str, first: Array, second: Array, geometry: Geometry, **params: Any) -> Array:
+    """Returns the array of this role from the other two.
+
+    Args:
+      role: "output", "input" or "kernel".
+      first, second: the other two, in the order input, kernel, output. One batch axis.
+      geometry: how the windows lie.
+      params: dtype, that of the result; precision, as in `jax.lax.conv_general_dilated`; narrow, whether a cotangent
+        may be rounded to its array's type since nothing is lost by it.
+    """
+    first, second = _same_axes(first, second)
+    params = {"dtype": first.dtype, "precision": None, "narrow": False, "sharding": None} | params
+    if params["precision"] is None:
+        params["precision"] = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return conv_p.bind(first, second, role=role, geometry=geometry, lowering=lowering_mode(), **params)
+
+
+def _same_axes(*arrays: Array) -> list[Array]:
+    """Lets all vary over the mesh axes of a shard_map that any of them varies over."""
+    varying = [_varying(a) for a in arrays]
+    wanted = frozenset[Any]().union(*varying)
+    return [
+        jax.lax.pcast(a, tuple(wanted - has), to="varying") if wanted - has else a
+        for a, has in zip(arrays, varying, strict=True)
+    ]
+
+
+def _varying(a: Array) -> frozenset[Any]:
+    """The mesh axes that an array of a shard_map varies over; JAX's name for them has moved."""
+    aval: Any = jax.typeof(a)
+    return aval.vma if hasattr(aval, "vma") else aval.mat.varying
+
+
+def problem_of(first: Any, second: Any, params: dict[str, Any]) -> Problem:
+    """Reads the facts off the two arrays' types and the primitive's parameters."""
+    role, geometry, dtype = params["role"], params["geometry"], params["dtype"]
+    shapes = dict(zip(others(role), (first.shape, second.shape), strict=True))
+    ensemble = len(first.shape) > (geometry.rank + 2)
+    shapes = {name: shape[ensemble:] for name, shape in shapes.items()}
+    batched = shapes.get("input") or shapes["output"]
+    channels = shapes["input"][-1] if "input" in shapes else shapes["kernel"][-2] * geometry.groups
+    features = shapes["output"][-1] if "output" in shapes else shapes["kernel"][-1]
+    given = jnp.promote_types(first.dtype, second.dtype)
+    sums = jnp.promote_types(jnp.float32 if half_type(given) else given, dtype)
+    count = first.shape[0] if ensemble else 0
+    return Problem(role, geometry, batched[0], channels, features, sums, half_type(given), count, params["precision"])
+
+
+def program(platform: str | None, first: Array, second: Array, **params: Any) -> Array:
+    """Computes the primitive with ordinary operations, those that the table names for this platform."""
+    role, geometry, dtype = params["role"], params["geometry"], params["dtype"]
+    problem = problem_of(first, second, params)
+    if not all(isinstance(n, int) for n in (*first.shape, *second.shape)):
+        return xla_form(problem, first, second).astype(dtype)  # a size that is a symbol, in an export
+    if 0 in (*first.shape, *second.shape, *problem.shape(role)):
+        shape = problem.shape(role)
+        return jnp.zeros((problem.ensemble, *shape) if first.ndim > geometry.rank + 2 else shape, dtype)
+    return table.solve(platform, params["lowering"], problem, first, second).astype(dtype)
+
+
+def _typed_like_lax(first: Any, second: Any, **params: Any) -> Any:
+    """The type of the result is the one that lax's convolution would have, sharding and varying axes included."""
+    problem = problem_of(first, second, params)
+
+    def plain(first: Array, second: Array) -> Array:
+        return xla_form(problem, first, second, out_sharding=params["sharding"]).astype(params["dtype"])
+
+    return jax.make_jaxpr(plain)(first, second).out_avals[0]
+
+
+# The mesh in use is part of the question.
+_cached = functools.lru_cache(4096)(lambda mesh, first, second, items: _typed_like_lax(first, second, **dict(items)))
+
+
+@conv_p.def_abstract_eval
+def _abstract(first: Any, second: Any, **params: Any) -> Any:
+    return _cached(jax.sharding.get_abstract_mesh(), first, second, tuple(sorted(params.items())))
+
+
+conv_p.def_impl(functools.partial(xla.apply_primitive, conv_p))
+
+
+def _transpose(position: int, cotangent: Array, first: Any, second: Any, **params: Any) -> Array:
+    """The wanted operand from the cotangent, which takes the place of the result, and the other operand."""
+    role = params["role"]
+    operands = dict(zip(others(role), (first, second), strict=True))
+    wanted = others(role)[position]
+    aval = operands.pop(wanted).aval
+    if params["narrow"] and half_type(aval.dtype):
+        cotangent = cotangent.astype(aval.dtype)
+    given = operands | {role: cotangent}
+    mesh = getattr(aval.sharding, "mesh", None)
+    sharding = None if mesh is None or mesh.empty or not mesh.explicit_axes else aval.sharding
+    arrays = _same_axes(*(given[name] for name in others(wanted)))
+    return conv_p.bind(*arrays, **params | {"role": wanted, "dtype": aval.dtype, "sharding": sharding})
+
+
+ad.defbilinear(conv_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# vmap
+
+# Every two of the three arrays share an axis that the third lacks: N, C or O.
+_SHARED = {
+    frozenset(("input", "output")): "N",
+    frozenset(("input", "kernel")): "C",
+    frozenset(("kernel", "output")): "O",
+}
+
+
+def _fold_axis(name: str, letter: str, geometry: Geometry, ensemble: int) -> tuple[int, int]:
+    """Where a letter's axis stands in an array, and the groups that it is cut into there."""
+    if letter == "N":
+        return ensemble, 1
+    if name == "kernel" and letter == "C":
+        return ensemble + geometry.rank, 1
+    return ensemble + geometry.rank + 1, geometry.groups
+
+
+def _fold(a: Array, lane: int, name: str, letter: str, geometry: Geometry, ensemble: int) -> Array:
+    """Moves the lane's axis into a letter's: of group, lane and the rest, in this order."""
+    axis, groups = _fold_axis(name, letter, geometry, ensemble)
+    a = jnp.moveaxis(a, lane, 0)
+    lanes, *shape = a.shape
+    if groups > 1:
+        a = a.reshape(lanes, *shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :])
+        a = jnp.moveaxis(a, 0, axis + 1)
+    else:
+        a = jnp.moveaxis(a, 0, axis)
+    return a.reshape(*shape[:axis], lanes * shape[axis], *shape[axis + 1 :])
+
+
+def _unfold(a: Array, lanes: int, name: str, letter: str, geometry: Geometry, ensemble: int) -> tuple[Array, int]:
+    """Takes the lane's axis out again; returns the array and where the axis is."""
+    axis, groups = _fold_axis(name, letter, geometry, ensemble)
+    shape = a.shape
+    inner = (lanes, shape[axis] // lanes) if groups == 1 else (groups, lanes, shape[axis] // lanes // groups)
+    a = a.reshape(*shape[:axis], *inner, *shape[axis + 1 :])
+    if groups == 1:
+        return a, axis
+    a = jnp.moveaxis(a, axis + 1, 0)
+    return a.reshape(lanes, *shape[:axis], shape[axis] // lanes, *shape[axis + 1 :]), 0
+
+
+def _batch(args: Any, dims: Any, **params: Any) -> tuple[Array, int]:
+    """A lane over one operand goes into the axis that it shares with the result; over both, it is an ensemble."""
+    role, geometry = params["role"], params["geometry"]
+    names = others(role)
+    mapped = [i for i in (0, 1) if dims[i] is not None]
+    lanes = args[mapped[0]].shape[dims[mapped[0]]]
+    ensemble = args[0].ndim - (0 in mapped) > geometry.rank + 2
+    sharding = params["sharding"]
+    if len(mapped) == 2:
+        first, second = (jnp.moveaxis(a, d, 0) for a, d in zip(args, dims, strict=True))
+        if not ensemble:
+            if sharding is not None:
+                params["sharding"] = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+            return conv_p.bind(first, second, **params), 0
+        members = first.shape[1]
+        first, second = (a.reshape(lanes * members, *a.shape[2:]) for a in (first, second))
+        out = conv_p.bind(first, second, **params)
+        return out.reshape(lanes, members, *out.shape[1:]), 0
+    (position,) = mapped
+    letter = _SHARED[frozenset((names[position], role))]
+    folded = list(args)
+    folded[position] = _fold(args[position], dims[position], names[position], letter, geometry, int(ensemble))
+    out = conv_p.bind(*folded, **params)
+    return _unfold(out, lanes, role, letter, geometry, int(ensemble))
+
+
+batching.primitive_batchers[conv_p] = _batch
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Lowering
+
+
+def _rule(platform: str | None) -> Any:
+    plain = mlir.lower_fun(functools.partial(program, platform), multiple_results=False)
+
+    def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
+        # How arrays are split over devices is settled by the types outside; the program itself need not know.
+        bare = [jax.core.ShapedArray(a.shape, a.dtype) for a in ctx.avals_in]
+        with jax.sharding.use_abstract_mesh(_NO_MESH):
+            return plain(ctx.replace(avals_in=bare), *operands, **params)
+
+    return lower
+
+
+_NO_MESH = jax.sharding.AbstractMesh((), ())
+
+mlir.register_lowering(conv_p, _rule(None))
+for _platform in table.PLATFORMS:
+    mlir.register_lowering(conv_p, _rule(_platform), platform=_platform)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Looking at it from outside
+
+
+def convs_saveable(prim: Any, *args: Any, **params: Any) -> bool:
+    """A policy for `jax.checkpoint`: keeps the results of convolutions and of matrix products.
+
+    As `jax.checkpoint_policies.dots_saveable`, which does the same for lax's convolutions and does not know ours.
+
+    >>> f = jax.checkpoint(lambda x, k: jc.conv(jnp.sin(x), k), policy=convs_saveable)
+    """
+    return prim is conv_p or jax.checkpoint_policies.dots_saveable(prim, *args, **params)

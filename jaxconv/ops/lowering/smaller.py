@@ -1,0 +1,232 @@
+"""Convolutions as smaller ones: turned round, cut into groups, phases or slabs, or one member at a time."""
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxconv.ops.arrays import pad_axes, slice_axis
+from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape, Solve
+from jaxconv.ops.lowering.windows import flipped, swapped, total
+
+# `blocks` takes groups together up to so many channels: with more the zeros cost, with fewer the slices do.
+BLOCK = 32
+# An ensemble up to this size is unrolled, a larger one is a loop.
+UNROLLED = 16
+
+
+def turned(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+    """The way back at stride 1 is a convolution of the output with the kernel turned round."""
+    g = p.geometry
+    pads = tuple((r - low, r - high) for r, (low, high) in zip(g.reach, g.padding, strict=True))
+    back = replace(g, size=g.out, padding=pads)
+    forth = replace(p, role="output", geometry=back, channels=p.features, features=p.channels)
+    return solve(forth, second, flipped(swapped(first, g.groups), g.rank))
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Along one axis: the taps that land on every ``stride``-th element from the phase on."""
+
+    taps: tuple[int, ...]
+    step: int  # between them, in elements of the phase
+    start: int  # of the first, likewise
+
+
+def _axis_phases(window: int, stride: int, dilation: int) -> list[_Phase]:
+    phases = []
+    for phase in range(stride):
+        hit = tuple(t for t in range(window) if (t * dilation) % stride == phase)
+        step = (hit[1] - hit[0]) * dilation // stride if len(hit) > 1 else 1
+        phases.append(_Phase(hit, step, (hit[0] * dilation - phase) // stride if hit else 0))
+    return phases
+
+
+def phases(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+    """Cuts the input by its places modulo the stride: each part meets some of the taps, at stride 1.
+
+    The padded input's phase f holds its elements ``f, f + stride, ...``.
+    """
+    g = p.geometry
+    axes = [_axis_phases(*numbers) for numbers in zip(g.window, g.stride, g.dilation, strict=True)]
+    # Elements of a phase: as many as the windows reach.
+    counts = [max(m, -(-(n + low) // s)) for n, m, s, (low, _) in zip(g.size, g.out, g.stride, g.padding, strict=True)]
+    counts = [
+        max(c, m + (f - 1) * d // s)
+        for c, m, f, d, s in zip(counts, g.out, g.window, g.dilation, g.stride, strict=True)
+    ]
+    if p.role != "input":
+        room = [(low, c * s - n - low) for n, c, s, (low, _) in zip(g.size, counts, g.stride, g.padding, strict=True)]
+        padded = pad_axes(first, room)
+    total: Any = None
+    parts: dict[Shape, Array] = {}
+    for key in itertools.product(*(range(s) for s in g.stride)):
+        chosen = [axis[f] for axis, f in zip(axes, key, strict=True)]
+        if not all(c.taps for c in chosen):
+            continue
+        window = tuple(len(c.taps) for c in chosen)
+        dilation = tuple(c.step if f > 1 else 1 for c, f in zip(chosen, window, strict=True))
+        spans = [c.start + m + (f - 1) * d for c, m, f, d in zip(chosen, g.out, window, dilation, strict=True)]
+        size = tuple(span - c.start for c, span in zip(chosen, spans, strict=True))
+        one = (1,) * g.rank
+        small = replace(p, geometry=Geometry(size, window, one, ((0, 0),) * g.rank, dilation, g.groups))
+        where = tuple(slice(c.taps[0], c.taps[-1] + 1, c.taps[1] - c.taps[0] if len(c.taps) > 1 else 1) for c in chosen)
+        if p.role == "input":
+            part = solve(small, first[where], second)
+            at = [(c.start, count - span) for c, span, count in zip(chosen, spans, counts, strict=True)]
+            parts[key] = pad_axes(part, at)
+            continue
+        part = padded
+        for axis, (f, s, c, span) in enumerate(zip(key, g.stride, chosen, spans, strict=True), 1):
+            part = slice_axis(part, axis, f + c.start * s, f + (span - 1) * s + 1, s)
+        if p.role == "output":
+            term = solve(small, part, second[where])
+            total = term if total is None else total + term
+        else:
+            parts[key] = solve(small, part, second)
+    if p.role == "output":
+        return total
+    if p.role == "kernel":
+        kernel = jnp.zeros(p.shape("kernel"), p.dtype)
+        for key, part in parts.items():
+            chosen = [axis[f] for axis, f in zip(axes, key, strict=True)]
+            start = [c.taps[0] for c in chosen]
+            steps = [c.taps[1] - c.taps[0] if len(c.taps) > 1 else 1 for c in chosen]
+            config = [
+                (a, f - a - ((n - 1) * s + 1), s - 1)
+                for a, f, n, s in zip(start, g.window, part.shape, steps, strict=False)
+            ]
+            kernel = kernel + lax.pad(part, jnp.zeros((), part.dtype), [*config, (0, 0, 0), (0, 0, 0)])
+        return kernel
+    x = _interleaved(parts, g.stride, (p.batch, *counts, p.channels), p.dtype)
+    for axis, (n, (low, _)) in enumerate(zip(g.size, g.padding, strict=True), 1):
+        x = slice_axis(x, axis, low, low + n)
+    return x
+
+
+def _interleaved(parts: dict[Shape, Array], stride: Shape, shape: Shape, dtype: Any) -> Array:
+    """Lays phases back between each other, the last axis first."""
+    level = dict(parts)
+    for axis in reversed(range(len(stride))):
+        joined = {}
+        for key in {k[:axis] for k in level}:
+            row = [level.get((*key, f)) for f in range(stride[axis])]
+            like = next(a for a in row if a is not None)
+            row = [jnp.zeros_like(like) if a is None else a for a in row]
+            stacked = jnp.stack(row, axis=axis + 2)
+            old = like.shape
+            joined[key] = stacked.reshape(*old[: axis + 1], old[axis + 1] * stride[axis], *old[axis + 2 :])
+        level = joined
+    return level[()] if () in level else jnp.zeros(shape, dtype)
+
+
+def shuffled(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+    """A stride as channels: the input's phases become channels, and one convolution at stride 1 sees them all.
+
+    The window is filled up with zeros to a multiple of the stride.
+    """
+    g = p.geometry
+    window = tuple(-(-f // s) for f, s in zip(g.window, g.stride, strict=True))
+    size = tuple(m + f - 1 for m, f in zip(g.out, window, strict=True))
+    full = [f * s for f, s in zip(window, g.stride, strict=True)]
+    many = math.prod(g.stride)
+    # (a0 s0, a1 s1, ...) is (a0, s0, a1, s1, ...); behind it the phases stand together.
+    apart = [2 * i for i in range(g.rank)] + [2 * i + 1 for i in range(g.rank)]
+    small = replace(
+        p,
+        geometry=Geometry(size, window, (1,) * g.rank, ((0, 0),) * g.rank, (1,) * g.rank),
+        channels=many * p.channels,
+    )
+    ends = [(low, a * s - n - low) for n, (low, _), a, s in zip(g.size, g.padding, size, g.stride, strict=True)]
+
+    def image(x: Array) -> Array:
+        x = pad_axes(x, ends).reshape(p.batch, *itertools.chain(*zip(size, g.stride, strict=True)), p.channels)
+        return x.transpose(0, *(1 + a for a in apart), x.ndim - 1).reshape(small.shape("input"))
+
+    def kernel(k: Array) -> Array:
+        k = jnp.pad(k, [(0, a - f) for a, f in zip(full, g.window, strict=True)] + [(0, 0)] * 2)
+        k = k.reshape(*itertools.chain(*zip(window, g.stride, strict=True)), *k.shape[-2:])
+        return k.transpose(*apart, k.ndim - 2, k.ndim - 1).reshape(small.shape("kernel"))
+
+    together = list(itertools.chain(*((i, g.rank + i) for i in range(g.rank))))
+    if p.role == "output":
+        return solve(small, image(first), kernel(second))
+    if p.role == "kernel":
+        k = solve(small, image(first), second).reshape(*window, *g.stride, p.channels, p.features)
+        k = k.transpose(*together, k.ndim - 2, k.ndim - 1).reshape(*full, p.channels, p.features)
+        return k[tuple(slice(f) for f in g.window)]
+    x = solve(small, kernel(first), second).reshape(p.batch, *size, *g.stride, p.channels)
+    x = x.transpose(0, *(1 + i for i in together), x.ndim - 1)
+    x = x.reshape(p.batch, *(n * s for n, s in zip(size, g.stride, strict=True)), p.channels)
+    return pad_axes(x, [(-low, -high) for low, high in ends])
+
+
+def apart(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+    """Each group as a dense convolution of its own."""
+    return _in_blocks(p, first, second, solve, 1)
+
+
+def blocks(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+    """Some groups at a time as one dense convolution, its kernel zero between different groups."""
+    return _in_blocks(p, first, second, solve, block_size(p))
+
+
+def _in_blocks(p: Problem, first: Array, second: Array, solve: Solve, size: int) -> Array:
+    g = p.geometry
+    count = g.groups // size
+    small = replace(p, geometry=replace(g, groups=1), channels=p.channels // count, features=p.features // count)
+
+    def cut(a: Array, i: int, name: str) -> Array:
+        if name == "kernel":
+            if size == 1:
+                return _part(a, i, count)
+            part = _part(a, i, count).reshape(*g.window, p.inner, size, p.outer)
+            eye = jnp.eye(size, dtype=a.dtype)
+            wide = part[..., None, :, :, :] * eye[:, None, :, None]
+            return wide.reshape(*g.window, size * p.inner, size * p.outer)
+        return _part(a, i, count)
+
+    names = [name for name in ("input", "kernel", "output") if name != p.role]
+    found = [solve(small, cut(first, i, names[0]), cut(second, i, names[1])) for i in range(count)]
+    if p.role == "kernel" and size > 1:
+        split = [f.reshape(*g.window, size, p.inner, size, p.outer) for f in found]
+        found = [jnp.stack([s[..., j, :, j, :] for j in range(size)], axis=-2) for s in split]
+        found = [f.reshape(*g.window, p.inner, size * p.outer) for f in found]
+    return found[0] if count == 1 else jnp.concatenate(found, axis=-1)
+
+
+def _part(a: Array, i: int, count: int) -> Array:
+    width = a.shape[-1] // count
+    return slice_axis(a, a.ndim - 1, i * width, (i + 1) * width)
+
+
+def block_size(p: Problem) -> int:
+    """How many groups are taken together: the most that divide them all and see at most 64 channels."""
+    g = p.geometry.groups
+    return max(m for m in range(1, g + 1) if g % m == 0 and (m == 1 or m * max(p.inner, p.outer) <= BLOCK))
+
+
+def slabs(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+    """A window of three axes as a sum over its first: its slices are windows of two axes, the map's slabs examples."""
+    g = p.geometry
+    rest = Geometry(g.size[1:], g.window[1:], g.stride[1:], g.padding[1:], g.dilation[1:], g.groups)
+    small = replace(p, geometry=rest, batch=p.batch * g.out[0])
+    x = pad_axes(first, [g.padding[0]] + [(0, 0)] * (g.rank - 1))
+    y = None if p.role == "output" else second.reshape(small.shape("output"))
+    found = []
+    for i in range(g.window[0]):
+        start, span = i * g.dilation[0], (g.out[0] - 1) * g.stride[0] + 1
+        seen = slice_axis(x, 1, start, start + span, g.stride[0]).reshape(small.shape("input"))
+        found.append(solve(small, seen, second[i] if y is None else y))
+    return total(found).reshape(p.shape("output")) if y is None else jnp.stack(found)
+
+
+def members(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+    """An ensemble one after the other."""
+    single = replace(p, ensemble=0)
+    if p.ensemble <= UNROLLED:
+        return jnp.stack([solve(single, first[i], second[i]) for i in range(p.ensemble)])
+    return lax.map(lambda pair: solve(single, *pair), (first, second))

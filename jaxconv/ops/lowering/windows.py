@@ -1,0 +1,64 @@
+"""What the forms share: what a tap sees, and products over channels or places."""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxconv.ops.arrays import pad_axes, slice_axis
+from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape
+
+
+def taps(p: Problem, x: Array) -> Iterator[tuple[Shape, Array]]:
+    """For each tap of the window, row-major: its index, and what it sees at every output place."""
+    g = p.geometry
+    x = pad_axes(x, g.padding)
+    for index in itertools.product(*(range(f) for f in g.window)):
+        yield index, seen_by(x, g, index)
+
+
+def seen_by(padded: Array, g: Geometry, index: Shape) -> Array:
+    """What the tap at this index of the window sees of a padded map, at every output place."""
+    for axis, (i, m, s, d) in enumerate(zip(index, g.out, g.stride, g.dilation, strict=True), 1):
+        padded = slice_axis(padded, axis, i * d, i * d + (m - 1) * s + 1, s)
+    return padded
+
+
+def dot(p: Problem, a: Array, b: Array) -> Array:
+    """Contracts the last axis of a with the first of b."""
+    return lax.dot_general(
+        a, b, (((a.ndim - 1,), (0,)), ((), ())), precision=p.precision, preferred_element_type=p.dtype
+    )
+
+
+def dot_over_places(p: Problem, a: Array, b: Array) -> Array:
+    """Contracts all axes but the last of both: ``(channels, features)``."""
+    axes = tuple(range(a.ndim - 1))
+    return lax.dot_general(a, b, ((axes, axes), ((), ())), precision=p.precision, preferred_element_type=p.dtype)
+
+
+def total(terms: Iterable[Array]) -> Array:
+    """Adds them up, the first first."""
+    return functools.reduce(lax.add, terms)
+
+
+def unit(values: Sequence[int]) -> bool:
+    """Whether all are 1."""
+    return all(v == 1 for v in values)
+
+
+def flipped(kernel: Array, rank: int) -> Array:
+    """The kernel with its window turned round."""
+    return lax.rev(kernel, tuple(range(rank))) if math.prod(kernel.shape[:rank]) > 1 else kernel
+
+
+def swapped(kernel: Array, groups: int) -> Array:
+    """Turns ``(*window, in // groups, out)`` into the ``(*window, out // groups, in)`` of the way back."""
+    *window, inner, features = kernel.shape
+    if groups == 1:
+        return kernel.swapaxes(-1, -2)
+    split = kernel.reshape(*window, inner, groups, features // groups)
+    return jnp.moveaxis(split, -1, -3).swapaxes(-1, -2).reshape(*window, features // groups, groups * inner)

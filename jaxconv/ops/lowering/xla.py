@@ -1,0 +1,117 @@
+"""Convolutions that lax computes: its own in the three roles, and two that go round its compiler's cliffs."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxconv.ops.arrays import pad_axes, slice_axis
+from jaxconv.ops.lowering.problem import Array, Problem, Solve
+from jaxconv.ops.lowering.windows import flipped, swapped
+
+# By its own name: users put our drop-in in lax's place.
+_convolution = lax.conv_general_dilated
+
+
+def _letters(rank: int) -> str:
+    return "DHW"[-rank:] if rank <= 3 else "".join(map(str, range(rank)))
+
+
+def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Array:
+    """What lax and its derivatives compute."""
+    g = p.geometry
+    if first.ndim > g.rank + 2:
+        # By lax's rule of batching, a grouped convolution; for the type alone the sharding is without the lane's axis.
+        if out_sharding is not None:
+            spec = jax.sharding.PartitionSpec(*out_sharding.spec[1:])
+            out_sharding = jax.sharding.NamedSharding(out_sharding.mesh, spec)
+        return jax.vmap(lambda a, b: xla(p, a, b, out_sharding))(first, second)
+    s = _letters(g.rank)
+    dtype = jnp.promote_types(first.dtype, second.dtype)
+    first, second = first.astype(dtype), second.astype(dtype)
+    common = {"precision": p.precision, "preferred_element_type": p.dtype, "out_sharding": out_sharding}
+    if p.role == "output":
+        return _convolution(
+            first,
+            second,
+            g.stride,
+            g.padding,
+            rhs_dilation=g.dilation,
+            dimension_numbers=(f"N{s}C", f"{s}IO", f"N{s}C"),
+            feature_group_count=g.groups,
+            **common,
+        )
+    # What the other two roles pad: as much as makes the result's size right.
+    spans = [(m - 1) * t + 1 for m, t in zip(g.out, g.stride, strict=True)]
+    if p.role == "input":
+        kernel = flipped(swapped(first, g.groups), g.rank)
+        pads = [
+            (r - low, n + low - span) for n, r, (low, _), span in zip(g.size, g.reach, g.padding, spans, strict=True)
+        ]
+        return _convolution(
+            second,
+            kernel,
+            (1,) * g.rank,
+            pads,
+            lhs_dilation=g.stride,
+            rhs_dilation=g.dilation,
+            dimension_numbers=(f"N{s}C", f"{s}IO", f"N{s}C"),
+            feature_group_count=g.groups,
+            **common,
+        )
+    highs = [span + r - n - low for n, r, (low, _), span in zip(g.size, g.reach, g.padding, spans, strict=True)]
+    # What no window reaches is cut off, so that no padding is negative.
+    first = pad_axes(first, [(0, min(high, 0)) for high in highs])
+    return _convolution(
+        first,
+        second,
+        g.dilation,
+        [(low, max(high, 0)) for (low, _), high in zip(g.padding, highs, strict=True)],
+        rhs_dilation=g.stride,
+        dimension_numbers=(f"C{s}N", f"I{s}O", f"{s}NC"),
+        batch_group_count=g.groups,
+        **common,
+    )
+
+
+def laid_out(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+    """lax's gradient of the kernel, its arrays laid out beforehand as a convolution's are.
+
+    Left to XLA:CPU, it is done well outside of loops and falls to a naive convolution inside of them.
+    """
+    g = p.geometry
+    spans = [(m - 1) * t + 1 for m, t in zip(g.out, g.stride, strict=True)]
+    highs = [span + r - n - low for n, r, (low, _), span in zip(g.size, g.reach, g.padding, spans, strict=True)]
+    first = pad_axes(first, [(0, min(high, 0)) for high in highs])
+    pads = [(low, max(high, 0)) for (low, _), high in zip(g.padding, highs, strict=True)]
+    last, spatial = g.rank + 1, range(1, g.rank + 1)
+    s = _letters(g.rank)
+    kernel = _convolution(
+        first.transpose(last, *spatial, 0),
+        second.transpose(*spatial, 0, last),
+        g.dilation,
+        pads,
+        rhs_dilation=g.stride,
+        dimension_numbers=(f"N{s}C", f"{s}IO", f"N{s}C"),
+        precision=p.precision,
+        preferred_element_type=p.dtype,
+    )
+    return kernel.transpose(*spatial, 0, last)
+
+
+def uneven(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+    """lax's convolution with one row too many at the high side, which is then cut off.
+
+    XLA:CPU of jaxlib 0.10 hands even padding to YNNPACK, which is slower here than its own convolution.
+    """
+    g = p.geometry
+    (low, high), *rest = g.padding
+    wide = replace(p, geometry=replace(g, padding=((low, high + g.stride[0]), *rest)))
+    return slice_axis(xla(wide, first, second), 1, 0, g.out[0])
+
+
+def even(p: Problem) -> bool:
+    """Whether both sides of every axis are padded by the same."""
+    return all(low == high for low, high in p.geometry.padding)

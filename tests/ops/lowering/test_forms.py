@@ -1,0 +1,192 @@
+"""Every form, forced one by one, against sums in NumPy float64: what a form computes may differ by rounding alone."""
+
+import dataclasses
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxconv.ops.lowering import table
+from jaxconv.ops.lowering.forms import FORMS
+from jaxconv.ops.lowering.problem import Geometry, Problem, others
+from tests.ops.draws import Draws, Searched, uniform
+from tests.ops.transforms import quick_jit
+
+# A form's own problem, and what it leaves, by lax: so that one form is looked at at a time.
+ALONE = {name: ((name,) if name != "xla" else "xla") for name in FORMS}
+# What a form needs of a problem beside what every draw has.
+NEEDS: dict[str, dict[str, int]] = {
+    "xla": {},
+    "laid out": {"groups": 1},
+    "uneven": {"groups": 1, "even": 1, "ranks": 2},
+    "product": {"taps": 1, "groups": 1},
+    "products": {"groups": 1},
+    "patches": {"groups": 1, "taps": 2},
+    "shifts": {"inner": 1},
+    "turned": {"stride": 1},
+    "phases": {"stride": 2},
+    "shuffled": {"stride": 2, "groups": 1, "dilation": 1},
+    "apart": {"groups": 2},
+    "blocks": {"groups": 2},
+    "slabs": {"ranks": 2},
+}
+CASES = [(name, role) for name in NEEDS for role in FORMS[name].roles]
+
+
+def problem(draws: Draws, role: str, needs: dict[str, int]) -> Problem:
+    """Draws a problem that has what a form needs, at the edges of what it takes more often than not."""
+    rank = draws.integer(needs.get("ranks", 1), 3)
+    most = (5, 3, 2)[rank - 1]
+    taps = needs.get("taps")
+    window = draws.integers(1, most, rank)
+    if taps == 1:
+        window = (1,) * rank
+    elif taps and math.prod(window) == 1:
+        window = (2,) * rank
+    fixed_stride = needs.get("stride") == 1
+    stride = (1,) * rank if fixed_stride else draws.integers(1, 3, rank)
+    if needs.get("stride") == 2 and max(stride) == 1:
+        stride = (2,) * rank
+    dilation = (1,) * rank if needs.get("dilation") == 1 else draws.integers(1, 3, rank)
+    if needs.get("dilation") == 2 and max(dilation) == 1:
+        dilation = (2,) * rank
+    reach = [(f - 1) * d for f, d in zip(window, dilation, strict=True)]
+    padding = tuple((draws.integer(0, r), draws.integer(0, r)) for r in reach)
+    if "even" in needs:
+        padding = tuple((low, low) for low, _ in padding)
+    # From the smallest map that holds a window.
+    size = tuple(
+        max(1, r + 1 - low - high) + draws.integer(0, 4) for r, (low, high) in zip(reach, padding, strict=True)
+    )
+    groups = {None: draws.integer(1, 3), 1: 1, 2: draws.integer(2, 4)}[needs.get("groups")]
+    inner = {None: draws.integer(1, 3), 1: 1, 2: draws.integer(2, 3)}[needs.get("inner")]
+    geometry = Geometry(size, window, stride, padding, dilation, groups)
+    features = groups * draws.integer(1, 3)
+    return Problem(role, geometry, draws.integer(1, 3), groups * inner, features, jnp.dtype(jnp.float32))
+
+
+def summed(p: Problem, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The result in float64, tap by tap, and the sum of the magnitudes of what was added."""
+    g = p.geometry
+    arrays = dict(zip(others(p.role), (first, second), strict=True))
+    result = np.zeros(p.shape(p.role))
+    arrays[p.role] = result
+    magnitude = np.zeros_like(result)
+    pads = [(0, 0), *g.padding, (0, 0)]
+    padded = np.pad(arrays["input"], pads)
+    padded_magnitude = np.pad(magnitude if p.role == "input" else arrays["input"], pads)
+    inner, outer = p.inner, p.outer
+    for index in itertools.product(*(range(f) for f in g.window)):
+        seen = tuple(
+            slice(i * d, i * d + (m - 1) * s + 1, s)
+            for i, m, s, d in zip(index, g.out, g.stride, g.dilation, strict=True)
+        )
+        for group in range(g.groups):
+            ins = (slice(None), *seen, slice(group * inner, (group + 1) * inner))
+            outs = (..., slice(group * outer, (group + 1) * outer))
+            x, k, y = padded[ins], arrays["kernel"][index][outs], arrays["output"][outs]
+            if p.role == "output":
+                y += x @ k
+                magnitude[outs] += np.abs(x) @ np.abs(k)
+            elif p.role == "input":
+                x += y @ k.T
+                padded_magnitude[ins] += np.abs(y) @ np.abs(k).T
+            else:
+                axes = tuple(range(x.ndim - 1))
+                k += np.tensordot(x, y, (axes, axes))
+                magnitude[index][outs] += np.tensordot(np.abs(x), np.abs(y), (axes, axes))
+    if p.role == "input":
+        inside = tuple(slice(low, low + n) for n, (low, _) in zip(g.size, g.padding, strict=True))
+        return padded[(slice(None), *inside)], padded_magnitude[(slice(None), *inside)]
+    return result, magnitude
+
+
+def arrays_of(p: Problem, dtype=np.float32, lead=()) -> list[np.ndarray]:
+    return [uniform(i, (*lead, *p.shape(name))).astype(dtype) for i, name in enumerate(others(p.role))]
+
+
+def computed(p: Problem, mode, arrays) -> np.ndarray:
+    return np.asarray(quick_jit(functools.partial(table.solve, "cpu", mode, p))(*arrays))
+
+
+def check(draws: Draws, name: str, role: str) -> None:
+    p = problem(draws, role, NEEDS[name])
+    assert FORMS[name].takes(p), p
+    first, second = arrays_of(p)
+    want, magnitude = summed(p, first.astype(np.float64), second.astype(np.float64))
+    got = computed(p, ALONE[name], (first, second))
+    assert got.shape == want.shape
+    # The bound of a sum in any order: no digits are lost but those of the type.
+    assert np.all(np.abs(got - want) <= 8 * np.finfo(np.float32).eps * magnitude + 1e-30), (name, p)
+
+
+@pytest.mark.parametrize(("name", "role"), CASES, ids=lambda v: v.replace(" ", "-"))
+@given(st.data())
+@settings(max_examples=6)
+def test_forms_equal_the_sums(name, role, data):
+    check(Searched(data), name, role)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "role"), CASES, ids=lambda v: v.replace(" ", "-"))
+@given(st.data())
+@settings(max_examples=60)
+def test_forms_equal_the_sums_at_length(name, role, data):
+    check(Searched(data), name, role)
+
+
+@pytest.mark.parametrize("name", [name for name in NEEDS if name != "xla"])
+def test_half_types_are_summed_in_float32(name):
+    for role in FORMS[name].roles:
+        for dtype in (jnp.bfloat16, jnp.float16):
+            p = problem_with(name, role)
+            first, second = arrays_of(p, dtype)
+            want, _ = summed(p, first.astype(np.float64), second.astype(np.float64))
+            got = computed(p, ALONE[name], (first, second))
+            assert got.dtype == np.float32
+            np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
+
+
+def problem_with(name: str, role: str) -> Problem:
+    """A fixed problem that the form takes."""
+    needs = NEEDS[name]
+    rank = 2
+    window = (1 if needs.get("taps") == 1 else 3,) * rank
+    stride, dilation = (2 if needs.get("stride") == 2 else 1,) * rank, (2 if needs.get("dilation") == 2 else 1,) * rank
+    groups = 1 if needs.get("groups") == 1 else 4
+    inner = needs.get("inner", 2)
+    padding = ((0, 0) if window[0] == 1 else (1, 1),) * rank
+    geometry = Geometry((9, 8), window, stride, padding, dilation, groups)
+    return Problem(role, geometry, 2, groups * inner, groups * 2, jnp.dtype(jnp.float32))
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMS.items() if form.ensemble != "no"])
+@pytest.mark.parametrize("count", [1, 3, 17])
+def test_an_ensemble_is_each_of_its_members(name, count):
+    """A few are unrolled, many are a loop."""
+    for role in FORMS[name].roles:
+        p = problem_with(name if name in NEEDS else "xla", role)
+        arrays = arrays_of(p, lead=(count,))
+        mode = ALONE[name]
+        together = computed(dataclasses.replace(p, ensemble=count), mode, arrays)
+        alone = quick_jit(functools.partial(table.solve, "cpu", "xla", p))
+        each = np.stack([alone(*(a[i] for a in arrays)) for i in range(count)])
+        np.testing.assert_allclose(together, each, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "role"), CASES, ids=lambda v: v.replace(" ", "-"))
+def test_twice_gives_the_same_bits(name, role):
+    p = problem_with(name, role)
+    arrays = arrays_of(p)
+    run = jax.jit(functools.partial(table.solve, "cpu", ALONE[name], p))
+    np.testing.assert_array_equal(run(*arrays), run(*arrays))
+
+
+def test_every_form_is_tested():
+    assert {*NEEDS, "members"} == set(FORMS)
