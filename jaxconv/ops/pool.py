@@ -298,7 +298,9 @@ def pool_sums(x: Array, windows: _Windows) -> Array:
     """Sums each window; half types stay in the float32 in which they are summed."""
     x = windows.lay_out(x.astype(accumulator(x.dtype)), 0)
     lead = x.ndim - 1 - len(windows.window)
-    if lowering_mode() == "xla":
+    side_by_side = windows.window == windows.stride and max(windows.dilation) == 1 and max(windows.out) > 1
+    if side_by_side or lowering_mode() == "xla":
+        # Slices are faster where windows overlap: experiments/benchmarks/results/layers.json.
         return _reduced(x, windows, lax.add, 0)
     for i, numbers in enumerate(zip(windows.window, windows.stride, windows.dilation, windows.out, strict=True)):
         x = _axis_sums(x, lead + i, *numbers)
@@ -307,9 +309,8 @@ def pool_sums(x: Array, windows: _Windows) -> Array:
 
 def _axis_sums(x: Array, axis: int, taps: int, stride: int, dilation: int, out: int) -> Array:
     """Returns the sum of each of ``out`` windows along one axis, which they just cover."""
-    if dilation == 1 and (out == 1 or taps == stride):
-        # They do not overlap: each is a row of its own.
-        return jnp.sum(x.reshape(*x.shape[:axis], out, taps, *x.shape[axis + 1 :]), axis + 1)
+    if out == 1 and dilation == 1:
+        return jnp.sum(x, axis, keepdims=True)
     if taps <= _CHAIN:
         return functools.reduce(lax.add, (_every(x, axis, tap * dilation, out, stride) for tap in range(taps)))
     # The sum of 2n taps is one of two sums of n: log(taps) steps. A window is put together from those that it holds.

@@ -106,7 +106,9 @@ def _pool(eqn: Any, inside: tuple[str, ...]) -> Explained:
     names = {e.primitive.name for e in eqn.params["jaxpr"].jaxpr.eqns}
     by_lax = any(name.startswith(("reduce_window", "select_and_scatter")) for name in names)
     form, why = (
-        ("xla", "asked for") if by_lax else ("slices", "layers.json: faster than lax's windows, most of all back")
+        ("xla", "lax's own windows: asked for, or they lie side by side")
+        if by_lax
+        else ("slices", "layers.json: faster than lax's windows, most of all back")
     )
     return Explained(_POOLS[eqn.params["name"]], (eqn.invars[0].aval.shape,), inside, form, why, 0)
 

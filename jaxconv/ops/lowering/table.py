@@ -9,6 +9,7 @@ import jax
 
 from jaxconv.ops.lowering.forms import FORMS, XLA, Form
 from jaxconv.ops.lowering.problem import Array, Problem, others
+from jaxconv.ops.lowering.smaller import UNROLLED
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -58,11 +59,25 @@ def _strided(p: Problem) -> bool:
 # On two cores of an AMD EPYC with jaxlib 0.10.2, float32: experiments/benchmarks/results/forms.json has the times.
 CPU = (
     Row(FORMS["product"], lambda p: p.ensemble > 0, "an ensemble of matrix products"),
-    Row(FORMS["shifts"], lambda p: p.ensemble > 0, "an ensemble of depthwise convolutions"),
+    Row(
+        FORMS["shifts"],
+        lambda p: p.ensemble > 0 and (_narrow(p) or p.role == "output" or p.ensemble > UNROLLED),
+        "an ensemble of sums",
+    ),
+    Row(
+        FORMS["products"],
+        lambda p: p.ensemble > UNROLLED and p.role == "kernel" and p.inner * p.features <= 256,
+        "many small products",
+    ),
     Row(FORMS["members"], _always, "an ensemble: lax would make groups of it"),
     Row(FORMS["product"], lambda p: p.role != "input" or not _strided(p), "1x1: a matrix product, 2 to 3 times lax"),
     Row(FORMS["phases"], lambda p: _narrow(p) and _strided(p) and p.role != "kernel", "depthwise at a stride"),
     Row(FORMS["shifts"], _narrow, "depthwise: 10 to 40 times lax"),
+    Row(
+        FORMS["shifts"],
+        lambda p: p.role == "output" and p.inner == 1 and p.taps <= 32 and not _strided(p),
+        "one channel, a small window: 2 to 6 times lax",
+    ),
     Row(FORMS["turned"], _always, "a convolution with the kernel turned round, with that one's choice"),
     Row(FORMS["apart"], lambda p: p.inner >= 16 or p.taps == 1, "wide groups: 4 to 100 times lax"),
     Row(FORMS["blocks"], _always, "narrow groups: 4 to 200 times lax"),
