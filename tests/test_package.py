@@ -19,8 +19,8 @@ LAYERS = """Conv ConvTranspose ConvLocal Dense MaxPool AvgPool LpPool GlobalAvgP
     AdaptiveMaxPool Flatten BatchNorm LayerNorm GroupNorm InstanceNorm LocalResponseNorm Dropout DropPath LayerScale
     PReLU Pad Resize PixelShuffle Identity Fn"""
 COMBINATORS = "serial parallel concat split gate residual inline repeat remat mixed_precision map_layers"
-OTHERS = "conv_output_size conv_transpose_output_size summary"
-EXAMPLES = [name for name in f"{OPS} {LAYERS} {COMBINATORS} {OTHERS}".split() if name != "conv_general_dilated"]
+OTHERS = "conv_output_size conv_transpose_output_size summary jit lowering explain convs_saveable"
+EXAMPLES = f"{OPS} {LAYERS} {COMBINATORS} {OTHERS}".split()
 TYPES = ["Layer", "ShapeError", "DTypeError", "MissingKeyError", "ParameterError"]
 
 
@@ -100,7 +100,7 @@ def test_public_names_are_listed_once():
     """Each module's __all__ is true, and no two of them export different things by one name."""
     owners = {}
     for module in ("compose", "geometry", "layer", "layers.conv", "layers.noise", "layers.norm", "layers.pool",
-                   "layers.shape", "ops.conv", "ops.dense", "ops.dropout", "ops.norm", "ops.pad", "ops.pool",
+                   "layers.shape", "ops.conv", "ops.dense", "ops.dropin", "ops.dropout", "ops.norm", "ops.pad", "ops.pool",
                    "ops.resize"):  # fmt: skip
         loaded = importlib.import_module(f"jaxconv.{module}")
         for name in getattr(loaded, "__all__", ()):

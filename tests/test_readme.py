@@ -12,25 +12,25 @@ import jaxconv as jc
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+FIRST, FLAX, ERROR, TRAINING, LOOP = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 
 
 def test_the_first_example_prints_its_table(capsys):
     names: dict = {}
-    exec(BLOCKS[0], names)
+    exec(FIRST, names)
     assert names["scores"].shape == (8, 10)
     assert "multiply-adds" in capsys.readouterr().out
     maps = [row.output.shape[2:] for row in jc.summary(names["net"], (1, 32, 32, 3)).rows if len(row.output.shape) == 4]
-    said = [(int(size), int(channels)) for size, channels in re.findall(r"-> (\d+)x\1x(\d+)", BLOCKS[0])]
+    said = [(int(size), int(channels)) for size, channels in re.findall(r"-> (\d+)x\1x(\d+)", FIRST)]
     assert said == [maps[i] for i in (0, 2, 3, 5)]
 
 
 def test_the_second_example_gives_the_error_that_it_quotes():
     names: dict = {"jax": jax, "jc": jc, "jnp": jax.numpy}
     with pytest.raises(jc.ShapeError) as caught:
-        exec(BLOCKS[1], names)
+        exec(ERROR, names)
     assert names["params"]["layer1"]["0"]["conv1"]["kernel"].shape == (3, 3, 64, 64)
-    assert f"# ShapeError: {caught.value}" in BLOCKS[1]
+    assert f"# ShapeError: {caught.value}" in ERROR
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_the_training_example_trains(tmp_path):
     import optax
 
     names: dict = {"jax": jax, "jc": jc, "optax": optax}
-    exec(BLOCKS[2].replace('"runs/mine"', repr(str(tmp_path / "mine"))), names)
+    exec(TRAINING.replace('"runs/mine"', repr(str(tmp_path / "mine"))), names)
     assert names["result"].history[-1]["validation_accuracy"] > 0.9
 
 
@@ -52,7 +52,7 @@ def test_the_step_of_ones_own_loop_learns():
         "net": jc.serial(jc.Conv(4), jc.BatchNorm(), jc.GlobalAvgPool()),
     }
     names["optimizer"] = optax.sgd(0.5)
-    exec(BLOCKS[3], names)
+    exec(LOOP, names)
     images = np.random.default_rng(0).normal(size=(16, 6, 6, 2)).astype(np.float32)
     labels = (images.mean(axis=(1, 2, 3)) > 0).astype(int)
     params, state = names["net"].init(jax.random.key(0), images)
@@ -75,3 +75,19 @@ def test_the_accuracy_table_is_that_of_the_measurements():
     from experiments.benchmarks import accuracy
 
     assert accuracy.table(json.loads(accuracy.RESULTS.read_text())) in README
+
+
+def test_the_flax_example_explains_what_it_says(capsys):
+    pytest.importorskip("flax", reason="wants flax")
+    exec(FLAX, {"jax": jax, "jc": jc, "jnp": jax.numpy})
+    said = [line.removeprefix("# ").split() for line in FLAX.splitlines() if line.startswith("# ")]
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == said
+
+
+def test_the_speed_tables_are_those_of_the_measurements():
+    from experiments.benchmarks import layers, training
+
+    for module in (layers, training):
+        assert module.table(json.loads(module.RESULTS.read_text())) in README
+    found = json.loads(layers.RESULTS.read_text())
+    assert layers.notes(found) in (ROOT / "docs" / "speed.md").read_text()

@@ -211,12 +211,17 @@ def mean(values: Sequence[float]) -> str:
     return f"{math.exp(sum(map(math.log, values)) / len(values)):.2f}" if values else "-"
 
 
-def table(found: Found) -> str:
-    """Returns the README's table in Markdown, and notes below it."""
-    cases = found["cases"]
+def by_family(found: Found) -> dict[str, list[Found]]:
+    """Returns the cases of each family."""
     families: dict[str, list[Found]] = {}
-    for case in sorted(cases, key=lambda case: case["family"]):
+    for case in sorted(found["cases"], key=lambda case: case["family"]):
         families.setdefault(case["family"], []).append(case)
+    return families
+
+
+def table(found: Found) -> str:
+    """Returns the README's table in Markdown: geometric means of the speed over plain lax under plain `jax.jit`."""
+    cases, families = found["cases"], by_family(found)
     lines = [
         "| layers | | forward, `jax.jit` | forward, `jaxconv.jit` | gradients, `jax.jit` | gradients, `jaxconv.jit` "
         "| forward, torch = 1 | gradients, torch = 1 | slowest against lax |",
@@ -232,11 +237,14 @@ def table(found: Found) -> str:
         jit = "jaxconv.jit" if candidate == "jaxconv.jit" else "jax.jit"
         cells.append(f"{speedup:.2f} {name}, {what}, {jit}")
         lines.append(f"| {family} | {len(members)} | {' | '.join(cells)} |")
-    return "\n".join([*lines, notes(found, families)])
+    versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("python", "jax", "jaxlib", "torch"))
+    product = f"a matrix product runs at {found['matrix_product_gflops']:.0f} GFLOP/s"
+    return "\n".join([*lines, "", f"{found['dtype']}, {found['device']}; {product}; {versions}."])
 
 
-def notes(found: Found, families: dict[str, list[Found]]) -> str:
+def notes(found: Found) -> str:
     """Returns lists of what the table would hide: the layers that lose, loops, growth, and the extremes."""
+    families = by_family(found)
     both = [(case, what) for case in found["cases"] for what in PASSES]
     rows = [(f"{c['case']}: {w}, {n}, {c[w][n]['median_ms']:.2f} ms", c[w][n]) for c, w in both for n in OURS]
     lost = [f"{name}: {r['speedup']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for name, r in rows if r["high"] < 0.95]
@@ -311,7 +319,7 @@ def main() -> None:
     if args.table or args.figure:
         found = json.loads(args.out.read_text())
         if args.table:
-            print(table(found))
+            print(f"{table(found)}\n{notes(found)}")
         if args.figure:
             write(args.figure, png(figure(found)))
         return

@@ -411,7 +411,8 @@ def table(cases: list[dict[str, Any]]) -> str:
     gains: dict[str, list[float]] = {base: [] for base in BASES}
     for case in cases:
         row = [case["case"], "x".join(map(str, case["shape"]))]
-        row += [f"{case['candidates'][n]['median_ms']:.3g}" if n in case["candidates"] else "" for n in shown]
+        times = [case["candidates"].get(n, {}).get("median_ms") for n in shown]
+        row += ["" if ms is None else f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}" for ms in times]
         for base, speedups in gains.items():
             gain = case["candidates"]["jaxconv"]["speedup_over"].get(base)
             speedups += [gain["speedup"]] if gain else []

@@ -70,12 +70,17 @@ def explain(function: Callable[..., Any], *args: Any, platform: str | None = Non
     Returns:
       A tuple of rows with op, shapes, inside, form, why, macs; its ``str`` is a table.
 
+    Raises:
+      ValueError: no such platform.
+
     >>> rows = explain(lambda x, k: jc.conv(x, k), jnp.ones((1, 8, 8, 3)), jnp.ones((1, 1, 3, 4)), platform="cpu")
     >>> rows[0].op, rows[0].form
     ('conv', 'product')
     """
     platform = platform or jax.default_backend()
     platform = "cuda" if platform == "gpu" else platform
+    if platform not in table.PLATFORMS:
+        raise ValueError(f"platform must be one of {', '.join(table.PLATFORMS)}, got {platform!r}")
     closed = jax.make_jaxpr(function)(*args)
     return Explanation(_rows(closed.jaxpr, (), platform))
 

@@ -1,0 +1,59 @@
+"""The benchmarks' cases say what they compute, and their tables are read off the committed measurements."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.benchmarks import cases, forms, layers, training
+from jaxconv.ops.lowering.problem import ROLES
+from tests.ops.compare import assert_close
+
+SMALL = [
+    "conv 2x8x8x4->6 k3",
+    "conv 2x9x8x4->4 k5 s2 p2 g4",
+    "conv 2x12x12x4->4 k3 d2 pvalid",
+    "conv 2x32x3->4 k9",
+    "conv 1x4x5x6x2->3 k3",
+    "conv_transpose 2x4x4x4->2 k4 s2",
+    "conv_transpose 2x4x4x4->4 k5 s2 p2 o1 g4",
+    "max_pool 2x8x8x4 k3 s2 p1",
+    "avg_pool 2x8x8x4 k3 s2",
+    "lp_pool 2x8x8x4 k2",
+]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_case_is_the_same_computation_in_jaxconv_and_in_lax(name):
+    case = cases.parse(name)
+    assert case.name == name
+    (ours, arrays), (theirs, same) = case.jaxconv(), case.lax()
+    for a, b in zip(arrays, same, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert_close(jax.jit(ours)(*arrays), jax.jit(theirs)(*arrays), what=name)
+
+
+def test_there_are_enough_cases_and_none_twice():
+    names = [case.name for case in cases.CASES]
+    assert len(names) == len(set(names)) >= 40
+    sources = " ".join(case.source for case in cases.CASES)
+    for network in ("ResNet-50", "MobileNetV2", "EfficientNet-Lite0", "ConvNeXt-T", "U-Net"):
+        assert network in sources
+
+
+def test_the_forms_of_a_case_are_different_programs_of_it():
+    case = cases.parse("conv 2x8x8x4->4 k3 s2 p1 g4")
+    for role in ROLES:
+        problem = forms.problems(case)[role]
+        found = forms.candidates(problem)
+        assert {"xla", "auto"} <= set(found)
+        times = forms.measure(problem, None, 1, found)
+        assert set(times) == set(found)
+        assert min(times.values()) > 0
+
+
+def test_the_tables_print_from_the_committed_measurements():
+    for module in (layers, training):
+        table = module.table(json.loads(module.RESULTS.read_text()))
+        assert table.count("\n|") > 5

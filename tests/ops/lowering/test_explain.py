@@ -1,0 +1,97 @@
+"""`jaxconv.explain` finds every convolution and pool, wherever it stands, and says what the compiler is given."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import jaxconv as jc
+
+X, K = np.ones((2, 8, 8, 4), np.float32), np.ones((3, 3, 4, 4), np.float32)
+
+
+def f(x, k):
+    return jnp.sum(jc.conv(x, k))
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "inside"),
+    [
+        (f, ()),
+        (jax.jit(f), ("f",)),
+        (lambda x, k: jax.lax.scan(lambda c, _: (c + f(x, k), None), 0.0, length=3)[0], ("scan",)),
+        (lambda x, k: jax.lax.cond(x[0, 0, 0, 0] > 0, f, lambda x, k: 0.0, x, k), ("cond",)),
+        (jax.checkpoint(f), ("checkpoint",)),
+        (lambda x, k: jax.lax.fori_loop(0, 2, lambda i, c: c + f(x, k), 0.0), ("scan",)),
+        (jax.jit(jax.checkpoint(f)), ("f", "checkpoint")),
+    ],
+    ids=["plain", "jit", "scan", "cond", "remat", "loop", "nested"],
+)
+def test_a_convolution_is_found_inside(wrapped, inside):
+    (row,) = jc.explain(wrapped, X, K, platform="cpu")
+    assert row.op == "conv"
+    assert row.shapes == (X.shape, K.shape)
+    assert len(row.inside) == len(inside)
+    assert all(name in found for name, found in zip(inside, row.inside, strict=True))
+
+
+def test_a_convolution_is_found_inside_shard_map():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    split = jax.shard_map(jc.conv, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"))
+    (row,) = jc.explain(split, X, K, platform="cpu")
+    assert row.shapes[0] == (1, 8, 8, 4)
+
+
+def test_gradients_pools_and_ensembles_are_told_apart():
+    def loss(k, x):
+        return jnp.sum(jc.avg_pool(jc.max_pool(jc.conv(x, k), 2), 3, stride=1) ** 2)
+
+    ops = [row.op for row in jc.explain(jax.grad(loss, (0, 1)), K, X, platform="cpu")]
+    assert ops.count("conv") == 1
+    assert ops.count("conv: gradient of the kernel") == 1
+    assert sum("gradient of the input" in op for op in ops) == 1
+    assert "max_pool" in ops
+    assert "avg_pool or lp_pool" in ops
+    (row,) = (r for r in jc.explain(jax.vmap(f), np.stack([X, X]), np.stack([K, K]), platform="cpu"))
+    assert row.op == "conv, 2 of them"
+    assert row.macs == 2 * 2 * 8 * 8 * 9 * 4 * 4
+
+
+def test_what_is_said_is_what_is_compiled():
+    """A matrix product in the text where the row says one, a convolution where it says lax's."""
+    k = np.ones((1, 1, 4, 4), np.float32)
+    for mode, form, operation in (("auto", "product", "dot_general"), ("xla", "xla", "stablehlo.convolution")):
+        with jc.lowering(mode):
+            (row,) = jc.explain(f, X, k, platform="cpu")
+            assert row.form == form
+            assert operation in jax.jit(f).trace(X, k).lower(lowering_platforms=("cpu",)).as_text()
+
+
+def test_other_platforms_have_their_own_choice():
+    k = np.ones((1, 1, 4, 4), np.float32)
+    assert [jc.explain(f, X, k, platform=p)[0].form for p in ("cpu", "cuda", "tpu")] == ["product", "xla", "xla"]
+
+
+def test_what_a_form_leaves_is_shown():
+    k = np.ones((3, 3, 1, 4), np.float32)
+    rows = jc.explain(jax.grad(lambda x: jnp.sum(jc.conv(x, k, stride=2, groups=4))), X, platform="cpu")
+    assert rows[-1].form == "phases > turned > shifts"
+
+
+def test_laxs_own_are_listed_too():
+    numbers = ("NHWC", "HWIO", "NHWC")
+    rows = jc.explain(lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=numbers), X, K)
+    assert [row.op for row in rows] == ["lax.conv_general_dilated"]
+
+
+def test_it_prints_as_a_table():
+    lines = str(jc.explain(f, X, K, platform="cpu")).splitlines()
+    assert lines[0].split() == ["op", "shapes", "inside", "form", "why"]
+    assert "2x8x8x4, 3x3x4x4" in lines[1]
+
+
+def test_a_platform_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="platform must be one of cpu, cuda, rocm, tpu, got 'gpus'"):
+        jc.explain(f, X, K, platform="gpus")
