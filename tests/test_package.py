@@ -100,8 +100,8 @@ def test_public_names_are_listed_once():
     """Each module's __all__ is true, and no two of them export different things by one name."""
     owners = {}
     for module in ("compose", "geometry", "layer", "layers.conv", "layers.noise", "layers.norm", "layers.pool",
-                   "layers.shape", "ops.conv", "ops.dense", "ops.dropin", "ops.dropout", "ops.norm", "ops.pad", "ops.pool",
-                   "ops.resize"):  # fmt: skip
+                   "layers.shape", "ops.conv", "ops.dense", "ops.dropin", "ops.dropout", "ops.norm", "ops.pad",
+                   "ops.pool", "ops.resize"):  # fmt: skip
         loaded = importlib.import_module(f"jaxconv.{module}")
         for name in getattr(loaded, "__all__", ()):
             assert hasattr(loaded, name), (module, name)

@@ -6,6 +6,7 @@ program of its own on each platform: `jaxconv.ops.lowering.table` says which.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -105,7 +106,24 @@ def program(platform: str | None, first: Array, second: Array, **params: Any) ->
     if 0 in (*first.shape, *second.shape, *problem.shape(role)):
         shape = problem.shape(role)
         return jnp.zeros((problem.ensemble, *shape) if first.ndim > geometry.rank + 2 else shape, dtype)
-    return table.solve(platform, params["lowering"], problem, first, second).astype(dtype)
+
+    def compute() -> Array:
+        return table.solve(platform, params["lowering"], problem, first, second).astype(dtype)
+
+    if platform == "cpu" and table.is_sum(problem, platform, params["lowering"]):
+        return _computed_once(compute, first)
+    return compute()
+
+
+def _computed_once(compute: Callable[[], Array], first: Array) -> Array:
+    """Runs ``compute`` in a branch that is always taken, which the compiler cannot know.
+
+    XLA:CPU fuses a sum of shifted maps into everything that reads it, and computes it again for each reader. It fuses
+    nothing into a branch. An odd number is never 0, whatever the bits of the first element are.
+    """
+    bits = jax.lax.bitcast_convert_type(first[(0,) * first.ndim], jnp.dtype(f"int{first.dtype.itemsize * 8}"))
+    shape = jax.eval_shape(compute)
+    return jax.lax.cond((bits | 1) != 0, compute, lambda: jnp.zeros(shape.shape, shape.dtype))
 
 
 def _typed_like_lax(first: Any, second: Any, **params: Any) -> Any:

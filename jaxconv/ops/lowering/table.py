@@ -145,3 +145,9 @@ def steps(p: Problem, platform: str | None, mode: Any) -> list[tuple[Problem, Ch
     arrays = (jax.ShapeDtypeStruct((*lead, *p.shape(name)), p.dtype) for name in others(p.role))
     jax.eval_shape(lambda a, b: solve(platform, mode, p, a, b, seen), *arrays)
     return seen
+
+
+def is_sum(p: Problem, platform: str | None, mode: Any) -> bool:
+    """Whether the map that comes out is a sum of shifted maps, which a compiler may fuse into its readers."""
+    candidate = p.role != "kernel" and not p.ensemble and 1 in (p.inner, p.outer)
+    return candidate and any(choice.form is FORMS["shifts"] for _, choice in steps(p, platform, mode))

@@ -228,3 +228,14 @@ def test_cotangents_of_half_types_stay_half():
     wide = jax.make_jaxpr(jax.grad(lambda k: jnp.sum(conv(x, k, preferred_element_type=jnp.float32) ** 2)))(k)
     (kernel,) = (e for e in wide.eqns if e.primitive is conv_p and e.params["role"] == "kernel")
     assert kernel.invars[1].aval.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("first", [0.0, -0.0, np.nan, -1.0])
+def test_what_is_computed_once_is_computed_whatever_the_first_number(dtype, first):
+    """A sum of shifted maps runs in a branch whose condition is read off the first element's bits."""
+    with jax.enable_x64(True):
+        x = jnp.ones((1, 4, 4, 4), dtype).at[0, 0, 0, 0].set(first)
+        f = jax.jit(lambda x: jc.conv(x, jnp.ones((3, 3, 1, 4), dtype), groups=4))
+        assert "stablehlo.case" in f.lower(x).as_text()
+        assert f(x)[0, 2, 2].astype(np.float32).tolist() == [9.0] * 4
