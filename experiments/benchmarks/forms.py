@@ -37,7 +37,7 @@ INNER = ("xla", "product", "products", "patches", "shifts", "laid out", "uneven"
 
 def problems(case: Case) -> dict[str, Problem]:
     """The case's convolution in each role."""
-    function, arrays = case.jaxconv()
+    function, arrays = case.jaxconv("float32")
     (eqn,) = (e for e in jax.make_jaxpr(function)(*arrays).eqns if e.primitive.name == "jaxconv_conv")
     first, second = (v.aval for v in eqn.invars)
     p = problem_of(first, second, eqn.params)

@@ -118,9 +118,9 @@ def products(jaxpr, times=1):
         if eqn.primitive.name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
             total += repeats * out * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
-        elif eqn.primitive.name == "conv_general_dilated":
-            kernel, spec = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
-            total += repeats * out * math.prod(kernel) // kernel[spec[0]]
+        elif eqn.primitive.name == "jaxconv_conv":
+            assert eqn.params["role"] == "output"
+            total += repeats * out * math.prod(eqn.invars[1].aval.shape[:-1])
     return total
 
 

@@ -23,9 +23,9 @@ def f(x, k):
         (jax.jit(f), ("f",)),
         (lambda x, k: jax.lax.scan(lambda c, _: (c + f(x, k), None), 0.0, length=3)[0], ("scan",)),
         (lambda x, k: jax.lax.cond(x[0, 0, 0, 0] > 0, f, lambda x, k: 0.0, x, k), ("cond",)),
-        (jax.checkpoint(f), ("checkpoint",)),
+        (jax.checkpoint(f), ("remat",)),
         (lambda x, k: jax.lax.fori_loop(0, 2, lambda i, c: c + f(x, k), 0.0), ("scan",)),
-        (jax.jit(jax.checkpoint(f)), ("f", "checkpoint")),
+        (jax.jit(jax.checkpoint(f)), ("f", "remat")),
     ],
     ids=["plain", "jit", "scan", "cond", "remat", "loop", "nested"],
 )

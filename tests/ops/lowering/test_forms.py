@@ -136,7 +136,7 @@ def test_forms_equal_the_sums(name, role, data):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "role"), CASES, ids=lambda v: v.replace(" ", "-"))
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=20)
 def test_forms_equal_the_sums_at_length(name, role, data):
     check(Searched(data), name, role)
 
