@@ -11,6 +11,7 @@ the table chooses. Run it on an otherwise idle machine.
 import argparse
 import functools
 import itertools
+import json
 import re
 import statistics
 import time
@@ -95,7 +96,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--jit", nargs="*", default=["jax.jit", "jaxconv.jit"])
     options = parser.parse_args()
-    found = []
+    before = json.loads(options.out.read_text())["cases"] if options.only and options.out.exists() else []
+    entries = {(entry["case"], entry["role"]): entry for entry in before}
     for case in CASES:
         if case.kernel is None or not re.search(options.only, case.name):
             continue
@@ -110,8 +112,8 @@ def main() -> None:
                 best = sorted(times.items(), key=lambda item: item[1])[:5]
                 shown = "  ".join(f"{k} {v:.2f}" for k, v in [*best, ("| xla", times["xla"])])
                 print(f"{case.name:42} {role:7} {jit:12}{shown}", flush=True)
-            found.append(entry)
-            write_json(options.out, {**environment(), "rounds": options.rounds, "cases": found})
+            entries[case.name, role] = entry
+            write_json(options.out, {**environment(), "rounds": options.rounds, "cases": list(entries.values())})
 
 
 if __name__ == "__main__":

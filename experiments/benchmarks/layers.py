@@ -206,6 +206,15 @@ def matrix_product(dtype: str, size: int = 2048) -> float:
     return 2e-9 * size**3 / best
 
 
+def rounded(value: Any) -> Any:
+    """Returns the same with four digits: more are noise, and weigh in every clone."""
+    if isinstance(value, dict):
+        return {name: rounded(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v) for v in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 def mean(values: Sequence[float]) -> str:
     """Returns the geometric mean for a table."""
     return f"{math.exp(sum(map(math.log, values)) / len(values)):.2f}" if values else "-"
@@ -346,7 +355,7 @@ def main() -> None:
                 continue
             result = measure(case, args.dtype, args.seconds, args.rounds, peak, with_torch)
             sections[section][case.name] = result
-            write_json(args.out, head | {name: list(entries.values()) for name, entries in sections.items()})
+            write_json(args.out, rounded(head | {name: list(entries.values()) for name, entries in sections.items()}))
             for what in PASSES:
                 times = {
                     name: f"{row['median_ms']:.2f} ms, {row['speedup']:.2f}x" for name, row in result[what].items()

@@ -31,7 +31,7 @@ def conv_general_dilated(
     preferred_element_type: Any = None,
     out_sharding: Any = None,
 ) -> Array:
-    """`jax.lax.conv_general_dilated` without its cliffs: the same arguments, values, types and errors.
+    """`jax.lax.conv_general_dilated` without its cliffs: the same arguments, types and errors, and the same values.
 
     For ``flax.linen.Conv(..., conv_general_dilated=jaxconv.conv_general_dilated)``, ``flax.nnx.Conv`` likewise, and
     code of one's own. Layouts other than channels-last are transposed into it. What `jaxconv.conv` has no form for goes
@@ -88,7 +88,7 @@ def _in_our_terms(lhs: Array, rhs: Array, shape: tuple[int, ...], wanted: Any, o
     size, out = x.shape[1:-1], tuple(shape[i] for i in to_last[1])[1:-1]
     window, spread = kernel.shape[:rank], tuple(options["lhs_dilation"] or (1,) * rank)
     strides, dilations = tuple(options["window_strides"]), tuple(options["rhs_dilation"] or (1,) * rank)
-    if 0 in (*window, *size, *out):
+    if not all(isinstance(n, int) and n > 0 for n in (*window, *size, *out)):
         return None
     reach = [window_extent(f, d) - 1 for f, d in zip(window, dilations, strict=True)]
     pads = options["padding"]

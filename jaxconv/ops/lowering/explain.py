@@ -65,7 +65,7 @@ def explain(function: Callable[..., Any], *args: Any, platform: str | None = Non
     Args:
       function: takes ``args``. To see the gradients too, pass ``jax.grad`` of it.
       args: arrays, or anything with shape and dtype.
-      platform: "cpu", "cuda", "rocm" or "tpu"; by default that of the default backend.
+      platform: "cpu", "cuda" (or "gpu"), "rocm" or "tpu"; by default that of the default backend.
 
     Returns:
       A tuple of rows with op, shapes, inside, form, why, macs; its ``str`` is a table.
@@ -87,10 +87,13 @@ def explain(function: Callable[..., Any], *args: Any, platform: str | None = Non
 
 def _rows(jaxpr: Any, inside: tuple[str, ...], platform: str) -> Iterator[Explained]:
     for eqn in jaxpr.eqns:
-        shapes = tuple(v.aval.shape for v in eqn.invars)
         if eqn.primitive is conv_p:
             p = eqn.params
             first, second = (v.aval for v in eqn.invars)
+            shapes = (first.shape, second.shape)
+            if 0 in (*first.shape, *second.shape):
+                yield Explained(_OPS[p["role"]], shapes, inside, "none", "empty", 0)
+                continue
             problem = problem_of(first, second, p)
             taken = table.steps(problem, platform, p["lowering"])
             names = dict.fromkeys(choice.form.name for _, choice in taken)
@@ -98,6 +101,7 @@ def _rows(jaxpr: Any, inside: tuple[str, ...], platform: str) -> Iterator[Explai
             macs = problem.macs * (problem.ensemble or 1)
             yield Explained(_OPS[p["role"]] + lanes, shapes, inside, " > ".join(names), taken[0][1].why, macs)
         elif eqn.primitive.name in _LAX:
+            shapes = tuple(v.aval.shape for v in eqn.invars)
             yield Explained(f"lax.{eqn.primitive.name}", shapes, inside, "xla", "lax's own, not jaxconv's", 0)
         name = eqn.params.get("name", eqn.primitive.name)
         if name in _POOLS:
@@ -113,7 +117,7 @@ def _pool(eqn: Any, inside: tuple[str, ...]) -> Explained:
     form, why = (
         ("xla", "lax's own windows: asked for, or they lie side by side")
         if by_lax
-        else ("slices", "layers.json: faster than lax's windows, most of all back")
+        else ("slices", "of its taps; on CPU faster than lax's windows: layers.json")
     )
     return Explained(_POOLS[eqn.params["name"]], (eqn.invars[0].aval.shape,), inside, form, why, 0)
 

@@ -2,7 +2,8 @@
 
 A form takes a `Problem`, its two arrays, and ``solve(problem, first, second)`` for the smaller problems that it leaves.
 It returns the third array. Arrays have one batch axis, channels last. All forms multiply the same numbers and sum them
-in the same type; they differ in the order of the sum.
+in the same type; they differ in the order of the sum. Some fill up with zeros, so that a number that is not finite may
+make NaN of results whose own windows do not see it.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ class Form:
       roles: those that it has a program for.
       fits: whether it computes this problem.
       ensemble: what it does with one: "no" program for it; "vmap": as it is made of matrix products and sums alone,
-        it is batched; "own": nothing else.
+        it is batched; "own": it is for ensembles only.
     """
 
     name: str
@@ -61,7 +62,7 @@ _ALL = (
     Form(
         "shuffled", smaller.shuffled, ROLES, lambda p: _dense(p) and not _unit_stride(p) and unit(p.geometry.dilation)
     ),
-    Form("apart", smaller.apart, ROLES, lambda p: 1 < p.geometry.groups <= 16),
+    Form("apart", smaller.apart, ROLES, lambda p: 1 < p.geometry.groups <= 64),
     Form("blocks", smaller.blocks, ROLES, lambda p: not _dense(p) and smaller.block_size(p) > 1),
     Form("slabs", smaller.slabs, ("output", "kernel"), lambda p: p.geometry.rank > 1),
     Form("members", smaller.members, ROLES, lambda p: True, "own"),

@@ -34,6 +34,9 @@ def lowering(mode: str | tuple[str, ...]) -> Any:
       mode: "auto", the default: by the table of the platform. "xla": lax's own convolution and its gradients
         everywhere. A tuple of names of forms: the first of them that has a program for the problem, else lax's.
 
+    Raises:
+      ValueError: no such mode, or no such form.
+
     >>> with lowering("xla"):
     ...     y = jc.conv(jnp.ones((8, 8, 3)), jnp.ones((3, 3, 3, 4)))
     """
@@ -45,7 +48,7 @@ def lowering(mode: str | tuple[str, ...]) -> Any:
 
 
 def lowering_mode() -> Any:
-    """Returns what `lowering` was given last."""
+    """Returns the mode in force: what the innermost `lowering` was given."""
     return _mode.value
 
 
@@ -63,6 +66,8 @@ def convolve(role: str, first: Array, second: Array, geometry: Geometry, **param
     params = {"dtype": first.dtype, "precision": None, "narrow": False, "sharding": None} | params
     if params["precision"] is None:
         params["precision"] = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    if isinstance(params["precision"], list):
+        params["precision"] = tuple(params["precision"])
     return conv_p.bind(first, second, role=role, geometry=geometry, lowering=lowering_mode(), **params)
 
 
@@ -111,19 +116,18 @@ def program(platform: str | None, first: Array, second: Array, **params: Any) ->
         return table.solve(platform, params["lowering"], problem, first, second).astype(dtype)
 
     if platform == "cpu" and table.is_sum(problem, platform, params["lowering"]):
-        return _computed_once(compute, first)
+        return _computed_once(compute, first, jax.ShapeDtypeStruct(problem.shape(role), dtype))
     return compute()
 
 
-def _computed_once(compute: Callable[[], Array], first: Array) -> Array:
+def _computed_once(compute: Callable[[], Array], first: Array, result: Any) -> Array:
     """Runs ``compute`` in a branch that is always taken, which the compiler cannot know.
 
     XLA:CPU fuses a sum of shifted maps into everything that reads it, and computes it again for each reader. It fuses
     nothing into a branch. An odd number is never 0, whatever the bits of the first element are.
     """
-    bits = jax.lax.bitcast_convert_type(first[(0,) * first.ndim], jnp.dtype(f"int{first.dtype.itemsize * 8}"))
-    shape = jax.eval_shape(compute)
-    return jax.lax.cond((bits | 1) != 0, compute, lambda: jnp.zeros(shape.shape, shape.dtype))
+    bits = jax.lax.bitcast_convert_type(first[(0,) * first.ndim], jnp.int8)[0]
+    return jax.lax.cond((bits | 1) != 0, compute, lambda: jnp.zeros(result.shape, result.dtype))
 
 
 def _typed_like_lax(first: Any, second: Any, **params: Any) -> Any:
@@ -217,6 +221,11 @@ def _batch(args: Any, dims: Any, **params: Any) -> tuple[Array, int]:
     names = others(role)
     mapped = [i for i in (0, 1) if dims[i] is not None]
     lanes = args[mapped[0]].shape[dims[mapped[0]]]
+    if lanes == 0:
+        shapes = [a.shape if d is None else (*a.shape[:d], *a.shape[d + 1 :]) for a, d in zip(args, dims, strict=True)]
+        one = (jax.ShapeDtypeStruct(shape, a.dtype) for shape, a in zip(shapes, args, strict=True))
+        out = jax.eval_shape(functools.partial(conv_p.bind, **params), *one)
+        return jnp.zeros((0, *out.shape), out.dtype), 0
     ensemble = args[0].ndim - (0 in mapped) > geometry.rank + 2
     sharding = params["sharding"]
     if len(mapped) == 2:
@@ -259,7 +268,7 @@ def _rule(platform: str | None) -> Any:
 _NO_MESH = jax.sharding.AbstractMesh((), ())
 
 mlir.register_lowering(conv_p, _rule(None))
-for _platform in table.PLATFORMS:
+for _platform in table.ROWS:
     mlir.register_lowering(conv_p, _rule(_platform), platform=_platform)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ class Geometry:
     Args:
       size: the input's spatial sizes.
       window, stride, dilation: one integer for each axis.
-      padding: (low, high) for each axis, each from 0 to the window's extent less one.
+      padding: (low, high) for each axis, from the public ops each from 0 to the window's extent less one.
       groups: into how many groups the channels are cut.
     """
 
@@ -111,10 +111,6 @@ class Problem:
             "kernel": (*g.window, self.inner, self.features),
             "output": (self.batch, *g.out, self.features),
         }[role]
-
-    def single(self) -> "Problem":
-        """One member of the ensemble."""
-        return replace(self, ensemble=0)
 
 
 def others(role: str) -> tuple[str, str]:

@@ -61,7 +61,7 @@ def phases(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     if p.role != "input":
         room = [(low, c * s - n - low) for n, c, s, (low, _) in zip(g.size, counts, g.stride, g.padding, strict=True)]
         padded = pad_axes(first, room)
-    total: Any = None
+    summed: Any = None
     parts: dict[Shape, Array] = {}
     for key in itertools.product(*(range(s) for s in g.stride)):
         chosen = [axis[f] for axis, f in zip(axes, key, strict=True)]
@@ -84,11 +84,11 @@ def phases(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
             part = slice_axis(part, axis, f + c.start * s, f + (span - 1) * s + 1, s)
         if p.role == "output":
             term = solve(small, part, second[where])
-            total = term if total is None else total + term
+            summed = term if summed is None else summed + term
         else:
             parts[key] = solve(small, part, second)
     if p.role == "output":
-        return total
+        return summed
     if p.role == "kernel":
         kernel = jnp.zeros(p.shape("kernel"), p.dtype)
         for key, part in parts.items():
@@ -101,13 +101,13 @@ def phases(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
             ]
             kernel = kernel + lax.pad(part, jnp.zeros((), part.dtype), [*config, (0, 0, 0), (0, 0, 0)])
         return kernel
-    x = _interleaved(parts, g.stride, (p.batch, *counts, p.channels), p.dtype)
+    x = _interleaved(parts, g.stride)
     for axis, (n, (low, _)) in enumerate(zip(g.size, g.padding, strict=True), 1):
         x = slice_axis(x, axis, low, low + n)
     return x
 
 
-def _interleaved(parts: dict[Shape, Array], stride: Shape, shape: Shape, dtype: Any) -> Array:
+def _interleaved(parts: dict[Shape, Array], stride: Shape) -> Array:
     """Lays phases back between each other, the last axis first."""
     level = dict(parts)
     for axis in reversed(range(len(stride))):
@@ -120,7 +120,7 @@ def _interleaved(parts: dict[Shape, Array], stride: Shape, shape: Shape, dtype: 
             old = like.shape
             joined[key] = stacked.reshape(*old[: axis + 1], old[axis + 1] * stride[axis], *old[axis + 2 :])
         level = joined
-    return level[()] if () in level else jnp.zeros(shape, dtype)
+    return level[()]
 
 
 def shuffled(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
@@ -204,7 +204,7 @@ def _part(a: Array, i: int, count: int) -> Array:
 
 
 def block_size(p: Problem) -> int:
-    """How many groups are taken together: the most that divide them all and see at most 64 channels."""
+    """How many groups are taken together: the most that divide them all and see at most `BLOCK` channels."""
     g = p.geometry.groups
     return max(m for m in range(1, g + 1) if g % m == 0 and (m == 1 or m * max(p.inner, p.outer) <= BLOCK))
 

@@ -63,12 +63,14 @@ def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Ar
         )
     highs = [span + r - n - low for n, r, (low, _), span in zip(g.size, g.reach, g.padding, spans, strict=True)]
     # What no window reaches is cut off, so that no padding is negative.
-    first = pad_axes(first, [(0, min(high, 0)) for high in highs])
+    if all(isinstance(high, int) for high in highs):
+        first = pad_axes(first, [(0, min(high, 0)) for high in highs])
+        highs = [max(high, 0) for high in highs]
     return _convolution(
         first,
         second,
         g.dilation,
-        [(low, max(high, 0)) for (low, _), high in zip(g.padding, highs, strict=True)],
+        [(low, high) for (low, _), high in zip(g.padding, highs, strict=True)],
         rhs_dilation=g.stride,
         dimension_numbers=(f"C{s}N", f"I{s}O", f"{s}NC"),
         batch_group_count=g.groups,

@@ -239,3 +239,32 @@ def test_what_is_computed_once_is_computed_whatever_the_first_number(dtype, firs
         f = jax.jit(lambda x: jc.conv(x, jnp.ones((3, 3, 1, 4), dtype), groups=4))
         assert "stablehlo.case" in f.lower(x).as_text()
         assert f(x)[0, 2, 2].astype(np.float32).tolist() == [9.0] * 4
+
+
+@pytest.mark.parametrize("dims", [(0, None), (None, 0), (0, 0)], ids=str)
+def test_a_vmap_over_nothing_gives_nothing(dims):
+    x, k = (np.zeros((0, *a.shape), a.dtype) if d == 0 else a for a, d in zip((X, K), dims, strict=True))
+    assert jax.vmap(conv, dims)(x, k).shape == (0, *jax.eval_shape(conv, X, K).shape)
+
+
+def test_an_export_with_symbolic_sizes_and_gradients():
+    h = jax.export.symbolic_shape("h", constraints=["h >= 6"])[0]
+    x = jax.ShapeDtypeStruct((2, h, 7, 4), np.float32)
+
+    def f(x, k):
+        y, pullback = jax.vjp(lambda x, k: jc.conv(x, k, padding=1, groups=2), x, k)
+        return y, pullback(y)
+
+    exported = jax.export.export(jax.jit(f))(x, jax.ShapeDtypeStruct(K.shape, K.dtype))
+    for got, want in zip(jax.tree.leaves(exported.call(X, K)), jax.tree.leaves(f(X, K)), strict=True):
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize(
+    ("groups", "inner", "outer", "window"), [(32, 32, 32, 3), (37, 2, 2, 3), (3, 8, 8, 3), (24, 20, 20, 1)], ids=str
+)
+def test_no_grouped_convolution_falls_to_the_naive_one(groups, inner, outer, window):
+    x, k = jnp.ones((1, 6, 6, groups * inner)), jnp.ones((window, window, inner, groups * outer))
+    rows = jc.explain(jax.grad(lambda x, k: jnp.sum(jc.conv(x, k, groups=groups) ** 2), (0, 1)), x, k, platform="cpu")
+    assert len(rows) == 3
+    assert all(row.form != "xla" for row in rows)
