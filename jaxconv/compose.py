@@ -385,7 +385,8 @@ class Repeat(_Wrapper):
             _check_same(x, y)
             return y, new
 
-        # In a while loop XLA:CPU loses its fast convolution gradients: experiments/benchmarks/scan.py measures it.
+        # In a loop XLA:CPU loses lax's fast convolution gradients, which other layers may use, and a part of max pools'
+        # speed; jaxconv's convolutions lose a tenth: results/scan.json and layers.json in experiments/benchmarks.
         unroll = self.n if jax.default_backend() == "cpu" else 1
 
         def scanned(function: Callable) -> Callable:

@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.scan              # writes results/scan.json
 
-Why `jaxconv.repeat` is unrolled on CPU, and why `jaxconv.train.fit` runs an epoch there as a loop over a jitted step.
+`jaxconv.repeat` is unrolled on CPU, and `jaxconv.train.fit` runs an epoch there as a loop over a jitted step.
 One process, the two forms in turn, medians of paired ratios with their 95 % bootstrap interval, under `jaxconv.jit`.
 Run it on an otherwise idle machine.
 """
