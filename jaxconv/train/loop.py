@@ -112,8 +112,8 @@ def fit(
       resume: whether to continue from the folder's last checkpoint. On CPU the result is bitwise that of a run that
         was never interrupted.
       epoch_scan: whether an epoch is one compiled scan; else it is a loop over a jitted step. By default a scan on GPU
-        and TPU and a loop on CPU, which shows progress, and where lax's own convolution gradients are slow inside a scan;
-        jaxconv's are not (experiments/benchmarks/scan.py measures it).
+        and TPU and a loop on CPU, which shows progress, and where lax's own convolution gradients are slow inside a
+        scan; jaxconv's are not (experiments/benchmarks/scan.py measures it).
       progress: whether to show a bar: images per second, loss, accuracy, time left.
 
     Returns:
