@@ -113,11 +113,11 @@ def conv(
     if pad_mode != "zeros":
         x, pairs = pad_pairs(x, pairs, pad_mode, argument="pad_mode"), ((0, 0),) * rank
     out_type = x.dtype if preferred_element_type is None else jnp.dtype(preferred_element_type)
-    y = over_one_batch(lambda x: _correlate(x, kernel, strides, pairs, dilations, groups, precision, out_type), rank, x)
+    y = over_one_batch(lambda x: correlate(x, kernel, strides, pairs, dilations, groups, precision, out_type), rank, x)
     return add_bias(y, bias, out_type)
 
 
-def _correlate(
+def correlate(
     x: Array,
     kernel: Array,
     stride: Sequence[int],
@@ -136,14 +136,14 @@ def _correlate(
     within, beyond = _split_padding(padding, _reach(window, dilation))
     x = pad_axes(x, beyond)
     geometry = Geometry(x.shape[1:-1], window, tuple(stride), within, tuple(dilation), groups)
-    return convolve("output", x, kernel, geometry, **_types(x.dtype, out_type, precision))
+    return convolve("output", x, kernel, geometry, **sum_types(x.dtype, out_type, precision))
 
 
 def _reach(window: Sequence[int], dilation: Sequence[int]) -> list[int]:
     return [window_extent(f, d) - 1 for f, d in zip(window, dilation, strict=True)]
 
 
-def _types(dtype: Any, out_type: Any, precision: Any) -> dict[str, Any]:
+def sum_types(dtype: Any, out_type: Any, precision: Any) -> dict[str, Any]:
     """Sums are as wide as the result; a cotangent of a result rounded to ``dtype`` is exact in ``dtype``."""
     wide = jnp.promote_types(accumulator(dtype), out_type)
     return {"dtype": wide, "narrow": out_type == dtype, "precision": precision}
@@ -213,7 +213,7 @@ def conv_transpose(
     geometry = Geometry(full, window, strides, within, dilations, groups)
 
     def lay_down(y: Array) -> Array:
-        x = convolve("input", kernel, y, geometry, **_types(y.dtype, out_type, precision))
+        x = convolve("input", kernel, y, geometry, **sum_types(y.dtype, out_type, precision))
         return pad_axes(x, [(-low, -high) for low, high in beyond])
 
     x = over_one_batch(lay_down, rank, y)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.geometry import window_extent
-from jaxconv.ops.arrays import Array, accumulator, pad_axes
+from jaxconv.ops.arrays import Array
+from jaxconv.ops.conv import correlate, sum_types
 from jaxconv.ops.lowering.primitive import convolve, lowering_mode
 from jaxconv.ops.lowering.problem import Geometry
 from jaxconv.ops.lowering.windows import flipped, swapped
@@ -94,13 +95,8 @@ def _in_our_terms(lhs: Array, rhs: Array, shape: tuple[int, ...], wanted: Any, o
     pads = options["padding"]
     if isinstance(pads, str):
         pads = lax.padtype_to_pads(size, [r + 1 for r in reach], strides, pads)
-    sums = jnp.promote_types(accumulator(x.dtype), wanted)
-    types = {"dtype": sums, "narrow": wanted == x.dtype, "precision": options["precision"]}
     if all(s == 1 for s in spread):
-        within = tuple((min(max(a, 0), r), min(max(b, 0), r)) for (a, b), r in zip(pads, reach, strict=True))
-        x = pad_axes(x, [(a - w, b - v) for (a, b), (w, v) in zip(pads, within, strict=True)])
-        geometry = Geometry(x.shape[1:-1], window, strides, within, dilations, groups)
-        y = convolve("output", x, kernel, geometry, **types)
+        y = correlate(x, kernel, strides, tuple(pads), dilations, groups, options["precision"], wanted)
     elif all(s == 1 for s in strides):
         # A transposed convolution: the way back of the one with this kernel turned round and swapped.
         lows = [r - low for r, (low, _) in zip(reach, pads, strict=True)]
@@ -110,7 +106,7 @@ def _in_our_terms(lhs: Array, rhs: Array, shape: tuple[int, ...], wanted: Any, o
         if any(not 0 <= low <= r for low, r in zip(lows, reach, strict=True)) or geometry.out != size:
             return None
         turned = flipped(swapped(kernel, groups), rank)
-        y = convolve("input", turned, x, geometry, **types)
+        y = convolve("input", turned, x, geometry, **sum_types(x.dtype, wanted, options["precision"]))
     else:
         return None
     return jnp.transpose(y.astype(wanted), [to_last[1].index(i) for i in range(rank + 2)])

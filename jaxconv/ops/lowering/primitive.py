@@ -52,23 +52,33 @@ def lowering_mode() -> Any:
     return _mode.value
 
 
-def convolve(role: str, first: Array, second: Array, geometry: Geometry, **params: Any) -> Array:
+def convolve(
+    role: str, first: Array, second: Array, geometry: Geometry, *, dtype: Any, precision: Any, narrow: bool
+) -> Array:
     """Returns the array of this role from the other two.
 
     Args:
       role: "output", "input" or "kernel".
       first, second: the other two, in the order input, kernel, output. One batch axis.
       geometry: how the windows lie.
-      params: dtype, that of the result; precision, as in `jax.lax.conv_general_dilated`; narrow, whether a cotangent
-        may be rounded to its array's type since nothing is lost by it.
+      dtype: that of the result.
+      precision: as in `jax.lax.conv_general_dilated`.
+      narrow: whether a cotangent may be rounded to its array's type since nothing is lost by it.
     """
     first, second = _same_axes(first, second)
-    params = {"dtype": first.dtype, "precision": None, "narrow": False, "sharding": None} | params
-    if params["precision"] is None:
-        params["precision"] = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    if isinstance(params["precision"], list):
-        params["precision"] = tuple(params["precision"])
-    return conv_p.bind(first, second, role=role, geometry=geometry, lowering=lowering_mode(), **params)
+    if precision is None:
+        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return conv_p.bind(
+        first,
+        second,
+        role=role,
+        geometry=geometry,
+        lowering=lowering_mode(),
+        dtype=dtype,
+        precision=tuple(precision) if isinstance(precision, list) else precision,
+        narrow=narrow,
+        sharding=None,
+    )
 
 
 def _same_axes(*arrays: Array) -> list[Array]:

@@ -119,7 +119,7 @@ CPU = (
     Row(
         FORMS["laid out"],
         _always,
-        "as lax's, and as fast in a compiled loop, where lax's is 3 to 44 times slower: layers.json",
+        "as lax's, and as fast in a compiled loop, where lax's is up to 44 times slower: layers.json",
     ),
     Row(
         FORMS["uneven"],

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
-from jaxconv.ops.lowering.problem import Array, Problem, Solve
+from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Solve
 from jaxconv.ops.lowering.windows import flipped, swapped
 
 # By its own name: users put our drop-in in lax's place.
@@ -43,12 +43,11 @@ def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Ar
             feature_group_count=g.groups,
             **common,
         )
-    # What the other two roles pad: as much as makes the result's size right.
-    spans = [(m - 1) * t + 1 for m, t in zip(g.out, g.stride, strict=True)]
     if p.role == "input":
         kernel = flipped(swapped(first, g.groups), g.rank)
         pads = [
-            (r - low, n + low - span) for n, r, (low, _), span in zip(g.size, g.reach, g.padding, spans, strict=True)
+            (r - low, n + low - ((m - 1) * t + 1))
+            for n, r, (low, _), m, t in zip(g.size, g.reach, g.padding, g.out, g.stride, strict=True)
         ]
         return _convolution(
             second,
@@ -61,21 +60,29 @@ def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Ar
             feature_group_count=g.groups,
             **common,
         )
-    highs = [span + r - n - low for n, r, (low, _), span in zip(g.size, g.reach, g.padding, spans, strict=True)]
-    # What no window reaches is cut off, so that no padding is negative.
-    if all(isinstance(high, int) for high in highs):
-        first = pad_axes(first, [(0, min(high, 0)) for high in highs])
-        highs = [max(high, 0) for high in highs]
+    first, pads = _reached(first, g)
     return _convolution(
         first,
         second,
         g.dilation,
-        [(low, high) for (low, _), high in zip(g.padding, highs, strict=True)],
+        pads,
         rhs_dilation=g.stride,
         dimension_numbers=(f"C{s}N", f"I{s}O", f"{s}NC"),
         batch_group_count=g.groups,
         **common,
     )
+
+
+def _reached(x: Array, g: Geometry) -> tuple[Array, list[tuple[int, int]]]:
+    """The part of the input that windows reach, so that no padding is negative, and its padding."""
+    highs = [
+        (m - 1) * t + 1 + r - n - low
+        for n, r, (low, _), m, t in zip(g.size, g.reach, g.padding, g.out, g.stride, strict=True)
+    ]
+    if all(isinstance(high, int) for high in highs):  # not a symbol, in an export
+        x = pad_axes(x, [(0, min(high, 0)) for high in highs])
+        highs = [max(high, 0) for high in highs]
+    return x, [(low, high) for (low, _), high in zip(g.padding, highs, strict=True)]
 
 
 def laid_out(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
@@ -84,10 +91,7 @@ def laid_out(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     Left to XLA:CPU, it is done well outside of loops and falls to a naive convolution inside of them.
     """
     g = p.geometry
-    spans = [(m - 1) * t + 1 for m, t in zip(g.out, g.stride, strict=True)]
-    highs = [span + r - n - low for n, r, (low, _), span in zip(g.size, g.reach, g.padding, spans, strict=True)]
-    first = pad_axes(first, [(0, min(high, 0)) for high in highs])
-    pads = [(low, max(high, 0)) for (low, _), high in zip(g.padding, highs, strict=True)]
+    first, pads = _reached(first, g)
     last, spatial = g.rank + 1, range(1, g.rank + 1)
     s = _letters(g.rank)
     kernel = _convolution(
