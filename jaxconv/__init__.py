@@ -9,6 +9,7 @@
 import importlib
 from typing import Any
 
+from jaxconv.branches import *
 from jaxconv.compiler import *
 from jaxconv.compose import *
 from jaxconv.errors import DTypeError, MissingKeyError, ParameterError, ShapeError
@@ -18,7 +19,7 @@ from jaxconv.layers import *
 from jaxconv.ops import *
 from jaxconv.ops.lowering import convs_saveable, explain, lowering
 
-_PACKAGES = ("data", "inspect", "models", "train")
+_PACKAGES = ("data", "inspect", "interop", "models", "train", "weights")
 _LAZY = {"summary": "inspect"}
 
 __version__ = "0.1.0.dev0"

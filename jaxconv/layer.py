@@ -273,6 +273,9 @@ class Run(Protocol):
     def join(self, function: Callable[..., Tree], *xs: Tree) -> Tree:
         """Runs a function of children's outputs that works place by place."""
 
+    def aside(self, y: Tree, extra: Tree) -> Tree:
+        """Returns ``(y, extra)`` in training, ``y`` otherwise: what branches that are there for training only gave."""
+
 
 class _Apply:
     def __init__(self, children: Children, params: Params, state: State, train: bool, key: Array | None):
@@ -300,6 +303,9 @@ class _Apply:
     def join(self, function: Callable[..., Tree], *xs: Tree) -> Tree:
         return function(*xs)
 
+    def aside(self, y: Tree, extra: Tree) -> Tree:
+        return (y, extra) if self.train else y
+
 
 class _Init:
     train = True
@@ -325,6 +331,9 @@ class _Init:
 
     def join(self, function: Callable[..., Tree], *xs: Tree) -> Tree:
         return jax.eval_shape(function, *xs)
+
+    def aside(self, y: Tree, extra: Tree) -> Tree:
+        return y
 
 
 # --- Data -------------------------------------------------------------------------------------------------------------

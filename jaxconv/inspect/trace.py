@@ -136,6 +136,10 @@ class _Look:
         out = jax.eval_shape(function, *_structs(xs))
         return jax.tree.map(lambda s: _Seen(s, fields), out)
 
+    def aside(self, y: Tree, extra: Tree) -> Tree:
+        """Leaves out what is there in training only."""
+        return y
+
 
 def trace(net: Layer, x: Tree) -> list[Row]:
     """Returns a row for each layer in ``net``, composites included, in the order in which they finish.

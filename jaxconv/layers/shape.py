@@ -154,6 +154,23 @@ class PixelShuffle(Ranked):
 
 
 @dataclass(frozen=True, repr=False)
+class ChannelShuffle(Leaf):
+    """Interleaves groups of channels: `jaxconv.channel_shuffle`.
+
+    >>> ChannelShuffle(2).apply({}, {}, jnp.arange(4)[None])[0]
+    Array([[0, 2, 1, 3]], dtype=int32)
+    """
+
+    groups: int
+
+    def check(self) -> None:
+        geo.as_int(self.groups, "groups", least=1)
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.channel_shuffle(x, self.groups)
+
+
+@dataclass(frozen=True, repr=False)
 class Identity(Leaf):
     """Returns its input.
 
@@ -190,6 +207,7 @@ class Fn(Leaf):
 
 
 __all__ = [
+    "ChannelShuffle",
     "Flatten",
     "Fn",
     "Identity",

@@ -1,6 +1,5 @@
-"""Networks of the literature, one readable file a family."""
+"""Networks of the literature, one readable file a family; names and shapes are torchvision's where it has them."""
 
-from jaxconv.models.convnet import convnet
-from jaxconv.models.lenet import lenet5
-
-__all__ = ["convnet", "lenet5"]
+from jaxconv.models.convnet import *
+from jaxconv.models.lenet import *
+from jaxconv.models.resnet import *

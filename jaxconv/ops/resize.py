@@ -178,4 +178,30 @@ def pixel_shuffle(x: ArrayLike, factor: int, *, rank: int = 2) -> Array:
     return y
 
 
-__all__ = ["pixel_shuffle", "resize"]
+def channel_shuffle(x: ArrayLike, groups: int) -> Array:
+    """Interleaves groups of channels, so that a grouped convolution after it sees all of them (Zhang et al., 2018).
+
+    Args:
+      x: array of shape ``(*batch, *spatial, channels)``, of any type.
+      groups: how many; channel ``g (channels // groups) + i`` becomes channel ``i groups + g``.
+
+    Returns:
+      Array of x's shape.
+
+    Raises:
+      ShapeError: the channels do not divide by the groups.
+
+    Equals ``torch.nn.functional.channel_shuffle``.
+
+    >>> channel_shuffle(jnp.arange(6), 2)
+    Array([0, 3, 1, 4, 2, 5], dtype=int32)
+    """
+    x = jnp.asarray(x)
+    groups = as_int(groups, "groups", least=1)
+    if x.ndim == 0 or x.shape[-1] % groups:
+        raise ShapeError(f"groups must divide the channels of x, got {groups} groups for shape {x.shape}")
+    apart = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return jnp.swapaxes(apart, -1, -2).reshape(x.shape)
+
+
+__all__ = ["channel_shuffle", "pixel_shuffle", "resize"]

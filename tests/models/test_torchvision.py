@@ -1,0 +1,52 @@
+"""The networks against what was recorded of torchvision's: names, shapes, outputs."""
+
+import functools
+import gzip
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jaxconv as jc
+from tests.models.zoo import KNOWN, Known, images, tensors
+from tests.record_torchvision import LOGITS, SHAPES
+
+SMALLEST = [known for known in KNOWN if known.smallest]
+
+
+@functools.cache
+def recorded_shapes() -> dict[str, dict[str, tuple[int, ...]]]:
+    shapes = json.loads(gzip.decompress(SHAPES.read_bytes()))
+    return {net: {name: tuple(shape) for name, shape in entries.items()} for net, entries in shapes.items()}
+
+
+def ours(known: Known) -> jc.Layer:
+    return getattr(jc.models, known.name)(**known.options)
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=str)
+def test_names_and_shapes_are_torchvisions(known):
+    net = ours(known)
+    params, state = jax.eval_shape(lambda key: net.init(key, known.shape), jax.random.key(0))
+    zeros = jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), (params, state))
+    found = {name: a.shape for name, a in jc.weights.to_torch(net, *zeros).items()}
+    assert found == recorded_shapes()[known.name]
+
+
+@pytest.mark.parametrize("known", SMALLEST, ids=str)
+def test_the_smallest_of_each_family_gives_torchvisions_numbers(known):
+    net = ours(known)
+    params, state = jc.weights.from_torch(net, tensors(recorded_shapes()[known.name]))
+    y, _ = jax.jit(net.apply)(params, state, images(known.shape))
+    with np.load(LOGITS) as recorded:
+        outputs = (
+            {"": recorded[known.name]}
+            if known.name in recorded
+            else {name.split("/")[1]: recorded[name] for name in recorded.files if name.startswith(f"{known.name}/")}
+        )
+    assert outputs
+    for name, wanted in outputs.items():
+        got = np.asarray(y[name] if name else y)
+        wanted = wanted if wanted.ndim == 2 else np.moveaxis(wanted, 1, -1)
+        assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()

@@ -1,0 +1,90 @@
+"""Records what torchvision's networks are and give: ``python -m tests.record_torchvision``.
+
+It needs torch and torchvision, and writes beside the tests of the models: ``torchvision_shapes.json.gz``, the names and
+shapes of all tensors of all networks of `tests.models.zoo`, and ``torchvision_logits.npz``, the outputs of the smallest
+of each family with the weights that the zoo draws.
+"""
+
+import functools
+import gzip
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.models.zoo import KNOWN, Known, images, tensors
+
+HERE = Path(__file__).parent / "models"
+SHAPES = HERE / "torchvision_shapes.json.gz"
+LOGITS = HERE / "torchvision_logits.npz"
+IGNORED = "num_batches_tracked"
+# Compiled operators of torchvision that no network of the zoo uses.
+OPERATORS = """nms qnms roi_align qroi_align roi_pool ps_roi_align ps_roi_pool deform_conv2d _roi_align_backward
+_roi_pool_backward _ps_roi_align_backward _ps_roi_pool_backward _deform_conv2d_backward"""
+
+
+@functools.cache
+def torchvision() -> Any:
+    """Imports torchvision, also beside a build of torch for which its compiled operators do not load."""
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in OPERATORS.split():
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor a) -> Tensor")
+    module = importlib.import_module("torchvision")
+    module.library = library  # The operators live as long as it does.
+    return module
+
+
+def build(known: Known) -> Any:
+    """Returns torchvision's network, random weights, in evaluation."""
+    place = torchvision().models
+    for name in (known.theirs or known.name).split("."):
+        place = getattr(place, name)
+    return place(weights=None, **known.their_options).eval()
+
+
+def shapes_of(model: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each tensor by name."""
+    return {name: tuple(t.shape) for name, t in model.state_dict().items() if not name.endswith(IGNORED)}
+
+
+def fill(model: Any, dtype: Any = np.float32) -> dict[str, np.ndarray]:
+    """Gives the network the zoo's weights and returns them."""
+    import torch
+
+    drawn = tensors(shapes_of(model), dtype)
+    model.load_state_dict({name: torch.from_numpy(a) for name, a in drawn.items()}, strict=False)
+    return drawn
+
+
+def run(model: Any, x: np.ndarray) -> Any:
+    """Returns the network's output on images whose channels are last: an array, or a dict of arrays."""
+    import torch
+
+    with torch.no_grad():
+        y = model(torch.from_numpy(np.moveaxis(x, -1, 1).copy()))
+    return {name: a.numpy() for name, a in y.items()} if isinstance(y, dict) else y.numpy()
+
+
+def main() -> None:
+    shapes, outputs = {}, {}
+    for known in KNOWN:
+        model = build(known)
+        shapes[known.name] = shapes_of(model)
+        if known.smallest:
+            fill(model)
+            y = run(model, images(known.shape))
+            outputs |= {f"{known.name}/{name}": a for name, a in y.items()} if isinstance(y, dict) else {known.name: y}
+    # No time of writing, so that the same record is the same file.
+    SHAPES.write_bytes(gzip.compress(json.dumps(shapes, separators=(",", ":")).encode(), mtime=0))
+    np.savez_compressed(LOGITS, **outputs)
+    for path in (SHAPES, LOGITS):
+        print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
