@@ -200,6 +200,7 @@ ROWS = [
         name="Resize by a factor",
     ),
     Row(jc.PixelShuffle(2), (2, 3, 4, 8), (2, 6, 8, 2), lambda p, s, x: jc.pixel_shuffle(x, 2)),
+    Row(jc.ChannelShuffle(3), (2, 3, 6), (2, 3, 6), lambda p, s, x: jc.channel_shuffle(x, 3)),
     Row(jc.Identity(), (2, 3), (2, 3), lambda p, s, x: x),
     Row(jc.Fn(double), (2, 3), (2, 3), lambda p, s, x: 2 * x),
 ]

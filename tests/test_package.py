@@ -13,12 +13,14 @@ import jaxconv as jc
 
 OPS = """conv conv_transpose conv_local conv_general_dilated dense max_pool max_pool_with_indices max_unpool avg_pool
     lp_pool global_avg_pool global_max_pool global_lp_pool adaptive_avg_pool adaptive_max_pool batch_norm
-    batch_statistics layer_norm group_norm instance_norm local_response_norm pad resize pixel_shuffle dropout
-    drop_path"""
+    batch_statistics layer_norm group_norm instance_norm local_response_norm pad resize pixel_shuffle channel_shuffle
+    dropout drop_path"""
 LAYERS = """Conv ConvTranspose ConvLocal Dense MaxPool AvgPool LpPool GlobalAvgPool GlobalMaxPool AdaptiveAvgPool
     AdaptiveMaxPool Flatten BatchNorm LayerNorm GroupNorm InstanceNorm LocalResponseNorm Dropout DropPath LayerScale
-    PReLU Pad Resize PixelShuffle Identity Fn"""
-COMBINATORS = "serial parallel concat split gate residual inline repeat remat mixed_precision map_layers"
+    PReLU Pad Resize PixelShuffle ChannelShuffle Identity Fn"""
+COMBINATORS = (
+    "serial parallel concat split gate residual inline repeat remat mixed_precision map_layers auxiliary backbone"
+)
 OTHERS = "conv_output_size conv_transpose_output_size summary jit lowering explain convs_saveable"
 EXAMPLES = f"{OPS} {LAYERS} {COMBINATORS} {OTHERS}".split()
 TYPES = ["Layer", "ShapeError", "DTypeError", "MissingKeyError", "ParameterError"]
@@ -85,7 +87,7 @@ def test_docstrings_of_what_looks_in_show_it_too(name):
     assert ">>> " in inspect.getdoc(getattr(jc.inspect, name))
 
 
-@pytest.mark.parametrize("name", ["data", "inspect", "train"])
+@pytest.mark.parametrize("name", ["data", "inspect", "interop", "models", "train", "weights"])
 def test_sub_packages_load_when_asked_for(name):
     assert getattr(jc, name) is importlib.import_module(f"jaxconv.{name}")
     assert name in dir(jc)

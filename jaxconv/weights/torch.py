@@ -197,7 +197,10 @@ def _listed(title: str, shapes: Mapping[str, Any], others: Iterable[str], most: 
 
 
 def _shown(shape: Shape) -> str:
-    return "" if shape is None else f"({', '.join('?' if n is None else str(n) for n in shape)})"
+    if shape is None:
+        return ""
+    numbers = ", ".join("?" if n is None else str(n) for n in shape)
+    return f"({numbers},)" if len(shape) == 1 else f"({numbers})"
 
 
 def _in_torch(shape: Shape, axes: Axes) -> Shape:
@@ -297,7 +300,7 @@ def from_torch(
 
 
 def _on_device(array: np.ndarray) -> jax.Array:
-    return jnp.asarray(np.ascontiguousarray(array), jax.dtypes.canonicalize_dtype(array.dtype))
+    return jnp.asarray(np.asarray(array, order="C"), jax.dtypes.canonicalize_dtype(array.dtype))
 
 
 def to_torch(
@@ -330,7 +333,7 @@ def to_torch(
         array = array.reshape(len(place.theirs), *array.shape[len(place.copies) :])
         back = np.argsort(place.entry.axes(array.ndim - 1))
         for name, part in zip(place.theirs, array, strict=True):
-            tensors[name] = np.ascontiguousarray(part.transpose(back))
+            tensors[name] = np.asarray(part.transpose(back), order="C")
     for collection, tree in trees.items():
         for keys, _ in jax.tree_util.tree_leaves_with_path(tree):
             names = tuple(key.key for key in keys)

@@ -52,6 +52,7 @@ SHAPE_ERRORS = [
     (call(jc.instance_norm, f(2, 3)), r"x must have 2 spatial axes .*got shape \(2, 3\)"),
     (call(jc.pad, f(4, 1), 1), r"x must have 2 spatial axes .*got shape \(4, 1\)"),
     (call(jc.resize, f(4, 1), 1), r"x must have 2 spatial axes .*got shape \(4, 1\)"),
+    (call(jc.channel_shuffle, f(4, 4), 3), r"groups must divide the channels of x, got 3 groups for shape \(4, 4\)"),
     (call(jc.pixel_shuffle, f(4, 4), 2), r"x must have 2 spatial axes .*got shape \(4, 4\)"),
     (call(jc.batch_statistics, f()), r"x must have a channel axis, got shape \(\)"),
     # Channels and groups

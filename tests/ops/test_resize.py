@@ -91,6 +91,14 @@ def test_pixel_shuffle_puts_each_channel_at_its_place():
         assert y[row, column, c] == x[row // factor, column // factor, (c * factor + i) * factor + j]
 
 
+def test_channel_shuffle_takes_one_channel_of_each_group_in_turn():
+    groups, each = 3, 2
+    x = np.arange(4 * groups * each).reshape(4, -1)
+    y = jc.channel_shuffle(x, groups)
+    for row, group, i in np.ndindex(4, groups, each):
+        assert y[row, i * groups + group] == x[row, group * each + i]
+
+
 def test_pixel_shuffle_of_one_and_three_axes():
     assert_array_equal(jc.pixel_shuffle(jnp.arange(6).reshape(3, 2), 2, rank=1)[:, 0], np.arange(6))
     x = np.arange(8).reshape(1, 1, 1, 8)

@@ -98,6 +98,7 @@ ROWS = [
     Row("resize-bicubic", with_options(jc.resize, (3, 6), method="bicubic", antialias=True), (IMAGE,)),
     Row("resize-nearest", with_options(jc.resize, (7, 3), method="nearest"), (IMAGE,)),
     Row("resize-area", with_options(jc.resize, (3, 3), method="area"), (IMAGE,)),
+    Row("channel_shuffle", with_options(jc.channel_shuffle, 2), ((2, 3, 8),)),
     Row("pixel_shuffle", with_options(jc.pixel_shuffle, 2), ((2, 3, 8),)),
     Row("dropout", lambda x: jc.dropout(x, 0.25, key()), ((5, 2),), separate=False),
     Row("drop_path", lambda x: jc.drop_path(x, 0.25, key()), ((5, 2),), separate=False),

@@ -434,6 +434,17 @@ def torch_pixel_shuffle(x, *, factor):
     return last(torch.nn.functional.pixel_shuffle(first(x), factor))
 
 
+def draw_channel_shuffle(draws):
+    groups = draws.integer(1, 4)
+    return ((2, *draws.integers(1, 3, 2), groups * draws.integer(1, 3)),), {"groups": groups}
+
+
+def torch_channel_shuffle(x, *, groups):
+    import torch
+
+    return last(torch.nn.functional.channel_shuffle(first(x), groups))
+
+
 def draw_pad(draws):
     rank = draws.integer(1, 3)
     mode = draws.choice(["zeros", "reflect", "edge", "circular"])
@@ -468,5 +479,6 @@ OPS = {
     "local_response_norm": Op(draw_local_response_norm, jc.local_response_norm, torch_local_response_norm),
     "resize": Op(draw_resize, jc.resize, torch_resize),
     "pixel_shuffle": Op(draw_pixel_shuffle, jc.pixel_shuffle, torch_pixel_shuffle),
+    "channel_shuffle": Op(draw_channel_shuffle, jc.channel_shuffle, torch_channel_shuffle),
     "pad": Op(draw_pad, jc.pad, torch_pad_op),
 }

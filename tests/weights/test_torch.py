@@ -1,0 +1,226 @@
+"""Torch's names and layouts: round trips of any network, and every way in which tensors may not fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from numpy.testing import assert_array_equal
+
+import jaxconv as jc
+from jaxconv.weights import WeightsError, from_torch, to_torch
+from tests.nets import ALL, Shift, networks, normal, ready
+
+NET = jc.serial(
+    features=jc.serial(jc.Conv(6, 3, groups=2), jc.BatchNorm(), jax.nn.relu, jc.MaxPool(2)),
+    up=jc.ConvTranspose(8, 2, stride=2, groups=2),
+    block=jc.residual(jc.serial(norm=jc.LayerNorm(), layer_scale=jc.LayerScale())),
+    slope=jc.PReLU(),
+    flatten=jc.Flatten(channels_first=True),
+    fc=jc.Dense(3),
+)
+SHAPE = (2, 4, 4, 4)
+SHAPES = {
+    "features.0.weight": (6, 2, 3, 3),
+    "features.0.bias": (6,),
+    "features.1.weight": (6,),
+    "features.1.bias": (6,),
+    "features.1.running_mean": (6,),
+    "features.1.running_var": (6,),
+    "up.weight": (6, 4, 2, 2),
+    "up.bias": (8,),
+    "block.norm.weight": (8,),
+    "block.norm.bias": (8,),
+    "block.layer_scale": (8,),
+    "slope.weight": (1,),
+    "fc.weight": (3, 128),
+    "fc.bias": (3,),
+}
+TENSORS = {name: normal(shape, seed) for seed, (name, shape) in enumerate(SHAPES.items())}
+
+
+def same_trees(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("x", [None, SHAPE], ids=["without x", "with x"])
+def test_each_kind_of_layer_has_its_rule(x):
+    params, state = from_torch(NET, TENSORS, x)
+    assert_array_equal(params["features"]["0"]["kernel"], TENSORS["features.0.weight"].transpose(2, 3, 1, 0))
+    assert_array_equal(params["up"]["kernel"], TENSORS["up.weight"].transpose(2, 3, 1, 0))
+    assert_array_equal(params["fc"]["kernel"], TENSORS["fc.weight"].T)
+    assert_array_equal(params["features"]["1"]["scale"], TENSORS["features.1.weight"])
+    assert_array_equal(params["block"]["layer_scale"]["scale"], TENSORS["block.layer_scale"])
+    assert_array_equal(params["slope"]["scale"], TENSORS["slope.weight"])
+    assert_array_equal(state["features"]["1"]["mean"], TENSORS["features.1.running_mean"])
+    assert_array_equal(state["features"]["1"]["var"], TENSORS["features.1.running_var"])
+    wanted = jax.eval_shape(lambda key: NET.init(key, SHAPE), jax.random.key(0))
+    assert jax.tree.map(jnp.shape, (params, state)) == jax.tree.map(jnp.shape, wanted)
+    NET.apply(params, state, jnp.ones(SHAPE))
+
+
+def test_to_torch_is_the_inverse():
+    tensors = to_torch(NET, *from_torch(NET, TENSORS))
+    assert list(tensors) == list(TENSORS)
+    for name, tensor in tensors.items():
+        assert_array_equal(tensor, TENSORS[name])
+        assert tensor.flags["C_CONTIGUOUS"]
+
+
+@given(networks(ALL))
+@settings(max_examples=25)
+def test_any_network_comes_back_as_it_was(drawn):
+    net, shape = drawn
+    params, state, _ = ready(net, shape)
+    same_trees(from_torch(net, to_torch(net, params, state), shape), (params, state))
+
+
+def test_repeated_layers_are_numbered_in_torch():
+    net = jc.serial(blocks=jc.repeat(jc.serial(conv=jc.repeat(jc.Conv(2, 1), 2), bn=jc.BatchNorm()), 3))
+    params, state, _ = ready(net, (1, 2, 2, 2))
+    tensors = to_torch(net, params, state)
+    assert [name for name in tensors if name.endswith("conv.1.weight")] == [
+        f"blocks.{i}.conv.1.weight" for i in range(3)
+    ]
+    assert_array_equal(tensors["blocks.2.conv.1.weight"][..., 0, 0], params["blocks"]["conv"]["kernel"][2, 1, 0, 0].T)
+    same_trees(from_torch(net, tensors), (params, state))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32])
+def test_types_are_kept(dtype):
+    params, state = from_torch(NET, {name: a.astype(dtype) for name, a in TENSORS.items()})
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, state))} == {np.dtype(dtype)}
+    assert {tensor.dtype for tensor in to_torch(NET, params, state).values()} == {np.dtype(dtype)}
+
+
+def test_doubles_follow_jax():
+    doubles = {name: a.astype(np.float64) for name, a in TENSORS.items()}
+    assert from_torch(NET, doubles)[0]["fc"]["bias"].dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert from_torch(NET, doubles)[0]["fc"]["bias"].dtype == jnp.float64
+
+
+# --- What does not fit ------------------------------------------------------------------------------------------------
+
+
+def without(*names):
+    return {name: tensor for name, tensor in TENSORS.items() if name not in names}
+
+
+def refused(match, tensors, x=None, net=NET, **kwargs):
+    with pytest.raises(WeightsError, match=match):
+        from_torch(net, tensors, x, **kwargs)
+
+
+def test_a_missing_tensor_is_named_with_its_shape():
+    refused(r"places that no tensor fills:\n  fc.weight \(3, \?\)$", without("fc.weight"))
+    refused(r"places that no tensor fills:\n  fc.weight \(3, 128\)$", without("fc.weight"), SHAPE)
+
+
+def test_a_tensor_without_a_place_is_named_with_its_shape():
+    refused(
+        r"tensors that have no place in the net:\n  head.extra \(2, 5\)$", {**TENSORS, "head.extra": np.ones((2, 5))}
+    )
+
+
+def test_a_renamed_tensor_is_listed_on_both_sides_with_the_nearest():
+    tensors = {**without("features.0.weight"), "features.0.wieght": TENSORS["features.0.weight"]}
+    refused(
+        r"no place in the net:\n  features.0.wieght \(6, 2, 3, 3\) \(nearest: features.0.weight\)\n"
+        r"places that no tensor fills:\n  features.0.weight \(6, \?, 3, 3\) \(nearest: features.0.wieght\)",
+        tensors,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "wanted", "only_with_x"),
+    [
+        ("features.0.weight", (6, 2, 5, 5), r"\(6, 2, 3, 3\)", False),
+        ("features.0.weight", (6, 3, 3, 3), r"\(6, 2, 3, 3\)", True),
+        ("features.0.weight", (6,), r"\(6, 2, 3, 3\)", False),
+        ("features.0.bias", (5,), r"\(6,\)", False),
+        ("fc.weight", (3, 127), r"\(3, 128\)", True),
+        ("fc.weight", (128, 3), r"\(3, 128\)", False),
+        ("up.weight", (6, 3, 2, 2), r"\(6, 4, 2, 2\)", False),
+        ("features.1.running_mean", (5,), r"\(6,\)", True),
+    ],
+)
+def test_a_wrong_shape_is_named(name, shape, wanted, only_with_x):
+    tensors = {**TENSORS, name: np.ones(shape, np.float32)}
+    got = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+    refused(rf"tensors of the wrong shape:\n  {name} must have shape {wanted}, got \({got}\)$", tensors, SHAPE)
+    if not only_with_x:
+        refused(rf"tensors of the wrong shape:\n  {name} must have shape", tensors)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_number_that_is_not_finite_is_refused(bad):
+    fc = TENSORS["fc.weight"].copy()
+    fc[1, 2] = bad
+    refused("^fc.weight has numbers that are not finite$", {**TENSORS, "fc.weight": fc})
+
+
+def test_many_problems_are_cut_short():
+    with pytest.raises(WeightsError) as raised:
+        from_torch(NET, {f"layer{i}.weight": np.ones(1) for i in range(100)})
+    assert "and 80 more" in str(raised.value)
+
+
+# --- Names ------------------------------------------------------------------------------------------------------------
+
+
+def test_counts_of_batches_are_left_out():
+    same_trees(from_torch(NET, {**TENSORS, "features.1.num_batches_tracked": np.array(7)}), from_torch(NET, TENSORS))
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        {"module.": "", "module.head.": "fc.", "ema.": None},
+        lambda name: None if name.startswith("ema.") else name.removeprefix("module.").replace("head.", "fc."),
+    ],
+    ids=["a mapping", "a function"],
+)
+def test_rename_says_what_names_are_to_be(rename):
+    tensors = {f"module.{name.replace('fc.', 'head.')}": tensor for name, tensor in TENSORS.items()}
+    same_trees(from_torch(NET, {**tensors, "ema.decay": np.ones(1)}, rename=rename), from_torch(NET, TENSORS))
+
+
+def test_rename_must_keep_names_apart():
+    refused(
+        "rename must keep names apart, it gives 'fc' for 'features.0.weight' and 'features.0.bias'",
+        TENSORS,
+        rename=lambda name: "fc",
+    )
+
+
+# --- Layers without a rule --------------------------------------------------------------------------------------------
+
+
+def test_a_layer_without_a_rule_needs_x():
+    net = jc.serial(jc.Conv(2, 1), shift=Shift(), local=jc.ConvLocal(2, 1))
+    params, state, _ = ready(net, (1, 2, 2, 3))
+    tensors = to_torch(net, params, state)
+    assert set(tensors) > {"0.weight", "local.kernel", "local.bias"}
+    refused("^x must be given: shift is a Shift, a kind of layer that has no rule$", tensors, net=net)
+    same_trees(from_torch(net, tensors, (1, 2, 2, 3)), (params, state))
+    tensors["local.kernel"] = tensors["local.kernel"][0]
+    refused(r"local.kernel must have shape \(2, 2, 1, 1, 2, 2\), got \(2, 1, 1, 2, 2\)", tensors, (1, 2, 2, 3), net)
+
+
+def test_to_torch_wants_all_arrays_and_no_others():
+    params, state = from_torch(NET, TENSORS)
+    with pytest.raises(WeightsError, match=r"^params has no fc.bias$"):
+        to_torch(NET, {**params, "fc": {"kernel": params["fc"]["kernel"]}}, state)
+    with pytest.raises(WeightsError, match=r"^state has fc.seen, which no layer of the net wants$"):
+        to_torch(NET, params, {**state, "fc": {"seen": jnp.ones(1)}})
+
+
+@pytest.mark.torch
+def test_torch_tensors_of_any_type_are_taken():
+    torch = pytest.importorskip("torch")
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        tensors = {name: torch.from_numpy(a).to(dtype).requires_grad_() for name, a in TENSORS.items()}
+        params, _ = from_torch(NET, tensors)
+        assert_array_equal(params["fc"]["bias"].astype(np.float32), tensors["fc.bias"].detach().float().numpy())
