@@ -142,7 +142,9 @@ def test_inline_puts_children_and_leaves_at_the_parents_level():
     assert set(state) == {"bn.mean", "bn.var"}
 
 
-@pytest.mark.parametrize("wrap", [jc.remat, jc.mixed_precision, jc.gate, jc.inline, lambda layer: jc.residual(layer)])
+@pytest.mark.parametrize(
+    "wrap", [jc.remat, jc.mixed_precision, jc.gate, jc.inline, jc.frozen, lambda layer: jc.residual(layer)]
+)
 def test_wrappers_add_no_level(wrap):
     body = jc.serial(conv=jc.Conv(3), bn=jc.BatchNorm())
     assert fresh_shapes(wrap(body), (1, 8, 8, 3)) == fresh_shapes(body, (1, 8, 8, 3))
@@ -603,3 +605,24 @@ def test_a_number_for_a_key_is_told_how_to_be_one(use):
 def test_a_list_of_layers_is_told_how_to_be_a_network():
     with pytest.raises(jc.ShapeError, match=r"got a list: write \(\*layers\)"):
         jc.serial([jc.Identity(), jnp.abs])
+
+
+def test_frozen_runs_as_in_evaluation_and_stops_gradients_by_params_only():
+    inner = jc.serial(jc.Conv(3, 1), jc.BatchNorm(), jc.Dropout(0.5))
+    net = jc.serial(features=jc.frozen(inner), head=jc.serial(jc.BatchNorm(), jc.Dense(2)))
+    params, state, x = ready(net, (4, 3, 3, 2))
+
+    def loss(params, x):
+        y, new = net.apply(params, state, x, train=True)
+        return (y**2).sum(), (y, new)
+
+    (by_params, by_x), (y, new) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+    assert_trees(new["features"], state["features"])
+    assert not np.allclose(new["head"]["0"]["mean"], state["head"]["0"]["mean"])
+    assert not any(leaf.any() for leaf in jax.tree.leaves(by_params["features"]))
+    assert all(leaf.any() for leaf in jax.tree.leaves(by_params["head"]["1"]))
+    assert by_x.any()
+    features, _ = inner.apply(params["features"], state["features"], x)
+    head = net.children[1][1]
+    assert_allclose(y, head.apply(params["head"], state["head"], features, train=True)[0], rtol=1e-5, atol=1e-5)
+    assert repr(jc.frozen(jc.Dense(3))) == "frozen(Dense(features=3))"

