@@ -1,6 +1,21 @@
 """Weights from torch, from files and from hubs into ``(params, state)``, and back."""
 
+from jaxconv.weights.compare import Comparison, compare
 from jaxconv.weights.errors import WeightsError
+from jaxconv.weights.files import read, write
+from jaxconv.weights.hub import from_hub
+from jaxconv.weights.saved import load, save
 from jaxconv.weights.torch import from_torch, to_torch
 
-__all__ = ["WeightsError", "from_torch", "to_torch"]
+__all__ = [
+    "Comparison",
+    "WeightsError",
+    "compare",
+    "from_hub",
+    "from_torch",
+    "load",
+    "read",
+    "save",
+    "to_torch",
+    "write",
+]

