@@ -4,10 +4,11 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 CPUS ?= 2
 
-.PHONY: demo test lint oracle slow clean
+.PHONY: demo test lint oracle slow docs clean
 
 $(VENV)/.test: EXTRAS = test
 $(VENV)/.demo: EXTRAS = data,train,viz
+$(VENV)/.docs: EXTRAS = docs
 $(VENV)/.%: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +35,10 @@ slow: $(VENV)/.test
 oracle: $(VENV)/.test
 	@$(RUN) -c 'import torch' || (echo 'make oracle compares with torch: $(VENV)/bin/pip install torch'; exit 1)
 	$(RUN) -m pytest -q -n $(CPUS) -m "torch or slow"
+
+# The site, in runs/site. mkdocs runs as a module, so that its hooks can import experiments.docs.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) runs

@@ -1,0 +1,103 @@
+"""What mkdocs calls while it builds the site: pages that are made, formulas as MathML, names as links."""
+
+import functools
+import html
+import posixpath
+import re
+from typing import Any
+
+from latex2mathml.converter import convert as mathml
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from experiments.docs import DOCS, ROOT, notebooks, reference
+
+_LINK = re.compile(r"\]\((?!\w+:|#)([^)\s]+)\)")
+_MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', flags=re.S)
+_CODE = re.compile(r"(<pre.*?</pre>|<a\b.*?</a>|<h\d.*?</h\d>)|<code>([^<]*)</code>", flags=re.S)
+_NAME = re.compile(r"\b(?:jc|jaxconv)((?:\.\w+)+)|^(\w+)(?:\(\))?$")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Puts the reference and the notebooks into the navigation, after the landing page, and pages it lacks last."""
+    pages: list[Any] = [{"All names": "reference/index.md"}]
+    for section, names in reference.sections().items():
+        pages.append({section: [{reference.title(name): f"reference/{name}.md"} for name in names]})
+    made: list[Any] = [{"Reference": pages}]
+    if found := notebooks.files():
+        made.insert(0, {"Notebooks": [{notebooks.title(path): f"notebooks/{path.stem}.md"} for path in found]})
+    assert config.nav is not None
+    home, *others = config.nav
+    named = {file for entry in others for file in entry.values()} | {reference.NOTES.name}
+    rest = sorted(path.name for path in DOCS.glob("*.md") if path.name not in named)
+    config.nav = [home, *made, *others, *rest]
+    return config
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Adds the pages that are made, and the files of the repository to which the README links."""
+    landing, linked = from_root((ROOT / "README.md").read_text())
+    made: dict[str, str | bytes] = {"index.md": landing, "reference/index.md": reference.index_text()}
+    made["changelog.md"] = (ROOT / "CHANGELOG.md").read_text()
+    made |= {name: (ROOT / name).read_bytes() for name in linked}
+    for pages in reference.sections().values():
+        made |= {f"reference/{page}.md": reference.page_text(page) for page in pages}
+    for path in notebooks.files():
+        text, images = notebooks.convert(path)
+        made[f"notebooks/{path.stem}.md"] = text
+        made |= {f"notebooks/{name}": content for name, content in images.items()}
+    for name, content in made.items():
+        files.append(File.generated(config, name, content=content))
+    return files
+
+
+def from_root(text: str) -> tuple[str, list[str]]:
+    """Returns a page of the repository's root as one of the site, and the files to which it links that have no page.
+
+    >>> from_root("[a](docs/speed.md) [b](notebooks/1.ipynb) ![c](a/x.json) [d](https://d) [e](#f)")
+    ('[a](speed.md) [b](notebooks/1.md) ![c](a/x.json) [d](https://d) [e](#f)', ['a/x.json'])
+    """
+    files = []
+
+    def moved(found: re.Match[str]) -> str:
+        link = re.sub(r"^(notebooks/.*)\.ipynb", r"\1.md", found[1].removeprefix("docs/"))
+        if link == found[1]:
+            files.append(link)
+        return f"]({link})"
+
+    return _LINK.sub(moved, text), files
+
+
+def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Writes formulas as MathML, which browsers draw by themselves, and links names in running text."""
+    return _MATH.sub(_formula, _CODE.sub(functools.partial(_linked, page.url), content))
+
+
+def _formula(found: re.Match[str]) -> str:
+    display = "inline" if found[2] == "(" else "block"
+    return mathml(html.unescape(found[3]).strip(), display=display)
+
+
+@functools.cache
+def _places() -> dict[str, str]:
+    """Returns where each public name stands, by every way to write it behind ``jaxconv.``."""
+    return {
+        path.removeprefix("jaxconv."): f"reference/{entry.page}/#{entry.target}"
+        for entry in reference.public()
+        for path in (entry.path, *entry.also)
+    }
+
+
+def _linked(url: str, found: re.Match[str]) -> str:
+    """Links the names in one piece of code; a bare one in the reference only, where its own package has it first."""
+    package = re.match(r"reference/(\w+)", url)
+    if found[1]:
+        return found[0]
+
+    def link(name: re.Match[str]) -> str:
+        ways = [name[1][1:]] if name[1] else [f"{package[1]}.{name[2]}", name[2]] if package else []
+        place = next((_places()[way] for way in ways if way in _places()), None)
+        return f'<a href="{posixpath.relpath(place, url or ".")}">{name[0]}</a>' if place else name[0]
+
+    return f"<code>{_NAME.sub(link, found[2])}</code>"

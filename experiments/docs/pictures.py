@@ -1,0 +1,178 @@
+"""The small pictures of the documentation, with values that the ops compute.
+
+Run ``python -m experiments.docs.pictures`` to write docs/pictures/.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+import jaxconv as jc
+from experiments.docs import DOCS
+
+FOLDER = DOCS / "pictures"
+COLOURS = ("#cfe3f7", "#f9d9b0", "#d4ecc9", "#e6d2ee", "#f7c9c9", "#fbf0b2", "#cdeeea", "#e0e0e0", "#7fb2e5", "#e8a04a",
+           "#8fc97a", "#b18cc9")  # fmt: skip
+BLUE, ORANGE, GREEN, WHITE = COLOURS[0], COLOURS[1], COLOURS[2], "#ffffff"
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Any]]:
+    fig = Figure(figsize=(width, height), layout="constrained")
+    axes = list(np.atleast_1d(fig.subplots(1, columns)))
+    for ax in axes:
+        ax.set_axis_off()
+        ax.set_aspect("equal")
+    return fig, axes
+
+
+def _cell(ax: Any, x: float, y: float, text: Any = "", colour: str = WHITE, **options: Any) -> None:
+    ax.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="#555555", linewidth=0.8, **options))
+    ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=9)
+
+
+def _row(ax: Any, x: float, y: float, values: Sequence[Any], colour: str = WHITE) -> None:
+    for i, value in enumerate(values):
+        _cell(ax, x + i, y, value, colour)
+
+
+def _grid(ax: Any, values: np.ndarray, colours: np.ndarray) -> None:
+    height, width = values.shape
+    for i in range(height):
+        for j in range(width):
+            _cell(ax, j, height - 1 - i, f"{values[i, j]:g}", colours[i, j])
+    _frame(ax, width, height)
+
+
+def _frame(ax: Any, width: float, height: float, left: float = 0, bottom: float = 0) -> None:
+    ax.set_xlim(left - 0.1, width + 0.1)
+    ax.set_ylim(bottom - 0.1, height + 0.1)
+
+
+def padding() -> Figure:
+    """Draws 1 2 3 4 padded by two in each mode."""
+    fig, (ax,) = _figure(4.2, 2.4)
+    line = jnp.arange(1, 5)[:, None]
+    for i, mode in enumerate(("zeros", "reflect", "edge", "circular")):
+        y = 1.4 * (3 - i)
+        for j, value in enumerate(np.asarray(jc.pad(line, 2, mode=mode, rank=1))[:, 0]):
+            _cell(ax, j, y, value, BLUE if 2 <= j < 6 else ORANGE)
+        ax.text(-0.3, y + 0.5, mode, ha="right", va="center", fontsize=9)
+    _frame(ax, 8, 5.3, left=-2.2)
+    return fig
+
+
+def stride() -> Figure:
+    """Draws where a window of three stands over seven elements."""
+    fig, axes = _figure(7.0, 2.6, 2)
+    for ax, step in zip(axes, (1, 2), strict=True):
+        count = jc.conv_output_size(7, 3, stride=step)
+        _row(ax, 0, 5, [""] * 7, BLUE)
+        for i in range(count):
+            left, y = i * step, 4.4 - 0.55 * i
+            ax.plot([left + 0.1, left + 2.9], [y, y], color="#c0561a", linewidth=4, solid_capstyle="butt")
+        _row(ax, (7 - count) / 2, 0.4, [""] * count, GREEN)
+        ax.set_title(f"stride {step}: {count} outputs", fontsize=9)
+        _frame(ax, 7, 6)
+    return fig
+
+
+def dilation() -> Figure:
+    """Draws which elements a 3x3 window takes at three dilations."""
+    fig, axes = _figure(6.6, 2.5, 3)
+    for ax, apart in zip(axes, (1, 2, 3), strict=True):
+        extent = 2 * apart + 1
+        for i in range(7):
+            for j in range(7):
+                taken = all(n < extent and n % apart == 0 for n in (i, j))
+                _cell(ax, j, 6 - i, "", ORANGE if taken else BLUE)
+        ax.set_title(f"dilation {apart}: extent {extent}", fontsize=9)
+        _frame(ax, 7, 7)
+    return fig
+
+
+def transposed() -> Figure:
+    """Draws three elements that lay down a filter of three, two apart."""
+    fig, (ax,) = _figure(4.6, 3.4)
+    y, kernel = np.array([1.0, 3.0, 2.0]), np.array([1.0, 2.0, 1.0])
+    whole = np.asarray(jc.conv_transpose(y[:, None], kernel[:, None, None], stride=2, padding=0))[:, 0]
+    for i, value in enumerate(y):
+        _cell(ax, 2 * i + 1, 6.2, f"{value:g}", COLOURS[i])
+        _row(ax, 2 * i, 4.8 - 1.1 * i, [f"{n:g}" for n in value * kernel], COLOURS[i])
+    _row(ax, 0, 0.8, [f"{n:g}" for n in whole], WHITE)
+    for height, text in ((6.7, "y"), (4.2, "y · (1 2 1)"), (1.3, "sum")):
+        ax.text(-0.3, height, text, ha="right", va="center", fontsize=9)
+    _frame(ax, 7, 7.3, left=-2.4, bottom=0.7)
+    return fig
+
+
+def pooling() -> Figure:
+    """Draws a map, its maxima and its means."""
+    fig, axes = _figure(6.4, 2.6, 3)
+    values = np.array([[1, 1, 2, 4], [5, 6, 7, 8], [3, 2, 1, 0], [1, 2, 3, 4]], np.float32)
+    blocks = np.array([[COLOURS[0], COLOURS[1]], [COLOURS[2], COLOURS[3]]])
+    maps = [values, *(np.asarray(pool(values[..., None], 2))[..., 0] for pool in (jc.max_pool, jc.avg_pool))]
+    for ax, pooled, name in zip(axes, maps, ("x", "max_pool(x, 2)", "avg_pool(x, 2)"), strict=True):
+        _grid(ax, pooled, np.kron(blocks, np.ones((2, 2), int).astype(object)) if pooled is values else blocks)
+        ax.set_title(name, fontsize=9)
+    return fig
+
+
+def norms() -> Figure:
+    """Draws which elements share a mean: three examples of four channels on two by two places."""
+    fig, axes = _figure(8.6, 2.5, 4)
+    groups: dict[str, Callable[[int, int, int], int]] = {
+        "batch_norm": lambda example, channel, place: channel,
+        "layer_norm": lambda example, channel, place: 4 * example + place,
+        "group_norm": lambda example, channel, place: 2 * example + channel // 2,
+        "instance_norm": lambda example, channel, place: 4 * example + channel,
+    }
+    for ax, (name, group) in zip(axes, groups.items(), strict=True):
+        for example in range(3):
+            for channel in range(4):
+                for place in range(4):
+                    x, y = 2.4 * channel + place % 2, 2.4 * (2 - example) + 1 - place // 2
+                    _cell(ax, x, y, "", COLOURS[group(example, channel, place)])
+        ax.set_title(name, fontsize=9)
+        ax.text(4.6, -0.9, "channels", ha="center", fontsize=8)
+        ax.text(-0.9, 3.4, "examples", va="center", rotation=90, fontsize=8)
+        _frame(ax, 9.2, 6.8, left=-1.0, bottom=-1.0)
+    return fig
+
+
+def resizing() -> Figure:
+    """Draws a map of four by four at sixteen by sixteen, by each method."""
+    fig, axes = _figure(7.6, 2.1, 4)
+    values = np.random.default_rng(3).uniform(size=(4, 4, 1)).astype(np.float32)
+    maps = {"x": values} | {m: jc.resize(values, 16, method=m) for m in ("nearest", "bilinear", "bicubic")}
+    for ax, (name, pixels) in zip(axes, maps.items(), strict=True):
+        ax.imshow(np.asarray(pixels)[..., 0], cmap="Blues", vmin=-0.1, vmax=1.1)
+        ax.set_title(name, fontsize=9)
+    return fig
+
+
+PICTURES = {
+    "padding": padding,
+    "stride": stride,
+    "dilation": dilation,
+    "transposed": transposed,
+    "pooling": pooling,
+    "norms": norms,
+    "resize": resizing,
+}
+
+
+def main() -> None:
+    """Writes all pictures; the same bytes each time."""
+    FOLDER.mkdir(exist_ok=True)
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxconv", "font.family": "sans-serif"}):
+        for name, draw in PICTURES.items():
+            draw().savefig(FOLDER / f"{name}.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

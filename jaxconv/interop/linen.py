@@ -1,0 +1,168 @@
+"""Linen modules that run a jaxconv network, and layers that run a linen module."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+from flax import linen
+from flax.core import meta, unfreeze
+from flax.errors import InvalidRngError
+
+from jaxconv.compose import LayerLike, as_layer
+from jaxconv.errors import MissingKeyError, ShapeError
+from jaxconv.interop.mode import Flags, TrainArgument, flag_values, parameters, train_flags
+from jaxconv.layer import Array, Described, Layer, Params, State, Tree, as_struct, child_key, name_of
+
+
+class LinenNet(linen.Module):
+    """A linen module that runs a network; made by `to_linen`."""
+
+    net: Layer
+
+    @linen.compact
+    def __call__(self, x: Tree, train: bool = False) -> Tree:
+        """Returns the network's output."""
+        params, state = self._collection("params"), self._collection("batch_stats")
+        if self.is_initializing() and not params and not state:
+            params, state = self.net.init(self.make_rng("params"), x)
+            self._put(params=params, batch_stats=state)
+        # As flax's own layers, which take the rng of "params" where there is none of "dropout".
+        drawn = train and (self.has_rng("dropout") or self.has_rng("params"))
+        try:
+            y, new = self.net.apply(params, state, x, train=train, key=self.make_rng("dropout") if drawn else None)
+        except MissingKeyError as error:
+            error.message = 'rngs must have a key "dropout" in training, got none: apply(..., rngs={"dropout": key})'
+            raise
+        if train and not self.is_initializing():
+            self._put(batch_stats=new)
+        return y
+
+    def _collection(self, name: str) -> dict[str, Tree]:
+        return unfreeze(meta.unbox(self.variables.get(name, {})))
+
+    def _put(self, **collections: dict[str, Tree]) -> None:
+        for collection, tree in collections.items():
+            for name, value in tree.items():
+                self.put_variable(collection, name, value)
+
+
+def to_linen(net: LayerLike, *, name: str | None = None) -> linen.Module:
+    """Returns a ``flax.linen`` module that runs a network, for Flax's own training loops and as a part of a module.
+
+    Its collections are the network's trees, so that checkpoints fit either way: ``variables["params"]`` is ``params``,
+    ``variables["batch_stats"]`` is ``state``; a network without state has no such collection. The module's methods are
+    Flax's: ``init(rngs, x)``; ``apply(variables, x)``; in training ``apply(variables, x, train=True,
+    rngs={"dropout": key}, mutable=["batch_stats"])``. It behaves as `flax.linen.BatchNorm` and `flax.linen.Dropout` do:
+    ``init`` leaves the statistics as they begin, and the keys are those that ``make_rng`` derives. The inverse of
+    `from_linen`.
+
+    Args:
+      net: a layer.
+      name: the module's name inside a parent, as all linen modules take it.
+
+    >>> net = jc.serial(jc.Conv(8), jc.BatchNorm(), jax.nn.relu, jc.GlobalAvgPool(), jc.Dropout(0.5), jc.Dense(3))
+    >>> module, x = to_linen(net), jnp.ones((2, 8, 8, 1))
+    >>> variables = module.init(jax.random.key(0), x)
+    >>> module.apply(variables, x).shape
+    (2, 3)
+    >>> y, updates = module.apply(
+    ...     variables, x, train=True, rngs={"dropout": jax.random.key(1)}, mutable=["batch_stats"])
+    >>> y.shape, sorted(updates["batch_stats"]["1"])
+    ((2, 3), ['mean', 'var'])
+    >>> net.apply(variables["params"], variables["batch_stats"], x)[0].shape
+    (2, 3)
+    """
+    if isinstance(net, FromLinen):
+        return net.module.copy(name=name)
+    return LinenNet(as_layer(net), name=name)
+
+
+@dataclass(frozen=True, repr=False)
+class FromLinen(Described):
+    """A layer that runs a linen module; made by `from_linen`."""
+
+    call: ClassVar[str] = "from_linen"
+    module: linen.Module
+    train_argument: Flags = ()
+
+    def arguments(self) -> list[str]:
+        return [name_of(self.module), *super().arguments()[1:]]
+
+    def init(self, key: Array, x: Tree) -> tuple[Params, State]:
+        """Returns fresh (params, state) for inputs shaped like ``x``: array, ShapeDtypeStruct or shape tuple."""
+        module, arguments = self._mode(train=True)
+        rngs: Any = {"params": key, "dropout": child_key(key, "dropout")}
+        x = as_struct(x)
+        begun = jax.eval_shape(lambda rngs, x: module.init(rngs, x, **arguments), rngs, x)
+        again = jax.eval_shape(
+            lambda v, rngs, x: module.apply(v, x, rngs=rngs, mutable=[*v], **arguments)[1], begun, rngs, x
+        )
+        kept = [name for name in begun if _structure(begun[name]) == _structure(again[name])]
+        variables = dict(unfreeze(meta.unbox(module.lazy_init(rngs, x, mutable=kept, **arguments))))
+        return variables.pop("params", {}), variables
+
+    def apply(
+        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
+    ) -> tuple[Tree, State]:
+        """Returns the output and the new state."""
+        module, arguments = self._mode(train)
+        # Streams of other names fall back on "params".
+        rngs: Any = None if key is None else {"dropout": key, "params": child_key(key, "params")}
+        variables = {"params": params, **state}
+        try:
+            y, new = module.apply(variables, x, rngs=rngs, mutable=[*state] if train else [], **arguments)
+        except InvalidRngError as error:
+            raise MissingKeyError(f"key must be given to a module that draws, got None: {error}") from error
+        return y, {**state, **unfreeze(new)}
+
+    def _mode(self, train: bool) -> tuple[linen.Module, dict[str, Any]]:
+        """Returns the module and the arguments of its call; a mode that its constructor has set is changed there."""
+        values, fields, arguments = flag_values(self.train_argument, train), vars(self.module), parameters(self.module)
+        fixed: Any = {
+            name: values.pop(name)
+            for name in [*values]
+            if name in fields and (fields[name] is not None or name not in arguments)
+        }
+        return (self.module.clone(**fixed) if fixed else self.module), values
+
+
+def _structure(tree: Tree) -> str:
+    return str(jax.tree.structure(tree))
+
+
+def from_linen(module: linen.Module, *, train_argument: TrainArgument = None) -> Layer:
+    """Returns a layer that runs a ``flax.linen`` module of one input, to stand in `jaxconv.serial` and the like.
+
+    ``params`` is the collection "params"; ``state`` holds all other collections by name, which training updates:
+    ``{"batch_stats": ...}``. What a module sows into grows with each call, and is left out. ``key`` is the rng
+    "dropout". `jaxconv.summary` counts the layer's parameters but knows neither its multiply-adds nor its receptive
+    field. The inverse of `to_linen`: its modules give back their network.
+
+    Args:
+      module: a linen module, not bound to variables.
+      train_argument: the argument of its call, or the field, that says whether it trains: a name, or a mapping from
+        names to the value that each has in training. By default those of ``train``, ``training``, ``is_training``,
+        ``deterministic`` and ``use_running_average`` (the last two False in training) that it has.
+
+    Raises:
+      ShapeError: ``module`` is no linen module; ``train_argument`` names nothing that it takes.
+
+    >>> from flax import linen
+    >>> net = jc.serial(conv=from_linen(linen.Conv(8, (3, 3))), bn=from_linen(linen.BatchNorm()), relu=jax.nn.relu)
+    >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
+    >>> params["conv"]["kernel"].shape, sorted(state["bn"]["batch_stats"])
+    ((3, 3, 3, 8), ['mean', 'var'])
+    >>> y, state = net.apply(params, state, jnp.ones((1, 8, 8, 3)), train=True)
+    >>> from_linen(linen.Dense(3)).init(jax.random.key(0), (1, 2))[0]["bias"]
+    Array([0., 0., 0.], dtype=float32)
+    """
+    if isinstance(module, LinenNet):
+        return module.net
+    if not isinstance(module, linen.Module):
+        raise ShapeError(f"module must be a flax.linen module, got {module!r}")
+    fields = [field.name for field in dataclasses.fields(module)]
+    return FromLinen(module.clone(parent=None), train_flags(module, train_argument, fields))
+
+
+__all__ = ["from_linen", "to_linen"]

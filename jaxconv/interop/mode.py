@@ -1,0 +1,46 @@
+"""How a Flax module is told that it trains."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from jaxconv.errors import ShapeError
+
+# Names and the values that they have in training.
+Flags = tuple[tuple[str, bool], ...]
+TrainArgument = str | Mapping[str, bool] | Flags | None
+
+_KNOWN = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
+
+
+def parameters(module: Any) -> Mapping[str, inspect.Parameter]:
+    """Returns the parameters of ``module.__call__``."""
+    return inspect.signature(type(module).__call__).parameters
+
+
+def train_flags(module: Any, given: TrainArgument, fields: Iterable[str] = ()) -> Flags:
+    """Returns the arguments of ``module.__call__``, or its fields, that say whether it trains.
+
+    Args:
+      module: a Flax module.
+      given: a name, or a value in training for each of several names; None looks for the names that Flax users give.
+      fields: the names that the module's constructor takes, if those count.
+
+    Raises:
+      ShapeError: a name that is given is neither.
+    """
+    arguments = parameters(module)
+    names = {*arguments, *fields}
+    if given is None:
+        return tuple((name, value) for name, value in _KNOWN.items() if name in names)
+    flags = {given: _KNOWN.get(given, True)} if isinstance(given, str) else dict(given)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in arguments.values())
+    for name in flags:
+        if name not in names and not takes_any:
+            raise ShapeError(f"train_argument must name an argument of {type(module).__name__}, got {name!r}")
+    return tuple(flags.items())
+
+
+def flag_values(flags: Flags, train: bool) -> dict[str, Any]:
+    """Returns the arguments to pass, in training or out of it."""
+    return {name: value == train for name, value in flags}

@@ -1,0 +1,286 @@
+"""Nnx modules that run a jaxconv network, and layers that run an nnx module."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn
+
+import jax
+import jax.extend.random
+import jax.numpy as jnp
+from flax import nnx
+from flax.traverse_util import unflatten_dict
+
+from jaxconv.compose import LayerLike, as_layer
+from jaxconv.errors import MissingKeyError, ShapeError
+from jaxconv.interop.mode import Flags, TrainArgument, flag_values, train_flags
+from jaxconv.layer import Array, Described, Layer, Params, State, Tree, child_key, name_of, take
+
+Path = tuple[str | int, ...]
+Randomness = nnx.Rngs | nnx.RngStream | Array
+
+
+class NnxNet(nnx.Module):
+    """An nnx module that runs a network; made by `to_nnx`.
+
+    Attributes:
+      net: the network.
+      params: its params, each array a ``nnx.Param``.
+      state: its state, each array a ``nnx.BatchStat``.
+      rngs: the stream of its random keys, or None.
+      deterministic, use_running_average: True out of training; the network has one mode, so they must agree.
+    """
+
+    def __init__(self, net: Layer, params: Params, state: State, rngs: nnx.RngStream | None = None):
+        self.net = net
+        self.params = nnx.data(jax.tree.map(lambda a: nnx.Param(jnp.asarray(a)), params))
+        self.state = nnx.data(jax.tree.map(lambda a: nnx.BatchStat(jnp.asarray(a)), state))
+        self.rngs = nnx.data(rngs)
+        self.deterministic = False
+        self.use_running_average = False
+
+    def __call__(self, x: Tree, *, rngs: Randomness | None = None) -> Tree:
+        """Returns the network's output; in training updates ``state``.
+
+        Args:
+          x: the input.
+          rngs: where to draw the random key from in place of the module's own stream: a stream, or a key itself.
+        """
+        if self.deterministic != self.use_running_average:
+            raise ShapeError(
+                "deterministic and use_running_average must agree for a jaxconv network, "
+                f"got {self.deterministic} and {self.use_running_average}"
+            )
+        train = not self.deterministic
+        params, state = nnx.as_pure((self.params, self.state))
+        key = _drawn(self.rngs if rngs is None else rngs) if train else None
+        try:
+            y, new = self.net.apply(params, state, x, train=train, key=key)
+        except MissingKeyError as error:
+            if key is None:
+                error.message = "rngs must be given to to_nnx, or to the call, in training, got None"
+            raise
+        if train:
+            jax.tree.map(lambda v, a: v.set_value(a), self.state, new, is_leaf=lambda v: isinstance(v, nnx.Variable))
+        return y
+
+    def set_view(self, deterministic: bool | None = None, use_running_average: bool | None = None) -> None:
+        """Sets the mode for ``nnx.view``.
+
+        Args:
+          deterministic: True out of training.
+          use_running_average: the same; the two must agree when the network runs.
+        """
+        for name, value in (("deterministic", deterministic), ("use_running_average", use_running_average)):
+            if value is not None:
+                setattr(self, name, value)
+
+
+def _drawn(rngs: Randomness | None) -> Array | None:
+    if isinstance(rngs, nnx.Rngs):
+        return rngs["dropout"]()
+    return rngs() if isinstance(rngs, nnx.RngStream) else rngs
+
+
+def to_nnx(
+    net: LayerLike,
+    x: Tree = None,
+    *,
+    rngs: nnx.Rngs | None = None,
+    params: Params | None = None,
+    state: State | None = None,
+) -> nnx.Module:
+    """Returns a ``flax.nnx`` module that runs a network: with fresh weights for ``x``, or with those that are given.
+
+    ``module.params`` and ``module.state`` are the network's trees with a ``nnx.Param`` or ``nnx.BatchStat`` for each
+    array: ``module.params["conv1"]["kernel"][...]``. As nnx's own layers it begins in training; ``module.eval()`` and
+    ``module.train()`` switch. The inverse of `from_nnx`.
+
+    Args:
+      net: a layer.
+      x: the input, or its shape, as ``net.init`` takes it.
+      rngs: "params" draws the fresh weights; "dropout" is forked for the random keys of training. A network that draws
+        none does without.
+      params, state: the network's, in place of ``x``.
+
+    Raises:
+      ShapeError: neither ``x`` nor ``params`` is given, or both.
+      MissingKeyError: weights are to be drawn without ``rngs``.
+
+    >>> from flax import nnx
+    >>> net = jc.serial(conv=jc.Conv(8), bn=jc.BatchNorm(), pool=jc.GlobalAvgPool(), drop=jc.Dropout(0.5))
+    >>> module = to_nnx(net, (1, 8, 8, 3), rngs=nnx.Rngs(0))
+    >>> module.params["conv"]["kernel"].shape, module.state["bn"]["mean"][...].shape
+    ((3, 3, 3, 8), (8,))
+    >>> grads = nnx.grad(lambda module, x: module(x).sum())(module, jnp.ones((4, 8, 8, 3)))
+    >>> module.eval()
+    >>> module(jnp.ones((4, 8, 8, 3))).shape
+    (4, 8)
+    """
+    if (x is None) == (params is None):
+        got = "neither" if x is None else "both"
+        raise ShapeError(f"to_nnx must be given either x, to draw fresh weights for it, or params, got {got}")
+    net = as_layer(net)
+    if params is None:
+        if rngs is None:
+            raise MissingKeyError("rngs must be given to draw fresh weights, got None: rngs=nnx.Rngs(0)")
+        params, state = net.init(rngs.params(), x)
+    stream = rngs["dropout"].fork() if rngs is not None and {"dropout", "default"} & {*rngs} else None
+    if isinstance(net, FromNnx):
+        return net.merged(params, state or {}, _drawn(stream))
+    return NnxNet(net, params, state or {}, stream)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What stands at one path of an nnx module; ``role`` is "params", "state", "key" or "count"."""
+
+    path: Path
+    role: str
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+_ROLES = ((nnx.Param, "params"), (nnx.RngKey, "key"), (nnx.RngCount, "count"), (object, "state"))
+
+
+@dataclass(frozen=True, repr=False)
+class FromNnx(Described):
+    """A layer that runs an nnx module; made by `from_nnx`."""
+
+    call: ClassVar[str] = "from_nnx"
+    kind: type
+    graph: nnx.GraphDef
+    slots: tuple[Slot, ...]
+    train_argument: Flags = ()
+    make: Callable[[nnx.Rngs], nnx.Module] | None = None
+
+    def arguments(self) -> list[str]:
+        return [name_of(self.kind)]
+
+    def init(self, key: Array, x: Tree) -> tuple[Params, State]:
+        """Returns fresh (params, state), made by ``make``; without it shapes alone, for ``jax.eval_shape``."""
+        if self.make is None:
+            refusing = _refusing_key(ShapeError, "init cannot draw the weights of an nnx module: give from_nnx make=")
+            return self._trees({n.path: jax.random.bits(refusing, n.shape).astype(n.dtype) for n in self.slots})
+        values, slots = _read(self.make(nnx.Rngs(key)))
+        if slots != self.slots:
+            odd = min(".".join(map(str, n.path)) for n in {*slots} ^ {*self.slots})
+            raise ShapeError(f"make must give a module like the one given to from_nnx, they differ at {odd!r}")
+        return self._trees(values)
+
+    def apply(
+        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
+    ) -> tuple[Tree, State]:
+        """Returns the output and the new state."""
+        module = self.merged(params, state, key)
+        (module.train if train else module.eval)()
+        y = module(x, **flag_values(self.train_argument, train))
+        return y, self._trees(_values(module))[1] if train else state
+
+    def merged(self, params: Params, state: State, key: Array | None) -> nnx.Module:
+        """Returns the module with these variables, its streams of random keys all begun anew from ``key``."""
+        trees = {"params": params, "state": state}
+
+        def value(slot: Slot) -> Any:
+            if slot.role == "count":
+                return jnp.zeros(slot.shape, slot.dtype)
+            if slot.role == "key":
+                own = child_key(key, ".".join(map(str, slot.path)))
+                if own is None:
+                    return _refusing_key(MissingKeyError, _NO_KEY, slot.shape)
+                return jax.random.split(own, slot.shape) if slot.shape else own
+            tree: Any = trees[slot.role]
+            for name in slot.path:
+                tree = take(tree, str(name), slot.role)
+            return tree
+
+        flat: Any = {slot.path: value(slot) for slot in self.slots}
+        return nnx.merge(self.graph, nnx.from_flat_state(flat))
+
+    def _trees(self, values: Mapping[Path, Any]) -> tuple[Params, State]:
+        def tree(role: str) -> dict[str, Any]:
+            return unflatten_dict({(*map(str, n.path),): values[n.path] for n in self.slots if n.role == role})
+
+        return tree("params"), tree("state")
+
+
+_NO_KEY = "key must be given to an nnx module that draws, got None: key in apply, rngs in to_nnx"
+
+
+def _refusing_key(kind: Any, message: str, shape: tuple[int, ...] = ()) -> Array:
+    """Returns random keys that raise when they are drawn from, and only then, under any transformation.
+
+    A module hands its keys on to what it calls in evaluation as well; only a draw shows that it wants one.
+    """
+    return jax.random.wrap_key_data(jnp.zeros((*shape, 1), jnp.uint32), impl=_refusing(kind, message))
+
+
+@functools.cache
+def _refusing(kind: Any, message: str) -> Any:
+    def refuse(*_: Any) -> NoReturn:
+        raise kind(message)
+
+    return jax.extend.random.define_prng_impl(
+        key_shape=(1,), seed=refuse, split=refuse, random_bits=refuse, fold_in=refuse, name="refusing", tag="none"
+    )
+
+
+def _values(module: nnx.Module) -> dict[Path, Any]:
+    flat: Any = nnx.to_flat_state(nnx.as_pure(nnx.state(module)))
+    return dict(flat)
+
+
+def _read(module: nnx.Module) -> tuple[dict[Path, Any], tuple[Slot, ...]]:
+    """Returns the arrays of a module by path, and what is static about them."""
+    values = {path: jnp.asarray(value) for path, value in _values(module).items()}
+    kinds = dict(nnx.to_flat_state(nnx.state(module)))
+    slots = []
+    for path, value in values.items():
+        role = next(role for kind, role in _ROLES if isinstance(kinds[path], kind))
+        slots.append(Slot(path, role, value.shape, value.dtype if role != "key" else None))
+    return values, tuple(slots)
+
+
+def from_nnx(
+    module: nnx.Module,
+    *,
+    train_argument: TrainArgument = None,
+    make: Callable[[nnx.Rngs], nnx.Module] | None = None,
+) -> tuple[Layer, Params, State]:
+    """Returns a layer that runs a ``flax.nnx`` module of one input, and the module's arrays as its params and state.
+
+    The layer holds the module's graph definition and no array. ``params`` are its ``nnx.Param``; ``state`` all other
+    variables, which training updates, but for random keys: these come from ``key``, one for each stream. ``train``
+    sets ``deterministic`` and ``use_running_average`` as ``module.train()`` and ``module.eval()`` do. Where the module
+    has a list, names are "0", "1", .... The inverse of `to_nnx`: its modules give back their network.
+
+    Args:
+      module: an nnx module. It is left as it is.
+      train_argument: the argument of its call that says whether it trains, as in `from_linen`.
+      make: makes a module like this one out of ``nnx.Rngs``, for ``layer.init``. A graph definition cannot draw
+        weights: without ``make``, ``init`` gives shapes under `jax.eval_shape`, and so to `jaxconv.summary`, and raises
+        where it runs.
+
+    Raises:
+      ShapeError: ``module`` is no nnx module; ``train_argument`` names nothing that it takes.
+
+    >>> from flax import nnx
+    >>> conv, params, state = from_nnx(nnx.Conv(3, 8, (3, 3), rngs=nnx.Rngs(0)))
+    >>> net = jc.serial(conv=conv, relu=jax.nn.relu)
+    >>> net.apply({"conv": params}, {}, jnp.ones((1, 8, 8, 3)))[0].shape
+    (1, 8, 8, 8)
+    >>> jc.summary(net, (1, 8, 8, 3)).parameters
+    224
+    """
+    if isinstance(module, NnxNet):
+        return module.net, *nnx.as_pure((module.params, module.state))
+    if not isinstance(module, nnx.Module):
+        raise ShapeError(f"module must be a flax.nnx module, got {module!r}")
+    values, slots = _read(module)
+    flags = train_flags(module, train_argument)
+    layer = FromNnx(type(module), nnx.graphdef(module), slots, flags, make)
+    return layer, *layer._trees(values)
+
+
+__all__ = ["from_nnx", "to_nnx"]
