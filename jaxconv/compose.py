@@ -56,14 +56,21 @@ def _children(layers: Sequence[LayerLike], named: dict[str, LayerLike]) -> Child
         layer = as_layer(value)
         children.append(("", layer.layer) if isinstance(layer, Inline) else (str(i), layer))
     for name, value in named.items():
-        _check_name(name)
+        check_name(name)
         children.append((name, as_layer(value)))
     return tuple(children)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises where a child's name would break a path."""
     if not isinstance(name, str) or not name or "." in name or "/" in name:
         raise ShapeError(f'name of a child must be a non-empty string without "." and "/", got {name!r}')
+
+
+def as_keyword(name: str, text: str) -> str:
+    """Returns how an argument under a name is written, whatever the name."""
+    plain = name.isidentifier() and not keyword.iskeyword(name)
+    return f"{name}={text}" if plain else f"**{{{name!r}: {text}}}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,7 +85,7 @@ class _Many(Composite):
             raise ShapeError(f"{self.call} must have at least one layer, got none")
         for name, _ in self.children:
             if name:
-                _check_name(name)
+                check_name(name)
         super().check()
 
     def arguments(self) -> list[str]:
@@ -87,8 +94,7 @@ class _Many(Composite):
             inlined = not name
             named = named or (not inlined and name != str(i))
             text = f"inline({name_of(layer)})" if inlined else name_of(layer)
-            plain = name.isidentifier() and not keyword.iskeyword(name)
-            shown.append(text if not named or inlined else f"{name}={text}" if plain else f"**{{{name!r}: {text}}}")
+            shown.append(text if not named or inlined else as_keyword(name, text))
         return shown
 
 
@@ -201,7 +207,7 @@ def split(*layers: LayerLike, **named: LayerLike) -> Split:
 
 
 @dataclass(frozen=True, repr=False)
-class _Wrapper(Composite):
+class Wrapper(Composite):
     """What composites of one layer share, which stands at their own level."""
 
     layer: Layer
@@ -223,7 +229,7 @@ class _Wrapper(Composite):
 
 
 @dataclass(frozen=True, repr=False)
-class Inline(_Wrapper):
+class Inline(Wrapper):
     """A layer that stands at its parent's level; made by `inline`."""
 
     call: ClassVar[str] = "inline"
@@ -240,7 +246,7 @@ def inline(layer: LayerLike) -> Inline:
 
 
 @dataclass(frozen=True, repr=False)
-class Gate(_Wrapper):
+class Gate(Wrapper):
     """``x * body(x)``; made by `gate`."""
 
     call: ClassVar[str] = "gate"
@@ -292,7 +298,7 @@ class Residual(Composite):
         return Residual(body, shortcut, rest.pop(0) if self.after is not None else None, self.name)
 
     def check(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         super().check()
 
     def route(self, run: Run, x: Tree) -> Tree:
@@ -339,7 +345,7 @@ def residual(
 
 
 @dataclass(frozen=True, repr=False)
-class Repeat(_Wrapper):
+class Repeat(Wrapper):
     """n layers of the same kind in a row; made by `repeat`."""
 
     call: ClassVar[str] = "repeat"
@@ -433,7 +439,7 @@ def repeat(layer: LayerLike, n: int) -> Repeat:
 
 
 @dataclass(frozen=True, repr=False)
-class Remat(_Wrapper):
+class Remat(Wrapper):
     """A layer whose activations are computed again for the gradient; made by `remat`."""
 
     call: ClassVar[str] = "remat"
@@ -462,7 +468,38 @@ def remat(layer: LayerLike, *, policy: Callable[..., bool] | None = None) -> Rem
 
 
 @dataclass(frozen=True, repr=False)
-class MixedPrecision(_Wrapper):
+class Frozen(Wrapper):
+    """A layer that training leaves as it is; made by `frozen`."""
+
+    call: ClassVar[str] = "frozen"
+
+    def apply(
+        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
+    ) -> tuple[Tree, State]:
+        return super().apply(jax.lax.stop_gradient(params), state, x)
+
+
+def frozen(layer: LayerLike) -> Frozen:
+    """Runs a layer as in evaluation, in training too: statistics stay, nothing is dropped, its params get no gradient.
+
+    The gradient by ``x`` passes. Adds no level. For fine-tuning; an optimizer with weight decay must be told to leave
+    the params out as well, by `optax.multi_transform`.
+
+    Args:
+      layer: any layer.
+
+    >>> net = jc.serial(features=frozen(jc.BatchNorm()), scores=jc.Dense(2))
+    >>> params, state = net.init(jax.random.key(0), (4, 3))
+    >>> x = jax.random.normal(jax.random.key(1), (4, 3))
+    >>> grads = jax.grad(lambda params: net.apply(params, state, x, train=True)[0].sum())(params)
+    >>> grads["features"]["scale"], grads["scores"]["bias"]
+    (Array([0., 0., 0.], dtype=float32), Array([4., 4.], dtype=float32))
+    """
+    return Frozen(as_layer(layer))
+
+
+@dataclass(frozen=True, repr=False)
+class MixedPrecision(Wrapper):
     """A layer that computes in a smaller type; made by `mixed_precision`."""
 
     call: ClassVar[str] = "mixed_precision"
@@ -518,6 +555,7 @@ def mixed_precision(layer: LayerLike, compute: Any = jnp.bfloat16, output: Any =
 
 __all__ = [
     "concat",
+    "frozen",
     "gate",
     "inline",
     "mixed_precision",

@@ -2,7 +2,7 @@
 
 It needs torch and torchvision, and writes beside the tests of the models: ``torchvision_shapes.json.gz``, the names and
 shapes of all tensors of all networks of `tests.models.zoo`, and ``torchvision_logits.npz``, the outputs of the smallest
-of each family with the weights that the zoo draws.
+of each family with the weights that the zoo draws. Into ``docs/torchvision.json`` go the counts that it publishes.
 """
 
 import functools
@@ -19,6 +19,7 @@ from tests.models.zoo import KNOWN, Known, images, tensors
 HERE = Path(__file__).parent / "models"
 SHAPES = HERE / "torchvision_shapes.json.gz"
 LOGITS = HERE / "torchvision_logits.npz"
+PUBLISHED = HERE.parents[1] / "docs" / "torchvision.json"
 IGNORED = "num_batches_tracked"
 # Compiled operators of torchvision that no network of the zoo uses.
 OPERATORS = """nms qnms roi_align qroi_align roi_pool ps_roi_align ps_roi_pool deform_conv2d _roi_align_backward
@@ -41,10 +42,9 @@ def torchvision() -> Any:
 
 def build(known: Known) -> Any:
     """Returns torchvision's network, random weights, in evaluation."""
-    place = torchvision().models
-    for name in (known.theirs or known.name).split("."):
-        place = getattr(place, name)
-    return place(weights=None, **known.their_options).eval()
+    models = torchvision().models
+    package = getattr(models, known.theirs) if known.theirs else models
+    return getattr(package, known.name)(weights=None, **known.their_options).eval()
 
 
 def shapes_of(model: Any) -> dict[str, tuple[int, ...]]:
@@ -57,32 +57,50 @@ def fill(model: Any, dtype: Any = np.float32) -> dict[str, np.ndarray]:
     import torch
 
     drawn = tensors(shapes_of(model), dtype)
-    model.load_state_dict({name: torch.from_numpy(a) for name, a in drawn.items()}, strict=False)
+    # In place: MNASNet's load_state_dict refuses tensors that do not say which version wrote them.
+    held = model.state_dict()
+    with torch.no_grad():
+        for name, array in drawn.items():
+            held[name].copy_(torch.from_numpy(array))
     return drawn
 
 
-def run(model: Any, x: np.ndarray) -> Any:
-    """Returns the network's output on images whose channels are last: an array, or a dict of arrays."""
+def run(model: Any, x: np.ndarray) -> np.ndarray:
+    """Returns the network's output on images whose channels are last; of several it is the one called "out"."""
     import torch
 
     with torch.no_grad():
         y = model(torch.from_numpy(np.moveaxis(x, -1, 1).copy()))
-    return {name: a.numpy() for name, a in y.items()} if isinstance(y, dict) else y.numpy()
+    y = y["out"] if isinstance(y, dict) else y
+    return np.moveaxis(y.numpy(), 1, -1)
+
+
+def published(known: Known) -> dict[str, Any]:
+    """Returns what torchvision publishes of the network: parameters, thousands of millions of multiply-adds, size."""
+    weights = next(iter(torchvision().models.get_model_weights(known.name)))
+    size = weights.transforms.keywords["crop_size"]
+    return {
+        "parameters": weights.meta["num_params"],
+        "gmacs": weights.meta["_ops"],
+        "input": [1, size, size, 3],
+    }
 
 
 def main() -> None:
-    shapes, outputs = {}, {}
+    shapes, outputs, figures = {}, {}, {}
     for known in KNOWN:
         model = build(known)
         shapes[known.name] = shapes_of(model)
+        if not known.theirs:
+            figures[known.name] = {"file": known.family, **published(known)}
         if known.smallest:
             fill(model)
-            y = run(model, images(known.shape))
-            outputs |= {f"{known.name}/{name}": a for name, a in y.items()} if isinstance(y, dict) else {known.name: y}
+            outputs[known.name] = run(model, images(known.shape))
     # No time of writing, so that the same record is the same file.
     SHAPES.write_bytes(gzip.compress(json.dumps(shapes, separators=(",", ":")).encode(), mtime=0))
     np.savez_compressed(LOGITS, **outputs)
-    for path in (SHAPES, LOGITS):
+    PUBLISHED.write_text(json.dumps(figures, indent=1) + "\n")
+    for path in (SHAPES, LOGITS, PUBLISHED):
         print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 
 

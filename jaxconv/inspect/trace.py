@@ -51,6 +51,11 @@ class _Seen:
         return self.struct.shape
 
     @property
+    def ndim(self) -> int:
+        """The number of its axes."""
+        return len(self.shape)
+
+    @property
     def dtype(self) -> Any:
         """The array's element type."""
         return self.struct.dtype

@@ -3,11 +3,13 @@
 Batch norm: Ioffe and Szegedy, 2015. Dropout: Srivastava et al., 2014.
 """
 
+import re
 from collections.abc import Sequence
 
 import jax
 
 from jaxconv.compose import LayerLike, serial
+from jaxconv.errors import ShapeError
 from jaxconv.layer import Layer
 from jaxconv.layers import BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool
 
@@ -56,4 +58,86 @@ def convnet(
     return serial(**layers, scores=Dense(classes))
 
 
-__all__ = ["convnet"]
+Words = list[tuple[str, int | None]]
+CLOSING = {"(": ")", "[": "]"}
+
+
+def _row(tokens: list[str], end: str = "") -> Words:
+    """Takes ``item-item-...`` and its end off the tokens; an item is a word or a row in brackets, maybe ``*n``."""
+    words: Words = []
+    while True:
+        token = tokens.pop(0)
+        if token in CLOSING:
+            item = _row(tokens, CLOSING[token])
+        elif token.isalpha():
+            item = [(token, int(tokens.pop(0)) if tokens[0].isdecimal() else None)]
+        else:
+            raise _malformed(token, tokens)
+        if tokens[0] == "*":
+            if not tokens[1].isdecimal():
+                raise _malformed(tokens[0], tokens[1:])
+            item = item * int(tokens[1])
+            del tokens[:2]
+        words += item
+        token = tokens.pop(0)
+        if token == end:
+            return words
+        if token != "-":
+            raise _malformed(token, tokens)
+
+
+def _malformed(token: str, tokens: list[str]) -> ShapeError:
+    rest = "".join((token, *tokens))
+    return ShapeError(
+        "spec must be layers with '-' between them, in brackets that close, with a number after each '*': "
+        f"it cannot {f'go on with {rest!r}' if rest else 'end there'}"
+    )
+
+
+def convnet_from_spec(spec: str, classes: int = 10, *, width: int = 32, hidden: int = 128, window: int = 3) -> Layer:
+    """Returns the network that a line in the lecture's notation describes, with a layer of scores at its end.
+
+    The layers are named by position, the last is called scores. What comes before the first ``FC`` is flattened.
+
+    Args:
+      spec: ``CONV``, ``NORM`` (batch norm), ``RELU``, ``POOL`` and ``FC`` with ``-`` between them, rows of them in
+        round or square brackets, and ``*n`` after what comes n times. A number after ``CONV`` says how many filters,
+        after ``FC`` how many outputs, after ``POOL`` the window: ``"CONV64-RELU-POOL2-FC100-RELU"``.
+      classes: how many scores come out.
+      width: filters of convolutions without a number; each pool doubles them.
+      hidden: outputs of fully connected layers without a number.
+      window: of the convolutions.
+
+    Raises:
+      ShapeError: a spec that is not written like this, or has a convolution or a pool after a fully connected layer.
+
+    >>> net = convnet_from_spec("[(CONV-RELU)*2-POOL]*3-(FC-RELU)*1")
+    >>> [layer.features for _, layer in net.children if isinstance(layer, jc.Conv)]
+    [32, 32, 64, 64, 128, 128]
+    """
+    words = _row([*re.findall(r"[A-Za-z]+|\d+|\S", spec), "", ""])
+    layers: list[LayerLike] = []
+    flat = False
+    for word, number in words:
+        if word in ("CONV", "POOL") and flat:
+            raise ShapeError(f"spec must have its fully connected layers last, got {word} after FC")
+        if word == "FC" and not flat:
+            layers.append(Flatten())
+            flat = True
+        if word == "CONV":
+            layers.append(Conv(width if number is None else number, window))
+        elif word == "POOL":
+            layers.append(MaxPool(2 if number is None else number))
+            width *= 2
+        elif word == "FC":
+            layers.append(Dense(hidden if number is None else number))
+        elif word in ("RELU", "NORM") and number is None:
+            layers.append(jax.nn.relu if word == "RELU" else BatchNorm())
+        else:
+            raise ShapeError(
+                f"spec must be of CONV, NORM, RELU, POOL and FC, got {word}{'' if number is None else number}"
+            )
+    return serial(*layers, *([] if flat else [Flatten()]), scores=Dense(classes))
+
+
+__all__ = ["convnet", "convnet_from_spec"]

@@ -81,9 +81,14 @@ def bottleneck(
 
 def plain_basic(features: int, stride: int, dilation: int, project: bool, drop_path: float = 0.0) -> Layer:
     """Returns a `basic` block whose shortcut has no weights: it leaves out places and adds channels of zeros."""
-    added = functools.partial(_more_channels, features=features)
-    shortcut = serial(MaxPool(1, stride=stride), added) if project else None
+    shortcut = serial(MaxPool(1, stride=stride), _adding_channels(features)) if project else None
     return residual(_basic_body(features, stride, dilation, drop_path), shortcut, after=jax.nn.relu)
+
+
+@functools.cache
+def _adding_channels(features: int) -> Callable[[Array], Array]:
+    """Returns the same function each time, so that two networks of it are equal."""
+    return functools.partial(_more_channels, features=features)
 
 
 def _more_channels(x: Array, features: int) -> Array:
@@ -111,9 +116,15 @@ def resnet(
       small_images: a 3x3 stem without stride and pool, as is usual for images of 32x32, in place of 7x7 and a pool.
       drop_path: rate at which the last block is dropped; it grows linearly from 0 (Huang et al., 2016).
 
+    Raises:
+      ShapeError: dilate has more entries than there are stages after the first.
+
     >>> jc.summary(resnet(basic, (1, 1), 10, width=16, small_images=True), (1, 32, 32, 3)).parameters
-    20202
+    19994
     """
+    if len(dilate) > len(depths) - 1:
+        more = len(depths) - 1
+        raise ShapeError(f"dilate must have at most one entry for each of {more} stages, got {tuple(dilate)}")
     stem: dict[str, LayerLike] = {"conv1": _conv(width, 3) if small_images else _conv(width, 7, 2)}
     stem |= {"bn1": BatchNorm(), "relu": jax.nn.relu}
     if not small_images:

@@ -1,9 +1,10 @@
-"""Weights from torch, from files and from hubs into ``(params, state)``, and back."""
+"""Weights from torch, from Keras, from files and from hubs into ``(params, state)``, and back."""
 
 from jaxconv.weights.compare import Comparison, compare
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.files import read, write
 from jaxconv.weights.hub import from_hub
+from jaxconv.weights.keras import from_keras
 from jaxconv.weights.saved import load, save
 from jaxconv.weights.torch import from_torch, to_torch
 
@@ -12,6 +13,7 @@ __all__ = [
     "WeightsError",
     "compare",
     "from_hub",
+    "from_keras",
     "from_torch",
     "load",
     "read",

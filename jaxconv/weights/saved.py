@@ -15,7 +15,7 @@ import numpy as np
 from jaxconv.layer import Described, Layer, Params, State, Tree
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.files import StrPath, read, read_header, refusing, write
-from jaxconv.weights.torch import _fits, _known_shape, _places, _shown
+from jaxconv.weights.torch import fits, known_shape, places, shown
 
 FORMAT, VERSION = "jaxconv.weights", "1"
 
@@ -41,13 +41,13 @@ def _own(layer: Layer) -> str:
         return f"{type(layer).__name__}()" if silent else _printed(layer)
     fields = {field.name: field for field in dataclasses.fields(layer) if field.compare and field.repr}
     values = {name: getattr(layer, name) for name in fields if name != "children"}
-    shown = [
+    changed = [
         f"{name}={_printed(value)}"
         for name, value in values.items()
         if not isinstance(value, Layer) and value is not fields[name].default and value != fields[name].default
     ]
     call = layer.call if isinstance(layer, Described) and layer.call else type(layer).__name__
-    return f"{call}({', '.join(shown)})"
+    return f"{call}({', '.join(changed)})"
 
 
 def describe(net: Layer) -> str:
@@ -106,14 +106,14 @@ def _number_array(path: str, leaf: Any) -> np.ndarray:
 
 def _check_shapes(net: Layer, arrays: Mapping[str, np.ndarray]) -> None:
     """Raises at the first array that layers of jaxconv's own kinds miss, or want in another shape."""
-    for place in _places(net, {}):
+    for place in places(net, {}):
         path = "/".join((place.entry.collection, *place.path))
-        known = _known_shape(place)
+        known = known_shape(place)
         shape = None if known is None else (*place.copies, *known)
         if path not in arrays:
             raise WeightsError(f"{path} is missing, which {type(place.layer).__name__} wants")
-        if not _fits(arrays[path].shape, shape):
-            raise WeightsError(f"{path} must have shape {_shown(shape)}, got {arrays[path].shape}")
+        if not fits(arrays[path].shape, shape):
+            raise WeightsError(f"{path} must have shape {shown(shape)}, got {arrays[path].shape}")
 
 
 # --- To and from a file -----------------------------------------------------------------------------------------------

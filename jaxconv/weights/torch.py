@@ -7,7 +7,7 @@ what becomes of it: ``layer1.0.conv1.weight``, out x in x height x width, is
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,12 +36,16 @@ def _reversed_channels(ndim: int) -> tuple[int, ...]:
 
 
 class Entry(NamedTuple):
-    """One array of a layer: where it is here, what torch calls it, how its axes go from there to here."""
+    """One array of a layer: where it is here, what torch calls it, how its axes go from there to here.
+
+    ``ones`` counts the last axes that it has in torch only, of length 1.
+    """
 
     collection: str
     name: str
     theirs: str
     axes: Axes = _same
+    ones: int = 0
 
 
 KERNEL = Entry("params", "kernel", "weight", _reversed_channels)
@@ -50,7 +54,7 @@ BIAS = Entry("params", "bias", "bias")
 STATISTICS = (Entry("state", "mean", "running_mean"), Entry("state", "var", "running_var"))
 
 # What a layer of each kind may hold; an entry of the name of one of its fields is there if that field is true. A scale
-# of layers is itself a parameter in torch: its name is the layer's.
+# of layers is itself a parameter in torch, channels first: its name is the layer's, its shape (channels, 1, 1).
 RULES: dict[type, tuple[Entry, ...]] = {
     nn.Conv: (KERNEL, BIAS),
     nn.ConvTranspose: (KERNEL, BIAS),
@@ -60,7 +64,7 @@ RULES: dict[type, tuple[Entry, ...]] = {
     nn.GroupNorm: (SCALE, BIAS),
     nn.InstanceNorm: (SCALE, BIAS),
     nn.PReLU: (SCALE,),
-    nn.LayerScale: (Entry("params", "scale", ""),),
+    nn.LayerScale: (Entry("params", "scale", "", ones=2),),
 }
 IGNORED = ("num_batches_tracked",)
 
@@ -113,7 +117,8 @@ def _other_entries(layer: Layer, path: tuple[str, ...], trees: dict[str, Tree] |
             yield Entry(collection, name, name)
 
 
-def _places(net: Layer, trees: dict[str, Tree] | None) -> Iterator[Place]:
+def places(net: Layer, trees: dict[str, Tree] | None) -> Iterator[Place]:
+    """Yields where each array of a network is; ``trees`` holds those of layers that have no rule."""
     for layer, path, theirs, copies in _leaves(net):
         if _without_parameters(layer):
             continue
@@ -127,7 +132,7 @@ def _places(net: Layer, trees: dict[str, Tree] | None) -> Iterator[Place]:
             yield Place(entry, (*path, *entry.name.split(".")), names, copies, layer)
 
 
-def _known_shape(place: Place) -> Shape:
+def known_shape(place: Place) -> Shape:
     """Returns what the layer alone says of the array's shape here; None for what depends on the input."""
     layer = place.layer
     if isinstance(layer, nn.Conv | nn.ConvTranspose) and place.entry.name == "kernel":
@@ -139,10 +144,11 @@ def _known_shape(place: Place) -> Shape:
         return (None, layer.features)
     if isinstance(layer, nn.Conv | nn.ConvTranspose | nn.Dense):
         return (layer.features,)
-    return None
+    return (None,) if isinstance(layer, nn.LayerScale) else None
 
 
-def _fits(shape: tuple[int, ...], wanted: Shape) -> bool:
+def fits(shape: tuple[int, ...], wanted: Shape) -> bool:
+    """Returns whether a shape is the wanted one as far as that is known."""
     return wanted is None or (
         len(shape) == len(wanted) and all(w is None or n == w for n, w in zip(shape, wanted, strict=True))
     )
@@ -160,7 +166,9 @@ def to_numpy(tensor: Any) -> np.ndarray:
     return np.asarray(tensor)
 
 
-def _renamed(arrays: Mapping[str, Any], rename: Rename | None) -> dict[str, np.ndarray]:
+def renamed(arrays: Mapping[str, Any], rename: Rename | None) -> Arrays:
+    """Returns the arrays as NumPy's under their new names, without those that no network wants."""
+
     def new_name(name: str) -> str | None:
         if rename is None:
             return name
@@ -196,20 +204,21 @@ def _listed(title: str, shapes: Mapping[str, Any], others: Iterable[str], most: 
     return [f"{title}:", *lines, *more] if shapes else []
 
 
-def _shown(shape: Shape) -> str:
+def shown(shape: Shape) -> str:
+    """Prints a shape, "?" for a length that is not known, nothing for a shape that is not."""
     if shape is None:
         return ""
     numbers = ", ".join("?" if n is None else str(n) for n in shape)
     return f"({numbers},)" if len(shape) == 1 else f"({numbers})"
 
 
-def _in_torch(shape: Shape, axes: Axes) -> Shape:
+def _in_torch(shape: Shape, entry: Entry) -> Shape:
     if shape is None:
         return None
     theirs: list[int | None] = [None] * len(shape)
-    for ours, axis in enumerate(axes(len(shape))):
+    for ours, axis in enumerate(entry.axes(len(shape))):
         theirs[axis] = shape[ours]
-    return tuple(theirs)
+    return (*theirs, *(1,) * entry.ones)
 
 
 def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
@@ -217,6 +226,63 @@ def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     for name in above:
         tree = tree.setdefault(name, {})
     tree[last] = value
+
+
+def arrays_of(source: str | os.PathLike[str] | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the arrays by name: the mapping itself, or what the file of that path holds."""
+    if isinstance(source, Mapping):
+        return source
+    from jaxconv.weights.files import read
+
+    return read(source)
+
+
+def shapes_of(net: Layer, x: Tree | None) -> dict[str, Tree] | None:
+    """Returns the shapes of what ``net.init`` gives for ``x``, by collection; None without x."""
+    if x is None:
+        return None
+    struct = as_struct(x)
+    params, state = jax.eval_shape(lambda key: net.init(key, struct), jax.random.key(0))
+    return {"params": params, "state": state}
+
+
+def fill(found: Sequence[Place], tensors: Arrays, trees: dict[str, Tree] | None) -> tuple[Params, State]:
+    """Returns ``(params, state)`` with each tensor in its place, or raises WeightsError, which lists what is wrong."""
+    missing: dict[str, str] = {}
+    wrong: list[str] = []
+    result: dict[str, dict[str, Any]] = {"params": {}, "state": {}}
+    for place in found:
+        wanted = known_shape(place)
+        if trees is not None:
+            wanted = _at(trees[place.entry.collection], place.path).shape[len(place.copies) :]
+        parts = []
+        for name in place.theirs:
+            if name not in tensors:
+                missing[name] = shown(_in_torch(wanted, place.entry))
+                continue
+            tensor = tensors[name]
+            theirs = _in_torch(wanted, place.entry)
+            if (place.entry.axes is not _same and tensor.ndim < 2) or not fits(tensor.shape, theirs):
+                wrong.append(f"  {name} must have shape {shown(theirs)}, got {tensor.shape}")
+                continue
+            if not np.all(np.isfinite(tensor.astype(np.float32) if tensor.dtype == jnp.bfloat16 else tensor)):
+                raise WeightsError(f"{name} has numbers that are not finite")
+            tensor = tensor.reshape(tensor.shape[: tensor.ndim - place.entry.ones])
+            parts.append(tensor.transpose(place.entry.axes(tensor.ndim)))
+        if len(parts) == len(place.theirs):
+            stacked = np.stack(parts).reshape(*place.copies, *parts[0].shape) if place.copies else parts[0]
+            _put(result[place.entry.collection], place.path, stacked)
+    used = {name for place in found for name in place.theirs}
+    extra = {name: str(tensor.shape) for name, tensor in tensors.items() if name not in used}
+    problems = [
+        *_listed("tensors that have no place in the net", extra, missing),
+        *_listed("places that no tensor fills", missing, extra),
+        *(["tensors of the wrong shape:", *wrong[:20]] if wrong else []),
+    ]
+    if problems:
+        raise WeightsError("source does not fit the net\n" + "\n".join(problems))
+    params, state = (jax.tree.map(_on_device, result[name]) for name in ("params", "state"))
+    return params, state
 
 
 def from_torch(
@@ -249,54 +315,9 @@ def from_torch(
     >>> params["0"]["kernel"].shape
     (5, 5, 3, 8)
     """
-    if isinstance(source, Mapping):
-        given = source
-    else:
-        from jaxconv.weights.files import read
-
-        given = read(source)
-    tensors = _renamed(given, rename)
-    trees = None
-    if x is not None:
-        struct = as_struct(x)
-        params, state = jax.eval_shape(lambda key: net.init(key, struct), jax.random.key(0))
-        trees = {"params": params, "state": state}
-    places = list(_places(net, trees))
-
-    missing: dict[str, str] = {}
-    wrong: list[str] = []
-    result: dict[str, dict[str, Any]] = {"params": {}, "state": {}}
-    for place in places:
-        wanted = _known_shape(place)
-        if trees is not None:
-            wanted = _at(trees[place.entry.collection], place.path).shape[len(place.copies) :]
-        parts = []
-        for name in place.theirs:
-            if name not in tensors:
-                missing[name] = _shown(_in_torch(wanted, place.entry.axes))
-                continue
-            tensor = tensors[name]
-            theirs = _in_torch(wanted, place.entry.axes)
-            if (place.entry.axes is not _same and tensor.ndim < 2) or not _fits(tensor.shape, theirs):
-                wrong.append(f"  {name} must have shape {_shown(theirs)}, got {tensor.shape}")
-                continue
-            if not np.all(np.isfinite(tensor.astype(np.float32) if tensor.dtype == jnp.bfloat16 else tensor)):
-                raise WeightsError(f"{name} has numbers that are not finite")
-            parts.append(tensor.transpose(place.entry.axes(tensor.ndim)))
-        if len(parts) == len(place.theirs):
-            stacked = np.stack(parts).reshape(*place.copies, *parts[0].shape) if place.copies else parts[0]
-            _put(result[place.entry.collection], place.path, stacked)
-    used = {name for place in places for name in place.theirs}
-    extra = {name: str(tensor.shape) for name, tensor in tensors.items() if name not in used}
-    problems = [
-        *_listed("tensors that have no place in the net", extra, missing),
-        *_listed("places that no tensor fills", missing, extra),
-        *(["tensors of the wrong shape:", *wrong[:20]] if wrong else []),
-    ]
-    if problems:
-        raise WeightsError("source does not fit the net\n" + "\n".join(problems))
-    params, state = (jax.tree.map(_on_device, result[name]) for name in ("params", "state"))
-    return params, state
+    tensors = renamed(arrays_of(source), rename)
+    trees = shapes_of(net, x)
+    return fill(list(places(net, trees)), tensors, trees)
 
 
 def _on_device(array: np.ndarray) -> jax.Array:
@@ -323,7 +344,7 @@ def to_torch(
     trees = {"params": params, "state": state}
     tensors: Arrays = {}
     placed: set[tuple[str, ...]] = set()
-    for place in _places(net, trees):
+    for place in places(net, trees):
         array = _at(trees[place.entry.collection], place.path)
         where = (place.entry.collection, *place.path)
         if isinstance(array, dict):
@@ -333,7 +354,8 @@ def to_torch(
         array = array.reshape(len(place.theirs), *array.shape[len(place.copies) :])
         back = np.argsort(place.entry.axes(array.ndim - 1))
         for name, part in zip(place.theirs, array, strict=True):
-            tensors[name] = np.asarray(part.transpose(back), order="C")
+            part = part.transpose(back)
+            tensors[name] = np.asarray(part.reshape((*part.shape, *(1,) * place.entry.ones)), order="C")
     for collection, tree in trees.items():
         for keys, _ in jax.tree_util.tree_leaves_with_path(tree):
             names = tuple(key.key for key in keys)

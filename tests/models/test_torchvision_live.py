@@ -21,17 +21,6 @@ def _torchvision():
         pytest.skip("torchvision is not installed")
 
 
-def _close(got, wanted, tolerance, what=""):
-    wanted = np.asarray(wanted)
-    bound = tolerance * np.abs(wanted).max() + 1e-12
-    error = np.abs(np.asarray(got) - wanted).max()
-    assert error <= bound, f"{what}: {error:.2e} > {bound:.2e}"
-
-
-def _channels_last(a):
-    return a if a.ndim < 3 else np.moveaxis(a, 1, -1)
-
-
 @pytest.mark.parametrize("known", KNOWN, ids=str)
 def test_outputs_are_torchvisions(known):
     model = build(known)
@@ -40,11 +29,8 @@ def test_outputs_are_torchvisions(known):
     x = images(known.shape)
     y, _ = jax.jit(net.apply)(params, state, x)
     wanted = run(model, x)
-    if not isinstance(wanted, dict):
-        y, wanted = {"": y}, {"": wanted}
-    assert set(y) == set(wanted)
-    for name, a in wanted.items():
-        _close(y[name], _channels_last(a), 1e-4, name)
+    assert y.shape == wanted.shape
+    assert np.abs(y - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
 def _without_noise(net):

@@ -31,7 +31,7 @@ SHAPES = {
     "up.bias": (8,),
     "block.norm.weight": (8,),
     "block.norm.bias": (8,),
-    "block.layer_scale": (8,),
+    "block.layer_scale": (8, 1, 1),
     "slope.weight": (1,),
     "fc.weight": (3, 128),
     "fc.bias": (3,),
@@ -51,7 +51,7 @@ def test_each_kind_of_layer_has_its_rule(x):
     assert_array_equal(params["up"]["kernel"], TENSORS["up.weight"].transpose(2, 3, 1, 0))
     assert_array_equal(params["fc"]["kernel"], TENSORS["fc.weight"].T)
     assert_array_equal(params["features"]["1"]["scale"], TENSORS["features.1.weight"])
-    assert_array_equal(params["block"]["layer_scale"]["scale"], TENSORS["block.layer_scale"])
+    assert_array_equal(params["block"]["layer_scale"]["scale"], TENSORS["block.layer_scale"][:, 0, 0])
     assert_array_equal(params["slope"]["scale"], TENSORS["slope.weight"])
     assert_array_equal(state["features"]["1"]["mean"], TENSORS["features.1.running_mean"])
     assert_array_equal(state["features"]["1"]["var"], TENSORS["features.1.running_var"])
@@ -144,6 +144,9 @@ def test_a_renamed_tensor_is_listed_on_both_sides_with_the_nearest():
         ("fc.weight", (128, 3), r"\(3, 128\)", False),
         ("up.weight", (6, 3, 2, 2), r"\(6, 4, 2, 2\)", False),
         ("features.1.running_mean", (5,), r"\(6,\)", True),
+        ("block.layer_scale", (8,), r"\(8, 1, 1\)", False),
+        ("block.layer_scale", (8, 1, 2), r"\(8, 1, 1\)", False),
+        ("block.layer_scale", (7, 1, 1), r"\(8, 1, 1\)", True),
     ],
 )
 def test_a_wrong_shape_is_named(name, shape, wanted, only_with_x):

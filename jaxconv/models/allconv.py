@@ -1,0 +1,123 @@
+"""The all-convolutional net: Springenberg, Dosovitskiy, Brox and Riedmiller, "Striving for simplicity", 2015.
+
+Three base networks for images of 32x32, A, B and C, and in each of them two pools, which the paper replaces in turn by
+a stride of the convolution before, and by convolutions with a stride: the All-CNN.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxconv.compose import LayerLike, serial
+from jaxconv.errors import ShapeError
+from jaxconv.layer import Layer
+from jaxconv.layers import Conv, Dropout, GlobalAvgPool, MaxPool
+
+# The windows of the convolutions before each of the two pools.
+BASES = {"A": (5,), "B": (5, 1), "C": (3, 3)}
+
+
+def _pooled(features: int, windows: tuple[int, ...]) -> list[LayerLike]:
+    return [*_convs(features, windows), MaxPool(3, stride=2, padding="SAME")]
+
+
+def _conv_pooled(features: int, windows: tuple[int, ...]) -> list[LayerLike]:
+    return _pooled(features, (*windows, 3))
+
+
+def _strided(features: int, windows: tuple[int, ...]) -> list[LayerLike]:
+    return _convs(features, windows, last_stride=2)
+
+
+def _all_conv(features: int, windows: tuple[int, ...]) -> list[LayerLike]:
+    return _strided(features, (*windows, 3))
+
+
+def _convs(features: int, windows: tuple[int, ...], last_stride: int = 1) -> list[LayerLike]:
+    layers: list[LayerLike] = []
+    for i, window in enumerate(windows, 1):
+        stride = last_stride if i == len(windows) else 1
+        layers += [Conv(features, window, stride=stride, padding=window // 2), jax.nn.relu]
+    return layers
+
+
+REDUCE: dict[str, Callable[[int, tuple[int, ...]], list[LayerLike]]] = {
+    "pool": _pooled,
+    "stride": _strided,
+    "conv_pool": _conv_pooled,
+    "conv": _all_conv,
+}
+
+
+def allconv(
+    base: str,
+    classes: int = 10,
+    *,
+    reduce: str = "conv",
+    width: int = 96,
+    input_dropout: float = 0.2,
+    dropout: float = 0.5,
+) -> Layer:
+    """Returns one of the paper's networks: two stages that each halve the map, three convolutions, and their means.
+
+    Args:
+      base: "A", "B" or "C": before each pool a 5x5 convolution, that and one of 1x1, or two of 3x3.
+      classes: how many scores come out.
+      reduce: how a stage halves the map: "pool", the base network's 3x3 max pool with a stride of 2; "stride", the
+        stage's last convolution strides; "conv_pool", one more 3x3 convolution before the pool; "conv", that
+        convolution strides, in place of the pool: All-CNN.
+      width: filters of the first stage; the second and what comes after have twice as many.
+      input_dropout: the rate at which values of the image are dropped.
+      dropout: the rate after each stage.
+
+    Raises:
+      ShapeError: there is no such base, or no such way to halve the map.
+
+    >>> {way: jc.summary(allconv("C", reduce=way), (1, 32, 32, 3)).parameters for way in ("pool", "stride", "conv")}
+    {'pool': 954730, 'stride': 954730, 'conv': 1369738}
+    """
+    if base not in BASES:
+        raise ShapeError(f"base must be one of {', '.join(map(repr, BASES))}, got {base!r}")
+    if reduce not in REDUCE:
+        raise ShapeError(f"reduce must be one of {', '.join(map(repr, REDUCE))}, got {reduce!r}")
+    stage, windows = REDUCE[reduce], BASES[base]
+    return serial(
+        dropout0=Dropout(input_dropout),
+        stage1=serial(*stage(width, windows)),
+        dropout1=Dropout(dropout),
+        stage2=serial(*stage(2 * width, windows)),
+        dropout2=Dropout(dropout),
+        # Without padding, so that the means are over 6x6 places, the paper's.
+        head=serial(
+            Conv(2 * width, 3, padding="VALID"),
+            jax.nn.relu,
+            Conv(2 * width, 1),
+            jax.nn.relu,
+            Conv(classes, 1),
+            jax.nn.relu,
+        ),
+        mean=GlobalAvgPool(),
+    )
+
+
+def all_cnn_a(classes: int = 10, **options: Any) -> Layer:
+    """Returns All-CNN-A: 1,254,250 parameters with 10 classes; the paper says about 1.28 million."""
+    return allconv("A", classes, **options)
+
+
+def all_cnn_b(classes: int = 10, **options: Any) -> Layer:
+    """Returns All-CNN-B: 1,300,618 parameters with 10 classes; the paper says about 1.35 million."""
+    return allconv("B", classes, **options)
+
+
+def all_cnn_c(classes: int = 10, **options: Any) -> Layer:
+    """Returns All-CNN-C: 1,369,738 parameters with 10 classes; the paper says about 1.4 million.
+
+    >>> jc.summary(all_cnn_c(), (1, 32, 32, 3)).parameters
+    1369738
+    """
+    return allconv("C", classes, **options)
+
+
+__all__ = ["all_cnn_a", "all_cnn_b", "all_cnn_c", "allconv"]

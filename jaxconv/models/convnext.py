@@ -1,0 +1,107 @@
+"""ConvNeXt: Liu, Mao, Wu, Feichtenhofer, Darrell and Xie, "A ConvNet for the 2020s", 2022.
+
+Names and shapes are torchvision's.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.nn import initializers
+
+from jaxconv.compose import LayerLike, serial
+from jaxconv.errors import ShapeError
+from jaxconv.layer import Layer
+from jaxconv.layers import AdaptiveAvgPool, Conv, Dense, Dropout, Flatten, Identity, LayerNorm, LayerScale
+from jaxconv.models.blocks import with_shortcut
+
+# Torch cuts the normal distribution at 100 deviations: not at all.
+_NORMAL = initializers.normal(0.02)
+_NORM = LayerNorm(eps=1e-6)
+_conv = functools.partial(Conv, kernel_init=_NORMAL)
+_dense = functools.partial(Dense, kernel_init=_NORMAL)
+_GELU = functools.partial(jax.nn.gelu, approximate=False)
+# Channels are last already: in the place of torch's permutation stands nothing.
+_PERMUTE = Identity()
+
+
+def _block(features: int, layer_scale: float, drop_path: float) -> Layer:
+    block = serial(
+        _conv(features, 7, padding=3, groups=features),
+        _PERMUTE,
+        _NORM,
+        _dense(4 * features),
+        _GELU,
+        _dense(features),
+        _PERMUTE,
+    )
+    return with_shortcut(True, drop_path, block=block, layer_scale=LayerScale(layer_scale))
+
+
+def convnext(
+    widths: Sequence[int],
+    depths: Sequence[int],
+    classes: int = 1000,
+    *,
+    layer_scale: float = 1e-6,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    small_images: bool = False,
+) -> Layer:
+    """Returns a ConvNeXt: patches, stages with halvings between them in ``features``, the mean over space, the scores.
+
+    Args:
+      widths: channels of each stage.
+      depths: blocks in each stage.
+      classes: how many scores come out.
+      layer_scale: where the scales of the blocks' channels begin (Touvron et al., 2021).
+      dropout: rate before the scores; 0 puts none.
+      drop_path: rate at which the last block is dropped; it grows linearly from 0 (Huang et al., 2016).
+      small_images: a 3x3 stem without stride, for images of about 32x32, in place of patches of 4x4.
+
+    Raises:
+      ShapeError: there is not a width for each depth, or a rate cannot be.
+
+    >>> jc.summary(convnext((96, 192, 384, 768), (3, 3, 9, 3)), (1, 224, 224, 3)).parameters
+    28589128
+    """
+    if len(widths) != len(depths):
+        raise ShapeError(f"widths and depths must be of the same stages, got {widths} and {depths}")
+    patches = _conv(widths[0], 3, padding=1) if small_images else _conv(widths[0], 4, stride=4, padding="VALID")
+    rates = iter([drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))])
+    layers: list[LayerLike] = [serial(patches, _NORM)]
+    for i, (features, depth) in enumerate(zip(widths, depths, strict=True)):
+        if i:
+            layers.append(serial(_NORM, _conv(features, 2, stride=2, padding="VALID")))
+        layers.append(serial(*(_block(features, layer_scale, next(rates)) for _ in range(depth))))
+    dropped = {"dropout": Dropout(dropout)} if dropout else {}
+    return serial(
+        features=serial(*layers),
+        avgpool=AdaptiveAvgPool(1),
+        **dropped,
+        classifier=serial(_NORM, Flatten(), _dense(classes)),
+    )
+
+
+def convnext_tiny(classes: int = 1000, **options: Any) -> Layer:
+    """Returns ConvNeXt-Tiny: 28,589,128 parameters with 1000 classes."""
+    return convnext((96, 192, 384, 768), (3, 3, 9, 3), classes, **{"drop_path": 0.1, **options})
+
+
+def convnext_small(classes: int = 1000, **options: Any) -> Layer:
+    """Returns ConvNeXt-Small: 50,223,688 parameters with 1000 classes."""
+    return convnext((96, 192, 384, 768), (3, 3, 27, 3), classes, **{"drop_path": 0.4, **options})
+
+
+def convnext_base(classes: int = 1000, **options: Any) -> Layer:
+    """Returns ConvNeXt-Base: 88,591,464 parameters with 1000 classes."""
+    return convnext((128, 256, 512, 1024), (3, 3, 27, 3), classes, **{"drop_path": 0.5, **options})
+
+
+def convnext_large(classes: int = 1000, **options: Any) -> Layer:
+    """Returns ConvNeXt-Large: 197,767,336 parameters with 1000 classes."""
+    return convnext((192, 384, 768, 1536), (3, 3, 27, 3), classes, **{"drop_path": 0.5, **options})
+
+
+__all__ = ["convnext", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny"]

@@ -1,0 +1,246 @@
+"""EfficientNets.
+
+Tan and Le, "EfficientNet: rethinking model scaling for convolutional neural networks", 2019: B0 to B7.
+Tan and Le, "EfficientNetV2: smaller models and faster training", 2021: V2 S, M and L.
+Blocks of Sandler et al., 2018, with squeeze and excitation (Hu et al., 2018). Names and shapes are torchvision's.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.nn import initializers
+
+from jaxconv.compose import LayerLike, serial
+from jaxconv.errors import ShapeError
+from jaxconv.layer import Layer
+from jaxconv.layers import BatchNorm, Dense, Dropout, GlobalAvgPool
+from jaxconv.models.blocks import (
+    conv_norm_act,
+    divisible,
+    inverted_bottleneck,
+    scaled,
+    squeeze_excite,
+    strides_for,
+    with_shortcut,
+)
+
+_SLOW = BatchNorm(momentum=0.01, eps=1e-3)
+_OUTPUTS_UNIFORM = initializers.variance_scaling(1 / 3, "fan_out", "uniform")
+
+
+class Stage(NamedTuple):
+    """Blocks of the same kind; the first of them has the stride."""
+
+    expand: int
+    window: int
+    stride: int
+    features: int
+    depth: int
+    fused: bool = False
+
+
+# Table 1 of the first paper, table 4 of the second; M and L are in its code only.
+V1 = tuple(
+    Stage(*row)
+    for row in (
+        (1, 3, 1, 16, 1),
+        (6, 3, 2, 24, 2),
+        (6, 5, 2, 40, 2),
+        (6, 3, 2, 80, 3),
+        (6, 5, 1, 112, 3),
+        (6, 5, 2, 192, 4),
+        (6, 3, 1, 320, 1),
+    )
+)
+V2_S = (
+    Stage(1, 3, 1, 24, 2, fused=True),
+    Stage(4, 3, 2, 48, 4, fused=True),
+    Stage(4, 3, 2, 64, 4, fused=True),
+    Stage(4, 3, 2, 128, 6),
+    Stage(6, 3, 1, 160, 9),
+    Stage(6, 3, 2, 256, 15),
+)
+V2_M = (
+    Stage(1, 3, 1, 24, 3, fused=True),
+    Stage(4, 3, 2, 48, 5, fused=True),
+    Stage(4, 3, 2, 80, 5, fused=True),
+    Stage(4, 3, 2, 160, 7),
+    Stage(6, 3, 1, 176, 14),
+    Stage(6, 3, 2, 304, 18),
+    Stage(6, 3, 1, 512, 5),
+)
+V2_L = (
+    Stage(1, 3, 1, 32, 4, fused=True),
+    Stage(4, 3, 2, 64, 7, fused=True),
+    Stage(4, 3, 2, 96, 7, fused=True),
+    Stage(4, 3, 2, 192, 10),
+    Stage(6, 3, 1, 224, 19),
+    Stage(6, 3, 2, 384, 25),
+    Stage(6, 3, 1, 640, 7),
+)
+
+
+def _block(stage: Stage, inputs: int, features: int, stride: int, norm: Layer, drop_path: float) -> Layer:
+    expanded = divisible(inputs * stage.expand)
+    act = jax.nn.silu
+    if not stage.fused:
+        excite = squeeze_excite(expanded, max(1, inputs // 4), act=act)
+        layers = inverted_bottleneck(
+            features,
+            expanded,
+            stage.window,
+            expand=expanded != inputs,
+            stride=stride,
+            norm=norm,
+            act=act,
+            excite=excite,
+        )
+    elif expanded == inputs:
+        layers = [conv_norm_act(features, stage.window, stride=stride, norm=norm, act=act)]
+    else:
+        widen = conv_norm_act(expanded, stage.window, stride=stride, norm=norm, act=act)
+        layers = [widen, conv_norm_act(features, 1, norm=norm, act=None)]
+    return with_shortcut(stride == 1 and inputs == features, drop_path, block=serial(*layers))
+
+
+def efficientnet(
+    stages: Sequence[Stage],
+    classes: int = 1000,
+    *,
+    stem: int = 32,
+    head: int | None = None,
+    width: float = 1.0,
+    depth: float = 1.0,
+    norm: Layer | None = None,
+    dropout: float = 0.2,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
+    """Returns an EfficientNet: a stem, stages and a 1x1 convolution in ``features``, the mean over space, the scores.
+
+    Args:
+      stages: the table of the network at width and depth 1.
+      classes: how many scores come out.
+      stem: channels of the stem.
+      head: channels of the last convolution; by default four times those of the last stage.
+      width: factor of the channels of stem and stages, which are then rounded to multiples of 8.
+      depth: factor of the blocks of each stage, rounded up.
+      norm: after each convolution; by default ``BatchNorm()``.
+      dropout: rate before the scores.
+      drop_path: rate at which a block that has a shortcut is dropped; it grows linearly with depth from 0 to nearly
+        this (Huang et al., 2016).
+      small_images: the first two strides are 1, for images of about 32x32.
+
+    Raises:
+      ShapeError: a factor or a rate cannot be.
+
+    >>> jc.summary(efficientnet(V1), (1, 224, 224, 3)).parameters
+    5288548
+    """
+    if not depth > 0:
+        raise ShapeError(f"depth must be positive, got {depth}")
+    norm = BatchNorm() if norm is None else norm
+    inputs = scaled(stem, width)
+    layers: list[LayerLike] = [conv_norm_act(inputs, 3, stride=1 if small_images else 2, norm=norm, act=jax.nn.silu)]
+    depths = [math.ceil(stage.depth * depth) for stage in stages]
+    strides = strides_for([stage.stride for stage in stages], small_images)
+    done = 0
+    for stage, stride, count in zip(stages, strides, depths, strict=True):
+        features = scaled(stage.features, width)
+        blocks = []
+        for i in range(count):
+            rate = drop_path * (done + i) / sum(depths)
+            blocks.append(_block(stage, inputs, features, 1 if i else stride, norm, rate))
+            inputs = features
+        done += count
+        layers.append(serial(*blocks))
+    layers.append(conv_norm_act(head or 4 * inputs, 1, norm=norm, act=jax.nn.silu))
+    return serial(
+        features=serial(*layers),
+        avgpool=GlobalAvgPool(),
+        classifier=serial(Dropout(dropout), Dense(classes, kernel_init=_OUTPUTS_UNIFORM)),
+    )
+
+
+def _b(
+    width: float, depth: float, dropout: float, classes: int, options: dict[str, Any], norm: Layer | None = None
+) -> Layer:
+    return efficientnet(V1, classes, **{"width": width, "depth": depth, "dropout": dropout, "norm": norm, **options})
+
+
+def _v2(stages: Sequence[Stage], stem: int, dropout: float, classes: int, options: dict[str, Any]) -> Layer:
+    given = {"stem": stem, "head": 1280, "dropout": dropout, "norm": BatchNorm(eps=1e-3), **options}
+    return efficientnet(stages, classes, **given)
+
+
+def efficientnet_b0(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNet-B0: 5,288,548 parameters with 1000 classes."""
+    return _b(1.0, 1.0, 0.2, classes, options)
+
+
+def efficientnet_b1(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNet-B1: 7,794,184 parameters with 1000 classes."""
+    return _b(1.0, 1.1, 0.2, classes, options)
+
+
+def efficientnet_b2(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNet-B2: 9,109,994 parameters with 1000 classes."""
+    return _b(1.1, 1.2, 0.3, classes, options)
+
+
+def efficientnet_b3(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNet-B3: 12,233,232 parameters with 1000 classes."""
+    return _b(1.2, 1.4, 0.3, classes, options)
+
+
+def efficientnet_b4(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNet-B4: 19,341,616 parameters with 1000 classes."""
+    return _b(1.4, 1.8, 0.4, classes, options)
+
+
+def efficientnet_b5(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNet-B5: 30,389,784 parameters with 1000 classes."""
+    return _b(1.6, 2.2, 0.4, classes, options, _SLOW)
+
+
+def efficientnet_b6(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNet-B6: 43,040,704 parameters with 1000 classes."""
+    return _b(1.8, 2.6, 0.5, classes, options, _SLOW)
+
+
+def efficientnet_b7(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNet-B7: 66,347,960 parameters with 1000 classes."""
+    return _b(2.0, 3.1, 0.5, classes, options, _SLOW)
+
+
+def efficientnet_v2_s(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNetV2-S: 21,458,488 parameters with 1000 classes."""
+    return _v2(V2_S, 24, 0.2, classes, options)
+
+
+def efficientnet_v2_m(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNetV2-M: 54,139,356 parameters with 1000 classes."""
+    return _v2(V2_M, 24, 0.3, classes, options)
+
+
+def efficientnet_v2_l(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNetV2-L: 118,515,272 parameters with 1000 classes."""
+    return _v2(V2_L, 32, 0.4, classes, options)
+
+
+__all__ = [
+    "efficientnet",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "efficientnet_b5",
+    "efficientnet_b6",
+    "efficientnet_b7",
+    "efficientnet_v2_l",
+    "efficientnet_v2_m",
+    "efficientnet_v2_s",
+]

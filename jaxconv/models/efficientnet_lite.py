@@ -1,0 +1,125 @@
+"""EfficientNet-Lite: Tan and Le, "EfficientNet", 2019, as their code of 2020 changes it for small devices.
+
+No squeeze and excitation, ReLU6, and a stem, a head, and first and last stages that are not scaled. Names and shapes
+are those of the package efficientnet-lite-pytorch, padding is TensorFlow's "SAME".
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+
+from jaxconv.compose import LayerLike, serial
+from jaxconv.errors import ShapeError
+from jaxconv.layer import Layer
+from jaxconv.layers import BatchNorm, Conv, Dense, Dropout, GlobalAvgPool
+from jaxconv.models.blocks import FAN_OUT, scaled, strides_for, with_shortcut
+from jaxconv.models.efficientnet import V1
+
+_NORM = BatchNorm(momentum=0.01, eps=1e-3)
+_conv = functools.partial(Conv, padding="SAME", bias=False, kernel_init=FAN_OUT)
+
+
+def _block(features: int, inputs: int, expand: int, window: int, stride: int, drop_path: float) -> Layer:
+    expanded = inputs * expand
+    widen: dict[str, LayerLike] = {"_expand_conv": _conv(expanded, 1), "_bn0": _NORM, "_relu0": jax.nn.relu6}
+    body: dict[str, LayerLike] = {
+        **(widen if expand > 1 else {}),
+        "_depthwise_conv": _conv(expanded, window, stride=stride, groups=expanded),
+        "_bn1": _NORM,
+        "_relu1": jax.nn.relu6,
+        "_project_conv": _conv(features, 1),
+        "_bn2": _NORM,
+    }
+    return with_shortcut(stride == 1 and inputs == features, drop_path, **body)
+
+
+def efficientnet_lite(
+    classes: int = 1000,
+    *,
+    width: float = 1.0,
+    depth: float = 1.0,
+    dropout: float = 0.2,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
+    """Returns an EfficientNet-Lite: a stem, blocks, a 1x1 convolution, the mean over space, the scores ``_fc``.
+
+    Args:
+      classes: how many scores come out.
+      width: factor of the channels of the stages, which are then rounded to multiples of 8.
+      depth: factor of the blocks of each stage but the first and the last, rounded up.
+      dropout: rate before the scores.
+      drop_path: rate at which a block that has a shortcut is dropped; it grows linearly with depth from 0 to nearly
+        this (Huang et al., 2016).
+      small_images: the first two strides are 1, for images of about 32x32.
+
+    Raises:
+      ShapeError: a factor or a rate cannot be.
+
+    >>> jc.summary(efficientnet_lite(), (1, 224, 224, 3)).parameters
+    4652008
+    """
+    if not depth > 0:
+        raise ShapeError(f"depth must be positive, got {depth}")
+    strides = strides_for([stage.stride for stage in V1], small_images)
+    plan, inputs = [], 32
+    for i, (stage, stride) in enumerate(zip(V1, strides, strict=True)):
+        features = scaled(stage.features, width)
+        repeats = stage.depth if i in (0, len(V1) - 1) else math.ceil(stage.depth * depth)
+        for n in range(repeats):
+            plan.append((features, inputs, stage.expand, stage.window, 1 if n else stride))
+            inputs = features
+    blocks = [_block(*row, drop_path * i / len(plan)) for i, row in enumerate(plan)]
+    return serial(
+        _conv_stem=_conv(32, 3, stride=1 if small_images else 2),
+        _bn0=_NORM,
+        _relu0=jax.nn.relu6,
+        _blocks=serial(*blocks),
+        _conv_head=_conv(1280, 1),
+        _bn1=_NORM,
+        _relu1=jax.nn.relu6,
+        _avg_pooling=GlobalAvgPool(),
+        _dropout=Dropout(dropout),
+        _fc=Dense(classes),
+    )
+
+
+def _lite(width: float, depth: float, dropout: float, classes: int, options: dict[str, Any]) -> Layer:
+    return efficientnet_lite(classes, **{"width": width, "depth": depth, "dropout": dropout, **options})
+
+
+def efficientnet_lite0(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNet-Lite0, for images of 224x224: 4,652,008 parameters with 1000 classes."""
+    return _lite(1.0, 1.0, 0.2, classes, options)
+
+
+def efficientnet_lite1(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNet-Lite1, for images of 240x240: 5,416,680 parameters with 1000 classes."""
+    return _lite(1.0, 1.1, 0.2, classes, options)
+
+
+def efficientnet_lite2(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNet-Lite2, for images of 260x260: 6,092,072 parameters with 1000 classes."""
+    return _lite(1.1, 1.2, 0.3, classes, options)
+
+
+def efficientnet_lite3(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNet-Lite3, for images of 280x280: 8,197,096 parameters with 1000 classes."""
+    return _lite(1.2, 1.4, 0.3, classes, options)
+
+
+def efficientnet_lite4(classes: int = 1000, **options: Any) -> Layer:
+    """Returns EfficientNet-Lite4, for images of 300x300: 13,006,568 parameters with 1000 classes."""
+    return _lite(1.4, 1.8, 0.3, classes, options)
+
+
+__all__ = [
+    "efficientnet_lite",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "efficientnet_lite3",
+    "efficientnet_lite4",
+]

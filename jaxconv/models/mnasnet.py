@@ -1,0 +1,91 @@
+"""MNASNet: Tan et al., "MnasNet: platform-aware neural architecture search for mobile", 2019, its variant B1.
+
+Names and shapes are torchvision's.
+"""
+
+from typing import Any
+
+from jax.nn import initializers
+
+from jaxconv.compose import LayerLike, serial
+from jaxconv.layer import Layer
+from jaxconv.layers import BatchNorm, Dense, Dropout, GlobalAvgPool
+from jaxconv.models.blocks import conv_norm_act, flat, inverted_bottleneck, scaled, strides_for, with_shortcut
+
+# The paper's 0.9997, in torch's meaning.
+_NORM = BatchNorm(momentum=3e-4)
+_OUTPUTS_UNIFORM = initializers.variance_scaling(1.0, "fan_out", "uniform")
+
+# How much a block widens its input, its window, features, blocks, stride of the first.
+STAGES = ((3, 3, 24, 3, 2), (3, 5, 40, 3, 2), (6, 5, 80, 3, 2), (6, 3, 96, 2, 1), (6, 5, 192, 4, 2), (6, 3, 320, 1, 1))
+
+
+def mnasnet(
+    classes: int = 1000,
+    *,
+    width: float = 1.0,
+    dropout: float = 0.2,
+    drop_path: float = 0.0,
+    small_images: bool = False,
+) -> Layer:
+    """Returns MNASNet-B1: a stem, stages and a 1x1 convolution in ``layers``, the mean over space, the scores.
+
+    Args:
+      classes: how many scores come out.
+      width: factor of the channels, which are then rounded to multiples of 8; the last convolution has 1280.
+      dropout: rate before the scores.
+      drop_path: rate at which a block that has a shortcut is dropped; it grows linearly with depth from 0 to nearly
+        this (Huang et al., 2016).
+      small_images: the first two strides are 1, for images of about 32x32.
+
+    Raises:
+      ShapeError: a factor or a rate cannot be.
+
+    >>> jc.summary(mnasnet(), (1, 224, 224, 3)).parameters
+    4383312
+    """
+    first, inputs = scaled(32, width), scaled(16, width)
+    stem = [
+        conv_norm_act(first, 3, stride=1 if small_images else 2, norm=_NORM),
+        *inverted_bottleneck(inputs, first, expand=False, norm=_NORM),
+    ]
+    strides = strides_for([stride for *_, stride in STAGES], small_images)
+    total, done = sum(depth for *_, depth, _ in STAGES), 0
+    stages: list[LayerLike] = []
+    for (expand, window, unscaled, depth, _), stride in zip(STAGES, strides, strict=True):
+        features = scaled(unscaled, width)
+        blocks = []
+        for i in range(depth):
+            layers = inverted_bottleneck(features, inputs * expand, window, stride=1 if i else stride, norm=_NORM)
+            shortcut = i > 0 or (stride == 1 and inputs == features)
+            blocks.append(with_shortcut(shortcut, drop_path * done / total, layers=serial(*flat(*layers))))
+            inputs, done = features, done + 1
+        stages.append(serial(*blocks))
+    return serial(
+        layers=serial(*flat(*stem), *stages, *flat(conv_norm_act(1280, 1, norm=_NORM))),
+        avgpool=GlobalAvgPool(),
+        classifier=serial(Dropout(dropout), Dense(classes, kernel_init=_OUTPUTS_UNIFORM)),
+    )
+
+
+def mnasnet0_5(classes: int = 1000, **options: Any) -> Layer:
+    """Returns MNASNet of half the width: 2,218,512 parameters with 1000 classes."""
+    return mnasnet(classes, **{"width": 0.5, **options})
+
+
+def mnasnet0_75(classes: int = 1000, **options: Any) -> Layer:
+    """Returns MNASNet of three quarters of the width: 3,170,208 parameters with 1000 classes."""
+    return mnasnet(classes, **{"width": 0.75, **options})
+
+
+def mnasnet1_0(classes: int = 1000, **options: Any) -> Layer:
+    """Returns MNASNet: 4,383,312 parameters with 1000 classes."""
+    return mnasnet(classes, **{"width": 1.0, **options})
+
+
+def mnasnet1_3(classes: int = 1000, **options: Any) -> Layer:
+    """Returns MNASNet of 1.3 times the width: 6,282,256 parameters with 1000 classes."""
+    return mnasnet(classes, **{"width": 1.3, **options})
+
+
+__all__ = ["mnasnet", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"]

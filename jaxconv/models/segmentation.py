@@ -1,0 +1,164 @@
+"""A score for each pixel from a backbone whose last stages dilate their filters in place of striding.
+
+Long, Shelhamer and Darrell, "Fully convolutional networks for semantic segmentation", 2015: FCN.
+Chen, Papandreou, Schroff and Adam, "Rethinking atrous convolution for semantic image segmentation", 2017: DeepLab v3.
+Names and shapes are torchvision's. An auxiliary head runs in training only, where the output is
+``(scores, {"aux_classifier": scores})``; torchvision gives the two in evaluation as well.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from jaxconv.branches import Backbone, auxiliary, backbone, on_map, resized
+from jaxconv.compose import concat, serial
+from jaxconv.layer import Layer
+from jaxconv.layers import AdaptiveAvgPool, BatchNorm, Conv, Dropout
+from jaxconv.models.mobilenet import mobilenet_v3_large
+from jaxconv.models.resnet import resnet50, resnet101
+
+DILATE = (False, True, True)
+
+
+def _conv(features: int, window: int = 3, dilation: int = 1) -> Conv:
+    return Conv(features, window, padding=dilation * (window // 2), dilation=dilation, bias=False)
+
+
+def fcn_head(width: int, classes: int, dropout: float = 0.1) -> Layer:
+    """Returns FCN's head: a 3x3 convolution with its norm, dropout, and the scores of each place.
+
+    Args:
+      width: the channels between, a quarter of its input's in torchvision.
+      classes: how many scores a place gets.
+      dropout: the rate.
+    """
+    return serial(_conv(width), BatchNorm(), jax.nn.relu, Dropout(dropout), Conv(classes, 1))
+
+
+def aspp(width: int = 256, rates: Sequence[int] = (12, 24, 36), dropout: float = 0.5) -> Layer:
+    """Returns atrous spatial pyramid pooling: one map seen at several dilations, and as a whole.
+
+    Args:
+      width: the channels of each branch, and of what comes out.
+      rates: the dilation of each 3x3 convolution.
+      dropout: the rate after the projection.
+    """
+
+    def branch(window: int, dilation: int = 1) -> Layer:
+        return serial(_conv(width, window, dilation), BatchNorm(), jax.nn.relu)
+
+    whole = resized(serial(AdaptiveAvgPool(1), _conv(width, 1), BatchNorm(), jax.nn.relu))
+    return serial(
+        convs=concat(branch(1), *(branch(3, rate) for rate in rates), whole),
+        project=serial(_conv(width, 1), BatchNorm(), jax.nn.relu, Dropout(dropout)),
+    )
+
+
+def segmenter(trunk: Backbone, classifier: Layer, aux_classifier: Layer | None = None) -> Layer:
+    """Returns a backbone with a head on its map "out", whose scores are brought to the size of the image.
+
+    Args:
+      trunk: gives a map "out", and a map "aux" for the auxiliary head.
+      classifier: the head, under torchvision's names like the backbone.
+      aux_classifier: a second one, in training only, on the map "aux".
+    """
+    net = serial(backbone=trunk, classifier=on_map("out", classifier))
+    if aux_classifier is None:
+        return resized(net)
+    return resized(auxiliary(net, aux_classifier=("backbone", on_map("aux", aux_classifier))))
+
+
+def fcn(
+    trunk: Backbone, classes: int = 21, *, width: int = 512, aux_width: int | None = None, dropout: float = 0.1
+) -> Layer:
+    """Returns FCN on any backbone: scores ``(batch, height, width, classes)`` for each pixel of the image.
+
+    Args:
+      trunk: made by `jaxconv.backbone`, with a map "out", and "aux" for an auxiliary head.
+      classes: how many scores a pixel gets, the background's among them.
+      width: the channels between the map and the scores.
+      aux_width: the same in the auxiliary head; None for no such head.
+      dropout: the rate before the scores.
+
+    >>> trunk = jc.backbone(jc.models.resnet18(dilate=(False, True, True)), {"layer4": "out"})
+    >>> jc.summary(fcn(trunk, 5, width=128), (1, 64, 64, 3)).rows[-1].output.shape
+    (1, 64, 64, 5)
+    """
+    aux = None if aux_width is None else fcn_head(aux_width, classes, dropout)
+    return segmenter(trunk, fcn_head(width, classes, dropout), aux)
+
+
+def deeplabv3(
+    trunk: Backbone,
+    classes: int = 21,
+    *,
+    width: int = 256,
+    rates: Sequence[int] = (12, 24, 36),
+    aux_width: int | None = None,
+    dropout: float = 0.5,
+) -> Layer:
+    """Returns DeepLab v3 on any backbone: scores ``(batch, height, width, classes)`` for each pixel of the image.
+
+    Args:
+      trunk: made by `jaxconv.backbone`, with a map "out", and "aux" for an auxiliary head.
+      classes: how many scores a pixel gets, the background's among them.
+      width: the channels of the head.
+      rates: the dilations of `aspp`; half of them where the map has a stride of 16 in the paper.
+      aux_width: the channels of the auxiliary head, which is FCN's; None for no such head.
+      dropout: the rate in `aspp`.
+
+    >>> trunk = jc.backbone(jc.models.resnet18(dilate=(False, True, True)), {"layer4": "out"})
+    >>> jc.summary(deeplabv3(trunk, 5, width=64), (1, 64, 64, 3)).rows[-1].output.shape
+    (1, 64, 64, 5)
+    """
+    head = (aspp(width, rates, dropout), _conv(width), BatchNorm(), jax.nn.relu, Conv(classes, 1))
+    aux = None if aux_width is None else fcn_head(aux_width, classes)
+    return segmenter(trunk, serial(*head), aux)
+
+
+def _on_resnet(head: Callable[..., Layer], net: Layer, classes: int, aux_loss: bool, options: dict[str, Any]) -> Layer:
+    aux = {"layer3": "aux"} if aux_loss else {}
+    return head(backbone(net, {**aux, "layer4": "out"}), classes, aux_width=256 if aux_loss else None, **options)
+
+
+def fcn_resnet50(classes: int = 21, *, aux_loss: bool = False, **options: Any) -> Layer:
+    """Returns FCN on ResNet-50 at a stride of 8: 32,957,013 parameters, 35,322,218 with ``aux_loss``.
+
+    >>> jc.summary(fcn_resnet50(aux_loss=True), (1, 64, 64, 3)).parameters
+    35322218
+    """
+    return _on_resnet(fcn, resnet50(dilate=DILATE), classes, aux_loss, options)
+
+
+def fcn_resnet101(classes: int = 21, *, aux_loss: bool = False, **options: Any) -> Layer:
+    """Returns FCN on ResNet-101 at a stride of 8: 54,314,346 parameters with ``aux_loss``."""
+    return _on_resnet(fcn, resnet101(dilate=DILATE), classes, aux_loss, options)
+
+
+def deeplabv3_resnet50(classes: int = 21, *, aux_loss: bool = False, **options: Any) -> Layer:
+    """Returns DeepLab v3 on ResNet-50 at a stride of 8: 42,004,074 parameters with ``aux_loss``."""
+    return _on_resnet(deeplabv3, resnet50(dilate=DILATE), classes, aux_loss, options)
+
+
+def deeplabv3_resnet101(classes: int = 21, *, aux_loss: bool = False, **options: Any) -> Layer:
+    """Returns DeepLab v3 on ResNet-101 at a stride of 8: 60,996,202 parameters with ``aux_loss``."""
+    return _on_resnet(deeplabv3, resnet101(dilate=DILATE), classes, aux_loss, options)
+
+
+def deeplabv3_mobilenet_v3_large(classes: int = 21, *, aux_loss: bool = False, **options: Any) -> Layer:
+    """Returns DeepLab v3 on MobileNet v3 large at a stride of 16: 11,029,328 parameters with ``aux_loss``."""
+    features = dict(mobilenet_v3_large(dilate=True).children)["features"]  # type: ignore[attr-defined]
+    aux = {"4": "aux"} if aux_loss else {}
+    return deeplabv3(backbone(features, {**aux, "16": "out"}), classes, aux_width=10 if aux_loss else None, **options)
+
+
+__all__ = [
+    "deeplabv3",
+    "deeplabv3_mobilenet_v3_large",
+    "deeplabv3_resnet50",
+    "deeplabv3_resnet101",
+    "fcn",
+    "fcn_resnet50",
+    "fcn_resnet101",
+]

@@ -1,0 +1,126 @@
+"""Weights out of Keras's ``.weights.h5``: one rule a kind of layer, none a network.
+
+Keras 3 names an array by where its layer stands in the model and by its number in the layer. A layer that is an
+attribute of the model has the attribute's name. One in a row, ``keras.Sequential``, has its kind's and a number that
+counts those of its kind: ``block1/layers/conv2d_1/vars/0`` is the kernel of the second convolution of the row
+``block1``, here ``params["block1"]["2"]["kernel"]`` where a ReLU stands between. Kernels have the same axes in both.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jaxconv.layers as nn
+from jaxconv.compose import Repeat
+from jaxconv.layer import Layer, Params, State, Tree
+from jaxconv.weights.errors import WeightsError
+from jaxconv.weights.torch import (
+    Entry,
+    Place,
+    Rename,
+    _without_parameters,
+    arrays_of,
+    fill,
+    renamed,
+    shapes_of,
+)
+
+WEIGHTED = (("params", "kernel"), ("params", "bias"))
+AFFINE = (("params", "scale"), ("params", "bias"))
+# What Keras calls a kind of layer, and the order of its arrays; one of the name of a field is there if that is true.
+RULES: dict[type, tuple[str, tuple[tuple[str, str], ...]]] = {
+    nn.Conv: ("conv{rank}d", WEIGHTED),
+    nn.ConvTranspose: ("conv{rank}d_transpose", WEIGHTED),
+    nn.Dense: ("dense", WEIGHTED),
+    nn.BatchNorm: ("batch_normalization", (*AFFINE, ("state", "mean"), ("state", "var"))),
+    nn.LayerNorm: ("layer_normalization", AFFINE),
+    nn.GroupNorm: ("group_normalization", AFFINE),
+}
+IGNORED = {"optimizer", "seed_generator"}
+
+
+def _kind(layer: Layer) -> str:
+    if hasattr(layer, "children"):
+        return "sequential"
+    return RULES[type(layer)][0].format(rank=getattr(layer, "rank", "")) if type(layer) in RULES else ""
+
+
+def _level(net: Layer) -> Iterator[tuple[str, Layer]]:
+    """Yields the children at the level of ``net``, those of its children without a name included."""
+    for name, layer in getattr(net, "children", ()):
+        if not name and hasattr(layer, "children"):
+            yield from _level(layer)
+        else:
+            yield name, layer
+
+
+def _leaves(
+    net: Layer, path: tuple[str, ...] = (), theirs: tuple[str, ...] = ()
+) -> Iterator[tuple[Layer, tuple[str, ...], tuple[str, ...]]]:
+    """Yields the layers without children, with their path here and in Keras."""
+    if isinstance(net, Repeat):
+        raise WeightsError(f"{'.'.join(path) or 'net'} is made by repeat, which Keras has not: make it by serial")
+    if not hasattr(net, "children"):
+        yield net, path, theirs
+        return
+    counts: Counter[str] = Counter()
+    for name, layer in _level(net):
+        if not name:
+            below = theirs
+        elif name.isdigit():
+            kind = _kind(layer)
+            number = counts[kind]
+            counts[kind] += 1
+            below = (*theirs, "layers", f"{kind}_{number}" if number else kind)
+        else:
+            below = (*theirs, name)
+        yield from _leaves(layer, (*path, name) if name else path, below)
+
+
+def places(net: Layer) -> Iterator[Place]:
+    for layer, path, theirs in _leaves(net):
+        if _without_parameters(layer):
+            continue
+        if type(layer) not in RULES:
+            raise WeightsError(f"{'.'.join(path)} is a {type(layer).__name__}, a kind of layer that has no rule")
+        arrays = [entry for entry in RULES[type(layer)][1] if getattr(layer, entry[1], True)]
+        for i, (collection, name) in enumerate(arrays):
+            place = "/".join((*theirs, "vars", str(i)))
+            yield Place(Entry(collection, name, str(i)), (*path, name), (place,), (), layer)
+
+
+def from_keras(
+    net: Layer,
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    x: Tree | None = None,
+    *,
+    rename: Rename | None = None,
+) -> tuple[Params, State]:
+    """Returns ``(params, state)`` of ``net`` out of what ``keras.Model.save_weights`` wrote: all of it, or an error.
+
+    Children of ``net`` that have names are attributes of the model; children by position are in a row, those of a row
+    in a row included. Types are kept. The optimizer's arrays and the seeds of random layers are left out.
+
+    Args:
+      net: a layer built as the model is.
+      source: the path of a ``.weights.h5`` file, see `jaxconv.weights.read`, or a mapping of its names to arrays.
+      x: what ``net.init`` takes: array, ShapeDtypeStruct or shape tuple. With it all shapes are checked.
+      rename: as in `jaxconv.weights.from_torch`.
+
+    Raises:
+      WeightsError: an array has no place or a place no array (both are listed with their shapes and the names most like
+        them), a shape does not fit, a number is not finite, two arrays get one name, a kind of layer has no rule, or
+        the file cannot be read.
+
+    >>> arrays = {"layers/dense/vars/0": jnp.ones((4, 3)), "layers/dense/vars/1": jnp.zeros(3)}
+    >>> params, state = from_keras(jc.serial(jc.Flatten(), jc.Dense(3)), arrays)
+    >>> params["1"]["kernel"].shape
+    (4, 3)
+    """
+    arrays = renamed(arrays_of(source), rename)
+    wanted = {name: array for name, array in arrays.items() if not IGNORED & set(name.split("/"))}
+    return fill(list(places(net)), wanted, shapes_of(net, x))
+
+
+__all__ = ["from_keras"]

@@ -1,0 +1,28 @@
+"""Parameters and multiply-adds as torchvision publishes them, and the page that lists them."""
+
+import pytest
+
+from experiments.docs import zoo
+from tests.models.zoo import KNOWN
+
+SMALLEST = [known.name for known in KNOWN if known.smallest and not known.theirs]
+
+
+def agrees(name):
+    """Exactly in parameters; in multiply-adds to 1 %, or to half of the last digit that is published."""
+    wanted = zoo.published()[name]
+    parameters, macs = zoo.counts(name)
+    assert parameters == wanted["parameters"]
+    assert abs(macs - wanted["gmacs"]) <= max(0.01 * wanted["gmacs"], 0.0005)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_the_smallest_of_each_family_has_the_published_counts(name):
+    agrees(name)
+
+
+@pytest.mark.slow
+def test_all_have_the_published_counts_and_the_page_lists_them():
+    for name in zoo.published():
+        agrees(name)
+    assert zoo.PAGE.read_text() == zoo.HEAD + "\n".join(map(zoo.row, zoo.published())) + "\n"

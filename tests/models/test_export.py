@@ -1,0 +1,68 @@
+"""Each family through ``jax.export`` to bytes and back, for a CPU and for a GPU."""
+
+import importlib
+import pkgutil
+
+import jax
+import numpy as np
+import pytest
+
+import jaxconv as jc
+from tests.models.test_torchvision import SMALLEST
+from tests.models.zoo import Known, images
+
+# By family: the smallest network that torchvision has too, and these.
+NETS = {known.family: known for known in reversed(SMALLEST)} | {
+    known.family: known
+    for known in (
+        Known("all_cnn_c", "allconv", (16, 16)),
+        Known("convnet", "convnet", (16, 16)),
+        Known("efficientnet_lite0", "efficientnet_lite", (32, 32)),
+        Known("hed", "hed", (32, 32)),
+        Known("lenet5", "lenet", (28, 28)),
+        Known("nin", "nin", (16, 16)),
+        Known("transform_net", "style", (16, 16)),
+        Known("unet", "unet", (32, 32), options={"width": 4, "padding": "SAME", "norm": jc.BatchNorm()}),
+    )
+}
+# XLA takes seconds to compile the others, twice each.
+QUICK = ("allconv", "convnet", "lenet", "nin", "resnet", "unet")
+
+
+def weights(net, shape):
+    """Numbers of any size that neither grow nor vanish from layer to layer."""
+    random = np.random.default_rng(0)
+
+    def draw(struct):
+        if len(struct.shape) > 1:
+            return random.normal(size=struct.shape) * np.sqrt(2 / np.prod(struct.shape[:-1]))
+        return random.uniform(0.5, 1.5, struct.shape)
+
+    trees = jax.eval_shape(lambda key: net.init(key, shape), jax.random.key(0))
+    return jax.tree.map(lambda struct: draw(struct).astype(struct.dtype), trees)
+
+
+def test_all_families_are_here():
+    modules = {module.name for module in pkgutil.iter_modules(jc.models.__path__)}
+    assert set(NETS) == modules - {"blocks"}
+    assert set(NETS) >= set(QUICK)
+
+
+@pytest.mark.parametrize("family", [pytest.param(f, marks=[] if f in QUICK else [pytest.mark.slow]) for f in NETS])
+def test_a_network_comes_back_from_bytes_as_it_was(family):
+    known = NETS[family]
+    net = getattr(importlib.import_module(f"jaxconv.models.{family}"), known.name)(**known.options)
+    params, state = weights(net, known.shape)
+
+    def output(params, state, x):
+        return net.apply(params, state, x)[0]
+
+    arguments = params, state, images(known.shape)
+    exported = jax.export.export(jax.jit(output), platforms=("cpu", "cuda"))(*arguments)
+    back = jax.export.deserialize(exported.serialize())
+    assert back.platforms == ("cpu", "cuda")
+    got, wanted = back.call(*arguments), jax.jit(output)(*arguments)
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert np.std(b) > 1e-6
+        assert np.abs(a - b).max() <= 1e-6 * np.abs(b).max()
