@@ -76,13 +76,17 @@ def run(model: Any, x: np.ndarray) -> np.ndarray:
 
 
 def published(known: Known) -> dict[str, Any]:
-    """Returns what torchvision publishes of the network: parameters, thousands of millions of multiply-adds, size."""
+    """Returns what torchvision publishes of the network: parameters, thousands of millions of multiply-adds, input."""
     weights = next(iter(torchvision().models.get_model_weights(known.name)))
-    size = weights.transforms.keywords["crop_size"]
+    options = weights.transforms.keywords
+    size = options.get("crop_size", options.get("resize_size"))
+    space = [size, size] if isinstance(size, int) else [16, *size]  # Videos are of 16 frames.
     return {
+        "file": known.family,
         "parameters": weights.meta["num_params"],
         "gmacs": weights.meta["_ops"],
-        "input": [1, size, size, 3],
+        "input": [1, *space, 3],
+        "options": dict(known.options),
     }
 
 
@@ -91,8 +95,7 @@ def main() -> None:
     for known in KNOWN:
         model = build(known)
         shapes[known.name] = shapes_of(model)
-        if not known.theirs:
-            figures[known.name] = {"file": known.family, **published(known)}
+        figures[known.name] = published(known)
         if known.smallest:
             fill(model)
             outputs[known.name] = run(model, images(known.shape))

@@ -618,3 +618,9 @@ def test_a_layer_is_no_instance_of_its_sibling(layer, other):
 def test_what_suits_no_input_is_refused_when_the_layer_is_made(make, message):
     with pytest.raises(jc.ShapeError, match=message):
         make()
+
+
+def test_an_initialiser_prints_where_a_name_leads_to_it():
+    assert repr(jc.Conv(8, kernel_init=jax.nn.initializers.he_uniform())) == "Conv(features=8)"
+    shown = repr(jc.Conv(8, kernel_init=jax.nn.initializers.zeros))
+    assert shown == f"Conv(features=8, kernel_init={jax.nn.initializers.zeros.__module__}.zeros)"

@@ -22,7 +22,7 @@ image, in thousands of millions.
 | network | file | input | parameters | published | multiply-adds | published | difference |
 |---|---|---|---:|---:|---:|---:|---:|
 """
-# What the published numbers count: Inception's weights come with its auxiliary head, GoogLeNet's count comes without.
+# What the published numbers count: GoogLeNet's come without its auxiliary heads, all others' with.
 OPTIONS: dict[str, dict[str, Any]] = {"googlenet": {"aux_logits": False}}
 # Heads that run in training only are in the parameters and not in the published multiply-adds.
 TRAINING_ONLY = ("AuxLogits",)
@@ -36,7 +36,7 @@ def published() -> dict[str, dict[str, Any]]:
 
 def counts(name: str) -> tuple[int, float]:
     """Returns parameters, and thousands of millions of multiply-adds of a prediction."""
-    net = getattr(jc.models, name)(**OPTIONS.get(name, {}))
+    net = getattr(jc.models, name)(**published()[name]["options"], **OPTIONS.get(name, {}))
     table = jc.summary(net, tuple(published()[name]["input"]))
     macs = sum(row.macs or 0 for row in table.rows if not row.path.startswith(TRAINING_ONLY))
     return table.parameters, macs / 1e9
