@@ -18,9 +18,8 @@ OPS = """conv conv_transpose conv_local conv_general_dilated dense max_pool max_
 LAYERS = """Conv ConvTranspose ConvLocal Dense MaxPool AvgPool LpPool GlobalAvgPool GlobalMaxPool AdaptiveAvgPool
     AdaptiveMaxPool Flatten BatchNorm LayerNorm GroupNorm InstanceNorm LocalResponseNorm Dropout DropPath LayerScale
     PReLU Pad Resize PixelShuffle ChannelShuffle Identity Fn"""
-COMBINATORS = (
-    "serial parallel concat split frozen gate residual inline repeat remat mixed_precision map_layers auxiliary backbone"
-)
+COMBINATORS = """serial parallel concat split frozen gate residual inline repeat remat mixed_precision map_layers
+    auxiliary backbone on_map resized top_down"""
 OTHERS = "conv_output_size conv_transpose_output_size summary jit lowering explain convs_saveable"
 EXAMPLES = f"{OPS} {LAYERS} {COMBINATORS} {OTHERS}".split()
 TYPES = ["Layer", "ShapeError", "DTypeError", "MissingKeyError", "ParameterError"]

@@ -1,13 +1,85 @@
-"""What a network is and what it sees: small functions over the layers that it is made of."""
+"""What a network is, what it has learned and what it looks at: small functions over the layers that it is made of."""
 
 import importlib
 from typing import Any
 
 from jaxconv.inspect.activations import activations
+from jaxconv.inspect.attribution import guided_backprop, integrated_gradients, occlusion, saliency, smooth_grad
+from jaxconv.inspect.cam import grad_cam, grad_cam_plus_plus
+from jaxconv.inspect.descent import NonFiniteGradientError, minimise
+from jaxconv.inspect.dreams import dream, octave_sizes
+from jaxconv.inspect.images import (
+    PHOTOGRAPHS,
+    PIXELS,
+    Parameterisation,
+    alpha_norm,
+    colour_covariance,
+    colour_matrix,
+    total_variation,
+)
+from jaxconv.inspect.inversion import invert
+from jaxconv.inspect.maximisation import maximise
+from jaxconv.inspect.objectives import Objective, channel, layer, logit, unit
+from jaxconv.inspect.retrieval import Neighbours, Pca, embed, nearest, pca, precision_at_k
+from jaxconv.inspect.statistics import LayerStatistics, Recorder, dead_units, layer_statistics
+from jaxconv.inspect.style import PerceptualLoss, fast_style_step, gram, style_transfer
 from jaxconv.inspect.summary import Summary, summary
 from jaxconv.inspect.trace import Row, receptive_field, trace
+from jaxconv.inspect.units import TopPatches, filters, top_patches, unit_field
+from jaxconv.inspect.views import View
 
-__all__ = ["Row", "Summary", "activations", "receptive_field", "summary", "trace"]
+__all__ = [
+    "PHOTOGRAPHS",
+    "PIXELS",
+    "LayerStatistics",
+    "Neighbours",
+    "NonFiniteGradientError",
+    "Objective",
+    "Parameterisation",
+    "Pca",
+    "PerceptualLoss",
+    "Recorder",
+    "Row",
+    "Summary",
+    "TopPatches",
+    "View",
+    "activations",
+    "alpha_norm",
+    "channel",
+    "colour_covariance",
+    "colour_matrix",
+    "dead_units",
+    "dream",
+    "embed",
+    "fast_style_step",
+    "filters",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "gram",
+    "guided_backprop",
+    "integrated_gradients",
+    "invert",
+    "layer",
+    "layer_statistics",
+    "logit",
+    "maximise",
+    "minimise",
+    "nearest",
+    "occlusion",
+    "octave_sizes",
+    "pca",
+    "precision_at_k",
+    "receptive_field",
+    "saliency",
+    "smooth_grad",
+    "style_transfer",
+    "summary",
+    "top_patches",
+    "total_variation",
+    "trace",
+    "unit",
+    "unit_field",
+]
 
 
 def __getattr__(name: str) -> Any:

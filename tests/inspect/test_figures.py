@@ -1,10 +1,14 @@
 """Figures hold what they were given, and refuse what they cannot draw."""
 
+import jax
 import numpy as np
 import pytest
+from matplotlib import colors
 
+import jaxconv as jc
 from jaxconv import ShapeError
 from jaxconv.inspect import figures
+from tests.nets import ready
 
 
 def pictures(figure):
@@ -53,11 +57,159 @@ def test_confusion_matrix_writes_each_count():
     assert sorted(text.get_text() for text in axes.texts) == ["1", "3", "4"]
 
 
+def test_a_notebook_shows_a_figure_by_itself():
+    figure = figures.images(np.zeros((1, 4, 4, 3)))
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_images_may_have_different_sizes():
+    some = [np.zeros((3, 4, 1)), np.ones((5, 2, 3))]
+    assert [a.shape for a in pictures(figures.images(some))] == [(3, 4), (5, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "columns"), [((3, 3, 64, 32), 8, 12), ((3, 3, 2, 5), 2, 5), ((3, 3, 1, 200), 12, 8)]
+)
+def test_filters_are_drawn_up_to_a_number(shape, rows, columns):
+    assert len(pictures(figures.filters(np.ones(shape)))) == rows * columns
+    assert len(pictures(figures.filters(np.ones(shape), most=4))) == 4
+
+
+def test_patches_have_a_row_for_each_channel():
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    net = jc.serial(jc.Conv(3))
+    params, state, _ = ready(net, (1, 8, 8, 3))
+    top = jc.inspect.top_patches(
+        net, params, state, images, "0", k=2, channels=[2, 0], preprocess=lambda x: x.astype("float32") / 255
+    )
+    figure = figures.patches(top)
+    drawn = pictures(figure)
+    for i, line in enumerate(top.patches):
+        for j, patch in enumerate(line):
+            np.testing.assert_array_equal(drawn[2 * i + j], patch)
+    assert [ax.get_title() for ax in figure.axes] == [f"{score:.3g}" for score in top.scores.ravel()]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["channel 2", "", "channel 0", ""]
+
+
+def test_neighbours_are_framed_by_label():
+    database = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
+    figure = figures.neighbours(
+        database[:2], database, [[3, 2], [1, 0]], query_labels=[0, 1], labels=[0, 1, 1, 0], classes=["cat", "dog"]
+    )
+    assert [int(a[0, 0]) for a in pictures(figure)] == [0, 3, 2, 1, 1, 0]
+    assert [ax.get_title() for ax in figure.axes] == ["cat", "cat", "dog", "dog", "dog", "cat"]
+    colours = [ax.spines["top"].get_edgecolor() for ax in figure.axes]
+    green, red = (colors.to_rgba(name) for name in ("tab:green", "tab:red"))
+    assert [colours[i] for i in (1, 2, 4, 5)] == [green, red, green, red]
+    assert not figure.axes[0].spines["top"].get_visible()
+
+
+def test_fields_are_drawn_where_they_are():
+    figure = figures.fields(np.zeros((10, 20, 3)), [((2, 5), (3, 9)), ((-4, 6), (15, 22))], ["a", "b"])
+    ax = figure.axes[0]
+    assert [patch.get_bbox().bounds for patch in ax.patches] == [(2.5, 1.5, 6, 3), (14.5, -4.5, 7, 10)]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    assert ax.get_xlim()[1] > 21.5
+    assert ax.get_ylim()[1] < -4.5
+
+
+@pytest.mark.parametrize(("low", "map_name", "ends"), [(0, "inferno", (0, 1)), (-2, "RdBu_r", (-1, 1))])
+def test_heat_maps_lie_over_the_whole_image(low, map_name, ends):
+    heat = np.zeros((20, 20), np.float32)
+    heat[0, :4], heat[0, 4], heat[0, 5] = 4, low, 1000
+    # The one place of 400 that is far above all others is no measure.
+    strength = np.minimum(np.abs(heat) / np.percentile(np.abs(heat), 99), 1)
+    figure = figures.heat_maps(np.zeros((1, 8, 6, 1)), heat[None], ["cat"])
+    image, over = figure.axes[0].images
+    assert tuple(over.get_extent()) == tuple(image.get_extent()) == (-0.5, 5.5, 7.5, -0.5)
+    assert (over.get_cmap().name, over.get_clim()) == (map_name, ends)
+    np.testing.assert_allclose(over.get_alpha(), 0.7 * np.sqrt(strength))
+    np.testing.assert_allclose(over.get_array(), np.sign(heat) * (np.sqrt(strength) if low else strength))
+    assert strength[0, 0] == 1
+    assert np.sign(over.get_array()[0, 4]) == np.sign(low)
+
+
+@pytest.mark.parametrize(("value", "strength"), [(0, 0), (3, 1)])
+def test_heat_maps_of_one_place_or_of_none(value, strength):
+    heat = np.zeros((1, 20, 20))
+    heat[0, 3, 4] = value
+    over = figures.heat_maps(np.zeros((1, 8, 6, 1)), heat).axes[0].images[1]
+    assert over.get_array()[3, 4] == strength
+    assert over.get_array().sum() == strength
+
+
+def test_layer_statistics_of_one_step_and_of_several():
+    net = jc.serial(fc=jc.Dense(2), relu=jax.nn.relu)
+    params, state, x = ready(net, (4, 3))
+    one = jc.inspect.layer_statistics(net, params, state, x, grads=params)
+    figure = figures.layer_statistics(one)
+    names = ["mean", "std", "zeros", "largest", "weight norm", "gradient norm"]
+    assert [ax.get_title() for ax in figure.axes] == names
+    np.testing.assert_allclose([bar.get_width() for bar in figure.axes[0].patches], one.mean)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["fc", "relu"]
+    several = jax.tree.map(lambda a: np.stack([a, 2 * a]), one)
+    figure = figures.layer_statistics(several, [0, 10])
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    assert [ax.get_title() for ax in panels] == names
+    np.testing.assert_allclose(panels[1].collections[0].get_array(), np.asarray(several.std).T)
+    assert figures.layer_statistics(jax.tree.map(lambda a: a[:1], several), [7])
+    with pytest.raises(ShapeError, match=r"steps must be one for each of the statistics' steps, \(2,\), got 3"):
+        figures.layer_statistics(several, [0, 1, 2])
+    with pytest.raises(ShapeError, match=r"statistics must have arrays .* got \(1, 2, 2\)"):
+        figures.layer_statistics(jax.tree.map(lambda a: a[None], several))
+
+
+def test_scatter_has_a_colour_for_each_label():
+    points = np.arange(10.0).reshape(5, 2)
+    ax = figures.scatter(points, [1, 0, 1, 1, 2], ["cat", "dog", "owl"]).axes[0]
+    np.testing.assert_array_equal(ax.collections[1].get_offsets(), points[[0, 2, 3]])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["cat", "dog", "owl"]
+    assert figures.scatter(points).axes[0].get_legend() is None
+    many = figures.scatter(np.zeros((30, 2)), np.arange(30)).axes[0]
+    assert len({tuple(c.get_facecolor()[0]) for c in many.collections}) == 30
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: figures.images(np.ones((2, 4, 4))), r"images must have shape .* got \(2, 4, 4\)"),
         (lambda: figures.images(np.ones((2, 4, 4, 2))), r"images must have shape"),
+        (lambda: figures.images([]), r"images must have shape"),
+        (lambda: figures.images([np.ones((4, 4, 1)), np.ones((4, 5))]), r"images must .* got \(4, 4, 1\) \(4, 5\)"),
+        (
+            lambda: figures.images(np.full((2, 4, 4, 1), 255.0)),
+            r"images must be uint8 or .* float64 from 255.0 to 255.0",
+        ),
+        (
+            lambda: figures.images(np.full((2, 4, 4, 1), np.nan)),
+            r"images must be uint8 or floats in \[0, 1\], got .* nan",
+        ),
+        (lambda: figures.images(np.full((2, 4, 4, 1), -1)), r"images must be uint8 or .* got int64 from -1 to -1"),
+        (lambda: figures.images(np.ones((2, 4, 4, 1)), ["a"]), r"titles must be one for each of the 2 images, got 1"),
+        (lambda: figures.fields(np.ones((4, 4)), []), r"image must have shape"),
+        (
+            lambda: figures.fields(np.ones((4, 4, 1)), [(0, 1)]),
+            r"boxes must have shape \(count, 2, 2\), .* got \(1, 2\)",
+        ),
+        (lambda: figures.fields(np.ones((4, 4, 1)), np.ones((2, 2, 2)), ["a"]), r"labels must .* the 2 boxes, got 1"),
+        (lambda: figures.heat_maps(np.ones((2, 4, 4, 1)), np.ones((2, 4, 4, 1))), r"maps must have shape \(2, h, w\)"),
+        (lambda: figures.heat_maps(np.ones((1, 4, 4, 1)), np.full((1, 2, 2), np.inf)), r"maps must be finite, got 4"),
+        (lambda: figures.heat_maps(np.ones((1, 4, 4, 1)), np.ones((1, 2, 2)), []), r"titles must be one for each"),
+        (
+            lambda: figures.neighbours(np.ones((1, 4, 4, 1)), np.ones((2, 4, 4, 1)), [[2]]),
+            r"indices must lie in 0 to 1",
+        ),
+        (
+            lambda: figures.neighbours(np.ones((1, 4, 4, 1)), np.ones((2, 4, 4, 1)), [0]),
+            r"indices must have shape \(1, k",
+        ),
+        (
+            lambda: figures.neighbours(np.ones((1, 4, 4, 1)), np.ones((2, 4, 4, 1)), [[0]], labels=[0, 1]),
+            r"query_labels and labels must be given together",
+        ),
+        (lambda: figures.scatter(np.ones((3, 3))), r"points must have shape \(count, 2\), got \(3, 3\)"),
+        (lambda: figures.scatter(np.ones((3, 2)), [0, 1]), r"labels must have shape \(3,\), .* got \(2,\)"),
+        (lambda: figures.scatter(np.ones((2, 2)), [0, 2], ["a", "b"]), r"labels must lie in 0 to 1, .* got 0 to 2"),
         (lambda: figures.filters(np.ones((3, 3, 1))), r"kernel must have shape .* got \(3, 3, 1\)"),
         (lambda: figures.activation_maps({"scores": np.ones(10)}), r"maps must have .* got \[\(10,\)\]"),
         (lambda: figures.confusion_matrix(np.ones((2, 3)), ["a", "b"]), r"counts must have shape \(2, 2\)"),

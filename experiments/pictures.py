@@ -1,0 +1,65 @@
+"""Photographs into optimised images and out again: by name or file, at a size, with a progress bar, as PNG."""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from PIL import Image
+from tqdm.auto import tqdm
+
+import jaxconv as jc
+from experiments import report
+from experiments.images import read_image
+from experiments.pretrained import packaged
+
+PACKAGES = (("skimage", "data", "scikit-image"), ("sklearn", "datasets/images", "scikit-learn"))
+
+
+def photograph(source: str) -> np.ndarray:
+    """Returns an image as uint8 RGB: of a file, or by its name one of scikit-image's or scikit-learn's photographs.
+
+    Raises:
+      FileNotFoundError: there is no such file, and no such photograph.
+    """
+    if Path(source).exists():
+        return read_image(source)
+    for module, folder, install in PACKAGES:
+        with contextlib.suppress(FileNotFoundError):
+            return read_image(packaged(module, f"{folder}/{source}", install))
+    packages = " nor ".join(install for *_, install in PACKAGES)
+    raise FileNotFoundError(f"{source} is no file, and neither {packages} has a photograph of that name installed")
+
+
+def sized(image: np.ndarray, side: int) -> np.ndarray:
+    """Returns an image as a batch of floats in [0, 1], its shorter side resized to ``side``.
+
+    >>> sized(np.full((40, 60, 3), 255, np.uint8), 20).shape
+    (1, 20, 30, 3)
+    """
+    scale = side / min(image.shape[:2])
+    height, width = (max(1, round(n * scale)) for n in image.shape[:2])
+    resized = jc.resize(jnp.asarray(image[None], jnp.float32) / 255, (height, width), method="bicubic", antialias=True)
+    return np.clip(resized, 0, 1)
+
+
+def write_png(path: Path, image: ArrayLike) -> None:
+    """Writes an image ``(height, width, 3)`` of floats in [0, 1] whole or not at all."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.round(np.asarray(image) * 255).astype(np.uint8)).save(buffer, format="png")
+    report.write(path, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def progress(what: str, steps: int, quiet: bool, *, sign: float = 1.0) -> Iterator[Callable[[int, float], None]]:
+    """Shows a bar, and gives the function that moves it: for ``on_step``, with what the loss is shown times."""
+    with tqdm(total=steps, desc=what, unit="step", dynamic_ncols=True, disable=quiet) as bar:
+
+        def on_step(step: int, loss: float) -> None:
+            bar.set_postfix_str(f"{sign * loss:.4g}", refresh=False)
+            bar.update(step - bar.n)
+
+        yield on_step

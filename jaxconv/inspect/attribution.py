@@ -1,0 +1,295 @@
+"""Which pixels a score depends on: gradients of it, and what it loses where the image is covered.
+
+All take ``(net, params, state, x, target)``, run the network as in prediction, and work under jit and vmap. ``target``
+says which score: the index of a class, for all examples or an array of one for each; None, the class with the highest
+score; or a function from the network's output to a score for each example, for all that is no class:
+``lambda y: y["boxes"][:, 0, 3]``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxconv.errors import MissingKeyError, ShapeError
+from jaxconv.geometry import IntOrTuple, as_int, as_tuple
+from jaxconv.inspect.arguments import Target, as_input, scores, settled
+from jaxconv.inspect.rectifiers import rectifies
+from jaxconv.layer import Array, Layer, Params, State, Tree, broadcasts, child_key, map_layers
+from jaxconv.layers import Fn
+from jaxconv.ops.arrays import ArrayLike, accumulator, apply_along
+
+
+def saliency(net: Layer, params: Params, state: State, x: ArrayLike, target: Target = None) -> Array:
+    """Returns the gradient of a score with respect to the input (Simonyan et al., 2014).
+
+    Args:
+      net: a layer.
+      params, state: what ``net.apply`` takes.
+      x: floating-point array of shape ``(batch, ..., channels)``, scaled as the network takes it.
+      target: which score, as said at the head of this module.
+
+    Returns:
+      Array of x's shape and type, with signs. The paper's picture is ``jnp.abs(g).max(-1)``.
+
+    Raises:
+      DTypeError: x is not floating-point.
+      ShapeError: the target is out of range or does not fit the output, or x does not fit the network.
+
+    Equals ``captum.attr.Saliency(abs=False)``.
+
+    >>> net = jc.serial(jc.Flatten(), jc.Dense(2, bias=False))
+    >>> params = {"1": {"kernel": jnp.array([[1.0, -1.0], [2.0, 0.0], [0.0, 3.0], [0.0, 0.0]])}}
+    >>> saliency(net, params, {}, jnp.ones((1, 2, 2, 1)), 1)[0, :, :, 0]
+    Array([[-1.,  0.],
+           [ 3.,  0.]], dtype=float32)
+    """
+    return _gradient(net, params, state, target, as_input(x))
+
+
+def _gradient(net: Layer, params: Params, state: State, target: Target, x: Array) -> Array:
+    def total(x: Array) -> Array:
+        y, _ = net.apply(params, state, x)
+        return jnp.sum(scores(y, target, len(x)))
+
+    return jax.grad(total)(x)
+
+
+def _mean_gradient(
+    net: Layer, params: Params, state: State, target: Target, x: Array, move: Callable[[Any], Array], over: Array
+) -> Array:
+    """Returns the mean of the gradients at ``move(o)`` for each ``o`` of ``over``, one at a time, so that it fits."""
+    fixed = settled(net, params, state, x, target)
+
+    def add(total: Array, o: Any) -> tuple[Array, None]:
+        return total + _gradient(net, params, state, fixed, move(o)).astype(total.dtype), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros(x.shape, accumulator(x.dtype)), over)
+    return total / len(over)
+
+
+def smooth_grad(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: ArrayLike,
+    target: Target = None,
+    *,
+    key: Array,
+    samples: int = 32,
+    noise: float = 0.15,
+) -> Array:
+    """Returns the mean of `saliency` over copies of the input with noise (Smilkov et al., 2017).
+
+    Args:
+      net, params, state, x: as in `saliency`.
+      target: as in `saliency`; None is the top class of x itself.
+      key: a random key: it draws the noise.
+      samples: how many copies; one is computed at a time.
+      noise: the deviation of the noise, as a part of the range, highest less lowest, of each example.
+
+    Returns:
+      Array of x's shape and type.
+
+    Raises:
+      As `saliency`; ShapeError where samples is below 1 or noise is negative.
+
+    Equals ``captum.attr.NoiseTunnel(Saliency(net))``, but for how the noise is measured.
+
+    >>> net = jc.serial(jc.Flatten(), jc.Dense(2))
+    >>> params, state = net.init(jax.random.key(0), (1, 4, 4, 3))
+    >>> smooth_grad(net, params, state, jnp.ones((1, 4, 4, 3)), key=jax.random.key(1)).shape
+    (1, 4, 4, 3)
+    """
+    x = as_input(x)
+    if noise < 0:
+        raise ShapeError(f"noise must be at least 0, got {noise}")
+    noise_key = child_key(key, "noise")
+    if noise_key is None:
+        raise MissingKeyError("key must be a random key, got None")
+    keys = jax.random.split(noise_key, as_int(samples, "samples", least=1))
+    axes = tuple(range(1, x.ndim))
+    deviation = noise * (jnp.max(x, axes, keepdims=True) - jnp.min(x, axes, keepdims=True))
+
+    def move(key: Array) -> Array:
+        return x + deviation * jax.random.normal(key, x.shape, x.dtype)
+
+    return _mean_gradient(net, params, state, target, x, move, keys).astype(x.dtype)
+
+
+def integrated_gradients(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: ArrayLike,
+    target: Target = None,
+    *,
+    baseline: ArrayLike = 0.0,
+    steps: int = 64,
+) -> Array:
+    """Returns ``(x - baseline)`` times the mean gradient on the way from the baseline (Sundararajan et al., 2017).
+
+    Complete: the attributions of an example add up to its score less that of the baseline, but for the error of the
+    sum over ``steps`` midpoints. Where the two differ by more than you like, take more steps.
+
+    Args:
+      net, params, state, x: as in `saliency`.
+      target: as in `saliency`; None is the top class of x itself.
+      baseline: where the way begins: a number, or an array that broadcasts to x. 0 is the mean image for a network
+        that takes normalised ones.
+      steps: how many points on the way; one is computed at a time.
+
+    Returns:
+      Array of x's shape and type.
+
+    Raises:
+      As `saliency`; ShapeError where the baseline does not broadcast to x or steps is below 1.
+
+    Equals ``captum.attr.IntegratedGradients`` with the method ``riemann_middle``.
+
+    >>> net = jc.serial(jc.Flatten(), jnp.square)
+    >>> a = integrated_gradients(net, {}, {}, jnp.array([1.0, 3.0]).reshape(1, 1, 2, 1), 1)
+    >>> print(a.reshape(2))
+    [0. 9.]
+    """
+    x = as_input(x)
+    start = _like(baseline, x, "baseline")
+    parts = (jnp.arange(as_int(steps, "steps", least=1), dtype=accumulator(x.dtype)) + 0.5) / steps
+
+    def move(part: Array) -> Array:
+        return (start + part * (x - start)).astype(x.dtype)
+
+    mean = _mean_gradient(net, params, state, target, x, move, parts)
+    return ((x - start) * mean).astype(x.dtype)
+
+
+def _like(value: ArrayLike, x: Array, name: str) -> Array:
+    """Returns ``value`` in x's type, or raises ShapeError if it does not broadcast to x."""
+    if not broadcasts(jnp.shape(value), x.shape):
+        raise ShapeError(f"{name} must broadcast to x {x.shape}, got shape {jnp.shape(value)}")
+    return jnp.asarray(value, x.dtype)
+
+
+def guided_backprop(net: Layer, params: Params, state: State, x: ArrayLike, target: Target = None) -> Array:
+    """Returns the gradient that passes rectifiers only where it is positive (Springenberg et al., 2015).
+
+    Every rectifier that stands in the network as a layer is replaced: ``jax.nn.relu``, ``jax.nn.relu6``, and any other
+    function that is zero up to zero and positive after. Rectifiers inside a larger function, and activations that let
+    negative numbers through, stay as they are.
+
+    Args:
+      net, params, state, x, target: as in `saliency`.
+
+    Returns:
+      Array of x's shape and type.
+
+    Raises:
+      As `saliency`; ShapeError where the network has no rectifier.
+
+    Equals ``captum.attr.GuidedBackprop``.
+
+    >>> net = jc.serial(jc.Dense(2, bias=False), jax.nn.relu, jc.Dense(1, bias=False))
+    >>> params = {"0": {"kernel": jnp.eye(2)}, "2": {"kernel": jnp.array([[1.0], [-1.0]])}}
+    >>> x = jnp.ones((1, 2))
+    >>> print(saliency(net, params, {}, x), guided_backprop(net, params, {}, x))
+    [[ 1. -1.]] [[1. 0.]]
+    """
+    x = as_input(x)
+    guided = map_layers(net, lambda layer: Fn(_guided(layer.function)) if rectifies(layer) else layer)
+    if guided is net:
+        raise ShapeError(
+            "net must have a rectifier as a layer, such as jax.nn.relu, for guided backpropagation, got none: "
+            "without one it is saliency"
+        )
+    return _gradient(guided, params, state, target, x)
+
+
+def _guided(function: Callable[[Tree], Tree]) -> Callable[[Tree], Tree]:
+    """Returns the same function with a gradient to which negative cotangents do not count."""
+    guided = jax.custom_vjp(function)
+    guided.defvjp(
+        lambda x: jax.vjp(function, x), lambda pull, g: pull(jax.tree.map(lambda leaf: jnp.maximum(leaf, 0), g))
+    )
+    return guided
+
+
+def occlusion(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: ArrayLike,
+    target: Target = None,
+    *,
+    window: IntOrTuple,
+    stride: IntOrTuple = 1,
+    value: ArrayLike = 0.0,
+    batch_size: int = 16,
+) -> Array:
+    """Returns how far a score falls where the image is covered (Zeiler and Fergus, 2014).
+
+    A window slides over the image and covers it; the last one along an axis is moved back inside. Each pixel gets the
+    mean fall over the windows that cover it.
+
+    Args:
+      net, params, state: as in `saliency`.
+      x: floating-point array of shape ``(batch, *spatial, channels)``.
+      target: as in `saliency`; None is the top class of x itself.
+      window: the sizes of what covers, an int or one for each spatial axis.
+      stride: the step, no larger than the window.
+      value: what covers: a number, or an array that broadcasts to x, say the mean colour or a blurred image.
+      batch_size: places that are computed at a time, each for all examples.
+
+    Returns:
+      Array of shape ``(batch, *spatial)``, positive where the score needs what was there.
+
+    Raises:
+      As `saliency`; ShapeError where the window is larger than the image or smaller than the stride.
+
+    Equals ``captum.attr.Occlusion``, up to the windows at the rim and the mean in place of the sum.
+
+    >>> net = jc.serial(jc.Flatten(), jc.Dense(1, bias=False))
+    >>> params = {"1": {"kernel": jnp.array([[0.0], [5.0], [0.0], [0.0]])}}
+    >>> occlusion(net, params, {}, jnp.ones((1, 2, 2, 1)), window=1)[0]
+    Array([[0., 5.],
+           [0., 0.]], dtype=float32)
+    """
+    x = as_input(x, spatial=True)
+    cover = _like(value, x, "value")
+    sizes = x.shape[1:-1]
+    windows, strides = as_tuple(window, len(sizes), "window"), as_tuple(stride, len(sizes), "stride")
+    for axis, (n, f, s) in enumerate(zip(sizes, windows, strides, strict=True)):
+        if not s <= f <= n:
+            raise ShapeError(
+                f"window must be at least the stride and at most the image, got window {f}, stride {s} "
+                f"and size {n} on spatial axis {axis}"
+            )
+    starts = [
+        np.minimum(np.arange(-(-(n - f) // s) + 1) * s, n - f) for n, f, s in zip(sizes, windows, strides, strict=True)
+    ]
+    fixed = settled(net, params, state, x, target)
+
+    def score(x: Array) -> Array:
+        return scores(net.apply(params, state, x)[0], fixed, len(x))
+
+    def covered(place: Array) -> Array:
+        inside = jnp.ones((*sizes, 1), bool)
+        for axis, f in enumerate(windows):
+            at = jax.lax.broadcasted_iota(jnp.int32, inside.shape, axis) - place[axis]
+            inside &= (at >= 0) & (at < f)
+        return score(jnp.where(inside, cover, x))
+
+    places = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, len(sizes))
+    batch_size = min(as_int(batch_size, "batch_size", least=1), len(places))
+    falls = (score(x) - jax.lax.map(covered, jnp.asarray(places), batch_size=batch_size)).T
+    falls = falls.reshape(len(x), *map(len, starts), 1)
+    # Windows are products of intervals, so their mean over a pixel is one product of matrices an axis.
+    for axis, (n, f, first) in enumerate(zip(sizes, windows, starts, strict=True), 1):
+        at = np.arange(n) - first[:, None]
+        covers = (at >= 0) & (at < f)
+        falls = apply_along(falls, covers / covers.sum(axis=0), axis)
+    return falls[..., 0]
+
+
+__all__ = ["guided_backprop", "integrated_gradients", "occlusion", "saliency", "smooth_grad"]

@@ -1,0 +1,139 @@
+"""Where in the image a class is seen: class activation maps by gradients at an inner layer."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxconv.errors import ShapeError
+from jaxconv.inspect.activations import activations
+from jaxconv.inspect.arguments import Target, as_input, check_path, scores
+from jaxconv.inspect.trace import trace
+from jaxconv.layer import Array, Layer, Params, State, Tree
+from jaxconv.ops import resize as resized
+from jaxconv.ops.arrays import ArrayLike, accumulator
+
+
+def grad_cam(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: ArrayLike,
+    target: Target = None,
+    *,
+    path: str,
+    resize: bool = False,
+) -> Array:
+    """Returns the positive part of a layer's maps, weighted by the mean gradient of each (Selvaraju et al., 2017).
+
+    Args:
+      net: a layer.
+      params, state: what ``net.apply`` takes.
+      x: floating-point array of shape ``(batch, *spatial, channels)``, scaled as the network takes it.
+      target: which score: the index of a class, for all examples or an array of one for each; None, the class with the
+        highest score; or a function from the network's output to a score for each example.
+      path: of a layer with maps; the last before the scores is usual. Inside a `repeat` an axis of its iterations comes
+        first.
+      resize: whether to bring the maps to the image's size with `jaxconv.resize`; else they are at the layer's.
+
+    Returns:
+      Array of shape ``(batch, *spatial)``, not negative and not scaled; half types give float32.
+
+    Raises:
+      DTypeError: x is not floating-point.
+      ShapeError: the path names no layer or one without spatial maps; the target is out of range or does not fit.
+
+    Equals ``captum.attr.LayerGradCam(relu_attributions=True)``.
+
+    >>> net = jc.serial(jc.Conv(4), jax.nn.relu, jc.GlobalAvgPool(), jc.Dense(3))
+    >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
+    >>> grad_cam(net, params, state, jnp.ones((2, 8, 8, 3)), path="1").shape
+    (2, 8, 8)
+    """
+    x = as_input(x, spatial=True)
+    maps, slopes = _maps_and_slopes(net, params, state, x, target, path)
+    weights = jnp.mean(slopes, _places(x, maps), keepdims=True)
+    return _weighted(maps, weights, x, resize)
+
+
+def grad_cam_plus_plus(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: ArrayLike,
+    target: Target = None,
+    *,
+    path: str,
+    resize: bool = False,
+) -> Array:
+    """Returns `grad_cam` with each place's positive gradient weighted by its share (Chattopadhay et al., 2018).
+
+    Finds several objects of a class where Grad-CAM prefers the largest. The weights are those of the paper for the
+    score's exponential, without that factor: it is one positive number for each example, and may overflow.
+
+    Args:
+      net, params, state, x, target, path, resize: as in `grad_cam`.
+
+    Returns:
+      Array as in `grad_cam`.
+
+    Raises:
+      As `grad_cam`.
+
+    Equals ``pytorch_grad_cam.GradCAMPlusPlus`` before it scales the maps.
+
+    >>> net = jc.serial(jc.Conv(4), jax.nn.relu, jc.GlobalAvgPool(), jc.Dense(3))
+    >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
+    >>> grad_cam_plus_plus(net, params, state, jnp.ones((2, 8, 8, 3)), path="1").shape
+    (2, 8, 8)
+    """
+    x = as_input(x, spatial=True)
+    maps, slopes = _maps_and_slopes(net, params, state, x, target, path)
+    places = _places(x, maps)
+    share = 2 * slopes**2 + jnp.sum(maps, places, keepdims=True) * slopes**3
+    alpha = jnp.where(share == 0, 0, slopes**2 / jnp.where(share == 0, 1, share))
+    weights = jnp.sum(alpha * jnp.maximum(slopes, 0), places, keepdims=True)
+    return _weighted(maps, weights, x, resize)
+
+
+def _places(x: Array, maps: Array) -> tuple[int, ...]:
+    """Returns the spatial axes of ``maps``: as many as x has, before the channels."""
+    return tuple(range(maps.ndim - x.ndim + 1, maps.ndim - 1))
+
+
+def _maps_and_slopes(
+    net: Layer, params: Params, state: State, x: Array, target: Target, path: str
+) -> tuple[Array, Array]:
+    """Returns a layer's output and the gradient of the scores there."""
+    check_path(net, path)
+    struct = jax.eval_shape(lambda x: activations(net, params, state, x, paths=[path])[1][path], x)
+    if not _has_maps(struct, x):
+        raise ShapeError(
+            f"path {path!r} must name a layer with maps of {x.ndim - 2} spatial axes, {_last_with_maps(net, x)}, "
+            f"got an output of shape {' '.join(str(leaf.shape) for leaf in jax.tree.leaves(struct))}"
+        )
+
+    def total(extra: Array) -> tuple[Array, Array]:
+        y, found = activations(net, params, state, x, paths=[path], add={path: extra})
+        return jnp.sum(scores(y, target, len(x))), found[path]
+
+    slopes, maps = jax.grad(total, has_aux=True)(jnp.zeros(struct.shape, struct.dtype))
+    wide = accumulator(maps.dtype)
+    return maps.astype(wide), slopes.astype(wide)
+
+
+def _has_maps(struct: Tree, x: Array) -> bool:
+    return len(getattr(struct, "shape", ())) >= x.ndim
+
+
+def _last_with_maps(net: Layer, x: Array) -> str:
+    rows = {row.path: row.output for row in trace(net, x) if row.path}
+    paths = [path for path, struct in rows.items() if _has_maps(struct, x)]
+    return f"such as {paths[-1]!r}" if paths else "which this network has not"
+
+
+def _weighted(maps: Array, weights: Array, x: Array, resize: bool) -> Array:
+    heat = jnp.maximum(jnp.sum(weights * maps, axis=-1), 0)
+    sizes = x.shape[1:-1]
+    return resized(heat[..., None], sizes, rank=len(sizes))[..., 0] if resize else heat
+
+
+__all__ = ["grad_cam", "grad_cam_plus_plus"]

@@ -1,0 +1,24 @@
+"""Figures. The only part of jaxconv that draws; each function returns a matplotlib Figure, made without pyplot."""
+
+try:
+    import matplotlib.figure  # noqa: F401
+except ImportError as error:
+    raise ImportError("jaxconv.inspect.figures needs matplotlib: pip install 'jaxconv[viz]'") from error
+
+from jaxconv.inspect.figures.charts import confusion_matrix, layer_statistics, learning_curves, scatter
+from jaxconv.inspect.figures.overlays import fields, heat_maps
+from jaxconv.inspect.figures.pictures import activation_maps, filters, images, neighbours, patches
+
+__all__ = [
+    "activation_maps",
+    "confusion_matrix",
+    "fields",
+    "filters",
+    "heat_maps",
+    "images",
+    "layer_statistics",
+    "learning_curves",
+    "neighbours",
+    "patches",
+    "scatter",
+]

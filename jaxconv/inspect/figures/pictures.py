@@ -1,0 +1,183 @@
+"""Figures of images: in rows, as filters and maps, as what excites a channel, as what is near to a query."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxconv.errors import ShapeError
+from jaxconv.inspect.figures.canvas import bare, check_pictures, draw, grid, new_figure
+
+if TYPE_CHECKING:
+    from jaxconv.inspect.units import TopPatches
+
+
+def images(images: Any, titles: Sequence[str] | None = None, *, columns: int = 8) -> Figure:
+    """Draws images in rows.
+
+    Args:
+      images: array of shape ``(count, height, width, channels)`` with 1 or 3 channels: uint8, or floats in [0, 1]; or a
+        sequence of such images of any sizes.
+      titles: a line above each.
+      columns: images in a row.
+
+    Raises:
+      ShapeError: another shape or range.
+
+    >>> len(images(jnp.zeros((3, 8, 8, 1))).axes)
+    3
+    """
+    pictures = check_pictures(images)
+    if titles is not None and len(titles) != len(pictures):
+        raise ShapeError(f"titles must be one for each of the {len(pictures)} images, got {len(titles)}")
+    fig, axes = grid(len(pictures), columns, 1.2, 0.35 if titles else 0.0)
+    for ax, image, title in zip(axes, pictures, titles or [""] * len(pictures), strict=True):
+        draw(ax, image)
+        ax.set_title(title, fontsize=7)
+    return fig
+
+
+def filters(kernel: Any, *, columns: int = 8, most: int = 96) -> Figure:
+    """Draws the filters of a convolution: in colour where they take three channels, else a row for each input channel.
+
+    Grey is zero; all filters share one scale.
+
+    Args:
+      kernel: array of shape ``(height, width, in, out)``.
+      columns: filters in a row, where each is one picture.
+      most: pictures that are drawn, the first ones. Where a filter is a column of them, that is of 12 filters at most.
+
+    Raises:
+      ShapeError: another rank.
+
+    >>> len(filters(jnp.ones((3, 3, 1, 6))).axes)
+    6
+    """
+    kernel = np.asarray(kernel)
+    if kernel.ndim != 4:
+        raise ShapeError(f"kernel must have shape (height, width, in, out), got {kernel.shape}")
+    inputs, outputs = kernel.shape[2:]
+    scaled = kernel / (np.abs(kernel).max() or 1) / 2 + 0.5
+    if inputs in (1, 3):
+        tiles = [scaled[..., o] for o in range(min(outputs, most))]
+    else:
+        columns = min(outputs, most, 12)
+        tiles = [scaled[..., i : i + 1, o] for i in range(min(inputs, most // columns)) for o in range(columns)]
+    fig, axes = grid(len(tiles), columns, 0.8 if inputs in (1, 3) else 0.4)
+    for ax, tile in zip(axes, tiles, strict=True):
+        draw(ax, tile)
+    return fig
+
+
+def activation_maps(maps: Mapping[str, Any], *, most: int = 12) -> Figure:
+    """Draws activation maps of one image, a row for each layer, each map on its own scale.
+
+    Args:
+      maps: by the layer's path, arrays of shape ``(height, width, channels)``; others are left out.
+      most: maps of a layer that are drawn.
+
+    Raises:
+      ShapeError: no array has that shape.
+
+    >>> len(activation_maps({"conv1": jnp.ones((8, 8, 4)), "scores": jnp.ones(10)}).axes)
+    4
+    """
+    rows = {path: np.asarray(a, np.float32) for path, a in maps.items() if np.ndim(a) == 3}
+    if not rows:
+        raise ShapeError(
+            f"maps must have an array of shape (height, width, channels), got {[*map(np.shape, maps.values())]}"
+        )
+    columns = min(most, max(a.shape[-1] for a in rows.values()))
+    fig = new_figure(0.85 * columns + 1.2, 0.95 * len(rows))
+    grid = np.asarray(fig.subplots(len(rows), columns, squeeze=False))
+    for line, (path, a) in zip(grid, rows.items(), strict=True):
+        for c, ax in enumerate(line):
+            ax.set(xticks=[], yticks=[])
+            if c < a.shape[-1]:
+                ax.imshow(a[..., c], cmap="viridis")
+            else:
+                ax.remove()
+        line[0].set_ylabel(
+            f"{path}\n{a.shape[0]}x{a.shape[1]}x{a.shape[2]}", rotation=0, ha="right", va="center", fontsize=8
+        )
+    return fig
+
+
+def patches(top: "TopPatches") -> Figure:
+    """Draws what excites channels most, a row for each channel, with the activations above.
+
+    Args:
+      top: of `jaxconv.inspect.top_patches`, from images that are uint8 or floats in [0, 1], of 1 or 3 channels.
+
+    Raises:
+      ShapeError: the patches are no such images.
+
+    >>> net = jc.serial(jc.Conv(2))
+    >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 1))
+    >>> top = jc.inspect.top_patches(net, params, state, jnp.ones((5, 8, 8, 1)), "0", k=3)
+    >>> len(patches(top).axes)
+    6
+    """
+    rows, k = top.scores.shape
+    fig = new_figure(0.9 * k + 1.0, 1.05 * rows + 0.2)
+    lines = np.asarray(fig.subplots(rows, k, squeeze=False))
+    for line, channel, images, values in zip(lines, top.channels, top.patches, top.scores, strict=True):
+        for ax, picture, value in zip(line, check_pictures(images, "patches"), values, strict=True):
+            draw(bare(ax), picture)
+            ax.set_title(f"{value:.3g}", fontsize=7)
+        line[0].set_ylabel(f"channel {channel}", rotation=0, ha="right", va="center", fontsize=8)
+    return fig
+
+
+def neighbours(
+    queries: Any,
+    database: Any,
+    indices: Any,
+    *,
+    query_labels: Any = None,
+    labels: Any = None,
+    classes: Sequence[str] | None = None,
+) -> Figure:
+    """Draws a row for each query: the query, then what was found for it, framed green where the label is the same.
+
+    Args:
+      queries: images ``(queries, height, width, 1 or 3)``: uint8, or floats in [0, 1].
+      database: images ``(rows, height, width, 1 or 3)``; those that ``indices`` names are read.
+      indices: integers ``(queries, k)``, as `jaxconv.inspect.nearest` gives them.
+      query_labels, labels: integers, of the queries and of the database; given together or not at all.
+      classes: names of the labels, written above.
+
+    Raises:
+      ShapeError: the shapes do not fit each other, an index is out of range, or one kind of labels is missing.
+
+    >>> len(neighbours(jnp.zeros((2, 8, 8, 1)), jnp.zeros((5, 8, 8, 1)), [[0, 1, 2], [3, 4, 0]]).axes)
+    8
+    """
+    indices = np.asarray(indices)
+    if indices.ndim != 2 or len(indices) != len(queries) or not indices.size:
+        raise ShapeError(f"indices must have shape ({len(queries)}, k), a row for each query, got {indices.shape}")
+    if not 0 <= indices.min() <= indices.max() < len(database):
+        raise ShapeError(f"indices must lie in 0 to {len(database) - 1}, got {indices.min()} to {indices.max()}")
+    if (query_labels is None) != (labels is None) or (classes is not None and labels is None):
+        raise ShapeError("query_labels and labels must be given together, and with classes, got one without the other")
+    k = indices.shape[1]
+    fig = new_figure(0.9 * (k + 1), (1.1 if labels is not None else 0.95) * len(indices) + 0.2)
+    lines = np.asarray(fig.subplots(len(indices), k + 1, squeeze=False))
+    asked = check_pictures(queries, "queries")
+    for q, line in enumerate(lines):
+        shown = [asked[q], *check_pictures([database[int(i)] for i in indices[q]], "database")]
+        own = None if labels is None else [query_labels[q], *(labels[i] for i in indices[q])]
+        for c, (ax, picture) in enumerate(zip(line, shown, strict=True)):
+            draw(bare(ax), picture)
+            if own is not None:
+                ax.set_title(classes[int(own[c])] if classes else str(own[c]), fontsize=7)
+            if c:
+                ax.spines[:].set(
+                    visible=own is not None, linewidth=2, color="tab:green" if own and own[c] == own[0] else "tab:red"
+                )
+    lines[0, 0].set_ylabel("query", fontsize=8)
+    return fig
+
+
+__all__ = ["activation_maps", "filters", "images", "neighbours", "patches"]

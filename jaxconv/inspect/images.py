@@ -1,0 +1,257 @@
+"""Images as numbers that an optimizer can move.
+
+An image is float32 of shape ``(batch, height, width, channels)`` with values in [0, 1].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.geometry import as_int
+from jaxconv.layer import Array
+from jaxconv.ops.arrays import apply_along
+
+Matrix = tuple[tuple[float, ...], ...]
+
+PHOTOGRAPHS: Matrix = ((0.0947, 0.0624, 0.0482), (0.0624, 0.0632, 0.0598), (0.0482, 0.0598, 0.0667))
+"""`colour_covariance` of seven photographs, rounded: astronaut, chelsea, coffee, motorcycle_left and rocket of
+scikit-image, china and flower of scikit-learn."""
+
+
+def as_images(images: ArrayLike, name: str = "x", *, channels: int | None = None) -> Array:
+    """Returns images as float32 in [0, 1]; uint8 is divided by 255.
+
+    Args:
+      images: array of shape ``(batch, height, width, channels)``, uint8 or floating.
+      name: what the caller calls the argument.
+      channels: how many there must be; None for any number.
+
+    Raises:
+      DTypeError: another element type.
+      ShapeError: another rank or number of channels, nothing inside, or values outside of [0, 1].
+
+    >>> as_images(jnp.full((1, 1, 1, 1), 255, jnp.uint8))
+    Array([[[[1.]]]], dtype=float32)
+    """
+    images = jnp.asarray(images)
+    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise DTypeError(f"{name} must be uint8 or floating, got {images.dtype}")
+    if images.ndim != 4 or 0 in images.shape or channels not in (None, images.shape[-1]):
+        wanted = "channels" if channels is None else channels
+        raise ShapeError(f"{name} must have shape (batch, height, width, {wanted}), got {images.shape}")
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        raise ShapeError(f"{name} must have values in [0, 1], got values from {low:.4g} to {high:.4g}")
+    return images.astype(jnp.float32)
+
+
+# --- Colour -----------------------------------------------------------------------------------------------------------
+
+
+def colour_covariance(images: Sequence[ArrayLike]) -> np.ndarray:
+    """Returns the covariance of the channels over all pixels of all images, each image with the same weight.
+
+    Args:
+      images: arrays of shape ``(height, width, channels)``, of any sizes, uint8 or floats in [0, 1].
+
+    Returns:
+      Float64 of shape ``(channels, channels)``.
+
+    Raises:
+      ShapeError: there is no image, or they have not all three axes and the same channels.
+
+    >>> colour_covariance([jnp.array([[[0.0, 0.0]], [[1.0, 0.5]]])])
+    array([[0.25  , 0.125 ],
+           [0.125 , 0.0625]])
+    """
+    shapes = [np.shape(image) for image in images]
+    if not shapes or any(len(s) != 3 or 0 in s or s[-1] != shapes[0][-1] for s in shapes):
+        raise ShapeError(f"images must have shapes (height, width, channels) with the same channels, got {shapes}")
+    pixels = [np.asarray(as_images(jnp.asarray(image)[None], "images")[0], np.float64) for image in images]
+    flat = [p.reshape(-1, p.shape[-1]) for p in pixels]
+    mean = np.mean([p.mean(axis=0) for p in flat], axis=0)
+    return np.mean([(p - mean).T @ (p - mean) / len(p) for p in flat], axis=0)
+
+
+def colour_matrix(covariance: Any) -> np.ndarray:
+    """Returns the matrix A that gives channels without correlation the correlation of an image's.
+
+    ``A A^T`` is the covariance, divided by its largest eigenvalue. The first column is the direction in which colours
+    vary most, for photographs brightness; the next are bluish against yellowish, and green against purple.
+
+    Args:
+      covariance: symmetric and positive definite, of shape ``(channels, channels)``; that of `colour_covariance`, say.
+
+    Raises:
+      ShapeError: it is not such a matrix.
+
+    >>> A = colour_matrix(PHOTOGRAPHS)
+    >>> np.allclose(A @ A.T * 0.1895, PHOTOGRAPHS, atol=1e-4)
+    True
+    """
+    c = np.asarray(covariance, np.float64)
+    if c.ndim != 2 or c.shape[0] != c.shape[1] or not np.allclose(c, c.T):
+        raise ShapeError(f"covariance must be a symmetric matrix (channels, channels), got shape {c.shape}: {c}")
+    values, vectors = np.linalg.eigh(c)
+    if values[0] <= 0:
+        raise ShapeError(f"covariance must be positive definite, got eigenvalues {values}")
+    # An eigenvector's sign is arbitrary; brightness shall grow with the first.
+    vectors = vectors * np.where(vectors.sum(axis=0) < 0, -1, 1)
+    return (vectors * np.sqrt(values / values[-1]))[:, ::-1]
+
+
+# --- Parameterisations ------------------------------------------------------------------------------------------------
+
+
+def _amplitudes(height: int, width: int, decay: float) -> np.ndarray:
+    """Returns ``f^-decay`` on the grid of `jnp.fft.rfft2`, with the lowest frequency of the grid in place of zero.
+
+    They are scaled so that a spectrum of complex numbers of mean square 1 times these has pixels of about that.
+    """
+    fy, fx = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
+    amplitudes = np.maximum(np.hypot(fy, fx), 1 / max(height, width)) ** -decay
+    scaled = amplitudes * np.sqrt(height * width / np.mean(np.square(amplitudes)))
+    return scaled[:, : width // 2 + 1, None]
+
+
+@dataclass(frozen=True)
+class Parameterisation:
+    """How an image is made of the numbers that the optimizer moves (Olah et al., "Feature Visualization", 2017).
+
+    A step along the gradient depends on the numbers in which the image is written. In the pixels' it makes fine noise;
+    in these, of the image's spectrum and of uncorrelated colours, it changes an image as natural images differ.
+
+    Args:
+      fourier: whether the numbers are the image's spectrum, or its pixels.
+      decay: how amplitudes fall with frequency, ``f^-decay``; natural images have about 1.
+      covariance: of the colours, nested tuples ``(channels, channels)``, see `colour_covariance`; None leaves the
+        channels as they are. "photographs" is `PHOTOGRAPHS` for images of three channels and None for others.
+      bounded: whether a sigmoid keeps values in [0, 1], or nothing does.
+
+    >>> p = Parameterisation()
+    >>> x = jax.random.uniform(jax.random.key(0), (1, 8, 9, 3))
+    >>> bool(jnp.allclose(p.decode(p.encode(x), (8, 9)), x, atol=1e-3))
+    True
+    """
+
+    fourier: bool = True
+    decay: float = 1.0
+    covariance: Matrix | str | None = "photographs"
+    bounded: bool = True
+
+    def _colours(self, channels: int) -> np.ndarray | None:
+        if self.covariance == "photographs":
+            return colour_matrix(PHOTOGRAPHS) if channels == 3 else None
+        if self.covariance is None:
+            return None
+        matrix = colour_matrix(self.covariance)
+        if len(matrix) != channels:
+            raise ShapeError(f"covariance must be ({channels}, {channels}) for these images, got {matrix.shape}")
+        return matrix
+
+    def encode(self, images: Array) -> Array:
+        """Returns the numbers that make ``images`` of shape ``(batch, height, width, channels)``.
+
+        They have the images' shape, or ``(batch, height, width // 2 + 1, channels, 2)`` for a spectrum. Black and
+        white, which a sigmoid reaches at infinity, become a thousandth less.
+        """
+        z = jax.scipy.special.logit(jnp.clip(images, 1e-3, 1 - 1e-3)) if self.bounded else images - 0.5
+        colours = self._colours(z.shape[-1])
+        if colours is not None:
+            z = apply_along(z, np.linalg.inv(colours).T, 3)
+        if not self.fourier:
+            return z
+        spectrum = jnp.fft.rfft2(z, axes=(1, 2)) / _amplitudes(z.shape[1], z.shape[2], self.decay)
+        return jnp.stack([spectrum.real, spectrum.imag], axis=-1).astype(z.dtype)
+
+    def decode(self, z: Array, size: tuple[int, int]) -> Array:
+        """Returns the images of shape ``(batch, *size, channels)`` that the numbers make."""
+        if self.fourier:
+            spectrum = lax.complex(z[..., 0], z[..., 1]) * _amplitudes(*size, self.decay).astype(z.dtype)
+            z = jnp.fft.irfft2(spectrum, size, axes=(1, 2))
+        colours = self._colours(z.shape[-1])
+        if colours is not None:
+            z = apply_along(z, colours.T, 3)
+        return jax.nn.sigmoid(z) if self.bounded else z + 0.5
+
+    def noise(self, key: Array, shape: tuple[int, ...], *, std: float = 0.01) -> Array:
+        """Returns the numbers of nearly grey images of ``shape``, normal with standard deviation ``std``."""
+        struct = jax.eval_shape(self.encode, jax.ShapeDtypeStruct(shape, jnp.float32))
+        return std * jax.random.normal(key, struct.shape, struct.dtype)
+
+
+PIXELS = Parameterisation(fourier=False, covariance=None, bounded=False)
+"""The image's pixels themselves."""
+
+
+def begin(key: Array, x: Any, parameterisation: Parameterisation) -> tuple[Array, tuple[int, int, int, int]]:
+    """Returns the numbers to begin from, and the images' shape; ``x`` is images, or the shape of noise to draw."""
+    if isinstance(x, tuple) and all(isinstance(n, int | np.integer) for n in x):
+        if len(x) != 4:
+            raise ShapeError(f"x must be images or a shape (batch, height, width, channels), got {x}")
+        n, h, w, c = (as_int(size, "x", least=1) for size in x)
+        return parameterisation.noise(key, (n, h, w, c)), (n, h, w, c)
+    images = as_images(x)
+    n, h, w, c = images.shape
+    return parameterisation.encode(images), (n, h, w, c)
+
+
+# --- Regularisers -----------------------------------------------------------------------------------------------------
+
+
+def _power(x: Array, exponent: float) -> Array:
+    """Returns ``x^exponent`` of x >= 0, with the gradient zero at zero."""
+    return jnp.where(x > 0, jnp.where(x > 0, x, 1) ** exponent, 0)
+
+
+def total_variation(x: Array, *, beta: float = 2.0) -> Array:
+    """Returns the mean of ``(dx^2 + dy^2)^(beta / 2)`` over all pixels and channels of each image.
+
+    Mahendran and Vedaldi, 2015, who take the sum. Differences are with the next pixel, 0 at the last.
+
+    Args:
+      x: array of shape ``(batch, height, width, channels)``.
+      beta: 1 keeps edges sharp, 2 prefers them soft.
+
+    Returns:
+      Array of shape ``(batch,)``.
+
+    >>> total_variation(jnp.array([0.0, 0.0, 1.0, 1.0]).reshape(1, 1, 4, 1))
+    Array([0.25], dtype=float32)
+    """
+    squares = sum(
+        jnp.pad(jnp.square(jnp.diff(x, axis=axis)), [(0, int(i == axis)) for i in range(4)]) for axis in (1, 2)
+    )
+    return jnp.mean(_power(squares, beta / 2), axis=(1, 2, 3))  # type: ignore[arg-type]
+
+
+def alpha_norm(x: Array, *, alpha: float = 6.0) -> Array:
+    """Returns the mean of ``|2 x - 1|^alpha`` over each image: it keeps values away from black and white.
+
+    Mahendran and Vedaldi, 2015, who take the sum, of images with mean zero.
+
+    >>> alpha_norm(jnp.array([0.0, 0.5]).reshape(1, 2, 1, 1))
+    Array([0.5], dtype=float32)
+    """
+    return jnp.mean(_power(jnp.abs(2 * x - 1), alpha), axis=(1, 2, 3))
+
+
+__all__ = [
+    "PHOTOGRAPHS",
+    "PIXELS",
+    "Parameterisation",
+    "alpha_norm",
+    "as_images",
+    "colour_covariance",
+    "colour_matrix",
+    "total_variation",
+]

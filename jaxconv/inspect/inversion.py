@@ -1,0 +1,120 @@
+"""Feature inversion: Mahendran and Vedaldi, "Understanding Deep Image Representations by Inverting Them", 2015."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxconv.errors import ShapeError
+from jaxconv.inspect.activations import activations
+from jaxconv.inspect.arguments import check_unstacked
+from jaxconv.inspect.batches import Preprocess
+from jaxconv.inspect.descent import OnStep, adam, minimise
+from jaxconv.inspect.images import Parameterisation, alpha_norm, begin, total_variation
+from jaxconv.inspect.style import relative_distance
+from jaxconv.layer import Array, Layer, Params, State, Tree
+
+
+def _features(net: Layer, params: Params, state: State, x: Array, path: str, preprocess: Preprocess | None) -> Array:
+    y, found = activations(net, params, state, x if preprocess is None else preprocess(x), paths=[path] if path else [])
+    return found[path] if path else y
+
+
+@dataclass(frozen=True)
+class _Invert:
+    """The loss of an image's numbers."""
+
+    net: Layer
+    path: str
+    preprocess: Preprocess | None
+    parameterisation: Parameterisation
+    size: tuple[int, int]
+
+    def __call__(self, z: Array, data: Tree, key: Array) -> Array:
+        params, state, features, variation, beta, alpha_weight, alpha = data
+        x = self.parameterisation.decode(z, self.size)
+        y = _features(self.net, params, state, x, self.path, self.preprocess)
+        loss = relative_distance(y, features)
+        return jnp.sum(loss + variation * total_variation(x, beta=beta) + alpha_weight * alpha_norm(x, alpha=alpha))
+
+
+def invert(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: Any,
+    features: ArrayLike,
+    path: str,
+    *,
+    variation_weight: float = 0.1,
+    beta: float = 2.0,
+    alpha_weight: float = 0.01,
+    alpha: float = 6.0,
+    key: Array | None = None,
+    steps: int = 256,
+    rate: float = 0.05,
+    preprocess: Preprocess | None = None,
+    parameterisation: Parameterisation = Parameterisation(),  # noqa: B008
+    optimizer: Any = None,
+    on_step: OnStep | None = None,
+) -> tuple[Array, Array]:
+    """Finds images whose features in a layer are the given ones: what the layer keeps of an image.
+
+    Minimises ``|f(x) - features|^2 / |features|^2`` plus the two regularisers, each times its weight.
+
+    Args:
+      net, params, state: the network.
+      x: images in [0, 1] to begin from, or the shape ``(batch, height, width, channels)`` of noise to begin from.
+      features: the layer's output to be met; its batch is x's.
+      path: the layer's path; "" for the network's output.
+      variation_weight, beta: of `total_variation`.
+      alpha_weight, alpha: of `alpha_norm`.
+      key: a random key for the noise; by default that of seed 0.
+      steps: how many.
+      rate: Adam's learning rate.
+      preprocess: from images in [0, 1] to what the network takes.
+      parameterisation: the numbers that are moved.
+      optimizer: an Optax transformation in place of Adam.
+      on_step: called after each step with its number, from 1, and the loss: for a progress bar.
+
+    Returns:
+      The images, and the losses, ``(steps,)``, summed over the batch.
+
+    Raises:
+      ShapeError: a path names no layer (it lists the nearest); features of another shape than the layer gives.
+      NonFiniteGradientError: the gradient is not finite; it names the step.
+
+    >>> net = jc.serial(conv=jc.Conv(8), relu=jax.nn.relu)
+    >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
+    >>> _, found = jc.inspect.activations(net, params, state, jax.random.uniform(jax.random.key(1), (1, 8, 8, 3)))
+    >>> images, losses = invert(net, params, state, (1, 8, 8, 3), found["relu"], "relu", steps=32)
+    >>> images.shape, bool(losses[-1] < losses[0] / 2)
+    ((1, 8, 8, 3), True)
+    """
+    if path:
+        check_unstacked(net, path)
+    key = jax.random.key(0) if key is None else key
+    z, shape = begin(key, x, parameterisation)
+    features = jnp.asarray(features)
+    struct = jax.ShapeDtypeStruct(shape, jnp.float32)
+    y = jax.eval_shape(lambda p, s, x: _features(net, p, s, x, path, preprocess), params, state, struct)
+    given = jax.tree.map(lambda leaf: leaf.shape, y)
+    if features.shape != given:
+        raise ShapeError(f"features must have the shape of {path!r} for images {shape}, {given}, got {features.shape}")
+    size = (shape[1], shape[2])
+    z, losses = minimise(
+        _Invert(net, path, preprocess, parameterisation, size),
+        z,
+        (params, state, features, variation_weight, beta, alpha_weight, alpha),
+        adam(rate) if optimizer is None else optimizer,
+        steps,
+        key=key,
+        what="invert",
+        on_step=on_step,
+    )
+    return jnp.clip(parameterisation.decode(z, size), 0, 1), losses
+
+
+__all__ = ["invert"]

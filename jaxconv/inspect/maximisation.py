@@ -1,0 +1,93 @@
+"""What a unit, a channel, a layer or a class wants to see: images that bring it about, found by gradient ascent."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxconv.inspect import objectives
+from jaxconv.inspect.batches import Preprocess
+from jaxconv.inspect.descent import OnStep, adam, minimise
+from jaxconv.inspect.images import Parameterisation, begin
+from jaxconv.inspect.views import View
+from jaxconv.layer import Array, Layer, Params, State, Tree
+
+
+@dataclass(frozen=True)
+class Seek:
+    """The loss of an image's numbers: minus the sum of all images' scores."""
+
+    net: Layer
+    preprocess: Preprocess | None
+    parameterisation: Parameterisation
+    view: Callable[[Array, Array], Array] | None
+    size: tuple[int, int]
+
+    def __call__(self, z: Array, data: Tree, key: Array) -> Array:
+        params, state, wanted = data
+        x = self.parameterisation.decode(z, self.size)
+        x = x if self.view is None else self.view(key, x)
+        return -jnp.sum(objectives.scores(self.net, params, state, x, wanted, self.preprocess))
+
+
+def maximise(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: Any,
+    objective: objectives.Objectives,
+    *,
+    key: Array | None = None,
+    steps: int = 256,
+    rate: float = 0.1,
+    preprocess: Preprocess | None = None,
+    parameterisation: Parameterisation = Parameterisation(),  # noqa: B008
+    view: Callable[[Array, Array], Array] | None = View(),  # noqa: B008
+    optimizer: Any = None,
+    on_step: OnStep | None = None,
+) -> tuple[Array, Array]:
+    """Finds images that an objective scores high (Olah et al., "Feature Visualization", 2017).
+
+    The images of the batch are independent searches: ``objectives.channel(path, range(n))`` shows n channels at once.
+
+    Args:
+      net, params, state: the network.
+      x: images in [0, 1] to begin from, or the shape ``(batch, height, width, channels)`` of noise to begin from.
+      objective: one of `jaxconv.inspect.objectives`, or a sequence of them, which add up.
+      key: a random key for the noise and the views; by default that of seed 0.
+      steps: how many.
+      rate: Adam's learning rate.
+      preprocess: from images in [0, 1] to what the network takes; None hands them over as they are.
+      parameterisation: the numbers that are moved.
+      view: ``view(key, images)``, what the network is shown at a step; None shows the images as they are.
+      optimizer: an Optax transformation in place of Adam.
+      on_step: called after each step with its number, from 1, and minus the score: for a progress bar.
+
+    Returns:
+      The images, and the sum of their scores before each step, ``(steps,)``.
+
+    Raises:
+      ShapeError: a path names no layer (it lists the nearest); a channel or place that the layer lacks; images of
+        another rank or outside of [0, 1]; the network cannot take them.
+      NonFiniteGradientError: the gradient is not finite; it names the step.
+
+    >>> net = jc.serial(conv=jc.Conv(4))
+    >>> params, state = net.init(jax.random.key(0), (1, 16, 16, 3))
+    >>> wanted = objectives.channel("conv", [0, 3])
+    >>> images, scores = maximise(net, params, state, (2, 16, 16, 3), wanted, steps=8)
+    >>> images.shape, bool(scores[-1] > scores[0])
+    ((2, 16, 16, 3), True)
+    """
+    noise_key, view_key = jax.random.split(jax.random.key(0) if key is None else key)
+    z, shape = begin(noise_key, x, parameterisation)
+    wanted = objectives.check(net, params, state, shape, objective, preprocess)
+    seek = Seek(net, preprocess, parameterisation, view, shape[1:3])
+    data = (params, state, wanted)
+    optimizer = adam(rate) if optimizer is None else optimizer
+    z, losses = minimise(seek, z, data, optimizer, steps, key=view_key, what="maximise", on_step=on_step)
+    return parameterisation.decode(z, shape[1:3]), -losses
+
+
+__all__ = ["maximise"]

@@ -1,0 +1,288 @@
+"""Images found by what a network makes of them: embeddings, nearest neighbours, precision, a map in two dimensions."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxconv.compiler import jit
+from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.geometry import as_int
+from jaxconv.inspect.activations import activations
+from jaxconv.inspect.arguments import check_unstacked
+from jaxconv.inspect.batches import Preprocess, batches, check_data, keep_best, nothing_yet
+from jaxconv.layer import Array, Layer, Params, State, Tree
+from jaxconv.ops.arrays import ArrayLike, accumulator
+
+METRICS = ("cosine", "l2")
+
+
+def embed(
+    net: Layer,
+    params: Params,
+    state: State,
+    images: Any,
+    path: str,
+    *,
+    batch_size: int = 256,
+    preprocess: Preprocess | None = None,
+) -> np.ndarray:
+    """Returns the output of a layer for each image of a data set, maps averaged over their places.
+
+    Args:
+      net: a layer.
+      params, state: what ``net.apply`` takes.
+      images: array of shape ``(count, ...)``. NumPy arrays, memory maps included, go to the device batch by batch.
+      path: of the layer; the last before the scores is usual.
+      batch_size: images for each call of the network.
+      preprocess: ``preprocess(images)``, run inside the compiled program. Pass the same function each time: a new one
+        compiles anew.
+
+    Returns:
+      NumPy array of shape ``(count, channels)``.
+
+    Raises:
+      ShapeError: the path names no layer, or one inside a `repeat`, or one that gives no array ``(batch, ...,
+        channels)``; there are no images.
+
+    >>> net = jc.serial(conv=jc.Conv(8), relu=jax.nn.relu, flatten=jc.Flatten(), scores=jc.Dense(10))
+    >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
+    >>> embed(net, params, state, jnp.ones((5, 8, 8, 3)), "relu", batch_size=2).shape
+    (5, 8)
+    """
+    images, batch_size = check_data(images, batch_size)
+    check_unstacked(net, path)
+    features = functools.partial(_features, net, path, preprocess, params, state)
+    return np.concatenate([np.asarray(features(part.items))[part.skip :] for part in batches(images, batch_size)])
+
+
+@functools.partial(jit, static_argnums=(0, 1, 2))
+def _features(
+    net: Layer, path: str, preprocess: Preprocess | None, params: Params, state: State, images: Array
+) -> Array:
+    x = preprocess(images) if preprocess else images
+    found = activations(net, params, state, x, paths=[path])[1][path]
+    if len(getattr(found, "shape", ())) < 2:
+        got = " ".join(str(leaf.shape) for leaf in jax.tree.leaves(found))
+        raise ShapeError(f"path {path!r} must name a layer that gives an array (batch, ..., channels), got {got}")
+    return jnp.mean(found, axis=tuple(range(1, found.ndim - 1)), dtype=accumulator(found.dtype))
+
+
+class Neighbours(NamedTuple):
+    """What `nearest` returns. NumPy arrays, the nearest first.
+
+    Attributes:
+      indices: rows of the database, ``(queries, k)``.
+      distances: how far they are, ``(queries, k)``.
+    """
+
+    indices: np.ndarray
+    distances: np.ndarray
+
+
+def nearest(
+    queries: ArrayLike,
+    database: ArrayLike,
+    k: int,
+    *,
+    metric: str = "cosine",
+    exclude_self: bool = False,
+    batch_size: int = 4096,
+) -> Neighbours:
+    """Returns the k rows of a database that are nearest to each query, by comparing with all of them.
+
+    Args:
+      queries: real array of shape ``(queries, features)``.
+      database: real array of shape ``(rows, features)``.
+      k: how many.
+      metric: "cosine", one less the cosine of the angle (1 where a vector is zero); or "l2", the Euclidean distance.
+      exclude_self: whether to leave out row i for query i, where the queries are the database.
+      batch_size: rows of each that are compared at a time: memory is of the order of its square.
+
+    Returns:
+      A `Neighbours`. Of equal distances the lower row comes first.
+
+    Raises:
+      ShapeError: the shapes do not fit each other, k is above the number of rows, a number is not finite, or the metric
+        is unknown.
+      DTypeError: an array is not of real numbers.
+
+    Equals ``sklearn.neighbors.NearestNeighbors(algorithm="brute")``, up to rows as near as rounding in float32.
+
+    >>> rows = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> nearest(rows, rows, 1, exclude_self=True).indices.tolist()
+    [[2], [2], [0]]
+    >>> nearest(jnp.array([[4.0, 3.0]]), rows, 2, metric="l2").indices.tolist()
+    [[2, 0]]
+    """
+    queries, database = _vectors(queries, "queries"), _vectors(database, "database")
+    if queries.shape[1] != database.shape[1]:
+        raise ShapeError(f"queries and database must have as many features, got {queries.shape} and {database.shape}")
+    if metric not in METRICS:
+        raise ShapeError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    if exclude_self and len(queries) != len(database):
+        raise ShapeError(
+            f"queries must be the database for exclude_self, got {len(queries)} queries for {len(database)} rows"
+        )
+    k, most = as_int(k, "k", least=1), len(database) - exclude_self
+    if k > most:
+        raise ShapeError(f"k must be at most {most}, the rows of the database that a query may find, got {k}")
+    batch_size = as_int(batch_size, "batch_size", least=1)
+    # Distances do not change, and numbers of the same size lose fewer digits in products.
+    shift = database.mean(axis=0) if metric == "l2" else np.zeros(1, np.float32)
+    compare = functools.partial(_compare, metric, exclude_self, shift)
+    found = []
+    for some in batches(queries, batch_size):
+        best = nothing_yet(len(some.items), k, np.float32, others=1)
+        for rows in batches(database, batch_size):
+            best = compare(some.items, rows.items, some.start, rows.start, rows.skip, best)
+        indices, distances = _ranked(metric, some.items, database, *map(np.asarray, best))
+        found.append((indices[some.skip :], distances[some.skip :]))
+    return Neighbours(*map(np.concatenate, zip(*found, strict=True)))
+
+
+def _vectors(a: ArrayLike, name: str) -> np.ndarray:
+    a = np.asarray(a)
+    if not jnp.issubdtype(a.dtype, np.floating) and not jnp.issubdtype(a.dtype, np.integer):
+        raise DTypeError(f"{name} must be an array of real numbers, got {a.dtype}")
+    if a.ndim != 2 or 0 in a.shape:
+        raise ShapeError(f"{name} must have shape (rows, features), at least one of each, got {a.shape}")
+    a = a.astype(np.float32, copy=False)
+    if not np.isfinite(a).all():
+        raise ShapeError(f"{name} must be finite, got {int((~np.isfinite(a)).sum())} numbers that are not")
+    return a
+
+
+@functools.partial(jit, static_argnums=(0, 1))
+def _compare(
+    metric: str,
+    exclude_self: bool,
+    shift: Array,
+    queries: Array,
+    rows: Array,
+    query_start: Array,
+    row_start: Array,
+    skip: Array,
+    best: Tree,
+) -> Tree:
+    """Returns the best of those before and of ``rows``, the first ``skip`` of them left out."""
+    queries, rows = queries - shift, rows - shift
+    if metric == "cosine":
+        queries, rows = _unit(queries), _unit(rows)
+    likeness = jnp.matmul(queries, rows.T, precision=jax.lax.Precision.HIGHEST)
+    if metric == "l2":
+        likeness -= jnp.sum(rows**2, axis=1) / 2
+    fresh = jnp.arange(len(rows))
+    number = jnp.broadcast_to(row_start + fresh, likeness.shape)
+    out = fresh < skip
+    if exclude_self:
+        out |= number == query_start + jnp.arange(len(queries))[:, None]
+    return keep_best(best, (jnp.where(out, -jnp.inf, likeness), number))
+
+
+def _unit(a: Array) -> Array:
+    norm = jnp.linalg.norm(a, axis=1, keepdims=True)
+    return a / jnp.where(norm > 0, norm, 1)
+
+
+def _ranked(
+    metric: str, queries: np.ndarray, database: np.ndarray, scores: np.ndarray, indices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows found and their distances; L2 ones from differences, exact where products are not."""
+    if metric == "cosine":
+        return indices, 1 - scores
+    far = np.stack([np.linalg.norm(queries - database[column], axis=1) for column in indices.T], 1)
+    order = np.lexsort((indices, far))
+    return np.take_along_axis(indices, order, 1), np.take_along_axis(far, order, 1)
+
+
+def precision_at_k(indices: ArrayLike, labels: ArrayLike, query_labels: ArrayLike) -> float:
+    """Returns which part of the neighbours found have the label of the query, the mean over queries.
+
+    Args:
+      indices: of rows of the database, integers ``(queries, k)``, as `nearest` gives them.
+      labels: integers ``(rows,)``, of the database.
+      query_labels: integers ``(queries,)``.
+
+    Returns:
+      A number between 0 and 1.
+
+    Raises:
+      ShapeError: the shapes do not fit each other, or an index is out of range.
+
+    Equals ``torchmetrics.retrieval.RetrievalPrecision(top_k=k)`` on rankings.
+
+    >>> precision_at_k([[0, 1], [2, 0]], labels=[7, 8, 9], query_labels=[7, 9])
+    0.5
+    """
+    indices, labels, query_labels = np.asarray(indices), np.asarray(labels), np.asarray(query_labels)
+    if indices.ndim != 2 or labels.ndim != 1 or query_labels.shape != indices.shape[:1] or not indices.size:
+        raise ShapeError(
+            "indices, labels and query_labels must have shapes (queries, k), (rows,) and (queries,), "
+            f"got {indices.shape}, {labels.shape} and {query_labels.shape}"
+        )
+    if not 0 <= indices.min() <= indices.max() < len(labels):
+        raise ShapeError(
+            f"indices must lie in 0 to {len(labels) - 1}, got {indices.min()} to {indices.max()}: labels has a label "
+            "for each row of the database"
+        )
+    return float((labels[indices] == query_labels[:, None]).mean())
+
+
+class Pca(NamedTuple):
+    """What `pca` returns.
+
+    Attributes:
+      points: where each row lies along the components, ``(rows, n)``.
+      components: orthonormal directions, ``(n, features)``, of falling variance.
+      mean: of the rows, ``(features,)``; ``points = (x - mean) @ components.T``.
+      explained: which part of all variance lies along each component, ``(n,)``.
+    """
+
+    points: Array
+    components: Array
+    mean: Array
+    explained: Array
+
+
+def pca(x: ArrayLike, n: int = 2) -> Pca:
+    """Returns the principal components of rows, by singular values: a map of embeddings in ``n`` dimensions.
+
+    For maps that keep neighbours together rather than large distances, t-SNE is ``sklearn.manifold.TSNE`` and UMAP is
+    ``umap.UMAP``; both take what `embed` gives, and are better fed with 50 components of this.
+
+    Args:
+      x: array of shape ``(rows, features)``.
+      n: how many components.
+
+    Returns:
+      A `Pca`. The number of largest size in each component is positive, so the picture does not turn over from one
+      machine to the next.
+
+    Raises:
+      ShapeError: x has another rank, or n is above its rows or features.
+
+    Equals ``sklearn.decomposition.PCA(svd_solver="full")``.
+
+    >>> found = pca(jnp.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]), 1)
+    >>> print(found.points.round(3)[:, 0], found.explained)
+    [-1.414  0.     1.414] [1.]
+    """
+    x = jnp.asarray(x)
+    x = x.astype(accumulator(x.dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
+    if x.ndim != 2 or 0 in x.shape:
+        raise ShapeError(f"x must have shape (rows, features), at least one of each, got {x.shape}")
+    if as_int(n, "n", least=1) > min(x.shape):
+        raise ShapeError(f"n must be at most the rows and the features of x, {x.shape}, got {n}")
+    mean = jnp.mean(x, axis=0)
+    u, s, v = jnp.linalg.svd(x - mean, full_matrices=False)
+    largest = jnp.take_along_axis(v[:n], jnp.argmax(jnp.abs(v[:n]), axis=1)[:, None], axis=1)
+    sign = jnp.where(largest < 0, -1, 1)
+    total = jnp.sum(s**2)
+    explained = s[:n] ** 2 / jnp.where(total > 0, total, 1)
+    return Pca((u[:, :n] * s[:n]) * sign.T, v[:n] * sign, mean, explained)
+
+
+__all__ = ["Neighbours", "Pca", "embed", "nearest", "pca", "precision_at_k"]

@@ -1,0 +1,293 @@
+"""How a training run is doing, layer by layer: dead units, activations, gradients, updates against weights."""
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import tree_leaves_with_path as leaves
+
+from jaxconv.compiler import jit
+from jaxconv.errors import ParameterError, ShapeError
+from jaxconv.inspect.activations import activations
+from jaxconv.inspect.arguments import check_path, stacked_axes
+from jaxconv.inspect.batches import Preprocess, batches, check_data
+from jaxconv.inspect.rectifiers import rectifier_paths
+from jaxconv.layer import Array, Layer, Params, State, Tree, walk
+
+
+def dead_units(
+    net: Layer,
+    params: Params,
+    state: State,
+    images: Any,
+    *,
+    paths: Iterable[str] | None = None,
+    batch_size: int = 256,
+    preprocess: Preprocess | None = None,
+) -> dict[str, np.ndarray]:
+    """Returns which channels are never positive, at any place of any image of a data set.
+
+    A ReLU passes no gradient to a unit that is never positive: it has died, and does not learn. A channel is dead where
+    all its units are.
+
+    Args:
+      net: a layer.
+      params, state: what ``net.apply`` takes.
+      images: array of shape ``(count, ...)``. NumPy arrays, memory maps included, go to the device batch by batch.
+      paths: of layers that give one array ``(batch, ..., channels)``; None, all rectifiers: ``jax.nn.relu`` and other
+        functions that are zero up to zero and positive after.
+      batch_size: images for each call of the network.
+      preprocess: ``preprocess(images)``, run inside the compiled program. Pass the same function each time: a new one
+        compiles anew.
+
+    Returns:
+      By path, booleans ``(channels,)``; their mean is the fraction that is dead. Inside a `repeat` an axis of its
+      iterations comes first.
+
+    Raises:
+      ShapeError: a path names no layer, the network has no rectifier and none is named, or there are no images.
+
+    >>> net = jc.serial(jc.Dense(2), jax.nn.relu)
+    >>> params = {"0": {"kernel": jnp.ones((3, 2)), "bias": jnp.array([0.0, -9.0])}}
+    >>> {path: dead.tolist() for path, dead in dead_units(net, params, {}, jnp.ones((4, 3))).items()}
+    {'1': [False, True]}
+    """
+    images, batch_size = check_data(images, batch_size)
+    chosen = tuple(rectifier_paths(net) if paths is None else paths)
+    if not chosen:
+        raise ShapeError("paths must name layers, as net has no rectifier such as jax.nn.relu, got none")
+    for path in chosen:
+        check_path(net, path)
+    alive: dict[str, np.ndarray] = {}
+    for part in batches(images, batch_size):
+        found = _positive(net, chosen, preprocess, params, state, part.items)
+        alive = {path: np.asarray(found[path]) | alive.get(path, False) for path in chosen}
+    return {path: ~units for path, units in alive.items()}
+
+
+@functools.partial(jit, static_argnums=(0, 1, 2))
+def _positive(
+    net: Layer, paths: tuple[str, ...], preprocess: Preprocess | None, params: Params, state: State, images: Array
+) -> dict[str, Array]:
+    x = preprocess(images) if preprocess else images
+    _, found = activations(net, params, state, x, paths=paths)
+    units = {}
+    for path, a in found.items():
+        first = stacked_axes(net, path)
+        if len(getattr(a, "shape", ())) < first + 2:
+            got = " ".join(str(leaf.shape) for leaf in jax.tree.leaves(a))
+            raise ShapeError(f"paths has {path!r}, which must give an array (batch, ..., channels), got {got}")
+        units[path] = jnp.any(a > 0, axis=tuple(range(first, a.ndim - 1)))
+    return units
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("mean", "std", "zeros", "largest", "weight_norm", "gradient_norm", "update_ratio"),
+    meta_fields=("paths",),
+)
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerStatistics:
+    """A row of numbers for each layer; what `layer_statistics` returns.
+
+    A pytree of arrays ``(..., layers)``: it passes through jit, vmap and scan, and axes that these add come first.
+    ``str()`` is a table, of the last step where there are several.
+
+    Attributes:
+      paths: of the layers.
+      mean, std: of the layer's output.
+      zeros: which part of the output is 0.
+      largest: the largest size of a number of the output.
+      weight_norm, gradient_norm: of all the layer's parameters together, and of their gradient.
+      update_ratio: the norm of the update over the norm of the parameters. Around 1e-3 is usual (CS231n); far above it
+        the step is too large, far below too small.
+
+    Where there is nothing to measure (a layer without parameters, no gradient given) a number is NaN.
+    """
+
+    paths: tuple[str, ...]
+    mean: Array
+    std: Array
+    zeros: Array
+    largest: Array
+    weight_norm: Array
+    gradient_norm: Array
+    update_ratio: Array
+
+    def arrays(self) -> dict[str, Array]:
+        """Returns the arrays by name, those left out that hold nothing but NaN."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
+        return {name: a for name, a in named.items() if not np.isnan(np.asarray(a)).all()}
+
+    def __str__(self) -> str:
+        last = {name: np.asarray(a).reshape(-1, len(self.paths))[-1] for name, a in self.arrays().items()}
+        rows = [("path", *(name.replace("_", " ") for name in last))]
+        for i, path in enumerate(self.paths):
+            rows.append((path, *("" if np.isnan(a[i]) else f"{a[i]:.3g}" for a in last.values())))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join((path.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True)))).rstrip()
+            for path, *cells in rows
+        ]
+        return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(last)), *lines[1:]])
+
+    def __repr__(self) -> str:
+        # Without the numbers, which a trace does not have.
+        return f"LayerStatistics({len(self.paths)} layers, {jnp.shape(self.mean)})"
+
+
+def layer_statistics(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: Tree,
+    *,
+    grads: Params | None = None,
+    updates: Params | None = None,
+    train: bool = False,
+    key: Array | None = None,
+) -> LayerStatistics:
+    """Returns statistics of the outputs, the parameters, their gradients and updates of each layer.
+
+    A pure function of what a training step has at hand: it jits, and can stand inside the step. A layer is one without
+    named layers inside, or one with parameters at its own level.
+
+    Args:
+      net: a layer.
+      params, state, x: what ``net.apply`` takes.
+      grads: the gradient of the loss with respect to params.
+      updates: what the optimizer adds to params.
+      train, key: what ``net.apply`` takes.
+
+    Returns:
+      A `LayerStatistics`, float32, in the order of the network.
+
+    Raises:
+      ParameterError: grads or updates are not shaped like params.
+
+    >>> net = jc.serial(fc=jc.Dense(4, bias=False), relu=jax.nn.relu)
+    >>> params = {"fc": {"kernel": jnp.eye(4)}}
+    >>> x = jnp.array([[-1.0, 0.0, 1.0, 2.0]])
+    >>> print(layer_statistics(net, params, {}, x, grads=params, updates={"fc": {"kernel": 0.01 * jnp.eye(4)}}))
+    path  mean    std  zeros  largest  weight norm  gradient norm  update ratio
+    ---------------------------------------------------------------------------
+    fc     0.5   1.12   0.25        2            2              2          0.01
+    relu  0.75  0.829    0.5        2
+    """
+    trees = {"params": params, "grads": grads, "updates": updates}
+    for name, tree in trees.items():
+        if tree is not None:
+            _check_like_params(name, tree, params)
+    y, found = activations(net, params, state, x, train=train, key=key)
+    layers = {"": net} | dict(walk(net))
+    own = {name: _by_layer(tree, layers) for name, tree in trees.items()}
+    paths = [path for path, layer in layers.items() if path in own["params"] or not [*walk(layer)]]
+    norms = {name: jnp.array([_norm(own[name].get(path)) for path in paths], jnp.float32) for name in trees}
+    outputs = jnp.array([_moments(y if path == "" else found.get(path)) for path in paths], jnp.float32)
+    mean, std, zeros, largest = outputs.T
+    return LayerStatistics(
+        tuple(paths),
+        mean=mean,
+        std=std,
+        zeros=zeros,
+        largest=largest,
+        weight_norm=norms["params"],
+        gradient_norm=norms["grads"],
+        update_ratio=norms["updates"] / norms["params"],
+    )
+
+
+def _check_like_params(name: str, tree: Params, params: Params) -> None:
+    got, wanted = ({jax.tree_util.keystr(p): jnp.shape(a) for p, a in leaves(t)} for t in (tree, params))
+    for path in wanted | got:
+        if got.get(path) != wanted.get(path):
+            raise ParameterError(
+                f"{name} must have the shapes of params, at {path} {wanted.get(path, 'nothing')}, "
+                f"got {got.get(path, 'nothing')}"
+            )
+
+
+def _by_layer(tree: Params | None, layers: Mapping[str, Layer]) -> dict[str, list[Array]]:
+    """Returns the arrays of each layer that has any: those at its own level, or deeper but in no layer with a name."""
+    own: dict[str, list[Array]] = {}
+    for keys, leaf in leaves(tree):
+        path = jax.tree_util.keystr(keys[:-1], simple=True, separator=".")
+        while path not in layers:
+            path = path.rpartition(".")[0]
+        own.setdefault(path, []).append(leaf)
+    return own
+
+
+def _norm(arrays: list[Array] | None) -> Array | float:
+    return jnp.nan if arrays is None else jnp.linalg.norm(_numbers(arrays))
+
+
+def _moments(output: Tree) -> list[Array | float]:
+    """Returns mean, deviation, part of zeros and largest size of all numbers of an output."""
+    if not jax.tree.leaves(output):
+        return [jnp.nan] * 4
+    a = _numbers(output)
+    return [jnp.mean(a), jnp.std(a), jnp.mean(a == 0), jnp.max(jnp.abs(a))]
+
+
+def _numbers(tree: Tree) -> Array:
+    return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(tree)])
+
+
+class Recorder:
+    """Collects `layer_statistics` over the steps of a run.
+
+    >>> net = jc.serial(fc=jc.Dense(2))
+    >>> params, state = net.init(jax.random.key(0), (1, 2))
+    >>> look = jax.jit(lambda params, x: layer_statistics(net, params, state, x))
+    >>> recorder = Recorder()
+    >>> for step in range(0, 20, 10):
+    ...     recorder.add(step, look(params, jnp.ones((4, 2))))
+    >>> recorder.steps, recorder.statistics.mean.shape, len(recorder.rows())
+    ([0, 10], (2, 1), 2)
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self._kept: list[LayerStatistics] = []
+
+    def add(self, step: int, statistics: LayerStatistics) -> None:
+        """Keeps the statistics of a step, on the host.
+
+        Raises:
+          ShapeError: they are of other layers than those before, or of several steps.
+        """
+        layers = (len(statistics.paths),)
+        if jnp.shape(statistics.mean) != layers:
+            raise ShapeError(f"statistics must be of one step, arrays {layers}, got {jnp.shape(statistics.mean)}")
+        if self._kept and statistics.paths != self._kept[0].paths:
+            raise ShapeError(f"statistics must be of the layers {self._kept[0].paths}, got {statistics.paths}")
+        self.steps.append(int(step))
+        self._kept.append(jax.device_get(statistics))
+
+    @property
+    def statistics(self) -> LayerStatistics:
+        """All of them as one, NumPy arrays ``(steps, layers)``."""
+        if not self._kept:
+            raise ShapeError("a recorder must be given statistics by add before it is read, got none")
+        return jax.tree.map(lambda *arrays: np.stack(arrays), *self._kept)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns a dict for each step and layer: step, path and the numbers, for a data frame or a CSV file."""
+        kept = self.statistics
+        arrays = kept.arrays()
+        return [
+            {"step": step, "path": path, **{name: float(a[i, j]) for name, a in arrays.items()}}
+            for i, step in enumerate(self.steps)
+            for j, path in enumerate(kept.paths)
+        ]
+
+    def __str__(self) -> str:
+        return f"step {self.steps[-1]}\n{self.statistics}" if self.steps else "no steps"
+
+
+__all__ = ["LayerStatistics", "Recorder", "dead_units", "layer_statistics"]

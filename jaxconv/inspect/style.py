@@ -1,0 +1,249 @@
+"""Neural style: the content of one image in the style of another (Gatys et al., 2016; Johnson et al., 2016)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxconv.compiler import jit
+from jaxconv.errors import ShapeError
+from jaxconv.inspect.activations import activations
+from jaxconv.inspect.arguments import check_unstacked
+from jaxconv.inspect.batches import Preprocess
+from jaxconv.inspect.descent import OnStep, adam, minimise
+from jaxconv.inspect.images import PIXELS, Parameterisation, as_images, total_variation
+from jaxconv.layer import Array, Layer, Params, State, Tree
+
+Weighted = tuple[tuple[str, float], ...]
+
+
+def gram(y: ArrayLike) -> Array:
+    """Returns how channels go together over all places: ``sum_places y_i y_j / (places channels)``.
+
+    Args:
+      y: a layer's output, ``(batch, *spatial, channels)``.
+
+    Returns:
+      Array of shape ``(batch, channels, channels)``: Johnson et al., 2016; Gatys et al., 2016, leave out the division.
+
+    Raises:
+      ShapeError: there is no spatial axis.
+
+    >>> gram(jnp.array([[[1.0, 0.0], [1.0, 2.0]]]))
+    Array([[[0.5, 0.5],
+            [0.5, 1. ]]], dtype=float32)
+    """
+    y = jnp.asarray(y)
+    if y.ndim < 3:
+        raise ShapeError(f"y must have shape (batch, *spatial, channels), got {y.shape}")
+    flat = y.reshape(y.shape[0], -1, y.shape[-1])
+    wide = jnp.promote_types(y.dtype, jnp.float32)
+    products = jnp.einsum("npi,npj->nij", flat, flat, preferred_element_type=wide)
+    return products / (flat.shape[1] * flat.shape[2])
+
+
+@dataclass(frozen=True)
+class PerceptualLoss:
+    """How far an image is from the content of one and the style of another, as a network sees them.
+
+    The content loss of a layer is the squared distance of its features, the style loss that of their Gram matrices
+    (`gram`). Each is divided by the squared norm of what it is compared with, so weights mean the same in all layers.
+
+    Args:
+      net: the network.
+      content, style: paths of layers that share the weight evenly, or shares by path.
+      content_weight, style_weight: of all layers of a kind together.
+      variation_weight: of the image's total variation; see `total_variation`.
+      preprocess: from images in [0, 1] to what the network takes.
+
+    Raises:
+      ShapeError: a path names no layer (it lists the nearest); shares that are negative or all zero.
+
+    >>> net = jc.serial(conv1=jc.Conv(4), conv2=jc.Conv(8))
+    >>> PerceptualLoss(net, content=["conv2"], style={"conv1": 1, "conv2": 3}).style
+    (('conv1', 0.25), ('conv2', 0.75))
+    """
+
+    net: Layer
+    content: Sequence[str] | Mapping[str, float] | Weighted
+    style: Sequence[str] | Mapping[str, float] | Weighted
+    content_weight: float = 1.0
+    style_weight: float = 1.0
+    variation_weight: float = 0.0
+    preprocess: Preprocess | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("content", "style"):
+            object.__setattr__(self, name, _shares(self.net, getattr(self, name), name))
+
+    def _found(self, params: Params, state: State, x: Array, *kinds: Any) -> dict[str, Array]:
+        paths = {path for kind in kinds for path, _ in kind}
+        x = x if self.preprocess is None else self.preprocess(x)
+        return activations(self.net, params, state, x, paths=paths)[1]
+
+    def features(self, params: Params, state: State, x: Array) -> dict[str, Array]:
+        """Returns the content layers' outputs on images in [0, 1]."""
+        return self._found(params, state, x, self.content)
+
+    def grams(self, params: Params, state: State, x: Array) -> dict[str, Array]:
+        """Returns the style layers' Gram matrices on images in [0, 1]."""
+        return {path: gram(y) for path, y in self._found(params, state, x, self.style).items()}
+
+    def __call__(
+        self, params: Params, state: State, x: Array, features: Mapping[str, Array], grams: Mapping[str, Array]
+    ) -> Array:
+        """Returns the loss of each image in [0, 1], shape ``(batch,)``, against `features` and `grams` of others."""
+        found = self._found(params, state, x, self.content, self.style)
+        total = self.variation_weight * total_variation(x)
+        for path, share in dict(self.content).items():  # type: ignore[arg-type]
+            total += self.content_weight * share * relative_distance(found[path], features[path])
+        for path, share in dict(self.style).items():  # type: ignore[arg-type]
+            total += self.style_weight * share * relative_distance(gram(found[path]), grams[path])
+        return total
+
+
+def _shares(net: Layer, given: Any, argument: str) -> Weighted:
+    if isinstance(given, str):
+        raise ShapeError(f"{argument} must be a sequence of paths, got the string {given!r}: write [{given!r}]")
+    entries = given.items() if isinstance(given, Mapping) else given
+    pairs = [(entry, 1.0) if isinstance(entry, str) else entry for entry in entries]
+    for path, _ in pairs:
+        check_unstacked(net, path)
+    whole = sum(share for _, share in pairs)
+    if pairs and not (whole > 0 and all(share >= 0 for _, share in pairs)):
+        raise ShapeError(f"{argument} must have shares that are not negative and not all zero, got {pairs}")
+    return tuple((path, share / whole) for path, share in pairs)
+
+
+def relative_distance(y: Array, target: Array) -> Array:
+    axes = tuple(range(1, y.ndim))
+    norm = jnp.sum(jnp.square(target), axis=axes)
+    return jnp.sum(jnp.square(y - target), axis=axes) / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class _Transfer:
+    """The loss of an image's numbers."""
+
+    loss: PerceptualLoss
+    parameterisation: Parameterisation
+    size: tuple[int, int]
+
+    def __call__(self, z: Array, data: Tree, key: Array) -> Array:
+        params, state, features, grams = data
+        return jnp.sum(self.loss(params, state, self.parameterisation.decode(z, self.size), features, grams))
+
+
+def style_transfer(
+    loss: PerceptualLoss,
+    params: Params,
+    state: State,
+    content_image: ArrayLike,
+    style_image: ArrayLike,
+    *,
+    start: str | ArrayLike = "content",
+    key: Array | None = None,
+    steps: int = 200,
+    rate: float = 0.02,
+    optimizer: Any = None,
+    parameterisation: Parameterisation = PIXELS,
+    on_step: OnStep | None = None,
+) -> tuple[Array, Array]:
+    """Paints the content of one image in the style of another: Gatys et al., 2016.
+
+    Args:
+      loss: the layers and weights, and the network in which they are.
+      params, state: the network's.
+      content_image: images in [0, 1], or uint8, ``(batch, height, width, channels)``.
+      style_image: one image, or one for each; of any size.
+      start: "content", "noise", or images to begin from.
+      key: a random key for the noise; by default that of seed 0.
+      steps: how many.
+      rate: Adam's learning rate.
+      optimizer: an Optax transformation in place of Adam; `optax.lbfgs()` is that of the paper.
+      parameterisation: the numbers that are moved; by default the pixels, which are cut to [0, 1] at the end.
+      on_step: called after each step with its number, from 1, and the loss: for a progress bar.
+
+    Returns:
+      Images of content_image's shape in [0, 1], and the losses, ``(steps,)``, summed over the batch.
+
+    Raises:
+      ShapeError: images of another rank, number or channels, or outside of [0, 1]; another start.
+      NonFiniteGradientError: the gradient is not finite; it names the step.
+
+    >>> net = jc.serial(conv=jc.Conv(4), relu=jax.nn.relu)
+    >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
+    >>> a, b = jax.random.uniform(jax.random.key(1), (2, 1, 8, 8, 3))
+    >>> images, losses = style_transfer(PerceptualLoss(net, ["relu"], ["relu"]), params, state, a, b, steps=8)
+    >>> images.shape, bool(losses[-1] < losses[0])
+    ((1, 8, 8, 3), True)
+    """
+    content_image = as_images(content_image, "content_image")
+    n, *size, channels = content_image.shape
+    style_image = as_images(style_image, "style_image", channels=channels)
+    if style_image.shape[0] not in (1, n):
+        raise ShapeError(f"style_image must be one image, or {n} as content_image, got {style_image.shape[0]}")
+    if isinstance(start, str):
+        if start not in ("content", "noise"):
+            raise ShapeError(f'start must be "content", "noise" or images, got {start!r}')
+        noise_key = jax.random.key(0) if key is None else key
+        first = content_image if start == "content" else jax.random.uniform(noise_key, content_image.shape)
+    else:
+        first = as_images(start, "start")
+        if first.shape != content_image.shape:
+            raise ShapeError(f"start must have content_image's shape {content_image.shape}, got {first.shape}")
+    features = jit(loss.features)(params, state, content_image)
+    grams = jit(loss.grams)(params, state, style_image)
+    z, losses = minimise(
+        _Transfer(loss, parameterisation, (size[0], size[1])),
+        parameterisation.encode(first),
+        (params, state, features, grams),
+        adam(rate) if optimizer is None else optimizer,
+        steps,
+        key=jax.random.key(0),
+        what="style_transfer",
+        on_step=on_step,
+    )
+    return jnp.clip(parameterisation.decode(z, (size[0], size[1])), 0, 1), losses
+
+
+def fast_style_step(net: Layer, loss: PerceptualLoss, optimizer: Any) -> Callable[..., tuple[Any, Tree]]:
+    """A jitted function that trains a network to paint any image in one style, in one pass: Johnson et al., 2016.
+
+    Args:
+      net: the network to train, from images in [0, 1] to such images; `jaxconv.models.transform_net`.
+      loss: the layers and weights, and the fixed network in which they are.
+      optimizer: an Optax transformation.
+
+    Returns:
+      ``step(train_state, images, params, state, grams) -> (train_state, metrics)``. ``train_state`` is a
+      `jaxconv.train.TrainState` of net and is given away; ``params`` and ``state`` are of the loss's network, ``grams``
+      is ``loss.grams(params, state, style_image)``. ``metrics`` holds loss and grad_norm.
+
+    >>> import optax
+    >>> net, eye = jc.serial(jc.Conv(3, 1), jax.nn.sigmoid), jc.serial(conv=jc.Conv(4), relu=jax.nn.relu)
+    >>> params, state = eye.init(jax.random.key(0), (1, 8, 8, 3))
+    >>> x = jax.random.uniform(jax.random.key(1), (1, 8, 8, 3))
+    >>> loss, optimizer = PerceptualLoss(eye, ["relu"], ["relu"]), optax.adam(0.01)
+    >>> train_state = jc.train.TrainState.create(net, optimizer, 0, x)
+    >>> step = fast_style_step(net, loss, optimizer)
+    >>> train_state, metrics = step(train_state, x, params, state, loss.grams(params, state, x))
+    >>> sorted(metrics)
+    ['grad_norm', 'loss']
+    """
+    from jaxconv.train.step import raw_step
+
+    def step(train_state: Any, images: Array, params: Params, state: State, grams: Tree) -> tuple[Any, Tree]:
+        def distance(y: Array, x: Array) -> Array:
+            return loss(params, state, y, lax.stop_gradient(loss.features(params, state, x)), grams)
+
+        return raw_step(net, distance, optimizer)(train_state, images, images)
+
+    return jit(step, donate_argnums=0)
+
+
+__all__ = ["PerceptualLoss", "fast_style_step", "gram", "style_transfer"]

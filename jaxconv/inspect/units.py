@@ -1,0 +1,245 @@
+"""What units are: their filters, what they see of the image, and what of a data set excites them most."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxconv.compiler import jit
+from jaxconv.errors import ParameterError, ShapeError
+from jaxconv.geometry import Field, as_int
+from jaxconv.inspect.activations import activations
+from jaxconv.inspect.arguments import check_path, check_unstacked
+from jaxconv.inspect.batches import Preprocess, batches, check_data, keep_best, nothing_yet
+from jaxconv.inspect.trace import Row, trace
+from jaxconv.layer import Array, Layer, Params, State, Tree, as_struct, walk
+from jaxconv.ops.arrays import accumulator
+
+Box = tuple[tuple[int, int], ...]
+
+
+def filters(net: Layer, params: Params, path: str) -> Array:
+    """Returns the kernel of a convolution.
+
+    Args:
+      net: a layer.
+      params: its parameters.
+      path: of a layer with a kernel that has a window.
+
+    Returns:
+      Array of shape ``(*window, in // groups, out)`` as it stands in ``params``; a transposed convolution has ``out``
+      and ``in`` the other way round, and inside a `repeat` an axis of its iterations comes first.
+      `jaxconv.inspect.figures.filters` draws it.
+
+    Raises:
+      ShapeError: the path names no layer, or one without such a kernel.
+      ParameterError: params are not the network's.
+
+    >>> net = jc.serial(stem=jc.Conv(8, 5), relu=jax.nn.relu)
+    >>> filters(net, net.init(jax.random.key(0), (1, 32, 32, 3))[0], "stem").shape
+    (5, 5, 3, 8)
+    """
+    check_path(net, path)
+    kernel = _kernel(params, path)
+    if kernel is None:
+        others = [known for known, _ in walk(net) if _kernel(params, known) is not None]
+        if not others:
+            raise ParameterError(f"params must have a kernel with a window at {path!r}, they have none anywhere")
+        raise ShapeError(f"path {path!r} must name a layer whose kernel has a window: {', '.join(map(repr, others))}")
+    return kernel
+
+
+def _kernel(params: Params, path: str) -> Array | None:
+    entries: Any = params
+    for name in (*path.split("."), "kernel"):
+        entries = entries.get(name) if isinstance(entries, dict) else None
+    return entries if len(getattr(entries, "shape", ())) >= 3 else None
+
+
+def _row(net: Layer, x: Tree, path: str) -> Row:
+    """Returns what is known of a layer, or raises ShapeError where it is not known what one unit of it sees."""
+    check_path(net, path)
+    row = {row.path: row for row in trace(net, x)}.get(path)
+    if row is None:
+        raise ShapeError(f"path {path!r} names a layer that does not run in prediction")
+    if not isinstance(row.output, jax.ShapeDtypeStruct):
+        raise ShapeError(f"path {path!r} must name a layer that gives one array, got {row.output}")
+    if row.receptive_field is None:
+        raise ShapeError(f"path {path!r} has no known receptive field: a layer before it does not tell what it sees")
+    return row
+
+
+def _spans(field: Field, count: int, size: int, clip: bool) -> np.ndarray:
+    """Returns from where to where each of ``count`` units sees along an axis of ``size``: ints ``(count, 2)``."""
+    starts = [field.offset + i * field.stride for i in range(count)]
+    spans = np.array([(math.floor(start), math.ceil(start + field.size)) for start in starts])
+    return np.clip(spans, 0, size) if clip else spans
+
+
+def _all_spans(row: Row, sizes: Sequence[int], clip: bool) -> list[np.ndarray]:
+    """Returns `_spans` for each axis of the image. One that the map has no more has a single place."""
+    assert row.receptive_field is not None
+    counts = (*row.output.shape[1:-1], *(1,) * len(sizes))[: len(sizes)]
+    return [_spans(f, m, n, clip) for f, m, n in zip(row.receptive_field, counts, sizes, strict=True)]
+
+
+def unit_field(net: Layer, x: Tree, path: str, place: Sequence[int] = (), *, clip: bool = True) -> Box:
+    """Returns which part of the image a unit sees.
+
+    Args:
+      net: a layer.
+      x: an image batch, a ShapeDtypeStruct or a shape tuple ``(batch, *spatial, channels)``.
+      path: of the unit's layer.
+      place: where in the layer's map the unit stands, an int for each of the map's axes; () for a layer without maps.
+      clip: whether to leave out the padding that it sees.
+
+    Returns:
+      ``(low, high)`` for each spatial axis of x, ``image[low:high]``: ends of an inexact field are rounded outwards.
+
+    Raises:
+      ShapeError: the path names no layer, or one of which it is not known what it sees, or the place is outside.
+
+    >>> net = jc.serial(jc.Conv(8), jax.nn.relu, jc.MaxPool(2), jc.Conv(8))
+    >>> unit_field(net, (1, 32, 32, 3), "3", (0, 5)), unit_field(net, (1, 32, 32, 3), "3", (0, 5), clip=False)
+    (((0, 5), (7, 15)), ((-3, 5), (7, 15)))
+    """
+    row = _row(net, x, path)
+    size = row.output.shape[1:-1]
+    place = tuple(as_int(i, "place") for i in place)
+    if len(place) != len(size) or not all(0 <= i < n for i, n in zip(place, size, strict=True)):
+        raise ShapeError(f"place must lie in the map of {path!r}, of size {size}, got {place}")
+    spans = _all_spans(row, as_struct(x).shape[1:-1], clip)
+    places = (*place, *(0,) * len(spans))
+    return tuple((int(low), int(high)) for low, high in (span[i] for span, i in zip(spans, places, strict=False)))
+
+
+class TopPatches(NamedTuple):
+    """What excites channels most; what `top_patches` returns. NumPy arrays, the best first along the axis of k.
+
+    Attributes:
+      channels: which channels of the layer, ``(channels,)``.
+      scores: the activations, ``(channels, k)``.
+      images: the numbers of the images, ``(channels, k)``.
+      places: where in the layer's map, ``(channels, k, axes of the map)``.
+      boxes: what the unit there sees of the image, ``(low, high)`` an axis: ``(channels, k, spatial axes, 2)``.
+      patches: the images in those boxes: for each channel k arrays, which are smaller at the rim.
+    """
+
+    channels: np.ndarray
+    scores: np.ndarray
+    images: np.ndarray
+    places: np.ndarray
+    boxes: np.ndarray
+    patches: list[list[np.ndarray]]
+
+
+def top_patches(
+    net: Layer,
+    params: Params,
+    state: State,
+    images: Any,
+    path: str,
+    *,
+    k: int = 9,
+    channels: Sequence[int] | None = None,
+    batch_size: int = 64,
+    preprocess: Preprocess | None = None,
+) -> TopPatches:
+    """Returns the patches of a data set that excite the channels of a layer most (Zeiler and Fergus, 2014).
+
+    An image counts at its best place only, so the k patches of a channel are of k images. A patch is what the unit
+    there sees, without padding.
+
+    Args:
+      net: a layer.
+      params, state: what ``net.apply`` takes.
+      images: array of shape ``(count, *spatial, channels)``. NumPy arrays, memory maps included, go to the device batch
+        by batch.
+      path: of the layer. One without maps has one unit a channel, which sees what `receptive_field` says.
+      k: how many patches a channel.
+      channels: which channels; None, all.
+      batch_size: images for each call of the network.
+      preprocess: ``preprocess(images)``, run inside the compiled program, which keeps their size; patches are cut from
+        the images as given. Pass the same function each time: a new one compiles anew.
+
+    Returns:
+      A `TopPatches`.
+
+    Raises:
+      ShapeError: the path names no layer, one inside a `repeat`, or one of which it is not known what it sees; k is
+        above the number of images; a channel is out of range.
+
+    >>> net = jc.serial(jc.Conv(1, 1, bias=False))
+    >>> images = jnp.zeros((3, 4, 4, 1)).at[1, 2, 3].set(5.0)
+    >>> top = top_patches(net, {"0": {"kernel": jnp.ones((1, 1, 1, 1))}}, {}, images, "0", k=1)
+    >>> top.images.tolist(), top.places.tolist(), top.boxes.tolist(), top.scores.tolist()
+    ([[1]], [[[2, 3]]], [[[[2, 3], [3, 4]]]], [[5.0]])
+    """
+    images, batch_size = check_data(images, batch_size)
+    check_unstacked(net, path)
+    k = as_int(k, "k", least=1)
+    if k > len(images):
+        raise ShapeError(f"k must be at most the number of images, {len(images)}, got {k}")
+    batch = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
+    x = jax.eval_shape(preprocess, batch) if preprocess else batch
+    sizes = images.shape[1:-1]
+    if x.shape[1:-1] != sizes:
+        raise ShapeError(f"preprocess must keep the images' size {sizes}, got {x.shape[1:-1]}")
+    row = _row(net, x, path)
+    *size, features = row.output.shape[1:]
+    chosen = np.arange(features) if channels is None else np.array([as_int(c, "channels") for c in channels], int)
+    if not len(chosen) or chosen.min() < 0 or chosen.max() >= features:
+        raise ShapeError(f"channels must lie in 0 to {features - 1} for {path!r}, got {channels}")
+
+    spans = _all_spans(row, sizes, True)
+    best = nothing_yet(len(chosen), k, accumulator(row.output.dtype), others=2)
+    excite = functools.partial(_excite, net, path, preprocess, params, state, chosen, _seeing(spans, len(size)))
+    for part in batches(images, batch_size):
+        best = excite(part.items, part.start, part.skip, best)
+    scores, numbers, flat = map(np.asarray, best)
+    places = np.stack(np.unravel_index(flat, size), -1) if size else np.zeros((*flat.shape, 0), int)
+    boxes = np.stack([s[places[..., i] if i < len(size) else np.zeros_like(flat)] for i, s in enumerate(spans)], -2)
+    patches = [[_cut(images, *one) for one in zip(*line, strict=True)] for line in zip(numbers, boxes, strict=True)]
+    return TopPatches(chosen, scores, numbers, places, boxes, patches)
+
+
+def _seeing(spans: list[np.ndarray], rank: int) -> np.ndarray:
+    """Returns which places of a map see a part of the image, and not only padding, as one axis."""
+    sees = functools.reduce(np.logical_and.outer, [high > low for low, high in (s.T for s in spans[:rank])], True)
+    return np.asarray(sees).reshape(-1)
+
+
+def _cut(images: Any, number: int, box: np.ndarray) -> np.ndarray:
+    return np.asarray(images[int(number)])[tuple(slice(low, high) for low, high in box)]
+
+
+@functools.partial(jit, static_argnums=(0, 1, 2))
+def _excite(
+    net: Layer,
+    path: str,
+    preprocess: Preprocess | None,
+    params: Params,
+    state: State,
+    channels: Array,
+    seeing: Array,
+    images: Array,
+    start: Array,
+    skip: Array,
+    best: Tree,
+) -> Tree:
+    """Returns the best of those before and of each image's best place, the first ``skip`` images left out."""
+    x = preprocess(images) if preprocess else images
+    found = activations(net, params, state, x, paths=[path])[1][path]
+    units = found.reshape(len(x), -1, found.shape[-1])[..., channels]
+    units = jnp.where(seeing[:, None], units.astype(best[0].dtype), -jnp.inf)
+    fresh = jnp.arange(len(x))
+    highest = jnp.where((fresh >= skip)[:, None], jnp.max(units, axis=1), -jnp.inf)
+    number = jnp.broadcast_to(start + fresh[:, None], highest.shape)
+    return keep_best(best, (highest.T, number.T, jnp.argmax(units, axis=1).T))
+
+
+__all__ = ["TopPatches", "filters", "top_patches", "unit_field"]

@@ -1,0 +1,125 @@
+"""What a network is shown of an image while it is optimised: the image moved by chance, and blurred.
+
+Images have shape ``(batch, height, width, channels)``.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxconv.errors import ShapeError
+from jaxconv.geometry import as_int
+from jaxconv.layer import Array
+from jaxconv.ops.arrays import apply_along
+
+
+def jitter(key: Array, x: Array, pixels: int) -> Array:
+    """Rolls images by up to ``pixels`` in both directions of both axes; one draw for the batch.
+
+    >>> jitter(jax.random.key(0), jnp.eye(4)[None, ..., None], 2).sum()
+    Array(4., dtype=float32)
+    """
+    pixels = as_int(pixels, "pixels", least=0)
+    return jnp.roll(x, jax.random.randint(key, (2,), -pixels, pixels + 1), (1, 2)) if pixels else x
+
+
+def turn(key: Array, x: Array, *, degrees: float = 0.0, zoom: float = 0.0) -> Array:
+    """Rotates and scales images about their centre, by bilinear interpolation; one draw for the batch.
+
+    What comes in from outside is the mirror of the image.
+
+    Args:
+      key: a random key.
+      x: array of shape ``(batch, height, width, channels)``.
+      degrees: the angle is uniform in [-degrees, degrees].
+      zoom: the factor is uniform in [1 - zoom, 1 + zoom].
+
+    >>> turn(jax.random.key(0), jnp.ones((1, 4, 4, 3)), degrees=10, zoom=0.1).shape
+    (1, 4, 4, 3)
+    """
+    if not 0 <= zoom < 1:
+        raise ShapeError(f"zoom must lie in [0, 1), got {zoom}")
+    if not degrees and not zoom:
+        return x
+    h, w = x.shape[1:3]
+    angle, factor = jax.random.uniform(key, (2,), minval=-1) * jnp.array([np.deg2rad(degrees), zoom])
+    rows, columns = jnp.arange(h)[:, None] - (h - 1) / 2, jnp.arange(w)[None] - (w - 1) / 2
+    cos, sin = jnp.cos(angle) / (1 + factor), jnp.sin(angle) / (1 + factor)
+    at = (cos * rows - sin * columns + (h - 1) / 2, sin * rows + cos * columns + (w - 1) / 2)
+    low = [jnp.floor(a) for a in at]
+    y: Any = 0
+    for corner in np.ndindex(2, 2):
+        weight: Any = 1
+        places = []
+        for a, l, step, n in zip(at, low, corner, (h, w), strict=True):
+            weight = weight * jnp.abs(1 - step - (a - l))
+            # abcd reads ...cb abcd cb...; a map of one element reads itself.
+            period = max(2 * n - 2, 1)
+            place = jnp.mod(l.astype(int) + step, period)
+            places.append(jnp.minimum(place, period - place) if n > 1 else jnp.zeros_like(place))
+        y = y + weight[..., None] * x[:, places[0], places[1]]
+    return y
+
+
+def blur(x: Array, sigma: float) -> Array:
+    """Convolves images with a Gaussian; the rim sees the image's mirror, so each channel's mean stays.
+
+    Args:
+      x: array of shape ``(batch, height, width, channels)``.
+      sigma: the standard deviation in pixels; 0 does nothing.
+
+    Equals ``scipy.ndimage.gaussian_filter`` in mode "reflect", with a Gaussian that is not cut off at 4 sigma.
+
+    >>> y = blur(jnp.zeros((1, 9, 9, 1)).at[0, 4, 4].set(1.0), 1.0)
+    >>> y.argmax().item(), round(y.sum().item(), 4)
+    (40, 1.0)
+    """
+    if sigma < 0:
+        raise ShapeError(f"sigma must not be negative, got {sigma}")
+    if sigma == 0:
+        return x
+    for axis in (1, 2):
+        x = apply_along(x, _gaussian(x.shape[axis], sigma), axis)
+    return x
+
+
+def _gaussian(n: int, sigma: float) -> np.ndarray:
+    """Returns the ``(n, n)`` matrix of a blur over ``... dcba abcd dcba ...``; rows and columns sum to one."""
+    reach = int(np.ceil(8 * sigma))
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    source = np.mod(np.arange(n)[:, None] + np.arange(-reach, reach + 1), 2 * n)
+    matrix = np.zeros((n, n))
+    np.add.at(matrix, (np.arange(n)[:, None], np.minimum(source, 2 * n - 1 - source)), taps / taps.sum())
+    return matrix
+
+
+@dataclass(frozen=True)
+class View:
+    """What the network is shown of an image at a step: blurred, rotated, scaled and rolled, all by chance but the blur.
+
+    What a unit answers to from every side is a pattern; what it answers to from one only is noise.
+
+    Args:
+      jitter: pixels to roll by, at most; see `jitter`.
+      degrees, zoom: see `turn`.
+      blur: standard deviation in pixels; see `blur`.
+
+    >>> View(blur=1.0)(jax.random.key(0), jnp.ones((1, 8, 8, 3))).shape
+    (1, 8, 8, 3)
+    """
+
+    jitter: int = 16
+    degrees: float = 15.0
+    zoom: float = 0.2
+    blur: float = 0.0
+
+    def __call__(self, key: Array, x: Array) -> Array:
+        turn_key, jitter_key = jax.random.split(key)
+        x = turn(turn_key, blur(x, self.blur), degrees=self.degrees, zoom=self.zoom)
+        return jitter(jitter_key, x, self.jitter)
+
+
+__all__ = ["View", "blur", "jitter", "turn"]

@@ -1,0 +1,166 @@
+"""Class activation maps, on networks that look at one place."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import jaxconv as jc
+from jaxconv.inspect import activations, grad_cam, grad_cam_plus_plus
+from tests.nets import ready
+
+WAYS = {"grad_cam": grad_cam, "grad_cam_plus_plus": grad_cam_plus_plus}
+SHAPE = (2, 8, 6, 3)
+
+
+def small():
+    return jc.serial(
+        conv=jc.Conv(4, 1),
+        relu=jax.nn.relu,
+        pool=jc.MaxPool(2),
+        twice=jc.repeat(jc.serial(dense=jc.Dense(4), relu=jax.nn.relu), 2),
+        mean=jc.GlobalAvgPool(),
+        scores=jc.Dense(3),
+    )
+
+
+@pytest.fixture(scope="module")
+def made():
+    net = small()
+    return net, *ready(net, SHAPE)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_net_that_looks_at_one_corner_lights_that_corner(way):
+    corners = np.zeros((8, 8, 2), np.float32)
+    corners[:2, 6:, 0] = corners[6:, :2, 1] = 1
+    net = jc.serial(
+        look=lambda x: x * corners, relu=jax.nn.relu, mean=jc.GlobalAvgPool(), scores=jc.Dense(2, bias=False)
+    )
+    params = {"scores": {"kernel": jnp.eye(2)}}
+    x = np.random.default_rng(0).uniform(0.5, 1, (2, 8, 8, 1)).astype(np.float32)
+    heat = jax.jit(lambda x: WAYS[way](net, params, {}, x, [0, 1], path="relu"))(x)
+    for i in range(2):
+        lit = corners[..., i] > 0
+        assert heat[i][lit].min() > 0
+        assert_array_equal(heat[i][~lit], 0)
+
+
+def spotted():
+    """A net of two channels: the first weighs for class 0 and against class 1, the second the other way round."""
+    net = jc.serial(
+        conv=jc.Conv(2, 1, bias=False), relu=jax.nn.relu, mean=jc.GlobalAvgPool(), scores=jc.Dense(2, bias=False)
+    )
+    params = {
+        "conv": {"kernel": jnp.eye(2).reshape(1, 1, 2, 2)},
+        "scores": {"kernel": jnp.array([[1.0, -1.0], [-1.0, 1.0]])},
+    }
+    return net, params
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_map_is_where_the_class_is_seen(way):
+    net, params = spotted()
+    x = np.zeros((1, 8, 8, 2), np.float32)
+    x[0, :2, 6:, 0], x[0, 5, 1, 1] = 1, 2
+    run = jax.jit(lambda x, target: WAYS[way](net, params, {}, x, target, path="relu"))
+    for target, place in ((0, (slice(2), slice(6, 8))), (1, (slice(5, 6), slice(1, 2)))):
+        heat = np.array(run(x, target)[0])
+        assert heat[place].min() > 0
+        heat[place] = 0
+        assert_array_equal(heat, 0)
+
+
+def test_grad_cam_by_hand(made):
+    net, params, state, x = made
+    _, found = activations(net, params, state, x, paths=["relu"])
+    maps = np.asarray(found["relu"])
+
+    @jax.jit
+    @jax.grad
+    def slope(maps):
+        y = jc.serial(*(layer for _, layer in net.children[2:])).apply(
+            {"1": params["twice"], "3": params["scores"]}, {}, maps
+        )[0]
+        return y[jnp.arange(2), jnp.array([2, 1])].sum()
+
+    slopes = np.asarray(slope(maps))
+    want = np.maximum((slopes.mean((1, 2), keepdims=True) * maps).sum(-1), 0)
+    run = jax.jit(lambda x: grad_cam(net, params, state, x, jnp.array([2, 1]), path="relu"))
+    assert_allclose(run(x), want, rtol=1e-4, atol=1e-6)
+    assert want.max() > 0
+
+    share = 2 * slopes**2 + maps.sum((1, 2), keepdims=True) * slopes**3
+    alpha = np.divide(slopes**2, share, out=np.zeros_like(share), where=share != 0)
+    weights = (alpha * np.maximum(slopes, 0)).sum((1, 2), keepdims=True)
+    want = np.maximum((weights * maps).sum(-1), 0)
+    got = jax.jit(lambda x: grad_cam_plus_plus(net, params, state, x, [2, 1], path="relu"))(x)
+    assert_allclose(got, want, rtol=1e-3, atol=1e-5 * want.max())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_resized_to_the_image(way, made):
+    net, params, state, x = made
+    call = functools.partial(WAYS[way], net, params, state, path="pool")
+    at_layer, at_image = jax.jit(lambda x: (call(x, 0), call(x, 0, resize=True)))(x)
+    assert at_layer.shape == (2, 4, 3)
+    assert_allclose(at_image, jc.resize(at_layer[..., None], (8, 6))[..., 0], rtol=1e-6)
+
+
+def test_inside_a_repeat_iterations_come_first(made):
+    net, params, state, x = made
+    heat, last, large = jax.jit(
+        lambda x: (
+            grad_cam(net, params, state, x, 1, path="twice.relu"),
+            grad_cam(net, params, state, x, 1, path="twice"),
+            grad_cam(net, params, state, x, 1, path="twice.relu", resize=True),
+        )
+    )(x)
+    assert heat.shape == (2, 2, 4, 3)
+    assert_allclose(heat[1], last, rtol=1e-4, atol=1e-6)
+    assert large.shape == (2, 2, 8, 6)
+
+
+def test_vmap_is_the_batch_and_remat_changes_nothing(made):
+    net, params, state, x = made
+    call = functools.partial(grad_cam_plus_plus, path="relu")
+    want = jax.jit(lambda x: call(net, params, state, x))(x)
+    mapped = jax.vmap(lambda one: call(net, params, state, one[None])[0])
+    got, again = jax.jit(lambda x: (mapped(x), call(jc.remat(net), params, state, x)))(x)
+    assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+    assert_allclose(again, want, rtol=1e-4, atol=1e-6)
+
+
+def test_other_ranks_and_half_types():
+    net = jc.serial(jc.Dense(4), jax.nn.relu, jc.GlobalAvgPool(rank=1), jc.Dense(2))
+    params, state, x = ready(net, (2, 10, 3))
+    run = jax.jit(lambda params, x: grad_cam(net, params, state, x, 1, path="1", resize=True))
+    heat = run(params, x)
+    assert heat.shape == (2, 10)
+    halved = run(*jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, x)))
+    assert halved.dtype == jnp.float32
+    assert_allclose(halved, heat, atol=0.05 * float(heat.max()) + 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("scores", r"path 'scores' must name a layer with maps of 2 spatial axes, such as 'twice', got .* \(2, 3\)"),
+        ("mean", r"path 'mean' must name a layer with maps .* such as 'twice', got an output of shape \(2, 4\)"),
+        ("con", r"path 'con' names no layer: nearest are 'conv'"),
+        ("twice.dens", r"path 'twice.dens' names no layer: nearest are 'twice.dense'"),
+    ],
+)
+def test_layers_without_maps_say_so(path, message, made):
+    with pytest.raises(jc.ShapeError, match=message):
+        grad_cam(*made, path=path)
+
+
+def test_a_network_without_maps_says_so():
+    net = jc.serial(flatten=jc.Flatten(), scores=jc.Dense(3))
+    params, state, _ = ready(net, SHAPE)
+    with pytest.raises(jc.ShapeError, match="maps of 2 spatial axes, which this network has not, got"):
+        grad_cam(net, params, state, jnp.ones(SHAPE), path="flatten")

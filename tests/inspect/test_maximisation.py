@@ -1,0 +1,114 @@
+"""What a unit wants to see, where the answer is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import jaxconv as jc
+from jaxconv.inspect import objectives
+from jaxconv.inspect.descent import NonFiniteGradientError
+from jaxconv.inspect.images import PIXELS, Parameterisation
+from jaxconv.inspect.maximisation import maximise
+from jaxconv.inspect.views import View
+
+KEY = jax.random.key(0)
+SIZE = 8
+NET = jc.serial(conv=jc.Conv(3, SIZE, padding="VALID", bias=False), relu=jax.nn.relu)
+
+
+def edges():
+    """Returns an upright, a level and a slanting edge of mean zero, ``(height, width, filters)``."""
+    rows, columns = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
+    slant = np.sign(rows + columns)
+    return np.stack([np.sign(columns), np.sign(rows), slant], -1).astype(np.float32)
+
+
+def correlation(a, b):
+    return np.corrcoef(np.ravel(a), np.ravel(b))[0, 1]
+
+
+@pytest.fixture(scope="module")
+def params():
+    return {"conv": {"kernel": jnp.asarray(edges())[:, :, None] / SIZE**2}}
+
+
+@pytest.mark.parametrize("parameterisation", [Parameterisation(), Parameterisation(fourier=False), PIXELS], ids=str)
+def test_an_edge_filter_wants_its_edge(params, parameterisation):
+    shape = (3, SIZE + 4, SIZE + 4, 1)
+    wanted = objectives.unit("conv", (2, 2), [0, 1, 2])
+    images, scores = maximise(
+        NET, params, {}, shape, wanted, key=KEY, steps=40, parameterisation=parameterisation, view=None
+    )
+    assert images.shape == shape
+    assert scores.shape == (40,)
+    assert scores[-1] > scores[0]
+    for c in range(3):
+        assert correlation(images[c, 2:-2, 2:-2, 0], edges()[..., c]) > 0.95
+
+
+def test_a_channel_wants_its_edge_somewhere(params):
+    # Its mean over places is highest where the edge comes again and again: some window is close to the filter.
+    images, _ = maximise(
+        NET, params, {}, (1, 24, 24, 1), objectives.channel("relu", 0), key=KEY, steps=60, view=View(2, 0, 0)
+    )
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(images[0, ..., 0]), (SIZE, SIZE)).reshape(-1, SIZE**2)
+    assert max(correlation(window, edges()[..., 0]) for window in windows) > 0.8
+
+
+def test_colour_is_found(params):
+    kernel = jnp.array([2.0, -1.0, -1.0]).reshape(1, 1, 3, 1)
+    net = jc.serial(jc.Conv(1, 1, bias=False))
+    images, _ = maximise(net, {"0": {"kernel": kernel}}, {}, (1, 6, 6, 3), objectives.channel("0", 0), steps=200)
+    red, green, blue = images.mean(axis=(0, 1, 2))
+    assert red > 0.7
+    assert max(green, blue) < 0.3
+
+
+def test_a_class_is_brought_about():
+    net = jc.serial(conv=jc.Conv(4), relu=jax.nn.relu, pool=jc.GlobalAvgPool(), fc=jc.Dense(5))
+    params, state = net.init(KEY, (1, 8, 8, 3))
+    images, _ = maximise(net, params, state, (5, 8, 8, 3), objectives.logit(range(5)), steps=40, rate=0.3)
+    grey, _ = net.apply(params, state, jnp.full((5, 8, 8, 3), 0.5))
+    assert (jnp.diag(net.apply(params, state, images)[0]) > jnp.diag(grey)).all()
+
+
+def test_from_an_image_with_a_preprocess(params):
+    x = jax.random.uniform(KEY, (1, SIZE, SIZE, 1))
+    wanted = objectives.unit("conv", (0, 0), 0)
+
+    def run(preprocess):
+        return maximise(NET, params, {}, x, wanted, steps=1, preprocess=preprocess, view=None, rate=1e-6)
+
+    images, scores = run(None)
+    assert_allclose(images, x, atol=1e-2)
+    assert_allclose(scores[0], (x[0, ..., 0] * edges()[..., 0]).mean(), atol=2e-3)
+    _, doubled = run(double)
+    assert_allclose(doubled, 2 * scores, rtol=1e-5)
+
+
+def double(x):
+    return 2 * x
+
+
+def test_deterministic_by_key(params):
+    def run(key):
+        return maximise(NET, params, {}, (1, 12, 12, 1), objectives.channel("conv", 1), key=key, steps=3)[0]
+
+    assert_array_equal(run(KEY), run(KEY))
+    assert np.any(run(KEY) != run(jax.random.key(1)))
+
+
+def test_what_is_wrong_is_named(params):
+    def run(x=(1, 12, 12, 1), objective=None, params=params):
+        return maximise(NET, params, {}, x, objective or objectives.channel("conv", 0), steps=3)
+
+    with pytest.raises(jc.ShapeError, match="path 'com' names no layer: nearest are 'conv'"):
+        run(objective=objectives.layer("com"))
+    with pytest.raises(jc.ShapeError, match=r"x must have values in \[0, 1\], got values from 2 to 2"):
+        run(x=jnp.full((1, 12, 12, 1), 2.0))
+    with pytest.raises(jc.ShapeError, match=r"^conv \(Conv\): "):
+        run(x=(1, 4, 4, 1))
+    with pytest.raises(NonFiniteGradientError, match="maximise: the gradient is not finite at step 1 of 3"):
+        run(params=jax.tree.map(lambda a: a * np.nan, params))

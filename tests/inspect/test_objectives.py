@@ -1,0 +1,92 @@
+"""Scores, and what is said of those that do not fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import jaxconv as jc
+from jaxconv.inspect import objectives
+from tests.nets import normal
+
+Y = normal((3, 4, 5, 6), 0)
+
+
+def test_scores_are_numpys():
+    def score(objective):
+        return objectives.total(objective, Y, {"a": Y})
+
+    assert_allclose(score(objectives.channel("a", 2)), Y[..., 2].mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
+    each = [Y[i, ..., c].mean() for i, c in enumerate((5, 0, 2))]
+    assert_allclose(score(objectives.channel("", [5, 0, 2])), each, rtol=1e-5, atol=1e-6)
+    assert_allclose(score(objectives.channel("a", [5, -1, 2])), [each[0], 0, each[2]], rtol=1e-5, atol=1e-6)
+    assert_allclose(score(objectives.unit("a", (3, 1), 4)), Y[:, 3, 1, 4], rtol=1e-6)
+    assert_allclose(score(objectives.layer("a")), np.square(Y).mean(axis=(1, 2, 3)), rtol=1e-5)
+    both = [objectives.layer("a"), objectives.layer("")]
+    assert_allclose(score(both), 2 * np.square(Y).mean(axis=(1, 2, 3)), rtol=1e-5)
+
+
+def test_objectives_are_trees_that_share_a_program():
+    traced = []
+
+    @jax.jit
+    def score(objective):
+        traced.append(objective)
+        return objectives.total(objective, jnp.asarray(Y), {"a": jnp.asarray(Y)})
+
+    for c in range(4):
+        assert_allclose(score(objectives.channel("a", c)), Y[..., c].mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
+    score(objectives.unit("a", (0, 0), 1))
+    assert len(traced) == 2
+
+
+@pytest.fixture(scope="module")
+def ready():
+    net = jc.serial(conv=jc.Conv(4), pair=jc.parallel(jc.Identity(), jc.Identity()), first=lambda xs: xs[0])
+    return net, *net.init(jax.random.key(0), (1, 6, 6, 3))
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (lambda: objectives.channel("conf", 0), "path 'conf' names no layer: nearest are 'conv'"),
+        (lambda: objectives.channel("conv", 4), r"c for an output of shape \(2, 6, 6, 4\) must be below 4, got 4"),
+        (lambda: objectives.channel("conv", [0, 7]), r"must be below 4, got \[0, 7\]"),
+        (
+            lambda: objectives.channel("conv", [0, 1, 2]),
+            "c must be one channel, or one for each of the 2 images, got 3",
+        ),
+        (lambda: objectives.channel("conv", -2), "c must be an int or a sequence of ints, at least -1, got -2"),
+        (lambda: objectives.channel("conv", 0.5), "c must be an int or a sequence of ints, at least -1, got 0.5"),
+        (lambda: objectives.unit("conv", (1,), 0), "place must have 2 indices for an output of shape"),
+        (lambda: objectives.unit("conv", (1, 6), 0), "place, index 1, .* must be below 6"),
+        (lambda: objectives.unit("conv", (-1, 0), 0), "place must be an int or a sequence of ints, at least 0"),
+        (lambda: objectives.layer("pair"), "path 'pair' must give one array, got PyTreeDef"),
+        (lambda: [], "objective must be an Objective or a sequence of them, got"),
+        (lambda: "conv", "objective must be an Objective or a sequence of them, got 'conv'"),
+        (lambda: objectives.Objective("conv", lambda y, _: y.sum()), r"objective must give \(2,\) scores, .* got \(\)"),
+    ],
+)
+def test_what_does_not_fit_is_named(ready, objective, message):
+    with pytest.raises(jc.ShapeError, match=message):
+        objectives.check(*ready, (2, 6, 6, 3), objective(), None)
+
+
+def test_a_network_that_cannot_take_the_images_says_so(ready):
+    with pytest.raises(jc.ShapeError, match=r"^conv \(Conv\): .* x has 1"):
+        objectives.check(*ready, (2, 6, 6, 1), objectives.layer("conv"), None)
+
+
+def test_inside_a_repeat_outputs_are_stacked():
+    net = jc.serial(body=jc.repeat(jc.serial(conv=jc.Conv(3)), 2))
+    params, state = net.init(jax.random.key(0), (1, 4, 4, 3))
+    with pytest.raises(jc.ShapeError, match=r"path 'body.conv' stands inside a repeat"):
+        objectives.check(net, params, state, (1, 4, 4, 3), objectives.layer("body.conv"), None)
+
+
+def test_scores_differentiate(ready):
+    x = jnp.ones((2, 6, 6, 3)) / 2
+    grad = jax.jit(jax.grad(lambda x: objectives.scores(*ready, x, objectives.channel("conv", [1, -1])).sum()))(x)
+    assert np.any(grad[0] != 0)
+    assert_allclose(grad[1], 0)

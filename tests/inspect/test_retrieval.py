@@ -1,0 +1,197 @@
+"""Embeddings, neighbours, precision, principal components: against NumPy and by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import jaxconv as jc
+from jaxconv.inspect import activations, embed, nearest, pca, precision_at_k
+from tests.nets import ready
+
+SHAPE = (1, 6, 4, 3)
+
+
+def small():
+    return jc.serial(
+        conv=jc.Dense(5),
+        relu=jax.nn.relu,
+        twice=jc.repeat(jc.serial(inner=jc.Dense(5)), 2),
+        flatten=jc.Flatten(),
+        scores=jc.Dense(2),
+    )
+
+
+def scaled(images):
+    return images.astype(jnp.float32) / 255
+
+
+# --- Embeddings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["relu", "twice", "flatten", "scores"])
+@pytest.mark.parametrize("device", [False, True])
+def test_embeddings_are_the_mean_over_places(path, device):
+    net = small()
+    params, state, _ = ready(net, SHAPE)
+    images = np.random.default_rng(0).integers(0, 256, (7, *SHAPE[1:]), np.uint8)
+    given = jnp.asarray(images) if device else images
+    got = embed(net, params, state, given, path, batch_size=3, preprocess=scaled)
+    want = np.asarray(activations(net, params, state, scaled(images), paths=[path])[1][path])
+    assert isinstance(got, np.ndarray)
+    assert_allclose(got, want.mean((1, 2)) if want.ndim == 4 else want, rtol=1e-5, atol=1e-6)
+
+
+def test_wrong_paths_and_images_are_named():
+    net = jc.serial(small=small(), pair=jc.parallel(jnp.sin, jnp.cos), total=lambda xs: xs[0].sum(-1))
+    params, state, x = ready(net, SHAPE)
+    for path, message in (
+        ("smal", "path 'smal' names no layer: nearest are 'small'"),
+        ("small.twice.inner", r"path 'small\.twice\.inner' stands inside a repeat"),
+        ("pair", r"path 'pair' must name a layer that gives an array \(batch, ..., channels\), got \(1, 2\) \(1, 2\)"),
+        ("total", r"path 'total' must name a layer that gives an array \(batch, ..., channels\), got \(1,\)"),
+    ):
+        with pytest.raises(jc.ShapeError, match=message):
+            embed(net, params, state, x, path)
+    with pytest.raises(jc.ShapeError, match="images must be an array with at least one item"):
+        embed(net, params, state, x[:0], "small")
+    with pytest.raises(jc.ShapeError, match=r"small\.scores \(Dense\): kernel"):
+        embed(net, params, state, np.ones((2, 5, 4, 3), np.float32), "small")
+
+
+# --- Neighbours -------------------------------------------------------------------------------------------------------
+
+
+def by_numpy(queries, database, metric):
+    queries, database = queries.astype(np.float64), database.astype(np.float64)
+    if metric == "l2":
+        return np.linalg.norm(queries[:, None] - database, axis=-1)
+    norms = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(database, axis=1)
+    return 1 - queries @ database.T / norms
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("batch_size", [7, 10, 1000])
+@pytest.mark.parametrize("shift", [0, 30])
+def test_neighbours_are_numpys(metric, batch_size, shift):
+    rng = np.random.default_rng(0)
+    queries, database = rng.normal(shift, 1, (13, 6)), rng.normal(shift, 1, (29, 6))
+    got = nearest(queries, database, 5, metric=metric, batch_size=batch_size)
+    far = by_numpy(queries, database, metric)
+    found = np.take_along_axis(far, got.indices, 1)
+    assert_allclose(got.distances, found, rtol=1e-5, atol=1e-6)
+    assert_allclose(found, np.sort(far, axis=1)[:, :5], rtol=1e-5, atol=1e-6)
+    assert all(len(set(row)) == 5 for row in got.indices)
+    if shift == 0 or metric == "l2":
+        assert_array_equal(got.indices, np.argsort(far, axis=1)[:, :5])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_oneself_can_be_left_out(metric):
+    rows = np.random.default_rng(0).normal(size=(23, 4))
+    far = by_numpy(rows, rows, metric)
+    with_self = nearest(rows, rows, 1, metric=metric, batch_size=10)
+    assert_array_equal(with_self.indices[:, 0], np.arange(23))
+    np.fill_diagonal(far, np.inf)
+    got = nearest(rows, rows, 22, metric=metric, exclude_self=True, batch_size=10)
+    assert_array_equal(got.indices, np.argsort(far, axis=1)[:, :22])
+
+
+def test_l2_distances_of_near_rows_far_away_are_exact():
+    database = np.array([[1e4, 0], [1e4 + 0.25, 0], [0, 0]], np.float32)
+    got = nearest(database[:1], database, 3, metric="l2")
+    assert_array_equal(got.indices, [[0, 1, 2]])
+    assert_array_equal(got.distances, [[0, 0.25, 1e4]])
+
+
+def test_equal_rows_come_in_order_and_bytes_are_numbers():
+    database = np.array([[200, 0], [0, 200], [200, 0], [200, 0]], np.uint8)
+    for metric in ("cosine", "l2"):
+        got = nearest(database[:1], database, 4, metric=metric, batch_size=3)
+        assert_array_equal(got.indices, [[0, 2, 3, 1]])
+    assert_allclose(nearest(np.zeros((1, 2)), database, 1).distances, [[1]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": 6}, "k must be at most 5, the rows of the database that a query may find, got 6"),
+        ({"k": 5, "exclude_self": True}, "k must be at most 4, the rows"),
+        ({"k": 0}, "k must be at least 1, got 0"),
+        ({"metric": "l1"}, "metric must be one of cosine, l2, got 'l1'"),
+        ({"queries": np.ones((5, 4))}, r"queries and database must have as many features, got \(5, 4\) and \(5, 3\)"),
+        ({"queries": np.ones(3)}, r"queries must have shape \(rows, features\), at least one of each, got \(3,\)"),
+        ({"database": np.ones((0, 3))}, r"database must have shape \(rows, features\), at least one of each"),
+        (
+            {"queries": np.ones((4, 3)), "exclude_self": True},
+            "queries must be the database for exclude_self, got 4 que",
+        ),
+        ({"database": np.full((5, 3), np.nan)}, "database must be finite, got 15 numbers that are not"),
+        ({"queries": np.ones((5, 3), complex)}, "queries must be an array of real numbers, got complex128"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments_are_named(changes, message):
+    arguments = {"queries": np.ones((5, 3)), "database": np.ones((5, 3)), "k": 2} | changes
+    with pytest.raises((jc.ShapeError, jc.DTypeError), match=message):
+        nearest(**arguments)
+
+
+# --- Precision --------------------------------------------------------------------------------------------------------
+
+
+def test_precision_by_hand():
+    indices = [[0, 1, 2], [3, 0, 1]]
+    labels = np.array([5, 6, 5, 7])
+    assert precision_at_k(indices, labels, [5, 7]) == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert precision_at_k(jnp.array(indices), labels, [8, 8]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0, 1], [1, 2], [1]), r"must have shapes \(queries, k\), \(rows,\) and \(queries,\), got \(2,\), \(2,\) and"),
+        (([[0, 1]], [1, 2], [1, 2]), r"got \(1, 2\), \(2,\) and \(2,\)"),
+        (([[0, 2]], [1, 2], [1]), "indices must lie in 0 to 1, got 0 to 2: labels has a label for each row"),
+        (([[-1, 0]], [1, 2], [1]), "indices must lie in 0 to 1, got -1 to 0"),
+    ],
+)
+def test_wrong_rankings_are_named(arguments, message):
+    with pytest.raises(jc.ShapeError, match=message):
+        precision_at_k(*arguments)
+
+
+# --- Principal components ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(30, 5), (4, 9)])
+def test_components_are_those_of_numpys_svd(shape):
+    x = np.random.default_rng(0).normal(size=shape) * np.arange(1, shape[1] + 1) + 3
+    got = jax.jit(pca, static_argnums=1)(x, 3)
+    u, s, v = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    sign = np.sign(v[np.arange(3), np.abs(v[:3]).argmax(1)])
+    assert_allclose(got.points, u[:, :3] * s[:3] * sign, rtol=1e-4, atol=1e-4)
+    assert_allclose(got.components, v[:3] * sign[:, None], atol=1e-5)
+    assert_allclose(got.explained, s[:3] ** 2 / (s**2).sum(), rtol=1e-4)
+    assert_allclose((x - got.mean) @ got.components.T, got.points, rtol=1e-4, atol=1e-4)
+
+
+def test_signs_do_not_depend_on_the_order_of_rows():
+    x = np.random.default_rng(0).integers(0, 256, (12, 4), np.uint8)
+    turned = pca(x[::-1])
+    assert_allclose(pca(x).points, turned.points[::-1], rtol=1e-4, atol=1e-3)
+    assert np.isfinite(pca(np.ones((3, 2))).explained).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "n", "message"),
+    [
+        (np.ones(4), 2, r"x must have shape \(rows, features\), at least one of each, got \(4,\)"),
+        (np.ones((4, 3)), 4, r"n must be at most the rows and the features of x, \(4, 3\), got 4"),
+        (np.ones((4, 3)), 0, "n must be at least 1, got 0"),
+    ],
+)
+def test_what_has_no_components_is_named(x, n, message):
+    with pytest.raises(jc.ShapeError, match=message):
+        pca(x, n)

@@ -1,0 +1,219 @@
+"""Filters, receptive fields of units, and what excites them most."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import jaxconv as jc
+from jaxconv.inspect import activations, filters, receptive_field, top_patches, unit_field
+from tests.nets import ready
+
+SHAPE = (1, 12, 10, 1)
+
+
+def small():
+    return jc.serial(
+        conv=jc.Conv(3),
+        relu=jax.nn.relu,
+        pool=jc.MaxPool(2),
+        block=jc.serial(conv=jc.Conv(2, (3, 5), stride=(1, 2))),
+        flatten=jc.Flatten(),
+        scores=jc.Dense(4),
+    )
+
+
+@pytest.fixture(scope="module")
+def made():
+    net = small()
+    params, state, _ = ready(net, SHAPE)
+    images = np.random.default_rng(1).integers(0, 256, (11, *SHAPE[1:]), np.uint8)
+    return net, params, state, images
+
+
+def scaled(images):
+    return images.astype(jnp.float32) / 255
+
+
+# --- Filters ----------------------------------------------------------------------------------------------------------
+
+
+def test_filters_are_the_kernels():
+    net = jc.serial(
+        stem=jc.Conv(4),
+        body=jc.remat(jc.serial(jc.Dense(2), jc.mixed_precision(jc.ConvTranspose(5)))),
+        again=jc.repeat(jc.Conv(5), 3),
+    )
+    params, _, _ = ready(net, (1, 6, 6, 2))
+    assert filters(net, params, "stem") is params["stem"]["kernel"]
+    assert filters(net, params, "body.1") is params["body"]["1"]["kernel"]
+    assert filters(net, params, "again").shape == (3, 3, 3, 5, 5)
+    with pytest.raises(
+        jc.ShapeError, match=r"'body\.0' must name a layer whose kernel has a window: 'stem', 'body\.1'"
+    ):
+        filters(net, params, "body.0")
+    with pytest.raises(jc.ShapeError, match="path 'stam' names no layer: nearest are 'stem'"):
+        filters(net, params, "stam")
+    with pytest.raises(jc.ParameterError, match="params must have a kernel with a window at 'stem', they have none"):
+        filters(net, {}, "stem")
+
+
+# --- Fields -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "place"), [("conv", (0, 9)), ("pool", (5, 0)), ("block.conv", (2, 1)), ("block", (0, 2)), ("scores", ())]
+)
+def test_a_unit_sees_what_its_gradient_reaches(path, place, made):
+    net, params, state, _ = made
+    positive = jax.tree.map(np.abs, params)
+    x = np.random.default_rng(0).uniform(1, 2, SHAPE).astype(np.float32)
+
+    def unit(x):
+        return activations(net, positive, state, x, paths=[path])[1][path][(0, *place)].sum()
+
+    # A max pool passes the gradient of one place: so all are tried by a change instead.
+    seen = np.zeros(SHAPE[1:3], bool)
+    many = np.repeat(x, 120, 0)
+    for i, at in enumerate(np.ndindex(*SHAPE[1:3])):
+        many[i, *at] = 100
+    reached = jax.jit(jax.vmap(lambda x: unit(x[None])))(many) != unit(x)
+    for i, at in enumerate(np.ndindex(*SHAPE[1:3])):
+        seen[at] = reached[i]
+    rows, columns = np.nonzero(seen)
+    want = ((rows.min(), rows.max() + 1), (columns.min(), columns.max() + 1))
+    assert unit_field(net, SHAPE, path, place) == want
+    assert seen.sum() == np.prod([high - low for low, high in want])
+
+
+def test_fields_with_their_padding_and_with_fractions():
+    net = jc.serial(jc.Conv(2), jc.Resize(9), jc.Conv(2))
+    assert unit_field(net, (1, 6, 6, 1), "0", (0, 5), clip=False) == ((-1, 2), (4, 7))
+    size, stride, offset = receptive_field(net, (1, 6, 6, 1))["2"][0]
+    start = offset + 4 * stride
+    (low, high), _ = unit_field(net, (1, 6, 6, 1), "2", (4, 4), clip=False)
+    assert low <= start < low + 1
+    assert high - 1 < start + size <= high
+    assert unit_field(jc.serial(jc.Conv(2, (3,))), jnp.ones((1, 9, 2)), "0", [4]) == ((3, 6),)
+
+
+@pytest.mark.parametrize(
+    ("path", "place", "message"),
+    [
+        ("pool", (6, 0), r"place must lie in the map of 'pool', of size \(6, 5\), got \(6, 0\)"),
+        ("pool", (-1, 0), r"place must lie in the map of 'pool', of size \(6, 5\), got \(-1, 0\)"),
+        ("pool", (1,), r"place must lie in the map of 'pool', of size \(6, 5\), got \(1,\)"),
+        ("pool", (1.0, 0), r"place must be an integer, got 1.0"),
+        ("scores", (0, 0), r"place must lie in the map of 'scores', of size \(\), got \(0, 0\)"),
+        ("blok", (0, 0), "path 'blok' names no layer: nearest are 'block'"),
+    ],
+)
+def test_wrong_places_are_named(path, place, message):
+    with pytest.raises(jc.ShapeError, match=message):
+        unit_field(small(), SHAPE, path, place)
+
+
+def test_a_layer_that_does_not_tell_what_it_sees_is_named():
+    net = jc.serial(jc.Conv(2), lambda x: x - x.mean((1, 2), keepdims=True), jc.Conv(2), jc.parallel(jnp.sin, jnp.cos))
+    with pytest.raises(jc.ShapeError, match="path '2' has no known receptive field: a layer before it does not tell"):
+        unit_field(net, SHAPE, "2", (0, 0))
+    with pytest.raises(jc.ShapeError, match="path '3' must name a layer that gives one array, got"):
+        unit_field(net, SHAPE, "3", (0, 0))
+
+
+# --- Top patches ------------------------------------------------------------------------------------------------------
+
+
+def test_a_planted_pattern_is_the_top_patch():
+    rng = np.random.default_rng(0)
+    cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.float32)
+    bar = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0]], np.float32)
+    kernel = np.stack([2 * cross - 1, 2 * bar - 1], -1)[:, :, None]
+    images = rng.uniform(0, 0.3, (20, 9, 9, 1)).astype(np.float32)
+    planted = {3: (2, 5), 17: (6, 1)}
+    for image, (i, j) in planted.items():
+        images[image, i : i + 3, j : j + 3, 0] = cross
+    images[8, 1:4, 1:4, 0] = bar
+    net = jc.serial(conv=jc.Conv(2, padding="VALID", bias=False))
+    top = top_patches(net, {"conv": {"kernel": kernel}}, {}, images, "conv", k=2, batch_size=6)
+    assert_array_equal(top.images[0], [3, 17])
+    assert_array_equal(top.places[0], [[2, 5], [6, 1]])
+    for patch in top.patches[0]:
+        assert_array_equal(patch[..., 0], cross)
+    assert_array_equal(top.patches[1][0][..., 0], bar)
+    assert top.images[1][0] == 8
+    assert_allclose(top.scores[:, 0], [5, 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("path", ["conv", "pool", "block.conv", "scores"])
+@pytest.mark.parametrize(("batch_size", "device"), [(4, False), (4, True), (100, False)])
+def test_top_patches_are_those_of_all_activations(path, batch_size, device, made):
+    net, params, state, images = made
+    given = jnp.asarray(images) if device else images
+    top = top_patches(net, params, state, given, path, k=3, batch_size=batch_size, preprocess=scaled)
+    every = np.asarray(activations(net, params, state, scaled(images), paths=[path])[1][path])
+    for c, channel in enumerate(top.channels):
+        a = every[..., channel]
+        best = a.reshape(len(a), -1).max(1)
+        order = np.argsort(-best, kind="stable")[:3]
+        assert_array_equal(top.images[c], order)
+        assert_allclose(top.scores[c], best[order], rtol=1e-4)
+        for r, image in enumerate(order):
+            place = tuple(top.places[c, r])
+            assert_allclose(a[(image, *place)], best[image], rtol=1e-4)
+            box = unit_field(net, SHAPE, path, place)
+            assert_array_equal(top.boxes[c, r], box)
+            assert_array_equal(top.patches[c][r], images[(image, *(slice(*ends) for ends in box))])
+
+
+def test_channels_can_be_chosen(made):
+    net, params, state, images = made
+    every, some = (
+        top_patches(net, params, state, images, "conv", k=2, batch_size=4, preprocess=scaled, channels=channels)
+        for channels in (None, [2, 0])
+    )
+    assert_array_equal(some.channels, [2, 0])
+    assert_array_equal(some.scores, every.scores[[2, 0]])
+    assert_array_equal(some.boxes, every.boxes[[2, 0]])
+
+
+def test_a_unit_that_sees_only_padding_does_not_count():
+    net = jc.serial(jc.Conv(1, 1, padding=2))
+    params = {"0": {"kernel": -jnp.ones((1, 1, 1, 1)), "bias": jnp.zeros(1)}}
+    top = top_patches(net, params, {}, np.full((2, 3, 3, 1), 0.5, np.float32), "0", k=2)
+    assert_allclose(top.scores, [[-0.5, -0.5]])
+    assert [patch.shape for patch in top.patches[0]] == [(1, 1, 1)] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": 12}, "k must be at most the number of images, 11, got 12"),
+        ({"k": 0}, "k must be at least 1, got 0"),
+        ({"channels": [3]}, r"channels must lie in 0 to 2 for 'conv', got \[3\]"),
+        ({"channels": [-1]}, r"channels must lie in 0 to 2 for 'conv', got \[-1\]"),
+        ({"channels": []}, r"channels must lie in 0 to 2 for 'conv', got \[\]"),
+        ({"path": "cnv"}, "path 'cnv' names no layer: nearest are 'conv'"),
+        (
+            {"preprocess": lambda x: scaled(x)[:, 1:]},
+            r"preprocess must keep the images' size \(12, 10\), got \(11, 10\)",
+        ),
+        ({"preprocess": lambda x: scaled(x)[..., [0, 0]]}, r"conv \(Conv\): kernel"),
+        ({"preprocess": None}, r"conv \(Conv\): x must be a floating-point array, got uint8"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments_are_named(changes, message, made):
+    net, params, state, images = made
+    options = {"path": "conv", "k": 2, "preprocess": scaled} | changes
+    with pytest.raises((jc.ShapeError, jc.DTypeError), match=message):
+        top_patches(net, params, state, images, **options)
+
+
+def test_inside_a_repeat_is_refused():
+    net = jc.serial(jc.repeat(jc.serial(jc.Conv(1)), 2))
+    params, state, x = ready(net, SHAPE)
+    with pytest.raises(jc.ShapeError, match=r"path '0\.0' stands inside a repeat"):
+        top_patches(net, params, state, x, "0.0", k=1)
+    assert top_patches(net, params, state, x, "0", k=1).boxes.shape == (1, 1, 2, 2)
