@@ -12,7 +12,7 @@ import jaxconv as jc
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-FIRST, FLAX, ERROR, TRAINING, LOOP = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+FIRST, FLAX, ERROR, WEIGHTS, INTEROP, TRAINING, LOOP = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 
 
 def test_the_first_example_prints_its_table(capsys):
@@ -31,6 +31,28 @@ def test_the_second_example_gives_the_error_that_it_quotes():
         exec(ERROR, names)
     assert names["params"]["layer1"]["0"]["conv1"]["kernel"].shape == (3, 3, 64, 64)
     assert f"# ShapeError: {caught.value}" in ERROR
+
+
+def test_the_weights_example_fills_the_network(tmp_path):
+    pytest.importorskip("safetensors")
+    net = jc.models.resnet50()
+    shapes = jax.eval_shape(lambda key: net.init(key, (1, 224, 224, 3)), jax.random.key(0))
+    arrays = jax.tree.map(lambda s: np.full(s.shape, 0.01, s.dtype), shapes)
+    path = tmp_path / "resnet50.safetensors"
+    jc.weights.to_torch(net, *arrays, path)
+    names: dict = {"jax": jax, "jc": jc, "jnp": jax.numpy}
+    exec(WEIGHTS.replace('"resnet50.pth"', repr(str(path))), names)
+    assert names["logits"].shape == (1, 1000)
+
+
+def test_the_flax_example_goes_both_ways():
+    names: dict = {"jax": jax, "jc": jc, "jnp": jax.numpy}
+    exec(INTEROP, names)
+    assert names["y"].shape == (8, 10)
+    assert jax.tree.structure(names["variables"]["params"]) == jax.tree.structure(
+        names["net"].init(jax.random.key(0), (8, 16, 16, 3))[0]
+    )
+    assert names["params"]["kernel"].shape == (3, 3, 3, 8)
 
 
 @pytest.mark.slow

@@ -8,6 +8,33 @@ import jax
 import numpy as np
 
 import jaxconv as jc
+from jaxconv.layer import walk
+
+
+def drawn(net: jc.Layer, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Returns the shapes of ``(params, state)``."""
+    return jax.eval_shape(lambda key: net.init(key, shape), jax.random.key(0))
+
+
+def trained(net: jc.Layer, shape: tuple[int, ...], key: jax.Array | None = None) -> tuple[int, ...]:
+    """Returns the shape of a network's output in training."""
+    return by_shapes(net, shape)[1](key).shape
+
+
+def outputs(net: jc.Layer, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each layer's output by path."""
+    return {row.path: row.output.shape for row in jc.inspect.trace(net, shape)}
+
+
+def before(net: jc.Layer, shape: tuple[int, ...], path: str) -> tuple[int, ...]:
+    """Returns the shape of what comes to the layer at a path."""
+    (found,) = (row.input.shape for row in jc.inspect.trace(net, shape) if row.path == path)
+    return found
+
+
+def rates(net: jc.Layer, kind: type) -> list[float]:
+    """Returns the rates of the layers of one kind, in their order."""
+    return [layer.rate for _, layer in walk(net) if isinstance(layer, kind)]
 
 
 def by_shapes(net: jc.Layer, shape: tuple[int, ...]) -> tuple[Any, Callable[..., Any]]:
