@@ -39,7 +39,7 @@ from jaxconv.models.style import transform_net
 CONTENT = ["block4.4"]
 STYLE = ["block1.1", "block2.2", "block3.2", "block4.2"]
 LEARNT_FROM = ("astronaut.png", "chelsea.png", "china.jpg", "coffee.png", "flower.jpg", "motorcycle_left.png")
-PIECE = 128
+PIECE = 96
 
 
 def bytes_range(images: ArrayLike) -> jax.Array:
@@ -60,9 +60,11 @@ def learn(
     """Returns a transformation network and its parameters after ``options.steps`` steps."""
     net = transform_net(widths=(16, 32, 64), blocks=3)
     key = jax.random.key(options.seed)
+    init = jax.jit(lambda key: net.init(key, (1, PIECE, PIECE, 3)))(key)
     pool = [sized(photograph(name), options.side) for name in LEARNT_FROM]
-    optimizer = optax.adam(optax.cosine_decay_schedule(5e-3, options.steps))
-    state = jc.train.TrainState.create(net, optimizer, key, (1, PIECE, PIECE, 3))
+    schedule = optax.cosine_decay_schedule(1e-3, options.steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+    state = jc.train.TrainState.create(net, optimizer, key, init=init)
     grams = jax.jit(loss.grams)(model.params, model.state, style)
     step = fast_style_step(net, loss, optimizer)
     crop = jax.jit(lambda key, x: random_flip(key, random_crop(key, x, PIECE)))
@@ -88,10 +90,10 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--style", default="ihc.png", help="a file, or the name of a packaged photograph")
     arguments.add_argument("--fast", action="store_true", help="train a network that paints in one pass")
     arguments.add_argument("--side", type=positive(int), default=192, help="pixels of the shorter side of all images")
-    arguments.add_argument("--steps", type=positive(int), help="default: 80, or 150 with --fast")
+    arguments.add_argument("--steps", type=positive(int), help="default: 80, or 250 with --fast")
     arguments.add_argument("--batch", type=positive(int), default=2, help="pieces in a step, with --fast")
     arguments.add_argument("--optimizer", choices=["adam", "lbfgs"], default="adam", help="without --fast")
-    arguments.add_argument("--style-weight", type=positive(float), default=10.0, help="against 1 for the content")
+    arguments.add_argument("--style-weight", type=positive(float), help="content has 1; default: 10, or 2 with --fast")
     arguments.add_argument("--variation-weight", type=float, default=5.0, help="of the total variation")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--weights", metavar="PATH", help="default: those of the installed package")
@@ -102,7 +104,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     options = parser().parse_args(argv)
-    options.steps = options.steps or (150 if options.fast else 80)
+    options.steps = options.steps or (250 if options.fast else 80)
+    options.style_weight = options.style_weight or (2.0 if options.fast else 10.0)
     images = {Path(name).stem: sized(photograph(name), options.side) for name in options.image}
     style = sized(photograph(options.style), options.side)
     model = vgg(options.weights)

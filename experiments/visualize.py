@@ -51,5 +51,149 @@ PHOTOGRAPHS = (
 )
 PIECE = 96
 # What a layer sees decides how large an image it is given: small ones show nothing more to early layers.
-SMALL, LARGE = 64, 128
+SMALL, LARGE = 64, 112
 CLASSES = (1, 130, 291, 949, 967, 985)
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(
+        "python -m experiments.visualize",
+        description=(__doc__ or "").split("\n\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    arguments.add_argument("--layers", nargs="+", metavar="PATH", help="default: the stem, all blocks, head and scores")
+    arguments.add_argument("--channels", type=positive(int), default=4, help="of each layer, evenly spaced")
+    arguments.add_argument("--patches", type=positive(int), default=8, help="of each channel")
+    arguments.add_argument("--steps", type=positive(int), default=64, help="of the search for images")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--weights", metavar="PATH", help="default: those of the installed package")
+    arguments.add_argument("--out", type=Path, default=Path("runs/visualize"))
+    arguments.add_argument("--quiet", action="store_true", help="no progress bar")
+    return arguments
+
+
+def pieces(names: Sequence[str], size: int = PIECE) -> np.ndarray:
+    """Returns squares of photographs, their shorter side twice as long, each square half over the next.
+
+    Returns:
+      Floats in [0, 1] of shape ``(count, size, size, 3)``.
+    """
+    found = []
+    for name in names:
+        image = sized(photograph(name), 2 * size)[0]
+        windows = np.lib.stride_tricks.sliding_window_view(image, (size, size), axis=(0, 1))
+        found.append(np.moveaxis(windows[:: size // 2, :: size // 2], 2, -1).reshape(-1, size, size, 3))
+    return np.concatenate(found)
+
+
+def chosen_channels(rows: dict[str, jc.inspect.Row], paths: Sequence[str], most: int) -> dict[str, list[int]]:
+    """Returns for each path some channels, evenly spaced; for the scores, classes that are good to look at."""
+    counts = {path: rows[path].output.shape[-1] for path in paths}
+    return {
+        path: list(CLASSES[:most]) if path == "_fc" else [n * i // min(most, n) for i in range(min(most, n))]
+        for path, n in counts.items()
+    }
+
+
+def wanted_images(
+    model: pretrained.Pretrained, channels: dict[str, list[int]], side: int, options: argparse.Namespace
+) -> dict[str, np.ndarray]:
+    """Returns for each path an image a channel, of all paths in one search.
+
+    Args:
+      model: the network.
+      channels: by path.
+      side: of the images.
+      options: steps, seed and quiet.
+    """
+    owners = [path for path, numbers in channels.items() for _ in numbers]
+    flat = [c for numbers in channels.values() for c in numbers]
+    wanted = [
+        objectives.channel(path, [c if owner == path else -1 for owner, c in zip(owners, flat, strict=True)])
+        for path in channels
+    ]
+    with progress(f"images of {side}", options.steps, options.quiet, sign=-1) as on_step:
+        images, _ = maximise(
+            *model[:3],
+            (len(flat), side, side, 3),
+            wanted,
+            key=jax.random.key(options.seed),
+            steps=options.steps,
+            preprocess=model.preprocess,
+            parameterisation=Parameterisation(),
+            view=View(jitter=side // 8, blur=0.5),
+            on_step=on_step,
+        )
+    return {path: np.asarray(images)[np.array(owners) == path] for path in channels}
+
+
+def spatial_kernel(net: jc.Layer, params: dict, path: str) -> Any:
+    """Returns the filters to show with a layer: its stem's or its depthwise convolution's; None for others."""
+    places = {"_bn0": "_conv_stem"}
+    known = {known for known, _ in jc.layer.walk(net)}
+    place = places.get(path, f"{path}._depthwise_conv")
+    return jc.inspect.filters(net, params, place) if place in known else None
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    options = parser().parse_args(argv)
+    start = time.perf_counter()
+    model = pretrained.efficientnet_lite0(options.weights)
+    net, params = model.net, model.params
+    squares = pieces(PHOTOGRAPHS)
+    rows = {row.path: row for row in jc.inspect.trace(net, squares[:1])}
+    blocks = [path for path in rows if path.startswith("_blocks.") and path.count(".") == 1]
+    paths = options.layers or ["_bn0", *blocks, "_bn1", "_fc"]
+    for path in paths:
+        jc.inspect.arguments.check_path(net, path)
+    channels = chosen_channels(rows, paths, options.channels)
+    early = [path for path in paths if max(field.size for field in rows[path].receptive_field or ()) <= SMALL]
+    images: dict[str, np.ndarray] = {}
+    for side, group in ((SMALL, early), (LARGE, [path for path in paths if path not in early])):
+        if group:
+            images |= wanted_images(model, {path: channels[path] for path in group}, side, options)
+
+    parts: list[tuple[str, str, Any]] = []
+    with progress("patches", len(paths), options.quiet) as on_step:
+        for i, path in enumerate(paths, 1):
+            kernel = spatial_kernel(net, params, path)
+            if kernel is not None:
+                parts.append((f"{path}_filters", f"{path}: filters", figures.filters(kernel, columns=16, most=64)))
+            top = jc.inspect.top_patches(
+                *model[:3], squares, path, k=options.patches, channels=channels[path], preprocess=model.preprocess
+            )
+            parts.append(
+                (
+                    f"{path}_channels",
+                    f"{path}: what channels want to see, and what excites them most",
+                    sheet(path, channels[path], images[path], top),
+                )
+            )
+            on_step(i, 0.0)
+    options.out.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "network": "EfficientNet-Lite0, ImageNet",
+        "photographs": f"{len(PHOTOGRAPHS)}, cut into {len(squares)} squares of {PIECE} pixels",
+        "time": f"{time.perf_counter() - start:.0f} s",
+        **{k: str(v) for k, v in report.environment().items()},
+    }
+    page = report.write_report(options.out, "What EfficientNet-Lite0 has learned", facts, parts)
+    print(f"open {page}")
+    return images
+
+
+def sheet(path: str, numbers: Sequence[int], images: np.ndarray, top: jc.inspect.TopPatches) -> Any:
+    """Draws a row for each channel: the image that it wants, then the patches."""
+    pictures, titles = [], []
+    for number, image, patches, scores in zip(numbers, images, top.patches, top.scores, strict=True):
+        pictures += [image, *patches]
+        titles += [class_names()[number].split(",")[0] if path == "_fc" else f"channel {number}"]
+        titles += [f"{score:.3g}" for score in scores]
+    return figures.images(pictures, titles, columns=1 + top.scores.shape[1])
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

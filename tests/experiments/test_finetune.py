@@ -128,6 +128,7 @@ def learned(monkeypatch):
     monkeypatch.setattr(pretrained, "efficientnet_lite0", lambda path: answer)
 
 
+@pytest.mark.slow
 def test_both_runs_are_reported(learned, stripes, tmp_path):
     out = tmp_path / "out"
     metrics = finetune.main(

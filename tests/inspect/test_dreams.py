@@ -87,13 +87,9 @@ def grows(x):
 def test_nan_gradients_stop_a_dream_with_their_step(params):
     net = jc.serial(grows=grows)
     x = jnp.full((1, 8, 8, 3), 0.5)
-    with pytest.raises(
-        NonFiniteGradientError, match="^dream, octave 1 of 2: .* at step 3 of 6$"
-    ):
+    with pytest.raises(NonFiniteGradientError, match=r"^dream, octave 1 of 2: .* at step 3 of 6$"):
         dream(net, {}, {}, x, "grows", octaves=2, steps=6, rate=0.02)
-    with pytest.raises(
-        NonFiniteGradientError, match="^dream, octave 2 of 2: .* at step 1 of 2$"
-    ):
+    with pytest.raises(NonFiniteGradientError, match=r"^dream, octave 2 of 2: .* at step 1 of 2$"):
         dream(net, {}, {}, x, "grows", octaves=2, steps=2, rate=0.02)
 
 

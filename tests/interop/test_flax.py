@@ -267,6 +267,7 @@ def test_under_the_transforms_of_linen(transform):
     assert_near(grads["params"]["net"]["fc"]["bias"], 2.0 * kept.sum((0, 1)))
 
 
+@pytest.mark.slow
 def test_a_loop_of_linen_trains_as_ours():
     module = to_linen(NET)
     params, state, _ = ready(NET, SHAPE)
