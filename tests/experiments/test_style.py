@@ -24,8 +24,17 @@ def files(tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch):
     """A network of the same paths, with few filters."""
-    net = jc.models.hed(width=2, transform_input=True)
-    params, state = jax.jit(lambda key: net.init(key, (1, 32, 32, 3)))(jax.random.key(0))
+
+    def block(*layers):
+        return jc.serial(*layers, jc.Conv(2), jax.nn.relu)
+
+    net = jc.serial(
+        block1=block(),
+        block2=block(jc.MaxPool(2)),
+        block3=block(jc.MaxPool(2)),
+        block4=block(jc.MaxPool(2), jc.Conv(2), jax.nn.relu),
+    )
+    params, state = net.init(jax.random.key(0), (1, 16, 16, 3))
     monkeypatch.setattr(style, "vgg", lambda path=None: Pretrained(net, params, state, style.bytes_range))
 
 

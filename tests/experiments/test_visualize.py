@@ -53,12 +53,24 @@ def test_every_layer_is_on_the_page(small, tmp_path):
     assert page.count('src="data:image/png;base64,') == len(figures)
 
 
-def test_pieces_lie_half_over_each_other(small):
+def test_pieces_lie_side_by_side(small):
     squares = visualize.pieces(visualize.PHOTOGRAPHS, 16)
-    # 40 x 60 becomes 32 x 48: 3 rows of 5.
-    assert squares.shape == (15, 16, 16, 3)
-    np.testing.assert_array_equal(squares[0][:, 8:], squares[1][:, :8])
-    np.testing.assert_array_equal(squares[0][8:], squares[5][:8])
+    # 40 x 60 becomes 32 x 48.
+    image = visualize.sized(visualize.photograph(visualize.PHOTOGRAPHS[0]), 32)[0]
+    assert squares.shape == (6, 16, 16, 3)
+    np.testing.assert_array_equal(squares[1], image[:16, 16:32])
+    np.testing.assert_array_equal(squares[5], image[16:, 32:])
+
+
+def test_a_mosaic_holds_images_of_any_size():
+    wide, tall = np.zeros((2, 4, 3)), np.full((8, 4, 3), 0.5)
+    (ax,) = visualize.mosaic([[wide, tall], [tall]], ["a", "b"], cell=16).axes
+    sheet = np.asarray(ax.images[0].get_array())
+    assert sheet.shape == (34, 34, 3)
+    assert (sheet[:, :, 0] == 0).sum() == 8 * 16
+    assert (sheet[:, :, 0] == 0.5).sum() == 2 * 16 * 8
+    assert (sheet[4:12, :16] == 0).all()
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
 
 
 def test_wrong_layers_are_named(small, tmp_path):

@@ -63,6 +63,7 @@ def test_detail_is_carried_between_octaves(params):
     assert_allclose(still, X, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_single_channel_and_bytes(params):
     grey = jnp.full((1, 12, 12, 3), 128, jnp.uint8)
     y = dream(NET, params, {}, grey, objectives.channel("relu", 2), **OPTIONS)

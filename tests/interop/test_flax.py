@@ -445,6 +445,7 @@ def test_a_linen_module_is_a_layer():
         layer.apply(params, state, X, train=True)
 
 
+@pytest.mark.slow
 def test_linen_modules_inside_our_composites():
     net = jc.serial(
         stem=from_linen(linen.Conv(3, (3, 3), kernel_init=from_key)),

@@ -46,6 +46,7 @@ def test_growth_width_and_bn_size_are_arguments():
     assert params["features"]["conv0"]["kernel"].shape == (7, 7, 2, 6)
 
 
+@pytest.mark.slow
 def test_memory_efficient_gives_the_same_gradients(drawn):
     params, state = drawn
     x = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)

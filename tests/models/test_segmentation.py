@@ -33,6 +33,7 @@ def test_each_pixel_gets_scores_and_in_training_a_second_set(make, size):
     assert (scores.shape, extra["aux_classifier"].shape) == ((2, *size, 5), (2, *size, 5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [jc.models.fcn, jc.models.deeplabv3])
 def test_without_an_auxiliary_head_training_gives_the_scores_alone(make):
     net = make(trunk({"layer3": "out"}), 5, width=8, dropout=0.0)

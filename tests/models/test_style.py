@@ -10,6 +10,7 @@ import jaxconv as jc
 from jaxconv.models.style import transform_net
 
 
+@pytest.mark.slow
 def test_images_come_out_as_they_went_in():
     net = transform_net(widths=(3, 4), blocks=1)
     params, state = jax.jit(lambda key: net.init(key, (1, 16, 24, 3)))(jax.random.key(0))
