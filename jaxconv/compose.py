@@ -33,11 +33,21 @@ from jaxconv.layers import Fn
 
 LayerLike = Layer | Callable[[Tree], Tree]
 
+_FROM_FLAX = {"flax.linen": "from_linen", "flax.nnx": "from_nnx"}
+
 
 def as_layer(value: LayerLike) -> Layer:
     """Returns a layer: the value itself if it has ``init`` and ``apply``, a callable as `jaxconv.Fn`."""
     if isinstance(value, type):
         raise ShapeError(f"a layer must be an instance, got the class {value.__name__}: write {value.__name__}(...)")
+    # Flax's would pass for something else: linen's has init and apply too, nnx's is callable and hides its arrays.
+    for kind in type(value).__mro__:
+        package = ".".join(kind.__module__.split(".")[:2])
+        if kind.__name__ == "Module" and package in _FROM_FLAX:
+            raise ShapeError(
+                f"a layer must not be Flax's {type(value).__name__} itself: "
+                f"write jaxconv.interop.flax.{_FROM_FLAX[package]}(...)"
+            )
     if isinstance(value, Layer):
         return value
     if callable(value):

@@ -705,3 +705,13 @@ def test_a_users_layer_goes_through_both():
 def test_layers_print_as_the_call_that_makes_them(modern):
     assert repr(from_nnx(modern)[0]).endswith(f"from_nnx({Modern.__module__}.Modern)")
     assert repr(from_linen(linen.Dense(3))).startswith("from_linen(\n  Dense(")
+
+
+@pytest.mark.parametrize(
+    ("module", "write"),
+    [(linen.Dense(3), "from_linen"), (nnx.Linear(3, 3, rngs=nnx.Rngs(0)), "from_nnx")],
+    ids=["linen", "nnx"],
+)
+def test_a_module_of_flax_itself_is_no_layer(module, write):
+    with pytest.raises(jc.ShapeError, match=rf"itself: write jaxconv.interop.flax.{write}\(\.\.\.\)$"):
+        jc.serial(module)
