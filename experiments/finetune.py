@@ -12,6 +12,7 @@ back as test images. Writes metrics.json, the figures and report.html under --ou
 """
 
 import argparse
+import dataclasses
 import functools
 import sys
 import time
@@ -146,6 +147,15 @@ def optimizer(lr: float, trained: Sequence[str] | None) -> Any:
     return make
 
 
+def quick(net: jc.Layer) -> jc.Layer:
+    """Returns the network with running statistics that settle in the few steps of a run: torch's usual momentum."""
+
+    def change(layer: jc.Layer) -> jc.Layer:
+        return dataclasses.replace(layer, momentum=0.1) if isinstance(layer, jc.BatchNorm) else layer
+
+    return jc.map_layers(net, change)
+
+
 def with_new_head(params: Any, fresh: Any) -> Any:
     """Returns the learned parameters with the fresh ones of the head."""
     return {**params, HEAD: fresh[HEAD]}
@@ -161,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     test_images, test_labels = some(data.test_images, data.test_labels, options.test_images, options.seed)
     learned = pretrained.efficientnet_lite0(options.weights)
     preprocess = functools.partial(enlarged, size=options.size, preprocess=learned.preprocess)
-    net = jc.models.efficientnet_lite0(len(data.classes))
+    net = quick(jc.models.efficientnet_lite0(len(data.classes)))
     trained = [*options.train, HEAD]
     known = [path for path, _ in walk(net)]
     for path in options.train:

@@ -113,3 +113,11 @@ def test_the_speed_tables_are_those_of_the_measurements():
         assert module.table(json.loads(module.RESULTS.read_text())) in README
     found = json.loads(layers.RESULTS.read_text())
     assert layers.notes(found) in (ROOT / "docs" / "speed.md").read_text()
+
+
+def test_the_figures_of_transfer_are_those_measured():
+    measured = json.loads((ROOT / "experiments/benchmarks/results/finetune.json").read_text())
+    said = re.findall(r"([\d.]+)% in (\d+) s\s", README)
+    runs = measured["runs"].values()
+    assert said == [(f"{100 * run['test_accuracy']:.1f}", f"{run['seconds']:.0f}") for run in runs]
+    assert (measured["train_images"], measured["test_images"]) == (1000, 1000)

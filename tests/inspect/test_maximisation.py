@@ -66,6 +66,7 @@ def test_colour_is_found(params):
     assert max(green, blue) < 0.3
 
 
+@pytest.mark.slow
 def test_a_class_is_brought_about():
     net = jc.serial(conv=jc.Conv(4), relu=jax.nn.relu, pool=jc.GlobalAvgPool(), fc=jc.Dense(5))
     params, state = net.init(KEY, (1, 8, 8, 3))

@@ -67,6 +67,7 @@ def half(x):
     return x / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "start"),
     [(None, "content"), (None, "noise"), (optax.lbfgs(), "content")],

@@ -321,6 +321,7 @@ def test_nnx_draws_fresh_weights_from_its_stream():
         assert_same(nnx.as_pure((module.params, module.state)), PLAIN.init(nnx.Rngs(0).params(), X))
 
 
+@pytest.mark.slow
 def test_a_loop_of_nnx_trains_as_ours():
     params, state, _ = ready(NET, SHAPE)
     module = to_nnx(NET, params=params, state=state, rngs=nnx.Rngs(dropout=7))
