@@ -17,6 +17,24 @@ from experiments.images import read_image
 from experiments.pretrained import packaged
 
 PACKAGES = (("skimage", "data", "scikit-image"), ("sklearn", "datasets/images", "scikit-learn"))
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "brick.png",
+    "cell.png",
+    "chelsea.png",
+    "china.jpg",
+    "coffee.png",
+    "coins.png",
+    "flower.jpg",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "page.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
 
 
 def photograph(source: str) -> np.ndarray:

@@ -1,11 +1,17 @@
-"""Trains a ConvNet for an epoch, and finds for each test image those training images that it takes for most alike.
+"""Finds for each of some images those of a database that a network takes for most alike.
 
     python -m experiments.retrieve --out runs/retrieve
+    python -m experiments.retrieve --image mine/*.jpg
+    python -m experiments.retrieve --data fashion_mnist
 
-The network is the one of `experiments.classify`, the embedding what its last layer reads: the maps of the third block,
-flattened. Prints which part of the ten nearest training images have the label of the test image: by learned features,
-by those of the same network before training, and by raw pixels, all by cosine. Writes metrics.json, the figures (sheets
-of neighbours, the embeddings along their principal components) and report.html under --out.
+Of photographs, the database are pieces of their left halves, the queries pieces of their right halves, and the network
+is EfficientNet-Lite0 with its ImageNet weights (see `experiments.pretrained`), which was never told of them. A piece is
+alike if it is of the same photograph. With --data the network of `experiments.classify` learns from the training images
+for an epoch first, the queries are the test images, and alike are those of one label.
+
+Prints which part of the ten nearest are alike: by learned features, by those of the same network before training, and
+by raw pixels, all by cosine. Writes metrics.json, the figures (sheets of neighbours, the embeddings along their
+principal components) and report.html under --out.
 """
 
 import argparse
@@ -14,20 +20,34 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from tqdm.auto import tqdm
 
 import jaxconv as jc
-from experiments import report
+from experiments import pretrained, report
 from experiments.classify import MODELS, RECIPES, augmentation, load, optimizer, positive, smoothed_loss
-from jaxconv.data import channel_statistics, normalize
+from experiments.pictures import PHOTOGRAPHS, photograph, sized
+from jaxconv.data import Dataset, channel_statistics, normalize
 from jaxconv.inspect import embed, figures, nearest, pca, precision_at_k
 
 K = 10
 SHEET = 12
-PATH = "flatten"
+PIECE = 96
+# Of each photograph's left half, and of its right half.
+PIECES = (60, 20)
+
+
+class Network(NamedTuple):
+    """A network before and after it learned, and the layer whose output is the embedding."""
+
+    net: jc.Layer
+    weights: dict[str, tuple[Any, Any]]
+    preprocess: Any
+    path: str
+    facts: dict[str, str]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,97 +56,142 @@ def parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").split("\n\n", 1)[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    arguments.add_argument("--data", choices=RECIPES, default="fashion_mnist")
+    source = arguments.add_mutually_exclusive_group()
+    source.add_argument("--image", nargs="+", default=[*PHOTOGRAPHS], help="files, or names of packaged photographs")
+    source.add_argument("--data", choices=RECIPES, help="images to learn from, in place of photographs")
+    arguments.add_argument("--weights", metavar="PATH", help="for photographs; default: those of the package")
     arguments.add_argument("--folder", help="where the files of fashion_mnist or cifar10 lie")
     arguments.add_argument("--download", action="store_true", help="fetch fashion_mnist or cifar10, checksum verified")
-    arguments.add_argument("--epochs", type=positive(int), help="default: 6 for mnist5k, 1 for the others")
-    arguments.add_argument("--queries", type=positive(int), default=3000, help="test images to find neighbours for")
+    arguments.add_argument("--epochs", type=positive(int), help="with --data; default: 6 for mnist5k, 1 for the others")
+    arguments.add_argument("--queries", type=positive(int), default=3000, help="images to find others for, at most")
     arguments.add_argument("--batch", type=positive(int), default=128)
-    arguments.add_argument("--lr", type=positive(float), default=5e-3, help="the peak of the schedule")
+    arguments.add_argument("--lr", type=positive(float), default=5e-3, help="the peak of the schedule, with --data")
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--out", type=Path, help="default: runs/retrieve-DATA")
+    arguments.add_argument("--out", type=Path, help="default: runs/retrieve, or runs/retrieve-DATA")
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
     return arguments
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    options = parser().parse_args(argv)
-    options.epochs = options.epochs or (6 if options.data == "mnist5k" else 1)
-    options.out = options.out or Path("runs") / f"retrieve-{options.data}"
-    start = time.perf_counter()
-    data = load(options)
-    asked, labels = data.test_images[: options.queries], data.test_labels[: options.queries]
+def halves(names: Sequence[str], seed: int, *, quiet: bool = False) -> Dataset:
+    """Returns pieces of photographs, of the left halves to be found and of the right ones to ask with.
+
+    Raises:
+      ValueError: there are fewer than two photographs, or two of one name.
+    """
+    classes = tuple(Path(name).stem for name in names)
+    if len(set(classes)) < max(2, len(classes)):
+        raise ValueError(f"--image must name two photographs or more, each once, got {', '.join(names)}")
+    random = np.random.default_rng(seed)
+    found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for name in tqdm(names, "reading", disable=quiet):
+        image = np.round(sized(photograph(name), 2 * PIECE)[0] * 255).astype(np.uint8)
+        middle = image.shape[1] // 2
+        for half, count, pieces in zip((image[:, :middle], image[:, -middle:]), PIECES, found, strict=True):
+            for _ in range(count):
+                top, left = (int(random.integers(0, n - PIECE + 1)) for n in half.shape[:2])
+                pieces.append(half[top : top + PIECE, left : left + PIECE])
+    labels = [np.repeat(np.arange(len(names), dtype=np.int32), count) for count in PIECES]
+    (left_images, right_images), (left_labels, right_labels) = map(np.stack, found), labels
+    return Dataset("photographs", left_images, left_labels, right_images, right_labels, classes)
+
+
+def learned_before(options: argparse.Namespace) -> Network:
+    """Returns EfficientNet-Lite0, with its weights and with random ones."""
+    net, params, state, preprocess = pretrained.efficientnet_lite0(options.weights)
+    untrained = net.init(jax.random.key(options.seed), (1, PIECE, PIECE, 3))
+    weights = {"learned": (params, state), "untrained": untrained}
+    return Network(net, weights, preprocess, "_relu1", {"network": "EfficientNet-Lite0, ImageNet"})
+
+
+def learned_now(data: Dataset, options: argparse.Namespace) -> Network:
+    """Returns the network of `experiments.classify` after some epochs, and before them."""
     net = MODELS["convnet"](len(data.classes))
     mean, std = channel_statistics(data.train_images)
     preprocess = functools.partial(normalize, mean=mean, std=std)
+    epochs = options.epochs or (6 if options.data == "mnist5k" else 1)
     fitted = jc.train.fit(
         net,
         data.train_images,
         data.train_labels,
         optimizer(options.lr),
         loss=smoothed_loss,
-        epochs=options.epochs,
+        epochs=epochs,
         batch=options.batch,
         key=options.seed,
         augment=augmentation(RECIPES[options.data]),
         preprocess=preprocess,
         progress=not options.quiet,
     )
+    untrained = net.init(jax.random.key(options.seed), preprocess(data.train_images[:1]))
+    facts = {"network": "convnet", "training": f"epochs: {epochs}, {fitted.train_seconds:.1f} s"}
+    return Network(
+        net, {"learned": (fitted.params, fitted.state), "untrained": untrained}, preprocess, "flatten", facts
+    )
 
-    first = preprocess(data.train_images[:1])
-    weights = {"learned": (fitted.params, fitted.state), "untrained": net.init(jax.random.key(options.seed), first)}
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    options = parser().parse_args(argv)
+    options.out = options.out or Path("runs") / "-".join(filter(None, ("retrieve", options.data)))
+    start = time.perf_counter()
+    data = load(options) if options.data else halves(options.image, options.seed, quiet=options.quiet)
+    network = learned_now(data, options) if options.data else learned_before(options)
+    asked, labels = data.test_images[: options.queries], data.test_labels[: options.queries]
     images = data.train_images, asked
     rows = {
-        name: [embed(net, params, state, some, PATH, preprocess=preprocess) for some in images]
-        for name, (params, state) in weights.items()
+        name: [
+            embed(network.net, *arrays, some, network.path, batch_size=options.batch, preprocess=network.preprocess)
+            for some in images
+        ]
+        for name, arrays in network.weights.items()
     }
-    rows["pixels"] = [np.asarray(preprocess(some)).reshape(len(some), -1) for some in images]
+    rows["pixels"] = [np.asarray(network.preprocess(some)).reshape(len(some), -1) for some in images]
     indices, precision = {}, {}
     for name, (database, queries) in rows.items():
         indices[name] = nearest(queries, database, K).indices
         precision[name] = precision_at_k(indices[name], data.train_labels, labels)
         print(f"precision at {K}, {name:>9}: {precision[name]:.2%}")
-    seconds = time.perf_counter() - start
 
     options.out.mkdir(parents=True, exist_ok=True)
     metrics = {
         "precision_at_10": precision,
         "queries": len(asked),
         "database": len(data.train_images),
-        "train_seconds": round(fitted.train_seconds, 1),
-        "seconds": round(seconds, 1),
+        "seconds": round(time.perf_counter() - start, 1),
+        **network.facts,
         **report.environment(),
         "seed": options.seed,
         "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
     }
     report.write_json(options.out / "metrics.json", metrics)
-    some = slice(SHEET)
+    titles = [name if len(name) < 14 else f"{name[:12]}…" for name in data.classes]
+    # Evenly spaced, since pieces of one photograph come one after the other.
+    some = np.arange(SHEET) * len(asked) // SHEET
     sheets = [
         (
             f"neighbours_{name}",
-            f"The {K} nearest training images of some test images, by {what}",
+            f"Some queries and the {K} nearest images of the database, by {what}",
             figures.neighbours(
                 asked[some],
                 data.train_images,
                 indices[name][some],
                 query_labels=labels[some],
                 labels=data.train_labels,
-                classes=data.classes,
+                classes=titles,
             ),
         )
         for name, what in (("learned", "learned features"), ("pixels", "raw pixels"))
     ]
     found = pca(rows["learned"][1])
-    caption = f"Test images along the first two principal components, {np.sum(found.explained):.0%} of the variance"
+    caption = f"The queries along the first two principal components, {np.sum(found.explained):.0%} of the variance"
     plane = figures.scatter(found.points, labels, data.classes)
     facts = {
         **{f"precision at {K}, {name}": f"{value:.2%}" for name, value in precision.items()},
-        "queries and database": f"{len(asked):,} test images in {len(data.train_images):,} training images",
-        "training": f"{options.epochs} epochs, {metrics['train_seconds']} s",
+        "queries and database": f"{len(asked):,} images in {len(data.train_images):,}",
+        **network.facts,
         "device": metrics["device"],
         "versions": ", ".join(f"{k} {v}" for k, v in metrics["versions"].items()),
     }
-    page = report.write_report(options.out, f"Retrieval on {options.data}", facts, [*sheets, ("map", caption, plane)])
+    page = report.write_report(options.out, f"Retrieval on {data.name}", facts, [*sheets, ("map", caption, plane)])
     print(f"open {page}")
     return metrics
 

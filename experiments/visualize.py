@@ -26,7 +26,7 @@ import jaxconv as jc
 from experiments import pretrained, report
 from experiments.classify import positive
 from experiments.imagenet import class_names
-from experiments.pictures import photograph, progress, sized
+from experiments.pictures import PHOTOGRAPHS, photograph, progress, sized
 from jaxconv.inspect import objectives
 from jaxconv.inspect.arguments import check_path
 from jaxconv.inspect.images import Parameterisation
@@ -34,24 +34,6 @@ from jaxconv.inspect.maximisation import maximise
 from jaxconv.inspect.views import View
 from jaxconv.layer import walk
 
-PHOTOGRAPHS = (
-    "astronaut.png",
-    "brick.png",
-    "cell.png",
-    "chelsea.png",
-    "china.jpg",
-    "coffee.png",
-    "coins.png",
-    "flower.jpg",
-    "grass.png",
-    "gravel.png",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "motorcycle_left.png",
-    "page.png",
-    "retina.jpg",
-    "rocket.jpg",
-)
 PIECE = 96
 # What a layer sees decides how large an image it is given: small ones show nothing more to early layers.
 SMALL, LARGE = 64, 112
