@@ -62,7 +62,7 @@ _ALL = (
     Form(
         "shuffled", smaller.shuffled, ROLES, lambda p: _dense(p) and not _unit_stride(p) and unit(p.geometry.dilation)
     ),
-    Form("apart", smaller.apart, ROLES, lambda p: 1 < p.geometry.groups <= 64),
+    Form("apart", smaller.apart, ROLES, lambda p: not _dense(p)),
     Form("blocks", smaller.blocks, ROLES, lambda p: not _dense(p) and smaller.block_size(p) > 1),
     Form("slabs", smaller.slabs, ("output", "kernel"), lambda p: p.geometry.rank > 1),
     Form("members", smaller.members, ROLES, lambda p: True, "own"),

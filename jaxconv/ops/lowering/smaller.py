@@ -2,19 +2,21 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
-from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape, Solve
+from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape, Solve, others
 from jaxconv.ops.lowering.windows import flipped, swapped, total
 
 # `blocks` takes groups together up to so many channels: with more the zeros cost, with fewer the slices do.
 BLOCK = 32
-# An ensemble up to this size is unrolled, a larger one is a loop.
+# So many groups, or members of an ensemble, are unrolled; more are a loop, so that compiling takes no longer.
 UNROLLED = 16
 
 
@@ -178,24 +180,40 @@ def _in_blocks(p: Problem, first: Array, second: Array, solve: Solve, size: int)
     g = p.geometry
     count = g.groups // size
     small = replace(p, geometry=replace(g, groups=1), channels=p.channels // count, features=p.features // count)
+    loop = count > UNROLLED
 
-    def cut(a: Array, i: int, name: str) -> Array:
-        if name == "kernel":
-            if size == 1:
-                return _part(a, i, count)
-            part = _part(a, i, count).reshape(*g.window, p.inner, size, p.outer)
-            eye = jnp.eye(size, dtype=a.dtype)
-            wide = part[..., None, :, :, :] * eye[:, None, :, None]
-            return wide.reshape(*g.window, size * p.inner, size * p.outer)
-        return _part(a, i, count)
+    def block(part: Array) -> Array:
+        """Of the kernels of some groups, one kernel with zeros between different groups."""
+        part = part.reshape(*g.window, p.inner, size, p.outer)
+        wide = part[..., None, :, :, :] * jnp.eye(size, dtype=part.dtype)[:, None, :, None]
+        return wide.reshape(*g.window, size * p.inner, size * p.outer)
 
-    names = [name for name in ("input", "kernel", "output") if name != p.role]
-    found = [solve(small, cut(first, i, names[0]), cut(second, i, names[1])) for i in range(count)]
+    def unblock(part: Array) -> Array:
+        part = part.reshape(*g.window, size, p.inner, size, p.outer)
+        part = jnp.stack([part[..., i, :, i, :] for i in range(size)], axis=-2)
+        return part.reshape(*g.window, p.inner, size * p.outer)
+
+    def each(function: Callable[[Array], Array], parts: Any) -> Any:
+        return jax.vmap(function)(parts) if loop else [function(part) for part in parts]
+
+    parts: list[Any] = []
+    for name, a in zip(others(p.role), (first, second), strict=True):
+        cut = _stacked(a, count) if loop else [_part(a, i, count) for i in range(count)]
+        parts.append(each(block, cut) if name == "kernel" and size > 1 else cut)
+    found: Any
+    if loop:
+        found = solve(replace(small, ensemble=count), parts[0], parts[1])
+    else:
+        found = [solve(small, *pair) for pair in zip(*parts, strict=True)]
     if p.role == "kernel" and size > 1:
-        split = [f.reshape(*g.window, size, p.inner, size, p.outer) for f in found]
-        found = [jnp.stack([s[..., j, :, j, :] for j in range(size)], axis=-2) for s in split]
-        found = [f.reshape(*g.window, p.inner, size * p.outer) for f in found]
-    return found[0] if count == 1 else jnp.concatenate(found, axis=-1)
+        found = each(unblock, found)
+    if loop:
+        return jnp.moveaxis(found, 0, -2).reshape(p.shape(p.role))
+    return jnp.concatenate(found, axis=-1)
+
+
+def _stacked(a: Array, count: int) -> Array:
+    return jnp.moveaxis(a.reshape(*a.shape[:-1], count, -1), -2, 0)
 
 
 def _part(a: Array, i: int, count: int) -> Array:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jaxconv.ops.lowering import table
 from jaxconv.ops.lowering.forms import FORMS
-from jaxconv.ops.lowering.problem import Geometry, Problem, others
+from jaxconv.ops.lowering.problem import ROLES, Geometry, Problem, others
 from tests.ops.draws import Draws, Searched, uniform
 from tests.ops.transforms import quick_jit
 
@@ -178,6 +178,19 @@ def test_an_ensemble_is_each_of_its_members(name, count):
         alone = quick_jit(functools.partial(table.solve, "cpu", "xla", p))
         each = np.stack([alone(*(a[i] for a in arrays)) for i in range(count)])
         np.testing.assert_allclose(together, each, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["apart", "blocks"])
+@pytest.mark.parametrize("role", ROLES)
+def test_many_groups_are_a_loop(name, role):
+    p = Problem(
+        role, Geometry((4, 3), (3, 2), (1, 2), ((1, 1), (0, 1)), (1, 1), 34), 2, 68, 102, jnp.dtype(jnp.float32)
+    )
+    arrays = arrays_of(p)
+    mode = (name, "members")
+    np.testing.assert_allclose(computed(p, mode, arrays), summed(p, *map(np.float64, arrays))[0], rtol=1e-5, atol=1e-5)
+    program = jax.make_jaxpr(functools.partial(table.solve, "cpu", mode, p))(*arrays)
+    assert str(program).count("conv_general_dilated[") == 1
 
 
 @pytest.mark.parametrize(("name", "role"), CASES, ids=lambda v: v.replace(" ", "-"))
