@@ -12,7 +12,7 @@ from jaxconv.inspect.trace import nearest
 from jaxconv.layer import Layer, Params, State, Tree, walk
 from jaxconv.layers import Fn
 from jaxconv.weights.errors import WeightsError
-from jaxconv.weights.torch import to_numpy
+from jaxconv.weights.places import to_numpy
 
 _HEADS = ("path", "layer", "shape", "difference", "relative", "")
 

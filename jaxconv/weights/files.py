@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxconv.weights import pickled
 from jaxconv.weights.errors import WeightsError
-from jaxconv.weights.torch import to_numpy
+from jaxconv.weights.places import to_numpy
 
 StrPath = str | os.PathLike[str]
 Arrays = dict[str, np.ndarray]

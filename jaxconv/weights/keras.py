@@ -15,15 +15,15 @@ import jaxconv.layers as nn
 from jaxconv.compose import Repeat
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.weights.errors import WeightsError
-from jaxconv.weights.torch import (
+from jaxconv.weights.places import (
     Entry,
     Place,
     Rename,
-    _without_parameters,
     arrays_of,
     fill,
     renamed,
     shapes_of,
+    without_parameters,
 )
 
 WEIGHTED = (("params", "kernel"), ("params", "bias"))
@@ -80,7 +80,7 @@ def _leaves(
 
 def places(net: Layer) -> Iterator[Place]:
     for layer, path, theirs in _leaves(net):
-        if _without_parameters(layer):
+        if without_parameters(layer):
             continue
         if type(layer) not in RULES:
             raise WeightsError(f"{'.'.join(path)} is a {type(layer).__name__}, a kind of layer that has no rule")
@@ -118,9 +118,8 @@ def from_keras(
     >>> params["1"]["kernel"].shape
     (4, 3)
     """
-    arrays = renamed(arrays_of(source), rename)
-    wanted = {name: array for name, array in arrays.items() if not IGNORED & set(name.split("/"))}
-    return fill(list(places(net)), wanted, shapes_of(net, x))
+    arrays = renamed(arrays_of(source), rename, lambda name: not IGNORED.isdisjoint(name.split("/")))
+    return fill(list(places(net)), arrays, shapes_of(net, x))
 
 
 __all__ = ["from_keras"]

@@ -15,7 +15,8 @@ import numpy as np
 from jaxconv.layer import Described, Layer, Params, State, Tree
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.files import StrPath, read, read_header, refusing, write
-from jaxconv.weights.torch import fits, known_shape, places, shown
+from jaxconv.weights.places import fits, known_shape, shown
+from jaxconv.weights.torch import places
 
 FORMAT, VERSION = "jaxconv.weights", "1"
 

@@ -5,47 +5,34 @@ what becomes of it: ``layer1.0.conv1.weight``, out x in x height x width, is
 ``params["layer1"]["0"]["conv1"]["kernel"]``, height x width x in x out.
 """
 
-import difflib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxconv.layers as nn
 from jaxconv.compose import Repeat
-from jaxconv.layer import Layer, Params, State, Tree, as_struct
-from jaxconv.layers.base import Leaf
+from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.weights.errors import WeightsError
-
-Axes = Callable[[int], tuple[int, ...]]
-Arrays = dict[str, np.ndarray]
-Rename = Mapping[str, str | None] | Callable[[str], str | None]
-Shape = tuple[int | None, ...] | None
-
-
-def _same(ndim: int) -> tuple[int, ...]:
-    return tuple(range(ndim))
+from jaxconv.weights.places import (
+    Arrays,
+    Entry,
+    Place,
+    Rename,
+    arrays_of,
+    at,
+    fill,
+    renamed,
+    shapes_of,
+    without_parameters,
+)
 
 
 def _reversed_channels(ndim: int) -> tuple[int, ...]:
     """Takes (first, second, *window) to (*window, second, first)."""
     return (*range(2, ndim), 1, 0)
-
-
-class Entry(NamedTuple):
-    """One array of a layer: where it is here, what torch calls it, how its axes go from there to here.
-
-    ``ones`` counts the last axes that it has in torch only, of length 1.
-    """
-
-    collection: str
-    name: str
-    theirs: str
-    axes: Axes = _same
-    ones: int = 0
 
 
 KERNEL = Entry("params", "kernel", "weight", _reversed_channels)
@@ -66,17 +53,7 @@ RULES: dict[type, tuple[Entry, ...]] = {
     nn.PReLU: (SCALE,),
     nn.LayerScale: (Entry("params", "scale", "", ones=2),),
 }
-IGNORED = ("num_batches_tracked",)
-
-
-class Place(NamedTuple):
-    """An array of a network: its path here, its names in torch (several where layers are repeated)."""
-
-    entry: Entry
-    path: tuple[str, ...]
-    theirs: tuple[str, ...]
-    copies: tuple[int, ...]
-    layer: Layer
+IGNORED = "num_batches_tracked"
 
 
 def _leaves(
@@ -95,16 +72,6 @@ def _leaves(
         yield from _leaves(layer, (*path, name) if name else path, below, copies)
 
 
-def _without_parameters(layer: Layer) -> bool:
-    return isinstance(layer, Leaf) and type(layer).init is Leaf.init and type(layer).fresh is Leaf.fresh
-
-
-def _at(tree: Tree, path: Iterable[str]) -> Tree:
-    for name in path:
-        tree = tree.get(name, {})
-    return tree
-
-
 def _other_entries(layer: Layer, path: tuple[str, ...], trees: dict[str, Tree] | None) -> Iterator[Entry]:
     """Yields what a layer without a rule holds, by the network's shapes: under the same names in torch."""
     if trees is None:
@@ -112,7 +79,7 @@ def _other_entries(layer: Layer, path: tuple[str, ...], trees: dict[str, Tree] |
             f"x must be given: {'.'.join(path)} is a {type(layer).__name__}, a kind of layer that has no rule"
         )
     for collection, tree in trees.items():
-        for keys, _ in jax.tree_util.tree_leaves_with_path(_at(tree, path)):
+        for keys, _ in jax.tree_util.tree_leaves_with_path(at(tree, path)):
             name = ".".join(key.key for key in keys)
             yield Entry(collection, name, name)
 
@@ -120,7 +87,7 @@ def _other_entries(layer: Layer, path: tuple[str, ...], trees: dict[str, Tree] |
 def places(net: Layer, trees: dict[str, Tree] | None) -> Iterator[Place]:
     """Yields where each array of a network is; ``trees`` holds those of layers that have no rule."""
     for layer, path, theirs, copies in _leaves(net):
-        if _without_parameters(layer):
+        if without_parameters(layer):
             continue
         rule = next((RULES[kind] for kind in type(layer).__mro__ if kind in RULES), None)
         if rule is None:
@@ -130,159 +97,6 @@ def places(net: Layer, trees: dict[str, Tree] | None) -> Iterator[Place]:
         for entry in entries:
             names = tuple(".".join((*p, entry.theirs) if entry.theirs else p) for p in theirs)
             yield Place(entry, (*path, *entry.name.split(".")), names, copies, layer)
-
-
-def known_shape(place: Place) -> Shape:
-    """Returns what the layer alone says of the array's shape here; None for what depends on the input."""
-    layer = place.layer
-    if isinstance(layer, nn.Conv | nn.ConvTranspose) and place.entry.name == "kernel":
-        window = (layer.window,) * 2 if isinstance(layer.window, int) else layer.window
-        if isinstance(layer, nn.Conv):
-            return (*window, None, layer.features)
-        return (*window, layer.features // layer.groups, None)
-    if isinstance(layer, nn.Dense) and place.entry.name == "kernel":
-        return (None, layer.features)
-    if isinstance(layer, nn.Conv | nn.ConvTranspose | nn.Dense):
-        return (layer.features,)
-    return (None,) if isinstance(layer, nn.LayerScale) else None
-
-
-def fits(shape: tuple[int, ...], wanted: Shape) -> bool:
-    """Returns whether a shape is the wanted one as far as that is known."""
-    return wanted is None or (
-        len(shape) == len(wanted) and all(w is None or n == w for n, w in zip(shape, wanted, strict=True))
-    )
-
-
-def to_numpy(tensor: Any) -> np.ndarray:
-    """Returns a torch tensor, a jax array or anything array-like as a NumPy array of the same type."""
-    if hasattr(tensor, "detach"):
-        tensor = tensor.detach().cpu()
-        if str(tensor.dtype) == "torch.bfloat16":
-            import torch
-
-            return tensor.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)
-        return tensor.numpy()
-    return np.asarray(tensor)
-
-
-def renamed(arrays: Mapping[str, Any], rename: Rename | None) -> Arrays:
-    """Returns the arrays as NumPy's under their new names, without those that no network wants."""
-
-    def new_name(name: str) -> str | None:
-        if rename is None:
-            return name
-        if callable(rename):
-            return rename(name)
-        prefix = max((p for p in rename if name.startswith(p)), key=len, default=None)
-        if prefix is None:
-            return name
-        start = rename[prefix]
-        return None if start is None else start + name[len(prefix) :]
-
-    renamed: dict[str, np.ndarray] = {}
-    origin: dict[str, str] = {}
-    for name, value in arrays.items():
-        new = new_name(name)
-        if new is None or new.split(".")[-1] in IGNORED:
-            continue
-        if new in renamed:
-            raise WeightsError(f"rename must keep names apart, it gives {new!r} for {origin[new]!r} and {name!r}")
-        renamed[new], origin[new] = to_numpy(value), name
-    return renamed
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=2, cutoff=0.6)
-    return f" (nearest: {', '.join(close)})" if close else ""
-
-
-def _listed(title: str, shapes: Mapping[str, Any], others: Iterable[str], most: int = 20) -> list[str]:
-    others = list(others)
-    lines = [f"  {name} {shape}{_nearest(name, others)}" for name, shape in list(shapes.items())[:most]]
-    more = [f"  and {len(shapes) - most} more"] if len(shapes) > most else []
-    return [f"{title}:", *lines, *more] if shapes else []
-
-
-def shown(shape: Shape) -> str:
-    """Prints a shape, "?" for a length that is not known, nothing for a shape that is not."""
-    if shape is None:
-        return ""
-    numbers = ", ".join("?" if n is None else str(n) for n in shape)
-    return f"({numbers},)" if len(shape) == 1 else f"({numbers})"
-
-
-def _in_torch(shape: Shape, entry: Entry) -> Shape:
-    if shape is None:
-        return None
-    theirs: list[int | None] = [None] * len(shape)
-    for ours, axis in enumerate(entry.axes(len(shape))):
-        theirs[axis] = shape[ours]
-    return (*theirs, *(1,) * entry.ones)
-
-
-def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    *above, last = path
-    for name in above:
-        tree = tree.setdefault(name, {})
-    tree[last] = value
-
-
-def arrays_of(source: str | os.PathLike[str] | Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the arrays by name: the mapping itself, or what the file of that path holds."""
-    if isinstance(source, Mapping):
-        return source
-    from jaxconv.weights.files import read
-
-    return read(source)
-
-
-def shapes_of(net: Layer, x: Tree | None) -> dict[str, Tree] | None:
-    """Returns the shapes of what ``net.init`` gives for ``x``, by collection; None without x."""
-    if x is None:
-        return None
-    struct = as_struct(x)
-    params, state = jax.eval_shape(lambda key: net.init(key, struct), jax.random.key(0))
-    return {"params": params, "state": state}
-
-
-def fill(found: Sequence[Place], tensors: Arrays, trees: dict[str, Tree] | None) -> tuple[Params, State]:
-    """Returns ``(params, state)`` with each tensor in its place, or raises WeightsError, which lists what is wrong."""
-    missing: dict[str, str] = {}
-    wrong: list[str] = []
-    result: dict[str, dict[str, Any]] = {"params": {}, "state": {}}
-    for place in found:
-        wanted = known_shape(place)
-        if trees is not None:
-            wanted = _at(trees[place.entry.collection], place.path).shape[len(place.copies) :]
-        parts = []
-        for name in place.theirs:
-            if name not in tensors:
-                missing[name] = shown(_in_torch(wanted, place.entry))
-                continue
-            tensor = tensors[name]
-            theirs = _in_torch(wanted, place.entry)
-            if (place.entry.axes is not _same and tensor.ndim < 2) or not fits(tensor.shape, theirs):
-                wrong.append(f"  {name} must have shape {shown(theirs)}, got {tensor.shape}")
-                continue
-            if not np.all(np.isfinite(tensor.astype(np.float32) if tensor.dtype == jnp.bfloat16 else tensor)):
-                raise WeightsError(f"{name} has numbers that are not finite")
-            tensor = tensor.reshape(tensor.shape[: tensor.ndim - place.entry.ones])
-            parts.append(tensor.transpose(place.entry.axes(tensor.ndim)))
-        if len(parts) == len(place.theirs):
-            stacked = np.stack(parts).reshape(*place.copies, *parts[0].shape) if place.copies else parts[0]
-            _put(result[place.entry.collection], place.path, stacked)
-    used = {name for place in found for name in place.theirs}
-    extra = {name: str(tensor.shape) for name, tensor in tensors.items() if name not in used}
-    problems = [
-        *_listed("tensors that have no place in the net", extra, missing),
-        *_listed("places that no tensor fills", missing, extra),
-        *(["tensors of the wrong shape:", *wrong[:20]] if wrong else []),
-    ]
-    if problems:
-        raise WeightsError("source does not fit the net\n" + "\n".join(problems))
-    params, state = (jax.tree.map(_on_device, result[name]) for name in ("params", "state"))
-    return params, state
 
 
 def from_torch(
@@ -315,13 +129,9 @@ def from_torch(
     >>> params["0"]["kernel"].shape
     (5, 5, 3, 8)
     """
-    tensors = renamed(arrays_of(source), rename)
+    tensors = renamed(arrays_of(source), rename, lambda name: name.split(".")[-1] == IGNORED)
     trees = shapes_of(net, x)
     return fill(list(places(net, trees)), tensors, trees)
-
-
-def _on_device(array: np.ndarray) -> jax.Array:
-    return jnp.asarray(np.asarray(array, order="C"), jax.dtypes.canonicalize_dtype(array.dtype))
 
 
 def to_torch(
@@ -345,7 +155,7 @@ def to_torch(
     tensors: Arrays = {}
     placed: set[tuple[str, ...]] = set()
     for place in places(net, trees):
-        array = _at(trees[place.entry.collection], place.path)
+        array = at(trees[place.entry.collection], place.path)
         where = (place.entry.collection, *place.path)
         if isinstance(array, dict):
             raise WeightsError(f"{place.entry.collection} has no {'.'.join(place.path)}")
