@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.compiler import jit
+from jaxconv.inspect.batches import batches
 from jaxconv.layer import Layer
 from jaxconv.train.checks import check_arrays, check_batch
 from jaxconv.train.state import Loss, Preprocess
@@ -62,11 +63,10 @@ def evaluate(
     """
     count = check_arrays(images, labels)
     check_batch(batch)
-    labels = jnp.asarray(labels) if isinstance(images, jax.Array) else np.asarray(labels)
-    measure = functools.partial(_measure, net, loss, preprocess, min(batch, count), params, state)
-    sums = _one_behind(
-        measure(images[piece], labels[piece], start, skip) for piece, start, skip in _windows(images, batch)
-    )
+    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    measure = functools.partial(_measure, net, loss, preprocess, params, state)
+    pairs = zip(batches(images, batch), batches(labels, batch), strict=True)
+    sums = _one_behind(measure(some.items, theirs.items, some.skip) for some, theirs in pairs)
     totals: dict[str, float] = {}
     for batch_sums in sums:
         totals = {name: totals.get(name, 0.0) + float(value) for name, value in batch_sums.items()}
@@ -109,29 +109,12 @@ def predict(
       >>> predict(Double(), {}, {}, np.arange(5.0, dtype=np.float32), batch=2)
       array([0., 2., 4., 6., 8.], dtype=float32)
     """
-    count = check_arrays(images)
+    check_arrays(images)
     check_batch(batch)
-    run = functools.partial(_forward, net, preprocess, min(batch, count), params, state)
-    windows = list(_windows(images, batch))
-    outputs = _one_behind(run(images[piece], start) for piece, start, _ in windows)
-    pieces = [
-        jax.tree.map(lambda leaf, skip=skip: np.asarray(leaf)[skip:], output)
-        for output, (_, _, skip) in zip(outputs, windows, strict=True)
-    ]
+    run = functools.partial(_forward, net, preprocess, params, state)
+    outputs = _one_behind((run(some.items), some.skip) for some in batches(images, batch))
+    pieces = [jax.tree.map(lambda leaf, skip=skip: np.asarray(leaf)[skip:], output) for output, skip in outputs]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
-
-
-def _windows(images: Any, batch: int) -> Iterator[tuple[slice, int, int]]:
-    """(what to hand over, where the batch starts in it, how many of its first images were seen), a batch at a time."""
-    count = len(images)
-    batch = min(batch, count)
-    for first in range(0, count, batch):
-        start = min(first, count - batch)
-        # A slice of a device array is a program of its own for each start, so those are handed over whole.
-        if isinstance(images, jax.Array):
-            yield slice(None), start, first - start
-        else:
-            yield slice(start, start + batch), 0, first - start
 
 
 def _one_behind(results: Iterator[Any]) -> Iterator[Any]:
@@ -143,29 +126,25 @@ def _one_behind(results: Iterator[Any]) -> Iterator[Any]:
     yield last
 
 
+@functools.partial(jit, static_argnums=(0, 1))
+def _forward(net: Layer, preprocess: Preprocess | None, params: Any, state: Any, images: jax.Array) -> Any:
+    return net.apply(params, state, images if preprocess is None else preprocess(images), train=False)[0]
+
+
 @functools.partial(jit, static_argnums=(0, 1, 2))
-def _forward(net: Layer, preprocess: Preprocess | None, batch: int, params: Any, state: Any, images: Any, start: Any):
-    x = jax.lax.dynamic_slice_in_dim(images, start, batch)
-    return net.apply(params, state, x if preprocess is None else preprocess(x), train=False)[0]
-
-
-@functools.partial(jit, static_argnums=(0, 1, 2, 3))
 def _measure(
     net: Layer,
     loss: Loss,
     preprocess: Preprocess | None,
-    batch: int,
     params: Any,
     state: Any,
     images: jax.Array,
     labels: jax.Array,
-    start: jax.Array,
     skip: jax.Array,
 ) -> dict[str, jax.Array]:
     """Sums over a batch of the loss and of right answers, without its first ``skip`` images."""
-    logits = _forward(net, preprocess, batch, params, state, images, start)
-    labels = jax.lax.dynamic_slice_in_dim(labels, start, batch)
-    fresh = jnp.arange(batch) >= skip
+    logits = _forward(net, preprocess, params, state, images)
+    fresh = jnp.arange(len(labels)) >= skip
     values = {"loss": _per_example(loss, logits, labels)}
     if is_classification(logits, labels):
         values["accuracy"] = jnp.argmax(logits, -1) == labels
