@@ -56,6 +56,7 @@ _ALL = (
     Form("product", sums.product, ROLES, lambda p: _dense(p) and p.taps == 1, "vmap"),
     Form("products", sums.products, ("output", "kernel"), _dense, "vmap"),
     Form("patches", sums.patches, ("output", "kernel"), lambda p: _dense(p) and p.taps > 1, "vmap"),
+    Form("tiles", sums.tiles, ("output", "kernel"), _dense, "vmap"),
     Form("shifts", sums.shifts, ("output", "kernel"), lambda p: p.inner == 1, "vmap"),
     Form("turned", smaller.turned, ("input",), _unit_stride),
     Form("phases", smaller.phases, ROLES, lambda p: not _unit_stride(p)),

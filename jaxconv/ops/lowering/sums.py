@@ -1,6 +1,7 @@
 """Convolutions as matrix products and as sums of shifted maps."""
 
 import itertools
+import math
 
 import jax.numpy as jnp
 from jax import lax
@@ -46,6 +47,76 @@ def patches(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     if p.role == "output":
         return dot(p, seen, second.reshape(-1, p.features))
     return dot_over_places(p, seen, second).reshape(p.shape("kernel"))
+
+
+def tiles(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+    """One matrix product of all that `tile_size` windows in a row see together, side by side.
+
+    The kernel is written once for each of them, a stride further on, zeros around it: what few channels leave of a
+    product's speed comes back with its width.
+    """
+    g = p.geometry
+    *lead, f = g.window
+    *lead_out, m = g.out
+    s, d = g.stride[-1], g.dilation[-1]
+    t = tile_size(p)
+    length = tile_length(p, t)
+    count = -(-m // t)
+    # A tile starts t * s after the one before, and reaches into as many more pieces of that size.
+    step = t * s
+    pieces = -(-length // step)
+    low, _ = g.padding[-1]
+    x = pad_axes(first, [*g.padding[:-1], (low, (count + pieces - 1) * step - g.size[-1] - low)])
+    x = x.reshape(*x.shape[:-2], count + pieces - 1, step * p.channels)
+    seen = []
+    for index in itertools.product(*(range(n) for n in lead)):
+        row = x
+        for axis, (i, n, a, b) in enumerate(zip(index, lead_out, g.stride, g.dilation, strict=False), 1):
+            row = slice_axis(row, axis, i * b, i * b + (n - 1) * a + 1, a)
+        for piece in range(pieces):
+            part = slice_axis(row, row.ndim - 2, piece, piece + count)
+            seen.append(part[..., : (length - piece * step) * p.channels])
+    tile = jnp.concatenate(seen, axis=-1)
+    shape = (*lead, length, p.channels, t, p.features)
+    if p.role == "output":
+        zero = jnp.zeros((), second.dtype)
+        config = [(0, 0, 0)] * len(lead)
+        places = [
+            lax.pad(second, zero, [*config, (j * s, (t - 1 - j) * s, d - 1), (0, 0, 0), (0, 0, 0)]) for j in range(t)
+        ]
+        y = dot(p, tile, jnp.stack(places, axis=-2).reshape(-1, t * p.features))
+        return slice_axis(y.reshape(p.batch, *lead_out, count * t, p.features), g.rank, 0, m)
+    y = pad_axes(second, [(0, 0)] * len(lead) + [(0, count * t - m)])
+    kernels = dot_over_places(p, tile, y.reshape(*y.shape[:-2], count, t * p.features)).reshape(shape)
+    axis = len(lead)
+    return total(slice_axis(kernels[..., j, :], axis, j * s, j * s + (f - 1) * d + 1, d) for j in range(t))
+
+
+def tile_size(p: Problem) -> int:
+    """How many windows in a row `tiles` takes together.
+
+    Half of a window's taps, more where there are few features; then more, until what it holds is no larger than input
+    and output.
+    """
+    most = p.geometry.out[-1]
+    t = 1 << math.ceil(math.log2(max(2, p.geometry.window[-1] / 2, 24 / p.features)))
+    while t < most and tiles_held(p, t) > 1:
+        t *= 2
+    return min(t, most)
+
+
+def tile_length(p: Problem, t: int) -> int:
+    """How many places of the last axis so many windows see."""
+    g = p.geometry
+    return (t - 1) * g.stride[-1] + g.reach[-1] + 1
+
+
+def tiles_held(p: Problem, t: int) -> float:
+    """The numbers that `tiles` lays side by side, as a multiple of those of input and output."""
+    g = p.geometry
+    rows = p.batch * math.prod(g.out[:-1]) * math.prod(g.window[:-1])
+    held = rows * -(-g.out[-1] // t) * tile_length(p, t) * p.channels
+    return held / sum(math.prod(p.shape(name)) for name in ("input", "output"))
 
 
 def shifts(p: Problem, first: Array, second: Array, solve: Solve) -> Array:

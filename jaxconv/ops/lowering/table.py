@@ -10,6 +10,7 @@ import jax
 from jaxconv.ops.lowering.forms import FORMS, XLA, Form
 from jaxconv.ops.lowering.problem import Array, Problem, others
 from jaxconv.ops.lowering.smaller import UNROLLED
+from jaxconv.ops.lowering.sums import tile_size, tiles_held
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -52,6 +53,11 @@ def _narrow(p: Problem) -> bool:
     return p.inner == 1 and p.geometry.groups > 1
 
 
+def _thin(p: Problem) -> bool:
+    """A filter sees few channels, too few for a matrix product of one window's taps."""
+    return p.inner <= 4
+
+
 def _strided(p: Problem) -> bool:
     return max(p.geometry.stride) > 1
 
@@ -60,6 +66,11 @@ def _strided(p: Problem) -> bool:
 # experiments/benchmarks, which times forms one by one, or else in the file that is named.
 CPU = (
     Row(FORMS["product"], lambda p: p.ensemble > 0, "an ensemble of matrix products: one that is batched"),
+    Row(
+        FORMS["tiles"],
+        lambda p: p.ensemble > 0 and _thin(p) and p.role == "kernel" and (p.ensemble > UNROLLED or p.features >= 16),
+        "an ensemble on few channels, a batched product of several windows: training.json",
+    ),
     Row(
         FORMS["shifts"],
         lambda p: p.ensemble > 0 and (_narrow(p) or p.role == "output" or p.ensemble > UNROLLED),
@@ -114,6 +125,21 @@ CPU = (
         FORMS["phases"],
         lambda p: p.role == "input" and max(p.geometry.window) <= 3 and p.inner >= 16,
         "each phase by itself: 8x56x56x128->128 k3 s2 11 ms, lax 15",
+    ),
+    Row(
+        FORMS["tiles"],
+        lambda p: _thin(p) and p.taps <= 27 and p.role == "output" and tiles_held(p, tile_size(p)) <= 1,
+        "few channels, a product of several windows: 8x128x128x3->32 k3 3.2 ms, lax 11.7",
+    ),
+    Row(
+        FORMS["slabs"],
+        lambda p: _thin(p) and p.role == "kernel" and p.batch >= 64 and p.geometry.rank > 1,
+        "few channels, the window's rows by themselves: 256x28x28x1->6 k5 2.6 ms, lax 4.8",
+    ),
+    Row(
+        FORMS["tiles"],
+        lambda p: _thin(p) and p.role == "kernel" and p.batch >= 64,
+        "few channels, a product of several windows: 128x28x28x1->32 k3 2.0 ms, lax 7.8",
     ),
     Row(FORMS["slabs"], lambda p: p.geometry.rank == 3, "each slab by itself: 2x16x28x28x32->32 k3 in layers.json"),
     Row(

@@ -28,6 +28,7 @@ NEEDS: dict[str, dict[str, int]] = {
     "product": {"taps": 1, "groups": 1},
     "products": {"groups": 1},
     "patches": {"groups": 1, "taps": 2},
+    "tiles": {"groups": 1},
     "shifts": {"inner": 1},
     "turned": {"stride": 1},
     "phases": {"stride": 2},
