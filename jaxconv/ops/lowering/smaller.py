@@ -243,8 +243,8 @@ def slabs(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
 
 
 def members(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """An ensemble one after the other."""
+    """An ensemble one after the other; of many, two at a time, since small ones leave cores idle."""
     single = replace(p, ensemble=0)
     if p.ensemble <= UNROLLED:
         return jnp.stack([solve(single, first[i], second[i]) for i in range(p.ensemble)])
-    return lax.map(lambda pair: solve(single, *pair), (first, second))
+    return lax.scan(lambda _, pair: (None, solve(single, *pair)), None, (first, second), unroll=2)[1]

@@ -78,7 +78,7 @@ CPU = (
     ),
     Row(
         FORMS["products"],
-        lambda p: p.ensemble > UNROLLED and p.role == "kernel" and p.inner * p.features <= 256,
+        lambda p: p.ensemble > UNROLLED and p.role == "kernel" and p.inner * p.features <= 256 and p.places <= 1024,
         "many small matrix products: batched",
     ),
     Row(FORMS["members"], _always, "one member after the other; lax makes groups of them, training.json"),
