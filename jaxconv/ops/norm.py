@@ -31,11 +31,34 @@ def _affine(y: Array, scale: Array | None, bias: Array | None, dtype: Any) -> Ar
     return (y if bias is None else y + bias.astype(y.dtype)).astype(dtype)
 
 
+def _average(x: Array, axes: tuple[int, ...], axis_name: Any) -> Array:
+    local = jnp.mean(x, axes, keepdims=True)
+    return local if axis_name is None else lax.pmean(local, axis_name)
+
+
+def _moments(x: Array, axes: tuple[int, ...], axis_name: Any = None) -> tuple[Array, Array]:
+    """Returns the mean and the biased variance over ``axes`` and mapped axes, in two passes; the axes stay, of size 1.
+
+    The variance is ``mean((x - c)^2) - (mean - c)^2`` whatever c is. With the mean as a constant c, its second term is
+    zero, and the derivative has one sum over the map less than that of ``mean((x - mean)^2)``.
+    """
+    mean = _average(x, axes, axis_name)
+    constant = lax.stop_gradient(mean)
+    return mean, _average(jnp.square(x - constant), axes, axis_name) - jnp.square(mean - constant)
+
+
+def _normalized(x: Array, mean: Array, factor: Array, bias: Array | None = None) -> Array:
+    """Returns ``(x - mean) * factor + bias``, likewise: what the mean and the bias add is one number for many of x."""
+    constant = lax.stop_gradient(mean)
+    shift = (constant - mean) * factor
+    return (x - constant) * factor + (shift if bias is None else shift + bias)
+
+
 def _standardize(x: Array, axes: tuple[int, ...], eps: float) -> Array:
     """Returns ``(x - mean) / sqrt(var + eps)`` over ``axes`` in the accumulating type."""
     x = x.astype(accumulator(x.dtype))
-    centred = x - jnp.mean(x, axes, keepdims=True)
-    return centred * lax.rsqrt(jnp.mean(centred * centred, axes, keepdims=True) + eps)
+    mean, var = _moments(x, axes)
+    return _normalized(x, mean, lax.rsqrt(var + eps))
 
 
 def batch_norm(
@@ -76,7 +99,8 @@ def batch_norm(
     # One factor a channel, so that the gradient has one product of the map's size less to sum.
     factor = lax.rsqrt(var.astype(wide) + eps)
     factor = factor if scale is None else factor * scale.astype(wide)
-    return _affine((x.astype(wide) - mean.astype(wide)) * factor, None, bias, x.dtype)
+    bias = bias if bias is None else bias.astype(wide)
+    return _normalized(x.astype(wide), mean.astype(wide), factor, bias).astype(x.dtype)
 
 
 def batch_statistics(x: ArrayLike, *, axis_name: Any = None) -> tuple[Array, Array]:
@@ -102,15 +126,8 @@ def batch_statistics(x: ArrayLike, *, axis_name: Any = None) -> tuple[Array, Arr
     _check_channels(x)
     if 0 in x.shape[:-1]:
         raise ShapeError(f"x has no elements to take statistics of: shape {x.shape}")
-    x = x.astype(accumulator(x.dtype))
-    axes = tuple(range(x.ndim - 1))
-
-    def mean_of(a: Array) -> Array:
-        local = jnp.mean(a, axes)
-        return local if axis_name is None else lax.pmean(local, axis_name)
-
-    mean = mean_of(x)
-    return mean, mean_of(jnp.square(x - mean))
+    mean, var = _moments(x.astype(accumulator(x.dtype)), tuple(range(x.ndim - 1)), axis_name)
+    return mean.reshape(-1), var.reshape(-1)
 
 
 def layer_norm(
