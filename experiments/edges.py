@@ -26,6 +26,7 @@ from experiments.pretrained import packaged
 from jaxconv.inspect import figures
 from jaxconv.models.hed import MEAN_COLOUR
 
+MOST_PIXELS = 4_000_000
 DEPTHS = (2, 2, 3, 3, 3)
 TITLES = ("edges", *(f"side output {i}" for i in range(1, 6)))
 
@@ -96,6 +97,16 @@ def figure(image: np.ndarray, maps: np.ndarray) -> Any:
     return fig
 
 
+def small_enough(path: str, image: np.ndarray) -> np.ndarray:
+    """Returns the image, or raises ValueError: the first maps are 64 channels of its size."""
+    height, width = image.shape[:2]
+    if height * width > MOST_PIXELS:
+        raise ValueError(
+            f"{path} must have at most {MOST_PIXELS:,} pixels, it has {width:,} x {height:,}: make it smaller"
+        )
+    return image
+
+
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser("python -m experiments.edges", description=(__doc__ or "").split("\n", 1)[0])
     arguments.add_argument("--image", nargs="+", required=True, metavar="FILE", help="photographs of any size")
@@ -109,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> list[np.ndarray]:
     names = [Path(path).stem for path in options.image]
     if len(set(names)) < len(names):
         raise ValueError(f"--image must have files of different names, got {', '.join(names)}")
-    images = [read_image(path) for path in options.image]
+    images = [small_enough(path, read_image(path)) for path in options.image]
     arrays = read_weights(options.weights)
     found = probabilities(arrays, images)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -82,5 +82,5 @@ def main(argv: Sequence[str] | None = None) -> list[list[Guess]]:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(str(error))

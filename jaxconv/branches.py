@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 
-from jaxconv.compose import LayerLike, Serial, Wrapper, as_keyword, as_layer, check_name
+from jaxconv.compose import LayerLike, Serial, Wrapper, as_keyword, as_layer, check_name, concatenate
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Children, Composite, Layer, Run, Tree, level_names, name_of
@@ -303,7 +302,7 @@ class TopDown(Composite):
         for (enlarge, up), (name, block) in self.steps():
             y = run(enlarge, up, y)
             skip, y = self._fitted(run, name, _map(x, name), y)
-            y = run(name, block, run.join(_on_channels, skip, y))
+            y = run(name, block, run.join(concatenate, skip, y))
         return y
 
     def _fitted(self, run: Run, name: str, skip: Any, y: Any) -> tuple[Tree, Tree]:
@@ -322,10 +321,6 @@ class TopDown(Composite):
                 "maps must be given from the coarsest to the finest, each as many times finer as the layer enlarges"
             )
         return skip, (run("", Pad([(0, o) for o in over], rank=self.rank), y) if any(over) else y)
-
-
-def _on_channels(*ys: Any) -> Any:
-    return jnp.concatenate(ys, axis=-1)
 
 
 def top_down(

@@ -136,7 +136,7 @@ class Concat(_Many):
     call: ClassVar[str] = "concat"
 
     def route(self, run: Run, x: Tree) -> Tree:
-        return run.join(_concatenate, *(run(name, layer, x) for name, layer in self.children))
+        return run.join(concatenate, *(run(name, layer, x) for name, layer in self.children))
 
 
 class Split(_Many):
@@ -148,11 +148,12 @@ class Split(_Many):
         n = len(self.children)
         parts = run.join(lambda x: _shares(x, n), x)
         return run.join(
-            _concatenate, *(run(name, layer, part) for (name, layer), part in zip(self.children, parts, strict=True))
+            concatenate, *(run(name, layer, part) for (name, layer), part in zip(self.children, parts, strict=True))
         )
 
 
-def _concatenate(*ys: Array) -> Array:
+def concatenate(*ys: Array) -> Array:
+    """Joins branches on channels."""
     if len({y.shape[:-1] for y in ys}) > 1:
         raise ShapeError(
             f"branches must agree in all axes but the channels, got shapes {', '.join(str(y.shape) for y in ys)}"

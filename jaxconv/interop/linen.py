@@ -100,7 +100,16 @@ class FromLinen(Described):
         )
         kept = [name for name in begun if _structure(begun[name]) == _structure(again[name])]
         variables = dict(unfreeze(meta.unbox(module.lazy_init(rngs, x, mutable=kept, **arguments))))
-        return variables.pop("params", {}), variables
+        params = variables.pop("params", {})
+        if variables:
+            # A module may have moved its state, as in training: what it begins with is what evaluation leaves.
+            module, arguments = self._mode(train=False)
+            calm = unfreeze(meta.unbox(module.lazy_init(rngs, x, mutable=kept, **arguments)))
+            variables = {
+                name: calm[name] if _structure(calm.get(name)) == _structure(tree) else tree
+                for name, tree in variables.items()
+            }
+        return params, variables
 
     def apply(
         self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None

@@ -1,4 +1,9 @@
-"""Networks of the literature, one readable file a family; names and shapes are torchvision's where it has them."""
+"""Networks of the literature, one readable file a family; names and shapes are torchvision's where it has them.
+
+All take the number of classes; a factor or a number ``width``, ``dropout`` before the scores, ``drop_path`` where
+shortcuts are added, and ``small_images``, a stem for images of about 32x32, where the network has what they change.
+LeNet-5 and the AlexNet of 2012 are as they were; Inception v3 has no stem for small images.
+"""
 
 from jaxconv.models.alexnet import *
 from jaxconv.models.allconv import *
@@ -18,6 +23,7 @@ from jaxconv.models.resnet import *
 from jaxconv.models.segmentation import *
 from jaxconv.models.shufflenet import *
 from jaxconv.models.squeezenet import *
+from jaxconv.models.style import *
 from jaxconv.models.unet import *
 from jaxconv.models.vgg import *
 from jaxconv.models.video import *

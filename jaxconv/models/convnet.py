@@ -60,15 +60,18 @@ def convnet(
 
 Words = list[tuple[str, int | None]]
 CLOSING = {"(": ")", "[": "]"}
+DEEPEST = 100
 
 
-def _row(tokens: list[str], end: str = "") -> Words:
+def _row(tokens: list[str], end: str = "", depth: int = 0) -> Words:
     """Takes ``item-item-...`` and its end off the tokens; an item is a word or a row in brackets, maybe ``*n``."""
+    if depth > DEEPEST:
+        raise ShapeError(f"spec must have brackets in at most {DEEPEST} others, it has more")
     words: Words = []
     while True:
         token = tokens.pop(0)
         if token in CLOSING:
-            item = _row(tokens, CLOSING[token])
+            item = _row(tokens, CLOSING[token], depth + 1)
         elif token.isalpha():
             item = [(token, int(tokens.pop(0)) if tokens[0].isdecimal() else None)]
         else:

@@ -14,7 +14,7 @@ from jaxconv.compose import LayerLike, serial
 from jaxconv.errors import ShapeError
 from jaxconv.layer import Layer
 from jaxconv.layers import AdaptiveAvgPool, Conv, Dense, Dropout, Flatten, Identity, LayerNorm, LayerScale
-from jaxconv.models.blocks import with_shortcut
+from jaxconv.models.blocks import scaled, with_shortcut
 
 # Torch cuts the normal distribution at 100 deviations: not at all.
 _NORMAL = initializers.normal(0.02)
@@ -44,6 +44,7 @@ def convnext(
     depths: Sequence[int],
     classes: int = 1000,
     *,
+    width: float = 1.0,
     layer_scale: float = 1e-6,
     dropout: float = 0.0,
     drop_path: float = 0.0,
@@ -56,6 +57,7 @@ def convnext(
       depths: blocks in each stage.
       classes: how many scores come out.
       layer_scale: where the scales of the blocks' channels begin (Touvron et al., 2021).
+      width: a factor on all of them.
       dropout: rate before the scores; 0 puts none.
       drop_path: rate at which the last block is dropped; it grows linearly from 0 (Huang et al., 2016).
       small_images: a 3x3 stem without stride, for images of about 32x32, in place of patches of 4x4.
@@ -68,6 +70,7 @@ def convnext(
     """
     if len(widths) != len(depths):
         raise ShapeError(f"widths and depths must be of the same stages, got {widths} and {depths}")
+    widths = [scaled(features, width) for features in widths]
     patches = _conv(widths[0], 3, padding=1) if small_images else _conv(widths[0], 4, stride=4, padding="VALID")
     rates = iter([drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))])
     layers: list[LayerLike] = [serial(patches, _NORM)]

@@ -156,7 +156,7 @@ def efficientnet(
             inputs = features
         done += count
         layers.append(serial(*blocks))
-    layers.append(conv_norm_act(head or 4 * inputs, 1, norm=norm, act=jax.nn.silu))
+    layers.append(conv_norm_act(4 * inputs if head is None else head, 1, norm=norm, act=jax.nn.silu))
     return serial(
         features=serial(*layers),
         avgpool=GlobalAvgPool(),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from jaxconv.branches import backbone, on_map, resized
-from jaxconv.compose import LayerLike, inline, parallel, serial
+from jaxconv.compose import LayerLike, concatenate, inline, parallel, serial
 from jaxconv.errors import ShapeError
 from jaxconv.layer import Array, Layer
 from jaxconv.layers import Conv, Identity, MaxPool
@@ -34,7 +34,7 @@ def caffe_colours(x: Array) -> Array:
 
 
 def _on_channels(maps: Sequence[Array]) -> Array:
-    return jnp.concatenate(maps, axis=-1)
+    return concatenate(*maps)
 
 
 def hed(depths: Sequence[int] = (2, 2, 3, 3, 3), *, width: int = 64, transform_input: bool = False) -> Layer:
@@ -48,10 +48,15 @@ def hed(depths: Sequence[int] = (2, 2, 3, 3, 3), *, width: int = 64, transform_i
       width: filters of the first block; each block doubles them up to eight times as many.
       transform_input: takes RGB images of 0 to 255, see `caffe_colours`.
 
+    Raises:
+      ShapeError: there is no block.
+
     >>> table = jc.summary(hed(), (1, 64, 96, 3))
     >>> table.parameters, {row.path: row.receptive_field[0].size for row in table.rows if row.path.startswith("dsn")}
     (14716171, {'dsn1': 5, 'dsn2': 14, 'dsn3': 40, 'dsn4': 92, 'dsn5': 196})
     """
+    if not depths:
+        raise ShapeError("depths must name one block at least, got none")
     blocks: dict[str, LayerLike] = {}
     for i, depth in enumerate(depths):
         layers: list[LayerLike] = [MaxPool(2, padding="SAME")] if i else []

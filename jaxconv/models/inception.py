@@ -14,7 +14,7 @@ from jax.nn import initializers
 
 from jaxconv.branches import auxiliary
 from jaxconv.compose import Inline, LayerLike, concat, inline, serial
-from jaxconv.errors import ShapeError
+from jaxconv.errors import DTypeError, ShapeError
 from jaxconv.geometry import IntOrTuple
 from jaxconv.layer import Array, Layer
 from jaxconv.layers import (
@@ -40,6 +40,8 @@ def halved(x: Array) -> Array:
     """
     if x.shape[-1] != 3:
         raise ShapeError(f"x must have 3 channels, red, green and blue, for transform_input, got shape {x.shape}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise DTypeError(f"x must be a floating-point array for transform_input, got {x.dtype}: normalise it first")
     mean, std = jnp.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], x.dtype)
     return (x * std + (mean - 0.5)) / 0.5
 

@@ -162,7 +162,7 @@ def mobilenet_v3(
     inputs = scaled(16, width)
     stem = conv_norm_act(inputs, 3, stride=1 if small_images else 2, norm=norm, act=jax.nn.hard_swish)
     strides = strides_for([row.stride for row in rows], small_images)
-    last = max(i for i, row in enumerate(rows) if row.stride > 1)
+    last = max((i for i, row in enumerate(rows) if row.stride > 1), default=len(rows))
     blocks: list[LayerLike] = []
     for i, (row, stride) in enumerate(zip(rows, strides, strict=True)):
         features, expanded = scaled(row.features, width), scaled(row.expanded, width)

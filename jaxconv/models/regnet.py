@@ -15,7 +15,7 @@ from jaxconv.compose import LayerLike, residual, serial
 from jaxconv.errors import ShapeError
 from jaxconv.layer import Layer
 from jaxconv.layers import Dense, Dropout, DropPath, GlobalAvgPool
-from jaxconv.models.blocks import conv_norm_act, divisible, squeeze_excite, strides_for
+from jaxconv.models.blocks import conv_norm_act, divisible, scaled, squeeze_excite, strides_for
 
 
 class Stage(NamedTuple):
@@ -85,6 +85,7 @@ def regnet(
     *,
     squeeze: float = 0.0,
     stem: int = 32,
+    width: float = 1.0,
     dropout: float = 0.0,
     drop_path: float = 0.0,
     small_images: bool = False,
@@ -96,6 +97,7 @@ def regnet(
       classes: how many scores come out.
       squeeze: channels between the layers of squeeze and excitation, as a share of a block's input; 0 puts none.
       stem: channels of the stem.
+      width: a factor on all channels; those of a group stay as many.
       dropout: rate before the scores; 0 puts none.
       drop_path: rate at which the last block is dropped; it grows linearly from 0 (Huang et al., 2016).
       small_images: the first two strides are 1, for images of about 32x32.
@@ -107,6 +109,8 @@ def regnet(
     4344144
     """
     stages = regnet_stages(depth, start, slope, step, group_width)
+    stages = [stage._replace(features=divisible(stage.features * width, stage.group_width)) for stage in stages]
+    stem = scaled(stem, width)
     strides = strides_for([2] * len(stages), small_images)
     rates = iter([drop_path * i / max(1, depth - 1) for i in range(depth)])
     inputs, trunk = stem, {}

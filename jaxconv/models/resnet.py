@@ -15,8 +15,9 @@ import jax.numpy as jnp
 
 from jaxconv.compose import LayerLike, residual, serial
 from jaxconv.errors import ShapeError
+from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Layer
-from jaxconv.layers import BatchNorm, Conv, Dense, DropPath, GlobalAvgPool, MaxPool
+from jaxconv.layers import BatchNorm, Conv, Dense, Dropout, DropPath, GlobalAvgPool, MaxPool
 from jaxconv.models.blocks import FAN_OUT
 
 Block = Callable[..., Layer]
@@ -103,6 +104,7 @@ def resnet(
     width: int = 64,
     dilate: Sequence[bool] = (),
     small_images: bool = False,
+    dropout: float = 0.0,
     drop_path: float = 0.0,
 ) -> Layer:
     """Returns a residual network: a stem, stages ``layer1``, ``layer2``, ..., the mean over space, the scores ``fc``.
@@ -114,14 +116,17 @@ def resnet(
       width: filters of the first stage; each stage doubles them.
       dilate: for each stage after the first, whether it dilates its filters in place of its stride.
       small_images: a 3x3 stem without stride and pool, as is usual for images of 32x32, in place of 7x7 and a pool.
+      dropout: rate before the scores; 0 puts none.
       drop_path: rate at which the last block is dropped; it grows linearly from 0 (Huang et al., 2016).
 
     Raises:
-      ShapeError: dilate has more entries than there are stages after the first.
+      ShapeError: there is no stage, or dilate has more entries than there are stages after the first.
 
     >>> jc.summary(resnet(basic, (1, 1), 10, width=16, small_images=True), (1, 32, 32, 3)).parameters
     19994
     """
+    if not depths:
+        raise ShapeError("depths must name one stage at least, got none")
     if len(dilate) > len(depths) - 1:
         more = len(depths) - 1
         raise ShapeError(f"dilate must have at most one entry for each of {more} stages, got {tuple(dilate)}")
@@ -145,7 +150,8 @@ def resnet(
             for n in range(depth)
         ]
         stages[f"layer{i + 1}"] = serial(*blocks)
-    return serial(**stem, **stages, avgpool=GlobalAvgPool(), fc=Dense(classes))
+    dropped = {"dropout": Dropout(dropout)} if dropout else {}
+    return serial(**stem, **stages, avgpool=GlobalAvgPool(), **dropped, fc=Dense(classes))
 
 
 def resnet18(classes: int = 1000, **options: Any) -> Layer:
@@ -212,6 +218,7 @@ def cifar_resnet(depth: int, classes: int = 10, **options: Any) -> Layer:
     >>> jc.summary(cifar_resnet(20), (1, 32, 32, 3)).parameters
     269722
     """
+    depth = as_int(depth, "depth")
     if depth < 8 or (depth - 2) % 6:
         raise ShapeError(f"depth must be 6 n + 2 (20, 32, 44, 56, 110), got {depth}")
     return resnet(plain_basic, [(depth - 2) // 6] * 3, classes, **{"width": 16, "small_images": True, **options})

@@ -119,7 +119,8 @@ def deeplabv3(
 
 def _on_resnet(head: Callable[..., Layer], net: Layer, classes: int, aux_loss: bool, options: dict[str, Any]) -> Layer:
     aux = {"layer3": "aux"} if aux_loss else {}
-    return head(backbone(net, {**aux, "layer4": "out"}), classes, aux_width=256 if aux_loss else None, **options)
+    options = {"aux_width": 256 if aux_loss else None, **options}
+    return head(backbone(net, {**aux, "layer4": "out"}), classes, **options)
 
 
 def fcn_resnet50(classes: int = 21, *, aux_loss: bool = False, **options: Any) -> Layer:

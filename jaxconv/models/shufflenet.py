@@ -14,7 +14,7 @@ from jaxconv.compose import LayerLike, concat, inline, serial, split
 from jaxconv.errors import ShapeError
 from jaxconv.layer import Layer
 from jaxconv.layers import ChannelShuffle, Dense, Dropout, GlobalAvgPool, Identity, MaxPool
-from jaxconv.models.blocks import conv_norm_act, flat
+from jaxconv.models.blocks import conv_norm_act, flat, scaled
 
 # What torch draws from where nothing else is said.
 _conv = functools.partial(conv_norm_act, kernel_init=initializers.variance_scaling(1 / 3, "fan_in", "uniform"))
@@ -37,6 +37,7 @@ def shufflenet_v2(
     classes: int = 1000,
     *,
     depths: Sequence[int] = (4, 8, 4),
+    width: float = 1.0,
     dropout: float = 0.0,
     small_images: bool = False,
 ) -> Layer:
@@ -46,6 +47,7 @@ def shufflenet_v2(
       widths: channels of the stem, of each stage (even numbers), and of the last convolution.
       classes: how many scores come out.
       depths: blocks in each stage.
+      width: a factor on all channels, which become even.
       dropout: rate before the scores; 0 puts none.
       small_images: a stem without stride and pool, for images of about 32x32.
 
@@ -59,6 +61,7 @@ def shufflenet_v2(
         raise ShapeError(
             f"widths must be those of a stem, {len(depths)} even ones of stages, and one more, got {widths}"
         )
+    widths = [scaled(features, width, 2) for features in widths]
     inputs = widths[0]
     layers: dict[str, LayerLike] = {"conv1": _conv(inputs, 3, stride=1 if small_images else 2)}
     if not small_images:

@@ -57,7 +57,7 @@ def unet(
 
     As in the paper it has no padding: the scores are those of the middle of the image, 388x388 of 572x572, and all
     sizes before a pool must be even. With ``padding="SAME"``, as is usual today, they are those of the whole image,
-    whatever its size.
+    whatever its size from ``2**depth`` on.
 
     Args:
       classes: how many scores a pixel gets.

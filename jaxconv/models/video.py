@@ -12,7 +12,7 @@ import jax
 from jaxconv.compose import LayerLike, residual, serial
 from jaxconv.errors import ShapeError
 from jaxconv.layer import Layer
-from jaxconv.layers import BatchNorm, Conv, Dense, DropPath, GlobalAvgPool
+from jaxconv.layers import BatchNorm, Conv, Dense, Dropout, DropPath, GlobalAvgPool
 from jaxconv.models.blocks import FAN_OUT
 
 Convolution = Callable[[int, int, int], Layer]
@@ -43,12 +43,12 @@ def factored(before: int, features: int, stride: int) -> Layer:
     return serial(first, BatchNorm(), jax.nn.relu, _conv(features, (3, 1, 1), (stride, 1, 1)))
 
 
-def _stem(width: int) -> Layer:
-    return serial(_conv(width, (3, 7, 7), (1, 2, 2)), BatchNorm(), jax.nn.relu)
+def _stem(width: int, stride: int) -> Layer:
+    return serial(_conv(width, (3, 7, 7), (1, stride, stride)), BatchNorm(), jax.nn.relu)
 
 
-def _factored_stem(width: int) -> Layer:
-    first: tuple[LayerLike, ...] = (_conv(width * 45 // 64, (1, 7, 7), (1, 2, 2)), BatchNorm(), jax.nn.relu)
+def _factored_stem(width: int, stride: int) -> Layer:
+    first: tuple[LayerLike, ...] = (_conv(width * 45 // 64, (1, 7, 7), (1, stride, stride)), BatchNorm(), jax.nn.relu)
     return serial(*first, _conv(width, (3, 1, 1)), BatchNorm(), jax.nn.relu)
 
 
@@ -72,8 +72,10 @@ def video_resnet(
     *,
     depths: Sequence[int] = (2, 2, 2, 2),
     width: int = 64,
-    stem: Callable[[int], Layer] = _stem,
+    stem: Callable[[int, int], Layer] = _stem,
+    dropout: float = 0.0,
     drop_path: float = 0.0,
+    small_images: bool = False,
 ) -> Layer:
     """Returns a residual network for video: a stem, stages, the mean over time and space, the scores ``fc``.
 
@@ -83,8 +85,10 @@ def video_resnet(
       classes: how many scores come out.
       depths: blocks in each stage.
       width: filters of the first stage; each stage doubles them, and halves the map.
-      stem: a function of the width.
+      stem: a function of the width and the stride in space.
+      dropout: rate before the scores; 0 puts none.
       drop_path: rate at which the last block is dropped; it grows linearly from 0.
+      small_images: the stem does not stride, for frames of about 32x32.
 
     >>> net = video_resnet([spatial] * 2, 5, depths=(1, 1), width=8)
     >>> [row.output.shape for row in jc.inspect.trace(net, (1, 4, 32, 32, 3)) if row.path in ("layer1", "layer2", "fc")]
@@ -102,7 +106,13 @@ def video_resnet(
             stage.append(_block(conv, before, width * 2**i, 2 if i and n == 0 else 1, next(rates)))
             before = width * 2**i
         stages[f"layer{i + 1}"] = serial(*stage)
-    return serial(stem=stem(width), **stages, avgpool=GlobalAvgPool(rank=3), fc=Dense(classes))
+    return serial(
+        stem=stem(width, 1 if small_images else 2),
+        **stages,
+        avgpool=GlobalAvgPool(rank=3),
+        **({"dropout": Dropout(dropout)} if dropout else {}),
+        fc=Dense(classes),
+    )
 
 
 def r3d_18(classes: int = 400, **options: Any) -> Layer:

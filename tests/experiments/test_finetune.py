@@ -92,6 +92,14 @@ def test_a_folder_without_classes_is_refused(tmp_path):
         finetune.read_folder(tmp_path, 16, quiet=True)
 
 
+def test_files_that_an_explorer_hides_are_no_images(tmp_path):
+    for name in ("red", "blue"):
+        for i in range(2):
+            paint(tmp_path / name / f"{i}.png", (200, 0, 0))
+    (tmp_path / "red" / "._0.png").write_bytes(b"not an image")
+    assert len(finetune.read_folder(tmp_path, 16, quiet=True).train_images) == 2
+
+
 def test_an_image_that_is_none_is_named(tmp_path):
     for name in ("red", "blue"):
         for i in range(2):

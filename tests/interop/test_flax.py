@@ -533,6 +533,22 @@ def test_what_a_linen_module_must_not_do():
         from_linen(Classic(), train_argument="learn")
 
 
+class Counting(linen.Module):
+    @linen.compact
+    def __call__(self, x, train=False):
+        seen = self.variable("batch_stats", "seen", lambda: jnp.zeros(()))
+        if train:
+            seen.value += 1
+        return linen.Dense(2)(x)
+
+
+def test_the_state_begins_as_in_flax():
+    layer = from_linen(Counting())
+    params, state = layer.init(KEY, (1, 3))
+    assert state["batch_stats"]["seen"] == 0
+    assert layer.apply(params, state, jnp.ones((1, 3)), train=True)[1]["batch_stats"]["seen"] == 1
+
+
 def test_what_a_linen_module_sows_is_no_state():
     layer = from_linen(Sows())
     assert layer.init(KEY, SHAPE) == ({}, {})
