@@ -4,6 +4,7 @@ Names and shapes are torchvision's.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ def convnext(
     """
     if len(widths) != len(depths):
         raise ShapeError(f"widths and depths must be of the same stages, got {widths} and {depths}")
-    widths = [scaled(features, width) for features in widths]
+    widths = [scaled(features, width, math.gcd(features, 8)) for features in widths]
     patches = _conv(widths[0], 3, padding=1) if small_images else _conv(widths[0], 4, stride=4, padding="VALID")
     rates = iter([drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))])
     layers: list[LayerLike] = [serial(patches, _NORM)]
