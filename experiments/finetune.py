@@ -32,7 +32,7 @@ from experiments.classify import positive
 from experiments.images import central_crop, read_image
 from jaxconv.data import Dataset
 from jaxconv.inspect import figures
-from jaxconv.inspect.trace import nearest
+from jaxconv.inspect.trace import did_you_mean
 from jaxconv.layer import walk
 
 HEAD = "_fc"
@@ -74,7 +74,7 @@ def read_folder(folder: Path, size: int, *, quiet: bool = False) -> Dataset:
       ValueError: fewer than two subfolders hold images, a class has fewer than two, or a file is no image.
     """
     found = {
-        sub.name: sorted(path for path in sub.rglob("*") if path.suffix.lower() in SUFFIXES)
+        sub.name: sorted(path for path in sub.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
         for sub in sorted(folder.iterdir())
         if sub.is_dir()
     }
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     known = [path for path, _ in walk(net)]
     for path in options.train:
         if path not in known:
-            raise ValueError(f"--train {path} names no layer: {nearest(path, known)}")
+            raise ValueError(f"--train {path} {did_you_mean(path, known)}")
 
     shape = (1, options.size, options.size, 3)
     fresh, fresh_state = jax.jit(lambda key: net.init(key, shape))(jax.random.key(options.seed))
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             optimizer(lr, paths),
             loss=optax.softmax_cross_entropy_with_integer_labels,
             epochs=options.epochs,
-            batch=options.batch,
+            batch=min(options.batch, len(images)),
             key=options.seed,
             preprocess=preprocess,
             init=init,

@@ -32,10 +32,7 @@ def placed(spec, sizes, batch, channels, names="NC"):
     return tuple({names[0]: batch, names[1]: channels}.get(c) or sizes[c] for c in spec)
 
 
-@given(st.data())
-@settings(max_examples=25)
-def test_values_and_gradients_are_those_of_lax(data):
-    draws = Searched(data)
+def check(draws):
     rank = draws.integer(1, 3)
     s = SPATIAL[rank - 1]
     numbers = draws.choice(layouts(rank))
@@ -73,6 +70,19 @@ def test_values_and_gradients_are_those_of_lax(data):
     for got, want in zip(*both(x, kernel), strict=True):
         assert got.dtype == want.dtype
         assert_close(got, want, what=str(options))
+
+
+@given(st.data())
+@settings(max_examples=12)
+def test_values_and_gradients_are_those_of_lax(data):
+    check(Searched(data))
+
+
+@pytest.mark.slow
+@given(st.data())
+@settings(max_examples=50)
+def test_values_and_gradients_are_those_of_lax_at_length(data):
+    check(Searched(data))
 
 
 NHWC = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
