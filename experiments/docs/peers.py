@@ -99,6 +99,15 @@ def calls(row: Row) -> list[str]:
     return list(dict.fromkeys(PREFIXES[head] + rest for head, rest in found))
 
 
+def op_of(layer: str) -> str:
+    """Returns the name of the op that a layer runs; an op's is its own.
+
+    >>> op_of("GlobalMaxPool"), op_of("conv")
+    ('global_max_pool', 'conv')
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", layer).lower()
+
+
 def equals(name: str) -> list[str]:
     """Returns the full names of what peers call jaxconv's ``name``: an op, or a layer over it.
 
@@ -107,8 +116,7 @@ def equals(name: str) -> list[str]:
     >>> equals("global_max_pool")
     ['torch.nn.functional.adaptive_max_pool2d', 'keras.layers.GlobalMaxPooling1D']
     """
-    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-    begins = re.compile(rf"(\w+ = |y, new = )?jc\.({snake}|{name})\(")
+    begins = re.compile(rf"(\w+ = |y, new = )?jc\.({op_of(name)}|{name})\(")
     return list(dict.fromkeys(calls(row)[0] for row in rows() if begins.match(row.ours)))
 
 

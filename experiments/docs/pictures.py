@@ -6,6 +6,7 @@ Run ``python -m experiments.docs.pictures`` to write docs/pictures/.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
@@ -155,6 +156,123 @@ def resizing() -> Figure:
     return fig
 
 
+def unpool() -> Figure:
+    """Draws a map, its maxima and these where they stood."""
+    fig, axes = _figure(6.4, 2.6, 3)
+    values = np.array([[1, 1, 2, 4], [5, 6, 7, 8], [3, 2, 1, 0], [1, 2, 3, 4]], np.float32)
+    y, indices = jc.max_pool_with_indices(values[..., None], 2)
+    back = np.asarray(jc.max_unpool(y, indices, 4))[..., 0]
+    colours = np.where(back > 0, np.kron(np.array([[BLUE, ORANGE], [GREEN, COLOURS[3]]], object), np.ones((2, 2), int)),
+                       WHITE)  # fmt: skip
+    blocks = np.array([[BLUE, ORANGE], [GREEN, COLOURS[3]]])
+    names = ("x", "max_pool_with_indices", "max_unpool")
+    maps = ((values, colours), (np.asarray(y)[..., 0], blocks), (back, colours))
+    for ax, name, (shown, cells) in zip(axes, names, maps, strict=True):
+        _grid(ax, shown, cells)
+        ax.set_title(name, fontsize=8)
+    return fig
+
+
+def shuffle() -> Figure:
+    """Draws four channels of two by two places, and the one that they become."""
+    fig, axes = _figure(7.2, 2.0, 5)
+    x = np.arange(1, 17, dtype=np.float32).reshape(4, 2, 2).transpose(1, 2, 0)
+    for c in range(4):
+        _grid(axes[c], x[..., c], np.full((2, 2), COLOURS[c]))
+        axes[c].set_title(f"channel {c}", fontsize=8)
+    y = np.asarray(jc.pixel_shuffle(x, 2))[..., 0]
+    _grid(axes[4], y, np.vectorize(lambda value: COLOURS[int(value - 1) // 4])(y))
+    axes[4].set_title("pixel_shuffle(x, 2)", fontsize=8)
+    return fig
+
+
+def field() -> Figure:
+    """Draws what one unit sees through a window of three, a pool of two and a window of three."""
+    fig, (ax,) = _figure(5.6, 3.0)
+    net = jc.serial(conv1=jc.Conv(1, 3), pool=jc.MaxPool(2), conv2=jc.Conv(1, 3))
+    levels = [("x", 12, 1, 0), ("conv1", 12, 1, 0), ("pool", 6, 2, 0.5), ("conv2", 6, 2, 0.5)]
+    (low, high), _ = jc.inspect.unit_field(net, (1, 12, 12, 1), "conv2", (3, 3))
+    # What each level has of the field: the unit, its window, the windows of that, ...
+    seen = {"conv2": range(3, 4), "pool": range(2, 5), "conv1": range(4, 10), "x": range(low, high)}
+    for level, (name, count, step, shift) in enumerate(levels):
+        for i in range(count):
+            _cell(ax, i * step + shift, 1.7 * level, "", ORANGE if i in seen[name] else BLUE)
+        ax.text(-0.4, 1.7 * level + 0.5, name, ha="right", va="center", fontsize=9)
+    _frame(ax, 12, 6.1, left=-2.2)
+    return fig
+
+
+def composition() -> Figure:
+    """Draws how layers are joined."""
+    fig, axes = _figure(8.6, 2.4, 4)
+
+    def box(ax: Any, x: float, y: float, text: str, colour: str = BLUE) -> None:
+        ax.add_patch(Rectangle((x - 0.8, y - 0.4), 1.6, 0.8, facecolor=colour, edgecolor="#555555", linewidth=0.8))
+        ax.text(x, y, text, ha="center", va="center", fontsize=8)
+
+    def arrow(ax: Any, *points: tuple[float, float]) -> None:
+        *before, start, end = points
+        ax.plot(*zip(*before, start, strict=True), color="#555555", linewidth=0.9)
+        ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "#555555", "linewidth": 0.9,
+                                                "shrinkA": 0, "shrinkB": 0})  # fmt: skip
+
+    serial, parallel, residual, gate = axes
+    for y, name in ((3.6, "f1"), (2.0, "f2")):
+        box(serial, 2, y, name)
+    for start, end in ((5, 4), (3.2, 2.4), (1.6, 0.6)):
+        arrow(serial, (2, start), (2, end))
+    for x, name in ((1, "f1"), (3, "f2")):
+        arrow(parallel, (2, 5), (2, 4.3), (x, 4.3), (x, 3.2))
+        box(parallel, x, 2.8, name)
+        arrow(parallel, (x, 2.4), (x, 0.6))
+    for ax, sign in ((residual, "+"), (gate, "\N{MULTIPLICATION SIGN}")):
+        box(ax, 1.2, 3.2, "body")
+        arrow(ax, (2, 5), (2, 4.4), (1.2, 4.4), (1.2, 3.6))
+        arrow(ax, (1.2, 2.8), (1.2, 1.8), (1.75, 1.8))
+        if ax is residual:
+            box(ax, 3.1, 3.2, "shortcut")
+            arrow(ax, (2, 4.4), (3.1, 4.4), (3.1, 3.6))
+            arrow(ax, (3.1, 2.8), (3.1, 1.8), (2.25, 1.8))
+        else:
+            arrow(ax, (2, 4.4), (3.1, 4.4), (3.1, 1.8), (2.25, 1.8))
+        ax.text(2, 1.8, sign, ha="center", va="center", fontsize=12)
+        arrow(ax, (2, 1.5), (2, 0.6))
+    for ax, name in zip(axes, ("serial", "parallel", "residual", "gate"), strict=True):
+        ax.text(2, 5.15, "x", ha="center", fontsize=8)
+        ax.text(2, 0.2, "(y1, y2)" if ax is parallel else "y", ha="center", fontsize=8)
+        ax.set_title(name, fontsize=9)
+        _frame(ax, 4.1, 5.5, left=-0.1)
+    return fig
+
+
+def attribution() -> Figure:
+    """Draws a cross and a ring, and which pixels matter to a network that counts crosses."""
+    fig, axes = _figure(8.6, 2.1, 5)
+    cross = np.zeros((5, 5), np.float32)
+    cross[2], cross[:, 2] = 1, 1
+    ring = np.ones((5, 5), np.float32)
+    ring[1:4, 1:4] = 0
+    image = np.zeros((16, 16), np.float32)
+    image[2:7, 2:7], image[9:14, 9:14] = cross, ring
+    net = jc.serial(conv=jc.Conv(1, 5), relu=jax.nn.relu, mean=jc.GlobalAvgPool())
+    kernel = cross - cross.mean()
+    params, x = {"conv": {"kernel": kernel[..., None, None], "bias": np.full(1, -5.0)}}, image[None, ..., None]
+    given: tuple[Any, ...] = (net, params, {}, x, 0)
+    maps = {
+        "x": image,
+        "saliency": jc.inspect.saliency(*given),
+        "integrated_gradients": jc.inspect.integrated_gradients(*given),
+        "occlusion": jc.inspect.occlusion(*given, window=3),
+        "grad_cam": jc.inspect.grad_cam(*given, path="relu", resize=True),
+    }
+    for ax, (name, values) in zip(axes, maps.items(), strict=True):
+        shown = np.asarray(values).reshape(16, 16)
+        most = float(np.abs(shown).max())
+        ax.imshow(shown, cmap="gray" if name == "x" else "RdBu_r", vmin=0 if name == "x" else -most, vmax=most)
+        ax.set_title(name, fontsize=9)
+    return fig
+
+
 PICTURES = {
     "padding": padding,
     "stride": stride,
@@ -163,6 +281,11 @@ PICTURES = {
     "pooling": pooling,
     "norms": norms,
     "resize": resizing,
+    "unpool": unpool,
+    "shuffle": shuffle,
+    "composition": composition,
+    "field": field,
+    "attribution": attribution,
 }
 
 

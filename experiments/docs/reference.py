@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import jaxconv
-from experiments.docs import DOCS, peers
+from experiments.docs import DOCS, peers, zoo
 from experiments.docs.docstrings import markdown
 
 NOTES = DOCS / "notes.md"
@@ -170,7 +170,11 @@ def page_text(page: str) -> str:
 
 def index_text() -> str:
     """Returns the Markdown of the page that lists all names, each with its docstring's first sentence."""
-    parts = ["# Reference", "Every public name. `import jaxconv as jc`."]
+    parts = [
+        "# Reference",
+        "Every public name. `import jaxconv as jc`. Under a name stands what "
+        "peers call it: torch and torchvision, flax, keras, captum, scikit-learn, lucid and others.",
+    ]
     for section, pages in sections().items():
         parts.append(f"## {section}")
         rows = [f"| [`{entry.path.replace('jaxconv', 'jc', 1)}`][{entry.target}] | {first_sentence(entry)} |"
@@ -202,17 +206,39 @@ def noted() -> list[str]:
     return [f"jaxconv.{name}" for heading in _notes() for name in heading.split(", ")]
 
 
+def _note(entry: Entry) -> tuple[str, str]:
+    """Returns what docs/notes.md says of an op and of a layer over it, and what of that stands after "Elsewhere: "."""
+    own = entry.path.removeprefix("jaxconv.")
+    names = {own} if "." in own else {own, peers.op_of(own)}
+    texts = [text for heading, text in _notes().items() if names & set(heading.split(", "))]
+    prose, _, peer = "\n\n".join(texts).partition("Elsewhere: ")
+    return prose.strip(), peer
+
+
 def note(entry: Entry) -> str:
-    """Returns the formula and the picture that stand under a name."""
-    texts = [text for heading, text in _notes().items() if entry.path.removeprefix("jaxconv.") in heading.split(", ")]
-    return "\n\n".join(texts).replace("](pictures/", f"]({_up(entry)}pictures/")
+    """Returns the formula and the picture that stand under a name; a layer has its op's too.
+
+    >>> conv, layer = (e for e in public() if e.path in ("jaxconv.conv", "jaxconv.Conv"))
+    >>> note(conv) == note(layer) and note(conv).startswith("$$")
+    True
+    """
+    return _note(entry)[0].replace("](pictures/", f"]({_up(entry)}pictures/")
 
 
 def elsewhere(entry: Entry) -> str:
-    """Returns what peers call it."""
+    """Returns what peers call it, by the table of calls, the networks that torchvision has, or docs/notes.md.
+
+    >>> [elsewhere(entry) for entry in public() if entry.path == "jaxconv.models.r3d_18"]
+    ['Elsewhere: `torchvision.models.video.r3d_18`.']
+    """
     found = peers.equals(entry.name) if entry.path == f"jaxconv.{entry.name}" else []
-    calls = ", ".join(f"`{call}`" for call in found)
-    return f"[Elsewhere]({_up(entry)}from_peers.md): {calls}." if calls else ""
+    if found:
+        return f"[Elsewhere]({_up(entry)}from_peers.md): {', '.join(f'`{call}`' for call in found)}."
+    if entry.path == f"jaxconv.models.{entry.name}" and entry.name in zoo.published():
+        package = {"segmentation": "segmentation.", "video": "video."}.get(zoo.published()[entry.name]["file"], "")
+        return f"Elsewhere: `torchvision.models.{package}{entry.name}`."
+    peer = _note(entry)[1]
+    return f"Elsewhere: {peer}" if peer else ""
 
 
 def _up(entry: Entry) -> str:

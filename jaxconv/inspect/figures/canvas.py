@@ -11,12 +11,34 @@ from jaxconv.errors import ShapeError
 
 
 class _Figure(Figure):
-    """A figure that a notebook shows also before pyplot has set up its backend."""
+    """A figure without a white border, which a notebook shows also before pyplot has set up its backend."""
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        tight: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.05}
+        super().savefig(fname, **tight | options)
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
         return buffer.getvalue()
+
+
+class _Rows(_Figure):
+    """Rows of pictures, each as high as its highest picture at the width of a column."""
+
+    def __init__(self, rows: int, columns: int, cell: float, extra: float) -> None:
+        super().__init__(figsize=(cell * columns, (cell + extra) * rows), layout="constrained")
+        self.cell, self.extra, self.aspects = cell, extra, [0.0] * rows
+
+    def fit(self, ax: Axes, aspect: float) -> None:
+        """Makes room for a picture with that quotient of height and width."""
+        spec = ax.get_subplotspec()
+        assert spec is not None
+        row = spec.rowspan.start
+        self.aspects[row] = max(self.aspects[row], min(aspect, 4.0))
+        drawn = [aspect or 1.0 for aspect in self.aspects]
+        spec.get_gridspec().set_height_ratios(drawn)
+        self.set_figheight(sum(self.cell * aspect + self.extra for aspect in drawn))
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -32,10 +54,13 @@ def bare(ax: Axes) -> Axes:
 
 
 def grid(count: int, columns: int, cell: float, extra: float = 0.0) -> tuple[Figure, list[Axes]]:
-    """Returns a figure with ``count`` bare axes, in rows of ``columns``."""
+    """Returns a figure with ``count`` bare axes in rows of ``columns``, for `draw`.
+
+    A column is ``cell`` inches wide, or wider where there are few; a row is ``extra`` inches higher than its pictures.
+    """
     columns = min(columns, count)
     rows = -(-count // columns)
-    fig = new_figure(max(cell * columns, 3.0), (cell + extra) * rows + 0.3)
+    fig = _Rows(rows, columns, min(max(cell, 6.0 / columns), 2 * cell), extra)
     axes = np.asarray(fig.subplots(rows, columns, squeeze=False)).ravel()
     for ax in axes:
         ax.set_axis_off()
@@ -58,6 +83,8 @@ def check_pictures(images: Any, name: str = "images") -> list[np.ndarray]:
 
 
 def draw(ax: Axes, image: np.ndarray) -> None:
-    """Draws an image that `check_pictures` has seen, grey for one channel."""
+    """Draws an image that `check_pictures` has seen, grey for one channel; a row of `grid` takes its height."""
     picture = image[..., 0] if image.shape[-1] == 1 else image
     ax.imshow(picture, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
+    if isinstance(ax.figure, _Rows):
+        ax.figure.fit(ax, image.shape[0] / image.shape[1])
