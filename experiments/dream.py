@@ -20,6 +20,7 @@ import numpy as np
 from experiments import pretrained
 from experiments.classify import positive
 from experiments.pictures import photograph, progress, sized, write_png
+from jaxconv.inspect.arguments import check_unstacked
 from jaxconv.inspect.dreams import dream
 from jaxconv.inspect.views import View
 
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     options = parser().parse_args(argv)
     image = sized(photograph(options.image), options.side)
     net, params, state, preprocess = pretrained.efficientnet_lite0(options.weights)
+    for path in options.layers:
+        check_unstacked(net, path)
     options.out.mkdir(parents=True, exist_ok=True)
     dreams = {}
     for path in options.layers:

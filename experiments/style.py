@@ -106,7 +106,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     options = parser().parse_args(argv)
     options.steps = options.steps or (250 if options.fast else 80)
     options.style_weight = options.style_weight or (2.0 if options.fast else 10.0)
-    images = {Path(name).stem: sized(photograph(name), options.side) for name in options.image}
+    stems = [Path(name).stem for name in options.image]
+    if len(set(stems)) < len(stems):
+        raise ValueError(f"--image must have files of different names, as each names a PNG, got {' '.join(stems)}")
+    images = {stem: sized(photograph(name), options.side) for stem, name in zip(stems, options.image, strict=True)}
     style = sized(photograph(options.style), options.side)
     model = vgg(options.weights)
     loss = PerceptualLoss(

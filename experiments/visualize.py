@@ -14,7 +14,7 @@ Writes LAYER_channels.png, LAYER_filters.png and report.html under --out.
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from experiments import pretrained, report
 from experiments.classify import positive
 from experiments.imagenet import class_names
 from experiments.pictures import PHOTOGRAPHS, photograph, progress, sized
-from jaxconv.inspect import objectives
+from jaxconv.inspect import figures, objectives
 from jaxconv.inspect.arguments import check_path
 from jaxconv.inspect.images import Parameterisation
 from jaxconv.inspect.maximisation import maximise
@@ -37,6 +37,7 @@ from jaxconv.layer import walk
 PIECE = 96
 # What a layer sees decides how large an image it is given: small ones show nothing more to early layers.
 SMALL, LARGE = 64, 112
+SCORES = "_fc"
 CLASSES = (1, 130, 291, 949, 967, 985)
 
 
@@ -72,17 +73,20 @@ def pieces(names: Sequence[str], size: int = PIECE) -> np.ndarray:
     return np.concatenate(found)
 
 
-def chosen_channels(rows: dict[str, jc.inspect.Row], paths: Sequence[str], most: int) -> dict[str, list[int]]:
-    """Returns for each path some channels, evenly spaced; for the scores, classes that are good to look at."""
-    counts = {path: rows[path].output.shape[-1] for path in paths}
-    return {
-        path: list(CLASSES[:most]) if path == "_fc" else [n * i // min(most, n) for i in range(min(most, n))]
-        for path, n in counts.items()
-    }
+def chosen_channels(rows: dict[str, jc.inspect.Row], paths: Sequence[str], most: int) -> dict[str, dict[int, str]]:
+    """Returns for each path the names of some channels, evenly spaced; of the scores, classes good to look at."""
+    chosen = {}
+    for path in paths:
+        n = rows[path].output.shape[-1]
+        spaced = (n * i // min(most, n) for i in range(min(most, n)))
+        chosen[path] = {c: f"channel {c}" for c in spaced}
+        if path == SCORES:
+            chosen[path] = {c: class_names()[c].split(",")[0] for c in CLASSES[:most]}
+    return chosen
 
 
 def wanted_images(
-    model: pretrained.Pretrained, channels: dict[str, list[int]], side: int, options: argparse.Namespace
+    model: pretrained.Pretrained, channels: dict[str, dict[int, str]], side: int, options: argparse.Namespace
 ) -> dict[str, np.ndarray]:
     """Returns for each path an image a channel, of all paths in one search.
 
@@ -113,45 +117,12 @@ def wanted_images(
     return {path: np.asarray(images)[np.array(owners) == path] for path in channels}
 
 
-def mosaic(rows: Sequence[Sequence[np.ndarray]], labels: Sequence[str], cell: int = 64) -> Figure:
-    """Draws rows of images of any sizes as one picture, each image in a cell, a label before each row."""
-    gap = cell // 16
-    step = cell + gap
-    sheet = np.ones((step * len(rows), step * max(map(len, rows)), 3), np.float32)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            scale = cell / max(image.shape[:2])
-            height, width = (max(1, round(n * scale)) for n in image.shape[:2])
-            # Pixels of a small patch show as squares.
-            y, x = (np.arange(m) * n // m for m, n in zip((height, width), image.shape[:2], strict=True))
-            top, left = i * step + (cell - height) // 2, j * step + (cell - width) // 2
-            sheet[top : top + height, left : left + width] = image[y][:, x]
-    inches = 0.011
-    figure = Figure(figsize=(sheet.shape[1] * inches + 1.6, sheet.shape[0] * inches + 0.2), layout="constrained")
-    ax = figure.subplots()
-    ax.imshow(sheet)
-    ax.set_yticks([i * step + cell / 2 for i in range(len(rows))], labels)
-    ax.set_xticks([])
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    return figure
-
-
-def channels_figure(path: str, numbers: Sequence[int], images: np.ndarray, top: jc.inspect.TopPatches) -> Figure:
+def channels_figure(names: Iterable[str], images: np.ndarray, top: jc.inspect.TopPatches) -> Figure:
     """Draws a row for each channel: the image that it wants, then the patches that excite it most."""
     # The rim of an image is out of view at most steps.
     rim = images.shape[1] // 8
     rows = [[image[rim:-rim, rim:-rim], *patches] for image, patches in zip(images, top.patches, strict=True)]
-    names = [class_names()[c].split(",")[0] if path == "_fc" else f"channel {c}" for c in numbers]
-    return mosaic(rows, [f"{n}\n{s[0]:.3g} to {s[-1]:.3g}" for n, s in zip(names, top.scores, strict=True)])
-
-
-def filters_figure(kernel: np.ndarray, columns: int = 16, most: int = 64) -> Figure:
-    """Draws filters on one scale, grey where they are zero: in colour those that take three channels."""
-    kernel = kernel[..., :most]
-    scaled = np.moveaxis(kernel / np.abs(kernel).max() / 2 + 0.5, -1, 0)
-    tiles = [np.broadcast_to(tile, (*tile.shape[:2], 3)) for tile in scaled]
-    return mosaic([tiles[i : i + columns] for i in range(0, len(tiles), columns)], [""] * -(-len(tiles) // columns), 32)
+    return figures.mosaic(rows, [f"{n}\n{s[0]:.3g} to {s[-1]:.3g}" for n, s in zip(names, top.scores, strict=True)])
 
 
 def spatial_kernel(net: jc.Layer, params: dict, path: str) -> np.ndarray | None:
@@ -169,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     squares = pieces(PHOTOGRAPHS)
     rows = {row.path: row for row in jc.inspect.trace(net, squares[:1])}
     blocks = [path for path in rows if path.startswith("_blocks.") and path.count(".") == 1]
-    paths = options.layers or ["_bn0", *blocks, "_bn1", "_fc"]
+    paths = options.layers or ["_bn0", *blocks, "_bn1", SCORES]
     for path in paths:
         check_path(net, path)
     channels = chosen_channels(rows, paths, options.channels)
@@ -184,11 +155,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         for i, path in enumerate(paths, 1):
             kernel = spatial_kernel(net, params, path)
             if kernel is not None:
-                parts.append((f"{path}_filters", f"{path}: filters", filters_figure(kernel)))
+                parts.append((f"{path}_filters", f"{path}: filters", figures.filters(kernel, columns=16, most=64)))
             top = jc.inspect.top_patches(
-                *model[:3], squares, path, k=options.patches, channels=channels[path], preprocess=model.preprocess
+                *model[:3], squares, path, k=options.patches, channels=[*channels[path]], preprocess=model.preprocess
             )
-            shown = channels_figure(path, channels[path], images[path], top)
+            shown = channels_figure(channels[path].values(), images[path], top)
             parts.append((f"{path}_channels", f"{path}: what channels want, and what excites them most", shown))
             on_step(i, 0.0)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,10 @@
-"""What a network is, what it has learned and what it looks at: small functions over the layers that it is made of."""
+"""What a network is, what it has learned and what it looks at: small functions over the layers that it is made of.
+
+Pure, for use inside jit and vmap: activations and layer_statistics, the attributions and class activation maps, scores
+of objectives, PerceptualLoss, gram, the regularisers, pca. Loops on the host, which compile what they repeat and raise
+TypeError inside a trace: maximise, dream, invert, style_transfer, minimise; dead_units, top_patches, embed, nearest,
+precision_at_k. All others look at shapes alone, or draw.
+"""
 
 import importlib
 from typing import Any

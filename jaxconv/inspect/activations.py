@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from jaxconv.errors import ShapeError
-from jaxconv.inspect.trace import nearest
+from jaxconv.inspect.arguments import as_paths
+from jaxconv.inspect.trace import did_you_mean
 from jaxconv.layer import Array, Capture, Layer, Params, State, Tree, capturing, walk
 
 
@@ -26,8 +27,8 @@ def activations(
     Args:
       net: a layer.
       params, state, x: what ``net.apply`` takes.
-      paths: whose outputs to return; None returns all. A layer inside one that opens a trace of its own (a user's
-        ``vmap`` or ``jit`` around a composite) cannot be seen.
+      paths: whose outputs to return; None returns all layers'; "" is the network's own. A layer inside one that opens a
+        trace of its own (a user's ``vmap`` or ``jit`` around a composite) cannot be seen.
       add: arrays to add to the outputs of layers, by path; they broadcast to the output's shape. What is returned for
         that path includes them.
       train, key: what ``net.apply`` takes.
@@ -45,18 +46,18 @@ def activations(
     >>> {path: a.shape for path, a in found.items()}
     {'0': (1, 8, 8, 8), '1': (1, 8, 8, 8), '2': (1, 8)}
     """
-    if isinstance(paths, str):
-        raise ShapeError(f"paths must be a sequence of paths, got the string {paths!r}: write [{paths!r}]")
-    wanted = None if paths is None else frozenset(paths)
+    wanted = None if paths is None else frozenset(as_paths(paths))
     extra = dict(add or {})
     known = [path for path, _ in walk(net)]
     for argument, given in (("paths", wanted or ()), ("add", extra)):
         for path in given:
-            if path not in known:
-                raise ShapeError(f"{argument} has {path!r}, which names no layer: {nearest(path, known)}")
+            if path not in ("", *known):
+                raise ShapeError(f"{argument} has {path!r}, which {did_you_mean(path, known)}")
     capture = Capture(wanted, extra)
     with capturing(capture):
         y, _ = net.apply(params, state, x, train=train, key=key)
+        if "" in extra or "" in (wanted or ()):
+            y = capture.visit(y)
     for argument, given, reached in (("paths", wanted or (), capture.found), ("add", extra, capture.added)):
         missed = sorted(set(given) - set(reached))
         if missed:

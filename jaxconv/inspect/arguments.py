@@ -1,14 +1,17 @@
 """What the functions that look in take, checked at the door: images, paths, and which score is asked about."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.compiler import jit
 from jaxconv.compose import Repeat
 from jaxconv.errors import DTypeError, ShapeError
-from jaxconv.inspect.trace import nearest
+from jaxconv.inspect.trace import did_you_mean
 from jaxconv.layer import Array, Layer, Params, State, Tree, walk
 from jaxconv.ops.arrays import ArrayLike
 
@@ -26,11 +29,57 @@ def as_input(x: ArrayLike, *, spatial: bool = False) -> Array:
     return x
 
 
+def check_outside(name: str, *given: Tree, inside: str) -> None:
+    """Raises TypeError where a function that loops on the host is called in a trace, with what to use there instead."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
+        raise TypeError(
+            f"{name} loops on the host, so jit, grad and vmap cannot go through it: inside them use {inside}"
+        )
+
+
+def check_hashable(net: Layer, **others: Any) -> None:
+    """Raises ShapeError, which names the layer, where compiled programs cannot be found again by what is given."""
+    layers = {"net": net} | {f"layer {path!r}": layer for path, layer in walk(net)}
+    # What holds one that cannot be hashed cannot be hashed either, so the innermost is named.
+    for name, value in reversed((others | layers).items()):
+        try:
+            hash(value)
+        except TypeError as error:
+            raise ShapeError(
+                f"{name} must be hashable, such as a frozen dataclass, as compiled programs are found again by it, "
+                f"got {type(value).__name__}"
+            ) from error
+
+
+def as_paths(paths: Iterable[str], name: str = "paths") -> tuple[str, ...]:
+    """Returns paths as a tuple, or raises ShapeError for a string, which would be taken for its letters."""
+    if isinstance(paths, str):
+        raise ShapeError(f"{name} must be a sequence of paths, got the string {paths!r}: write [{paths!r}]")
+    return tuple(paths)
+
+
 def check_path(net: Layer, path: str) -> None:
-    """Raises ShapeError where ``path`` names no layer of ``net``, with the nearest that do."""
+    """Raises ShapeError where ``path`` names no layer of ``net``, with the nearest that do; "" is the network."""
     known = [known for known, _ in walk(net)]
-    if path not in known:
-        raise ShapeError(f"path {path!r} names no layer: {nearest(str(path), known)}")
+    if path not in ("", *known):
+        raise ShapeError(f"path {path!r} {did_you_mean(path, known)}")
+
+
+def one_array(output: Tree, path: str, *, count: int | None = None, stacked: int = 0) -> Array:
+    """Returns a layer's output, or raises ShapeError where it is no array ``(batch, ..., channels)``.
+
+    Args:
+      output: what the layer gave.
+      path: where it stands.
+      count: the batch that there must be; None for any.
+      stacked: how many axes stand in front.
+    """
+    shape = getattr(output, "shape", ())
+    if len(shape) < stacked + 2 or count not in (None, shape[stacked]):
+        got = " ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(output))
+        of = "" if count is None else f" for {count} images"
+        raise ShapeError(f"path {path!r} must name a layer that gives an array (batch, ..., channels), got {got}{of}")
+    return output
 
 
 def stacked_axes(net: Layer, path: str, outer: str = "") -> int:
@@ -100,6 +149,28 @@ def _indices(target: ArrayLike, batch: int, classes: int) -> Array:
     if known and values.size and not 0 <= values.min() <= values.max() < classes:
         raise ShapeError(f"target must lie in 0 to {classes - 1} for {classes} classes, got {np.unique(values)}")
     return jnp.broadcast_to(values, (batch,))
+
+
+@functools.partial(jit, static_argnums=0)
+def run(net: Layer, params: Params, state: State, x: Array) -> Tree:
+    """Returns a network's output, compiled once for all calls with equal networks."""
+    return net.apply(params, state, x)[0]
+
+
+def split_target(
+    net: Layer, params: Params, state: State, x: Array, target: Target
+) -> tuple[Callable[[Tree], Array] | None, Array | None]:
+    """Returns a target as a function, which is static under jit, and as indices; two times None for the top class.
+
+    Raises:
+      ShapeError: the target does not fit the network's output, or the network cannot be static.
+    """
+    check_hashable(net)
+    struct = run.eval_shape(net, params, state, x)
+    jax.eval_shape(lambda y: scores(y, target, len(x)), struct)
+    if callable(target):
+        return target, None
+    return None, None if target is None else jnp.asarray(target)
 
 
 def settled(net: Layer, params: Params, state: State, x: Array, target: Target) -> Target:

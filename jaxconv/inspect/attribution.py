@@ -1,11 +1,12 @@
 """Which pixels a score depends on: gradients of it, and what it loses where the image is covered.
 
-All take ``(net, params, state, x, target)``, run the network as in prediction, and work under jit and vmap. ``target``
-says which score: the index of a class, for all examples or an array of one for each; None, the class with the highest
-score; or a function from the network's output to a score for each example, for all that is no class:
-``lambda y: y["boxes"][:, 0, 3]``.
+All take ``(net, params, state, x, target)``, run the network as in prediction, and work under jit and vmap. Those that
+run it many times compile that, once for equal networks, and want one that can be hashed. ``target`` says which score:
+the index of a class, for all examples or an array of one for each; None, the class with the highest score; or, for all
+that is no class, a function from the network's output to a score for each example: ``lambda y: y["boxes"][:, 0, 3]``.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.compiler import jit
 from jaxconv.errors import MissingKeyError, ShapeError
 from jaxconv.geometry import IntOrTuple, as_int, as_tuple
-from jaxconv.inspect.arguments import Target, as_input, scores, settled
+from jaxconv.inspect.arguments import Target, as_input, scores, settled, split_target
 from jaxconv.inspect.rectifiers import rectifies
 from jaxconv.layer import Array, Layer, Params, State, Tree, broadcasts, child_key, map_layers
 from jaxconv.layers import Fn
@@ -57,14 +59,23 @@ def _gradient(net: Layer, params: Params, state: State, target: Target, x: Array
     return jax.grad(total)(x)
 
 
+@functools.partial(jit, static_argnums=(0, 1, 2))
 def _mean_gradient(
-    net: Layer, params: Params, state: State, target: Target, x: Array, move: Callable[[Any], Array], over: Array
+    net: Layer,
+    function: Callable[[Tree], Array] | None,
+    move: Callable[[Array, Array, Any], Array],
+    index: Array | None,
+    params: Params,
+    state: State,
+    x: Array,
+    data: Array,
+    over: Array,
 ) -> Array:
-    """Returns the mean of the gradients at ``move(o)`` for each ``o`` of ``over``, one at a time, so that it fits."""
-    fixed = settled(net, params, state, x, target)
+    """Returns the mean of the gradients at ``move(x, data, o)`` for each ``o`` of ``over``: one at a time, to fit."""
+    fixed = settled(net, params, state, x, index if function is None else function)
 
     def add(total: Array, o: Any) -> tuple[Array, None]:
-        return total + _gradient(net, params, state, fixed, move(o)).astype(total.dtype), None
+        return total + _gradient(net, params, state, fixed, move(x, data, o)).astype(total.dtype), None
 
     total, _ = jax.lax.scan(add, jnp.zeros(x.shape, accumulator(x.dtype)), over)
     return total / len(over)
@@ -81,7 +92,7 @@ def smooth_grad(
     samples: int = 32,
     noise: float = 0.15,
 ) -> Array:
-    """Returns the mean of `saliency` over copies of the input with noise (Smilkov et al., 2017).
+    """Returns the mean of `saliency`, signs kept, over copies of the input with noise (Smilkov et al., 2017).
 
     Args:
       net, params, state, x: as in `saliency`.
@@ -96,7 +107,8 @@ def smooth_grad(
     Raises:
       As `saliency`; ShapeError where samples is below 1 or noise is negative.
 
-    Equals ``captum.attr.NoiseTunnel(Saliency(net))``, but for how the noise is measured.
+    Equals ``captum.attr.NoiseTunnel(Saliency(net))`` with ``abs=False`` and ``nt_type="smoothgrad"``, but that captum
+    measures the noise in numbers of the input.
 
     >>> net = jc.serial(jc.Flatten(), jc.Dense(2))
     >>> params, state = net.init(jax.random.key(0), (1, 4, 4, 3))
@@ -104,19 +116,20 @@ def smooth_grad(
     (1, 4, 4, 3)
     """
     x = as_input(x)
-    if noise < 0:
+    if not isinstance(noise, jax.core.Tracer) and not noise >= 0:
         raise ShapeError(f"noise must be at least 0, got {noise}")
     noise_key = child_key(key, "noise")
     if noise_key is None:
         raise MissingKeyError("key must be a random key, got None")
     keys = jax.random.split(noise_key, as_int(samples, "samples", least=1))
     axes = tuple(range(1, x.ndim))
-    deviation = noise * (jnp.max(x, axes, keepdims=True) - jnp.min(x, axes, keepdims=True))
+    deviation = (noise * (jnp.max(x, axes, keepdims=True) - jnp.min(x, axes, keepdims=True))).astype(x.dtype)
+    split = split_target(net, params, state, x, target)
+    return _mean_gradient(net, split[0], _noisy, split[1], params, state, x, deviation, keys).astype(x.dtype)
 
-    def move(key: Array) -> Array:
-        return x + deviation * jax.random.normal(key, x.shape, x.dtype)
 
-    return _mean_gradient(net, params, state, target, x, move, keys).astype(x.dtype)
+def _noisy(x: Array, deviation: Array, key: Array) -> Array:
+    return x + deviation * jax.random.normal(key, x.shape, x.dtype)
 
 
 def integrated_gradients(
@@ -157,12 +170,13 @@ def integrated_gradients(
     x = as_input(x)
     start = _like(baseline, x, "baseline")
     parts = (jnp.arange(as_int(steps, "steps", least=1), dtype=accumulator(x.dtype)) + 0.5) / steps
-
-    def move(part: Array) -> Array:
-        return (start + part * (x - start)).astype(x.dtype)
-
-    mean = _mean_gradient(net, params, state, target, x, move, parts)
+    split = split_target(net, params, state, x, target)
+    mean = _mean_gradient(net, split[0], _between, split[1], params, state, x, start, parts)
     return ((x - start) * mean).astype(x.dtype)
+
+
+def _between(x: Array, start: Array, part: Array) -> Array:
+    return (start + part * (x - start)).astype(x.dtype)
 
 
 def _like(value: ArrayLike, x: Array, name: str) -> Array:
@@ -268,21 +282,12 @@ def occlusion(
     starts = [
         np.minimum(np.arange(-(-(n - f) // s) + 1) * s, n - f) for n, f, s in zip(sizes, windows, strides, strict=True)
     ]
-    fixed = settled(net, params, state, x, target)
-
-    def score(x: Array) -> Array:
-        return scores(net.apply(params, state, x)[0], fixed, len(x))
-
-    def covered(place: Array) -> Array:
-        inside = jnp.ones((*sizes, 1), bool)
-        for axis, f in enumerate(windows):
-            at = jax.lax.broadcasted_iota(jnp.int32, inside.shape, axis) - place[axis]
-            inside &= (at >= 0) & (at < f)
-        return score(jnp.where(inside, cover, x))
-
     places = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, len(sizes))
-    batch_size = min(as_int(batch_size, "batch_size", least=1), len(places))
-    falls = (score(x) - jax.lax.map(covered, jnp.asarray(places), batch_size=batch_size)).T
+    # Batches of one size; the last is filled up with places that are computed again.
+    batches = -(-len(places) // as_int(batch_size, "batch_size", least=1))
+    filled = np.resize(places, (batches, -(-len(places) // batches), len(sizes)))
+    function, index = split_target(net, params, state, x, target)
+    falls = _falls(net, function, windows, index, params, state, x, cover, filled)[: len(places)].T
     falls = falls.reshape(len(x), *map(len, starts), 1)
     # Windows are products of intervals, so their mean over a pixel is one product of matrices an axis.
     for axis, (n, f, first) in enumerate(zip(sizes, windows, starts, strict=True), 1):
@@ -290,6 +295,34 @@ def occlusion(
         covers = (at >= 0) & (at < f)
         falls = apply_along(falls, covers / covers.sum(axis=0), axis)
     return falls[..., 0]
+
+
+@functools.partial(jit, static_argnums=(0, 1, 2))
+def _falls(
+    net: Layer,
+    function: Callable[[Tree], Array] | None,
+    windows: tuple[int, ...],
+    index: Array | None,
+    params: Params,
+    state: State,
+    x: Array,
+    cover: Array,
+    places: Array,
+) -> Array:
+    """Returns how far each example's score falls, a row for each of ``places``, which stand in batches."""
+    fixed = settled(net, params, state, x, index if function is None else function)
+
+    def score(x: Array) -> Array:
+        return scores(net.apply(params, state, x)[0], fixed, len(x))
+
+    def covered(place: Array) -> Array:
+        inside = jnp.ones((*x.shape[1:-1], 1), bool)
+        for axis, f in enumerate(windows):
+            at = jax.lax.broadcasted_iota(jnp.int32, inside.shape, axis) - place[axis]
+            inside &= (at >= 0) & (at < f)
+        return score(jnp.where(inside, cover, x))
+
+    return score(x) - jax.lax.map(jax.vmap(covered), places).reshape(-1, len(x))
 
 
 __all__ = ["guided_backprop", "integrated_gradients", "occlusion", "saliency", "smooth_grad"]

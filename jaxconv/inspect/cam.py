@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.arguments import Target, as_input, check_path, scores
+from jaxconv.inspect.arguments import Target, as_input, check_path, scores, stacked_axes
 from jaxconv.inspect.trace import trace
 from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops import resize as resized
@@ -30,8 +30,8 @@ def grad_cam(
       x: floating-point array of shape ``(batch, *spatial, channels)``, scaled as the network takes it.
       target: which score: the index of a class, for all examples or an array of one for each; None, the class with the
         highest score; or a function from the network's output to a score for each example.
-      path: of a layer with maps; the last before the scores is usual. Inside a `repeat` an axis of its iterations comes
-        first.
+      path: of a layer with maps; the last before the scores is usual; "" is the network's output. Inside a `repeat` an
+        axis of its iterations comes first.
       resize: whether to bring the maps to the image's size with `jaxconv.resize`; else they are at the layer's.
 
     Returns:
@@ -66,8 +66,9 @@ def grad_cam_plus_plus(
 ) -> Array:
     """Returns `grad_cam` with each place's positive gradient weighted by its share (Chattopadhay et al., 2018).
 
-    Finds several objects of a class where Grad-CAM prefers the largest. The weights are those of the paper for the
-    score's exponential, without that factor: it is one positive number for each example, and may overflow.
+    Finds several objects of a class where Grad-CAM prefers the largest. A place's positive gradient g has the weight
+    ``g / (2 + S g)`` in a map that sums to S: the paper's for the score's exponential, without that factor, which is
+    one positive number for each example and may overflow.
 
     Args:
       net, params, state, x, target, path, resize: as in `grad_cam`.
@@ -78,7 +79,8 @@ def grad_cam_plus_plus(
     Raises:
       As `grad_cam`.
 
-    Equals ``pytorch_grad_cam.GradCAMPlusPlus`` before it scales the maps.
+    Equals ``pytorch_grad_cam.GradCAMPlusPlus`` before it scales the maps, but that it has ``g^2 / (2 g^2 + S g^3 +
+    1e-6)`` for ``1 / (2 + S g)``, which loses gradients of 1e-3 and below.
 
     >>> net = jc.serial(jc.Conv(4), jax.nn.relu, jc.GlobalAvgPool(), jc.Dense(3))
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
@@ -88,9 +90,9 @@ def grad_cam_plus_plus(
     x = as_input(x, spatial=True)
     maps, slopes = _maps_and_slopes(net, params, state, x, target, path)
     places = _places(x, maps)
-    share = 2 * slopes**2 + jnp.sum(maps, places, keepdims=True) * slopes**3
-    alpha = jnp.where(share == 0, 0, slopes**2 / jnp.where(share == 0, 1, share))
-    weights = jnp.sum(alpha * jnp.maximum(slopes, 0), places, keepdims=True)
+    below = 2 + jnp.sum(maps, places, keepdims=True) * slopes
+    counts = (slopes > 0) & (below != 0)
+    weights = jnp.sum(jnp.where(counts, slopes / jnp.where(counts, below, 1), 0), places, keepdims=True)
     return _weighted(maps, weights, x, resize)
 
 
@@ -105,7 +107,7 @@ def _maps_and_slopes(
     """Returns a layer's output and the gradient of the scores there."""
     check_path(net, path)
     struct = jax.eval_shape(lambda x: activations(net, params, state, x, paths=[path])[1][path], x)
-    if not _has_maps(struct, x):
+    if not _has_maps(struct, x, stacked_axes(net, path)):
         raise ShapeError(
             f"path {path!r} must name a layer with maps of {x.ndim - 2} spatial axes, {_last_with_maps(net, x)}, "
             f"got an output of shape {' '.join(str(leaf.shape) for leaf in jax.tree.leaves(struct))}"
@@ -120,8 +122,8 @@ def _maps_and_slopes(
     return maps.astype(wide), slopes.astype(wide)
 
 
-def _has_maps(struct: Tree, x: Array) -> bool:
-    return len(getattr(struct, "shape", ())) >= x.ndim
+def _has_maps(struct: Tree, x: Array, stacked: int = 0) -> bool:
+    return len(getattr(struct, "shape", ())) == x.ndim + stacked
 
 
 def _last_with_maps(net: Layer, x: Array) -> str:

@@ -1,6 +1,7 @@
-"""The loop that all optimised images share: a gradient, an Optax update, a stop where the gradient is not finite."""
+"""The loop that all optimised images share: a gradient, an Optax update, a stop where one of them is not finite."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.compiler import jit
+from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
+from jaxconv.inspect.arguments import check_outside
 from jaxconv.layer import Array, Tree
 
 OnStep = Callable[[int, float], None]
@@ -18,7 +21,7 @@ _LOOK = 16
 
 
 class NonFiniteGradientError(FloatingPointError):
-    """A loss or its gradient became infinite or NaN; the search for an image has stopped.
+    """A loss, its gradient or the step along it became infinite or NaN; the search for an image has stopped.
 
     Args:
       what: what was searched for.
@@ -27,7 +30,7 @@ class NonFiniteGradientError(FloatingPointError):
     """
 
     def __init__(self, what: str, step: int, steps: int):
-        super().__init__(f"{what}: the gradient is not finite at step {step} of {steps}")
+        super().__init__(f"{what}: the gradient or the step is not finite at step {step} of {steps}")
         self.step, self.steps = step, steps
 
 
@@ -40,10 +43,17 @@ def import_optax() -> Any:
     return optax
 
 
+def check_rate(rate: float) -> float:
+    """Returns ``rate``, or raises ShapeError where it is no positive number."""
+    if not 0 < rate < math.inf:
+        raise ShapeError(f"rate must be a positive number, got {rate}")
+    return rate
+
+
 @functools.cache
 def adam(rate: float) -> Any:
     """Returns Optax's Adam, the same object each time: with it a compiled step is found again."""
-    return import_optax().adam(rate)
+    return import_optax().adam(check_rate(rate))
 
 
 @functools.partial(jit, static_argnums=(0, 1), donate_argnums=2)
@@ -56,9 +66,10 @@ def _step(loss: Callable, optimizer: Any, carry: Tree, data: Tree, key: Array) -
     value, grad = jax.value_and_grad(objective)(z)
     optimizer = import_optax().with_extra_args_support(optimizer)
     updates, new_state = optimizer.update(grad, opt_state, z, value=value, grad=grad, value_fn=objective)
-    finite = functools.reduce(jnp.logical_and, [jnp.isfinite(a).all() for a in (value, *jax.tree.leaves(grad))])
-    bad = jnp.where(finite | (bad >= 0), bad, step)
     new = import_optax().apply_updates(z, updates), new_state
+    seen = (value, *jax.tree.leaves((grad, new[0])))
+    finite = functools.reduce(jnp.logical_and, [jnp.isfinite(a).all() for a in seen])
+    bad = jnp.where(finite | (bad >= 0), bad, step)
     return (*jax.tree.map(lambda a, b: jnp.where(bad < 0, a, b), new, (z, opt_state)), step + 1, bad), value
 
 
@@ -90,8 +101,9 @@ def minimise(
       The moved z, and the losses, ``(steps,)``.
 
     Raises:
-      NonFiniteGradientError: the loss or its gradient is not finite; it names the step.
+      NonFiniteGradientError: the loss, its gradient or the moved z is not finite; it names the step.
     """
+    check_outside("minimise", z, data, inside="jax.value_and_grad of the loss")
     steps = as_int(steps, "steps", least=1)
     carry = jax.tree.map(lambda a: jnp.array(a, copy=True), (z, optimizer.init(z), 0, -1))
     losses = []

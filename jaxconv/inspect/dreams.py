@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxconv.batches import Preprocess
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.inspect import objectives
-from jaxconv.inspect.batches import Preprocess
-from jaxconv.inspect.descent import OnStep, import_optax, minimise
+from jaxconv.inspect.arguments import check_hashable, check_outside
+from jaxconv.inspect.descent import OnStep, check_rate, import_optax, minimise
 from jaxconv.inspect.images import PIXELS, as_images
 from jaxconv.inspect.maximisation import Seek
 from jaxconv.inspect.views import View
@@ -37,6 +38,7 @@ def octave_sizes(size: Sequence[int], octaves: int, scale: float) -> list[tuple[
 def _normalised_steps(rate: float) -> Any:
     """Returns the Optax transformation that goes ``rate`` along the gradient over its mean size, and stays in range."""
     optax = import_optax()
+    check_rate(rate)
 
     def along(gradients: Array, images: Array) -> Array:
         size = jnp.mean(jnp.abs(gradients), axis=(1, 2, 3), keepdims=True)
@@ -64,13 +66,13 @@ def dream(
 ) -> Array:
     """Makes an image show more of what a layer sees in it already, coarse shapes first, fine ones in them.
 
-    An octave is the image at one size. What the network dreamt into it is enlarged and added to the next. A step goes
-    along the gradient divided by its mean absolute value, so that strong and weak layers dream alike.
+    A loop on the host. An octave is the image at one size. What the network dreamt into it is enlarged and added to the
+    next. A step goes along the gradient divided by its mean absolute value, so that strong and weak layers dream alike.
 
     Args:
       net, params, state: the network, which takes images of any size.
       x: images in [0, 1], or uint8, of shape ``(batch, height, width, channels)``.
-      objective: a layer's path, for `jaxconv.inspect.objectives.layer`; or what `maximise` takes.
+      objective: a layer's path, "" for the output, for `jaxconv.inspect.objectives.layer`; or what `maximise` takes.
       key: a random key for the views; by default that of seed 0.
       octaves: how many sizes.
       octave_scale: from one to the next.
@@ -85,7 +87,7 @@ def dream(
 
     Raises:
       ShapeError: a path names no layer (it lists the nearest); images of another rank or outside of [0, 1]; an octave
-        is too small for the network.
+        is too small for the network; a rate that is not positive.
       NonFiniteGradientError: the gradient is not finite; it names the octave and the step.
 
     >>> net = jc.serial(conv=jc.Conv(4), relu=jax.nn.relu)
@@ -94,6 +96,8 @@ def dream(
     >>> dream(net, params, state, x, "relu", octaves=2, steps=2).shape
     (1, 16, 16, 3)
     """
+    check_outside("dream", params, state, x, inside="jaxconv.inspect.objectives.scores")
+    check_hashable(net, preprocess=preprocess, view=view)
     images = as_images(x)
     wanted = objectives.layer(objective) if isinstance(objective, str) else objective
     sizes = octave_sizes(images.shape[1:3], octaves, octave_scale)

@@ -133,9 +133,12 @@ class Parameterisation:
     Args:
       fourier: whether the numbers are the image's spectrum, or its pixels.
       decay: how amplitudes fall with frequency, ``f^-decay``; natural images have about 1.
-      covariance: of the colours, nested tuples ``(channels, channels)``, see `colour_covariance`; None leaves the
-        channels as they are. "photographs" is `PHOTOGRAPHS` for images of three channels and None for others.
+      covariance: of the colours, ``(channels, channels)``, see `colour_covariance`; it is kept as nested tuples. None
+        leaves the channels as they are; "photographs" is `PHOTOGRAPHS` for images of three channels, None for others.
       bounded: whether a sigmoid keeps values in [0, 1], or nothing does.
+
+    Raises:
+      ShapeError: the covariance is another string, or not symmetric and positive definite.
 
     >>> p = Parameterisation()
     >>> x = jax.random.uniform(jax.random.key(0), (1, 8, 9, 3))
@@ -145,8 +148,17 @@ class Parameterisation:
 
     fourier: bool = True
     decay: float = 1.0
-    covariance: Matrix | str | None = "photographs"
+    covariance: Matrix | ArrayLike | str | None = "photographs"
     bounded: bool = True
+
+    def __post_init__(self) -> None:
+        if self.covariance is None or isinstance(self.covariance, str):
+            if self.covariance not in (None, "photographs"):
+                raise ShapeError(f'covariance must be a matrix, "photographs" or None, got {self.covariance!r}')
+            return
+        colour_matrix(self.covariance)
+        # An array has no hash, and by it compiled steps are found again.
+        object.__setattr__(self, "covariance", tuple(map(tuple, np.asarray(self.covariance, np.float64).tolist())))
 
     def _colours(self, channels: int) -> np.ndarray | None:
         if self.covariance == "photographs":

@@ -7,19 +7,19 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxconv.batches import Preprocess
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.arguments import check_unstacked
-from jaxconv.inspect.batches import Preprocess
+from jaxconv.inspect.arguments import check_hashable, check_outside, check_unstacked, one_array
 from jaxconv.inspect.descent import OnStep, adam, minimise
 from jaxconv.inspect.images import Parameterisation, alpha_norm, begin, total_variation
-from jaxconv.inspect.style import relative_distance
+from jaxconv.inspect.style import check_targets, relative_distance
 from jaxconv.layer import Array, Layer, Params, State, Tree
 
 
 def _features(net: Layer, params: Params, state: State, x: Array, path: str, preprocess: Preprocess | None) -> Array:
-    y, found = activations(net, params, state, x if preprocess is None else preprocess(x), paths=[path] if path else [])
-    return found[path] if path else y
+    _, found = activations(net, params, state, x if preprocess is None else preprocess(x), paths=[path])
+    return one_array(found[path], path, count=len(x))
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def invert(
 ) -> tuple[Array, Array]:
     """Finds images whose features in a layer are the given ones: what the layer keeps of an image.
 
-    Minimises ``|f(x) - features|^2 / |features|^2`` plus the two regularisers, each times its weight.
+    A loop on the host: inside jit use `activations`. Minimises ``|f(x) - features|^2 / |features|^2`` plus the two
+    regularisers, each times its weight.
 
     Args:
       net, params, state: the network.
@@ -83,7 +84,8 @@ def invert(
       The images, and the losses, ``(steps,)``, summed over the batch.
 
     Raises:
-      ShapeError: a path names no layer (it lists the nearest); features of another shape than the layer gives.
+      ShapeError: a path names no layer (it lists the nearest); features of another shape than the layer gives, or all
+        zero; a rate that is not positive.
       NonFiniteGradientError: the gradient is not finite; it names the step.
 
     >>> net = jc.serial(conv=jc.Conv(8), relu=jax.nn.relu)
@@ -93,16 +95,19 @@ def invert(
     >>> images.shape, bool(losses[-1] < losses[0] / 2)
     ((1, 8, 8, 3), True)
     """
-    if path:
-        check_unstacked(net, path)
+    check_outside("invert", params, state, x, features, inside="jaxconv.inspect.activations")
+    check_hashable(net, preprocess=preprocess)
+    check_unstacked(net, path)
     key = jax.random.key(0) if key is None else key
     z, shape = begin(key, x, parameterisation)
     features = jnp.asarray(features)
     struct = jax.ShapeDtypeStruct(shape, jnp.float32)
     y = jax.eval_shape(lambda p, s, x: _features(net, p, s, x, path, preprocess), params, state, struct)
-    given = jax.tree.map(lambda leaf: leaf.shape, y)
-    if features.shape != given:
-        raise ShapeError(f"features must have the shape of {path!r} for images {shape}, {given}, got {features.shape}")
+    if features.shape != y.shape:
+        raise ShapeError(
+            f"features must have the shape of {path!r} for images {shape}, {y.shape}, got {features.shape}"
+        )
+    check_targets({path: features})
     size = (shape[1], shape[2])
     z, losses = minimise(
         _Invert(net, path, preprocess, parameterisation, size),

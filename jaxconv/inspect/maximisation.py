@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxconv.batches import Preprocess
 from jaxconv.inspect import objectives
-from jaxconv.inspect.batches import Preprocess
+from jaxconv.inspect.arguments import check_hashable, check_outside
 from jaxconv.inspect.descent import OnStep, adam, minimise
 from jaxconv.inspect.images import Parameterisation, begin
 from jaxconv.inspect.views import View
@@ -50,7 +51,8 @@ def maximise(
 ) -> tuple[Array, Array]:
     """Finds images that an objective scores high (Olah et al., "Feature Visualization", 2017).
 
-    The images of the batch are independent searches: ``objectives.channel(path, range(n))`` shows n channels at once.
+    A loop on the host. The images of the batch are independent searches: ``objectives.channel(path, range(n))`` shows n
+    channels at once.
 
     Args:
       net, params, state: the network.
@@ -80,6 +82,8 @@ def maximise(
     >>> images.shape, bool(scores[-1] > scores[0])
     ((2, 16, 16, 3), True)
     """
+    check_outside("maximise", params, state, x, objective, inside="jaxconv.inspect.objectives.scores")
+    check_hashable(net, preprocess=preprocess, view=view, optimizer=optimizer)
     noise_key, view_key = jax.random.split(jax.random.key(0) if key is None else key)
     z, shape = begin(noise_key, x, parameterisation)
     wanted = objectives.check(net, params, state, shape, objective, preprocess)

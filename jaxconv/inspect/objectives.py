@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxconv.batches import Preprocess
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.arguments import check_unstacked
-from jaxconv.inspect.batches import Preprocess
+from jaxconv.inspect.arguments import check_hashable, check_unstacked
 from jaxconv.layer import Array, Layer, Params, State, Tree
 
 
@@ -103,7 +103,9 @@ def _channel(y: Array, c: Any) -> Array:
         raise ShapeError(f"c must be one channel, or one for each of the {len(y)} images, got {c.shape[0]} of them")
     _check_below(c, y.shape[-1], f"c for an output of shape {y.shape}")
     means = jnp.mean(y, axis=tuple(range(1, y.ndim - 1)), dtype=jnp.float32)
-    return jnp.sum(means * jax.nn.one_hot(c, y.shape[-1]), axis=-1)
+    picked = jnp.take_along_axis(means, jnp.broadcast_to(c, len(y))[:, None], axis=-1, mode="clip")[:, 0]
+    # A product with zero would let an infinite channel into the scores of the others.
+    return jnp.where(c < 0, 0, jnp.where(c < y.shape[-1], picked, jnp.nan))
 
 
 def _unit(y: Array, wanted: Any) -> Array:
@@ -161,9 +163,9 @@ def check(
     several = (objectives,) if isinstance(objectives, Objective) else tuple(objectives)
     if not several or not all(isinstance(objective, Objective) for objective in several):
         raise ShapeError(f"objective must be an Objective or a sequence of them, got {objectives!r}")
+    check_hashable(net, preprocess=preprocess)
     for objective in several:
-        if objective.path:
-            check_unstacked(net, objective.path)
+        check_unstacked(net, objective.path)
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     given = jax.eval_shape(lambda p, s, x: scores(net, p, s, x, several, preprocess), params, state, x)
     if given.shape != shape[:1]:

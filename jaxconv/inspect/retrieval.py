@@ -1,18 +1,19 @@
 """Images found by what a network makes of them: embeddings, nearest neighbours, precision, a map in two dimensions."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.batches import Preprocess, batches, check_data, keep_best, nothing_yet
 from jaxconv.compiler import jit
 from jaxconv.errors import DTypeError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.arguments import check_unstacked
-from jaxconv.inspect.batches import Preprocess, batches, check_data, keep_best, nothing_yet
+from jaxconv.inspect.arguments import check_hashable, check_outside, check_unstacked, one_array
 from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import ArrayLike, accumulator
 
@@ -31,11 +32,13 @@ def embed(
 ) -> np.ndarray:
     """Returns the output of a layer for each image of a data set, maps averaged over their places.
 
+    A loop on the host over batches: inside jit use `activations`.
+
     Args:
       net: a layer.
       params, state: what ``net.apply`` takes.
       images: array of shape ``(count, ...)``. NumPy arrays, memory maps included, go to the device batch by batch.
-      path: of the layer; the last before the scores is usual.
+      path: of the layer; the last before the scores is usual, "" is the network's output.
       batch_size: images for each call of the network.
       preprocess: ``preprocess(images)``, run inside the compiled program. Pass the same function each time: a new one
         compiles anew.
@@ -45,13 +48,15 @@ def embed(
 
     Raises:
       ShapeError: the path names no layer, or one inside a `repeat`, or one that gives no array ``(batch, ...,
-        channels)``; there are no images.
+        channels)`` of as many as there are images; there are no images.
 
     >>> net = jc.serial(conv=jc.Conv(8), relu=jax.nn.relu, flatten=jc.Flatten(), scores=jc.Dense(10))
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
     >>> embed(net, params, state, jnp.ones((5, 8, 8, 3)), "relu", batch_size=2).shape
     (5, 8)
     """
+    check_outside("embed", params, state, images, inside="jaxconv.inspect.activations")
+    check_hashable(net, preprocess=preprocess)
     images, batch_size = check_data(images, batch_size)
     check_unstacked(net, path)
     features = functools.partial(_features, net, path, preprocess, params, state)
@@ -64,9 +69,7 @@ def _features(
 ) -> Array:
     x = preprocess(images) if preprocess else images
     found = activations(net, params, state, x, paths=[path])[1][path]
-    if len(getattr(found, "shape", ())) < 2:
-        got = " ".join(str(leaf.shape) for leaf in jax.tree.leaves(found))
-        raise ShapeError(f"path {path!r} must name a layer that gives an array (batch, ..., channels), got {got}")
+    found = one_array(found, path, count=len(images))
     return jnp.mean(found, axis=tuple(range(1, found.ndim - 1)), dtype=accumulator(found.dtype))
 
 
@@ -93,6 +96,8 @@ def nearest(
 ) -> Neighbours:
     """Returns the k rows of a database that are nearest to each query, by comparing with all of them.
 
+    A loop on the host over batches of both: inside jit use `jax.lax.top_k` of your own products.
+
     Args:
       queries: real array of shape ``(queries, features)``.
       database: real array of shape ``(rows, features)``.
@@ -105,11 +110,12 @@ def nearest(
       A `Neighbours`. Of equal distances the lower row comes first.
 
     Raises:
-      ShapeError: the shapes do not fit each other, k is above the number of rows, a number is not finite, or the metric
-        is unknown.
+      ShapeError: the shapes do not fit each other, k is above the number of rows, a number is not finite in float32, or
+        the metric is unknown.
       DTypeError: an array is not of real numbers.
 
-    Equals ``sklearn.neighbors.NearestNeighbors(algorithm="brute")``, up to rows as near as rounding in float32.
+    Equals ``sklearn.neighbors.NearestNeighbors(algorithm="brute")``, up to rows as near as rounding in float32: for
+    "l2" on the scale of the number that is furthest from the database's mean.
 
     >>> rows = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     >>> nearest(rows, rows, 1, exclude_self=True).indices.tolist()
@@ -117,6 +123,7 @@ def nearest(
     >>> nearest(jnp.array([[4.0, 3.0]]), rows, 2, metric="l2").indices.tolist()
     [[2, 0]]
     """
+    check_outside("nearest", queries, database, inside="jax.lax.top_k")
     queries, database = _vectors(queries, "queries"), _vectors(database, "database")
     if queries.shape[1] != database.shape[1]:
         raise ShapeError(f"queries and database must have as many features, got {queries.shape} and {database.shape}")
@@ -130,14 +137,13 @@ def nearest(
     if k > most:
         raise ShapeError(f"k must be at most {most}, the rows of the database that a query may find, got {k}")
     batch_size = as_int(batch_size, "batch_size", least=1)
-    # Distances do not change, and numbers of the same size lose fewer digits in products.
-    shift = database.mean(axis=0) if metric == "l2" else np.zeros(1, np.float32)
-    compare = functools.partial(_compare, metric, exclude_self, shift)
+    scaled = _unit if metric == "cosine" else _centred(queries, database)
     found = []
     for some in batches(queries, batch_size):
+        asked = scaled(some.items)
         best = nothing_yet(len(some.items), k, np.float32, others=1)
         for rows in batches(database, batch_size):
-            best = compare(some.items, rows.items, some.start, rows.start, rows.skip, best)
+            best = _compare(metric, exclude_self, asked, scaled(rows.items), some.start, rows.start, rows.skip, best)
         indices, distances = _ranked(metric, some.items, database, *map(np.asarray, best))
         found.append((indices[some.skip :], distances[some.skip :]))
     return Neighbours(*map(np.concatenate, zip(*found, strict=True)))
@@ -149,17 +155,37 @@ def _vectors(a: ArrayLike, name: str) -> np.ndarray:
         raise DTypeError(f"{name} must be an array of real numbers, got {a.dtype}")
     if a.ndim != 2 or 0 in a.shape:
         raise ShapeError(f"{name} must have shape (rows, features), at least one of each, got {a.shape}")
-    a = a.astype(np.float32, copy=False)
-    if not np.isfinite(a).all():
-        raise ShapeError(f"{name} must be finite, got {int((~np.isfinite(a)).sum())} numbers that are not")
+    a = a if a.dtype in (np.float32, np.float64) else a.astype(np.float32)
+    most = np.finfo(np.float32).max
+    if not -most <= a.min() <= a.max() <= most:
+        raise ShapeError(
+            f"{name} must be finite in float32, got {int((~(np.abs(a) <= most)).sum())} numbers that are not"
+        )
     return a
+
+
+def _unit(a: np.ndarray) -> np.ndarray:
+    """Returns rows of length one, first divided by their largest number: its square neither overflows nor vanishes."""
+    largest = np.abs(a).max(axis=1, keepdims=True)
+    a = (a / np.where(largest > 0, largest, 1)).astype(np.float32)
+    return a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1)
+
+
+def _centred(queries: np.ndarray, database: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what moves rows by the database's mean, and divides all by one number so that the largest is 1.
+
+    Which are near does not change, and numbers of the same size lose fewer digits in products.
+    """
+    shift = database.mean(axis=0, dtype=np.float64)
+    ends = [end for a in (queries, database) for end in (a.min(axis=0), a.max(axis=0))]
+    largest = np.abs(np.stack(ends) - shift).max() or 1
+    return lambda a: ((a - shift) / largest).astype(np.float32)
 
 
 @functools.partial(jit, static_argnums=(0, 1))
 def _compare(
     metric: str,
     exclude_self: bool,
-    shift: Array,
     queries: Array,
     rows: Array,
     query_start: Array,
@@ -168,9 +194,6 @@ def _compare(
     best: Tree,
 ) -> Tree:
     """Returns the best of those before and of ``rows``, the first ``skip`` of them left out."""
-    queries, rows = queries - shift, rows - shift
-    if metric == "cosine":
-        queries, rows = _unit(queries), _unit(rows)
     likeness = jnp.matmul(queries, rows.T, precision=jax.lax.Precision.HIGHEST)
     if metric == "l2":
         likeness -= jnp.sum(rows**2, axis=1) / 2
@@ -182,24 +205,22 @@ def _compare(
     return keep_best(best, (jnp.where(out, -jnp.inf, likeness), number))
 
 
-def _unit(a: Array) -> Array:
-    norm = jnp.linalg.norm(a, axis=1, keepdims=True)
-    return a / jnp.where(norm > 0, norm, 1)
-
-
 def _ranked(
     metric: str, queries: np.ndarray, database: np.ndarray, scores: np.ndarray, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the rows found and their distances; L2 ones from differences, exact where products are not."""
     if metric == "cosine":
         return indices, 1 - scores
-    far = np.stack([np.linalg.norm(queries - database[column], axis=1) for column in indices.T], 1)
+    wide = queries.astype(np.float64)
+    far = np.stack([np.linalg.norm(wide - database[column], axis=1) for column in indices.T], 1)
     order = np.lexsort((indices, far))
     return np.take_along_axis(indices, order, 1), np.take_along_axis(far, order, 1)
 
 
 def precision_at_k(indices: ArrayLike, labels: ArrayLike, query_labels: ArrayLike) -> float:
     """Returns which part of the neighbours found have the label of the query, the mean over queries.
+
+    A number of the host: inside jit use ``(labels[indices] == query_labels[:, None]).mean()``.
 
     Args:
       indices: of rows of the database, integers ``(queries, k)``, as `nearest` gives them.
@@ -212,11 +233,13 @@ def precision_at_k(indices: ArrayLike, labels: ArrayLike, query_labels: ArrayLik
     Raises:
       ShapeError: the shapes do not fit each other, or an index is out of range.
 
-    Equals ``torchmetrics.retrieval.RetrievalPrecision(top_k=k)`` on rankings.
+    Equals ``torchmetrics.retrieval.RetrievalPrecision(top_k=k)`` of positive scores that give this ranking.
 
     >>> precision_at_k([[0, 1], [2, 0]], labels=[7, 8, 9], query_labels=[7, 9])
     0.5
     """
+    formula = "(labels[indices] == query_labels[:, None]).mean()"
+    check_outside("precision_at_k", indices, labels, query_labels, inside=formula)
     indices, labels, query_labels = np.asarray(indices), np.asarray(labels), np.asarray(query_labels)
     if indices.ndim != 2 or labels.ndim != 1 or query_labels.shape != indices.shape[:1] or not indices.size:
         raise ShapeError(

@@ -1,8 +1,8 @@
 """How a training run is doing, layer by layer: dead units, activations, gradients, updates against weights."""
 
 import functools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,11 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_leaves_with_path as leaves
 
+from jaxconv.batches import Preprocess, batches, check_data
 from jaxconv.compiler import jit
 from jaxconv.errors import ParameterError, ShapeError
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.arguments import check_path, stacked_axes
-from jaxconv.inspect.batches import Preprocess, batches, check_data
+from jaxconv.inspect.arguments import (
+    as_paths,
+    check_hashable,
+    check_outside,
+    check_path,
+    one_array,
+    stacked_axes,
+)
 from jaxconv.inspect.rectifiers import rectifier_paths
 from jaxconv.layer import Array, Layer, Params, State, Tree, walk
 
@@ -32,7 +39,7 @@ def dead_units(
     """Returns which channels are never positive, at any place of any image of a data set.
 
     A ReLU passes no gradient to a unit that is never positive: it has died, and does not learn. A channel is dead where
-    all its units are.
+    all its units are. A loop on the host over batches: inside jit use `activations`.
 
     Args:
       net: a layer.
@@ -50,27 +57,35 @@ def dead_units(
 
     Raises:
       ShapeError: a path names no layer, the network has no rectifier and none is named, or there are no images.
+      FloatingPointError: a unit is NaN; it names the path.
 
     >>> net = jc.serial(jc.Dense(2), jax.nn.relu)
     >>> params = {"0": {"kernel": jnp.ones((3, 2)), "bias": jnp.array([0.0, -9.0])}}
     >>> {path: dead.tolist() for path, dead in dead_units(net, params, {}, jnp.ones((4, 3))).items()}
     {'1': [False, True]}
     """
+    check_outside("dead_units", params, state, images, inside="jaxconv.inspect.activations")
+    check_hashable(net, preprocess=preprocess)
     images, batch_size = check_data(images, batch_size)
-    chosen = tuple(rectifier_paths(net) if paths is None else paths)
+    chosen = as_paths(rectifier_paths(net) if paths is None else paths)
     if not chosen:
         raise ShapeError("paths must name layers, as net has no rectifier such as jax.nn.relu, got none")
     for path in chosen:
         check_path(net, path)
-    alive: dict[str, np.ndarray] = {}
+    highest: dict[str, Any] = dict.fromkeys(chosen, -np.inf)
     for part in batches(images, batch_size):
-        found = _positive(net, chosen, preprocess, params, state, part.items)
-        alive = {path: np.asarray(found[path]) | alive.get(path, False) for path in chosen}
-    return {path: ~units for path, units in alive.items()}
+        found = _highest(net, chosen, preprocess, params, state, part.items)
+        highest = {path: np.maximum(highest[path], found[path]) for path in chosen}
+    for path, units in highest.items():
+        if np.isnan(units).any():
+            raise FloatingPointError(
+                f"path {path!r} gives NaN in {int(np.isnan(units).sum())} of {units.size} channels"
+            )
+    return {path: units <= 0 for path, units in highest.items()}
 
 
 @functools.partial(jit, static_argnums=(0, 1, 2))
-def _positive(
+def _highest(
     net: Layer, paths: tuple[str, ...], preprocess: Preprocess | None, params: Params, state: State, images: Array
 ) -> dict[str, Array]:
     x = preprocess(images) if preprocess else images
@@ -78,17 +93,18 @@ def _positive(
     units = {}
     for path, a in found.items():
         first = stacked_axes(net, path)
-        if len(getattr(a, "shape", ())) < first + 2:
-            got = " ".join(str(leaf.shape) for leaf in jax.tree.leaves(a))
-            raise ShapeError(f"paths has {path!r}, which must give an array (batch, ..., channels), got {got}")
-        units[path] = jnp.any(a > 0, axis=tuple(range(first, a.ndim - 1)))
+        a = one_array(a, path, stacked=first)
+        units[path] = jnp.max(a, axis=tuple(range(first, a.ndim - 1)))
     return units
+
+
+_NUMBERS = ("mean", "std", "zeros", "largest", "weight_norm", "gradient_norm", "update_ratio")
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("mean", "std", "zeros", "largest", "weight_norm", "gradient_norm", "update_ratio"),
-    meta_fields=("paths",),
+    data_fields=_NUMBERS,
+    meta_fields=("paths", "measured"),
 )
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerStatistics:
@@ -99,17 +115,18 @@ class LayerStatistics:
 
     Attributes:
       paths: of the layers.
+      measured: for each layer the names of the numbers that it has. The others, of a layer without parameters or where
+        no gradient was given, are NaN; one that is measured and NaN shows as ``nan``.
       mean, std: of the layer's output.
       zeros: which part of the output is 0.
       largest: the largest size of a number of the output.
       weight_norm, gradient_norm: of all the layer's parameters together, and of their gradient.
       update_ratio: the norm of the update over the norm of the parameters. Around 1e-3 is usual (CS231n); far above it
         the step is too large, far below too small.
-
-    Where there is nothing to measure (a layer without parameters, no gradient given) a number is NaN.
     """
 
     paths: tuple[str, ...]
+    measured: tuple[tuple[str, ...], ...]
     mean: Array
     std: Array
     zeros: Array
@@ -119,15 +136,14 @@ class LayerStatistics:
     update_ratio: Array
 
     def arrays(self) -> dict[str, Array]:
-        """Returns the arrays by name, those left out that hold nothing but NaN."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-        return {name: a for name, a in named.items() if not np.isnan(np.asarray(a)).all()}
+        """Returns the arrays by name, those left out that no layer has."""
+        return {name: getattr(self, name) for name in _NUMBERS if any(name in names for names in self.measured)}
 
     def __str__(self) -> str:
         last = {name: np.asarray(a).reshape(-1, len(self.paths))[-1] for name, a in self.arrays().items()}
         rows = [("path", *(name.replace("_", " ") for name in last))]
-        for i, path in enumerate(self.paths):
-            rows.append((path, *("" if np.isnan(a[i]) else f"{a[i]:.3g}" for a in last.values())))
+        for i, (path, names) in enumerate(zip(self.paths, self.measured, strict=True)):
+            rows.append((path, *(f"{a[i]:.3g}" if name in names else "" for name, a in last.items())))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join((path.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True)))).rstrip()
@@ -187,18 +203,26 @@ def layer_statistics(
     own = {name: _by_layer(tree, layers) for name, tree in trees.items()}
     paths = [path for path, layer in layers.items() if path in own["params"] or not [*walk(layer)]]
     norms = {name: jnp.array([_norm(own[name].get(path)) for path in paths], jnp.float32) for name in trees}
-    outputs = jnp.array([_moments(y if path == "" else found.get(path)) for path in paths], jnp.float32)
-    mean, std, zeros, largest = outputs.T
+    outputs = {path: y if path == "" else found.get(path) for path in paths}
+    mean, std, zeros, largest = jnp.array([_moments(output) for output in outputs.values()], jnp.float32).T
     return LayerStatistics(
         tuple(paths),
+        tuple(_measured(outputs[path], [name for name in trees if path in own[name]]) for path in paths),
         mean=mean,
         std=std,
         zeros=zeros,
         largest=largest,
         weight_norm=norms["params"],
         gradient_norm=norms["grads"],
-        update_ratio=norms["updates"] / norms["params"],
+        # Weights that are zero and stay so are no ratio of 0 to 0.
+        update_ratio=jnp.where(norms["updates"] + norms["params"] == 0, 0, norms["updates"] / norms["params"]),
     )
+
+
+def _measured(output: Tree, trees: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of the numbers of a layer with this output, and with arrays in these trees."""
+    own = {"params": "weight_norm", "grads": "gradient_norm", "updates": "update_ratio"}
+    return (*(_NUMBERS[:4] if jax.tree.leaves(output) else ()), *(own[tree] for tree in trees))
 
 
 def _check_like_params(name: str, tree: Params, params: Params) -> None:
@@ -231,7 +255,7 @@ def _moments(output: Tree) -> list[Array | float]:
     if not jax.tree.leaves(output):
         return [jnp.nan] * 4
     a = _numbers(output)
-    return [jnp.mean(a), jnp.std(a), jnp.mean(a == 0), jnp.max(jnp.abs(a))]
+    return [jnp.mean(a), jnp.std(a), jnp.mean(jnp.where(jnp.isnan(a), a, a == 0)), jnp.max(jnp.abs(a))]
 
 
 def _numbers(tree: Tree) -> Array:
@@ -259,13 +283,16 @@ class Recorder:
         """Keeps the statistics of a step, on the host.
 
         Raises:
-          ShapeError: they are of other layers than those before, or of several steps.
+          ShapeError: they are of other layers or numbers than those before, or of several steps.
         """
         layers = (len(statistics.paths),)
         if jnp.shape(statistics.mean) != layers:
             raise ShapeError(f"statistics must be of one step, arrays {layers}, got {jnp.shape(statistics.mean)}")
-        if self._kept and statistics.paths != self._kept[0].paths:
-            raise ShapeError(f"statistics must be of the layers {self._kept[0].paths}, got {statistics.paths}")
+        for name in ("paths", "measured") if self._kept else ():
+            before, now = getattr(self._kept[0], name), getattr(statistics, name)
+            if before != now:
+                what = "layers" if name == "paths" else "numbers"
+                raise ShapeError(f"statistics must be of the {what} {before}, as those before, got {now}")
         self.steps.append(int(step))
         self._kept.append(jax.device_get(statistics))
 
@@ -277,11 +304,15 @@ class Recorder:
         return jax.tree.map(lambda *arrays: np.stack(arrays), *self._kept)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns a dict for each step and layer: step, path and the numbers, for a data frame or a CSV file."""
+        """Returns a dict for each step and layer: step, path and the numbers, for a data frame or a CSV file.
+
+        A number that a layer has not is None.
+        """
         kept = self.statistics
         arrays = kept.arrays()
         return [
-            {"step": step, "path": path, **{name: float(a[i, j]) for name, a in arrays.items()}}
+            {"step": step, "path": path}
+            | {name: float(a[i, j]) if name in kept.measured[j] else None for name, a in arrays.items()}
             for i, step in enumerate(self.steps)
             for j, path in enumerate(kept.paths)
         ]

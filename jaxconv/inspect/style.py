@@ -1,5 +1,7 @@
 """Neural style: the content of one image in the style of another (Gatys et al., 2016; Johnson et al., 2016)."""
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +11,15 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxconv.batches import Preprocess
 from jaxconv.compiler import jit
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.arguments import check_unstacked
-from jaxconv.inspect.batches import Preprocess
+from jaxconv.inspect.arguments import as_paths, check_hashable, check_outside, check_unstacked, one_array
 from jaxconv.inspect.descent import OnStep, adam, minimise
 from jaxconv.inspect.images import PIXELS, Parameterisation, as_images, total_variation
 from jaxconv.layer import Array, Layer, Params, State, Tree
+from jaxconv.ops.arrays import accumulator
 
 Weighted = tuple[tuple[str, float], ...]
 
@@ -41,8 +44,7 @@ def gram(y: ArrayLike) -> Array:
     if y.ndim < 3:
         raise ShapeError(f"y must have shape (batch, *spatial, channels), got {y.shape}")
     flat = y.reshape(y.shape[0], -1, y.shape[-1])
-    wide = jnp.promote_types(y.dtype, jnp.float32)
-    products = jnp.einsum("npi,npj->nij", flat, flat, preferred_element_type=wide)
+    products = jnp.einsum("npi,npj->nij", flat, flat, preferred_element_type=accumulator(y.dtype))
     return products / (flat.shape[1] * flat.shape[2])
 
 
@@ -55,13 +57,14 @@ class PerceptualLoss:
 
     Args:
       net: the network.
-      content, style: paths of layers that share the weight evenly, or shares by path.
+      content, style: paths of layers that share the weight evenly, or shares by path; "" is the network's output.
       content_weight, style_weight: of all layers of a kind together.
       variation_weight: of the image's total variation; see `total_variation`.
       preprocess: from images in [0, 1] to what the network takes.
 
     Raises:
-      ShapeError: a path names no layer (it lists the nearest); shares that are negative or all zero.
+      ShapeError: a path names no layer (it lists the nearest), or comes twice; there is none at all; weights or shares
+        that are negative, or shares that are all zero.
 
     >>> net = jc.serial(conv1=jc.Conv(4), conv2=jc.Conv(8))
     >>> PerceptualLoss(net, content=["conv2"], style={"conv1": 1, "conv2": 3}).style
@@ -77,13 +80,21 @@ class PerceptualLoss:
     preprocess: Preprocess | None = None
 
     def __post_init__(self) -> None:
+        check_hashable(self.net, preprocess=self.preprocess)
         for name in ("content", "style"):
             object.__setattr__(self, name, _shares(self.net, getattr(self, name), name))
+        if not self.content and not self.style:
+            raise ShapeError("content or style must name a layer, got none")
+        for name in ("content_weight", "style_weight", "variation_weight"):
+            weight = getattr(self, name)
+            if not 0 <= weight < math.inf:
+                raise ShapeError(f"{name} must be a number that is not negative, got {weight}")
 
     def _found(self, params: Params, state: State, x: Array, *kinds: Any) -> dict[str, Array]:
         paths = {path for kind in kinds for path, _ in kind}
-        x = x if self.preprocess is None else self.preprocess(x)
-        return activations(self.net, params, state, x, paths=paths)[1]
+        shown = x if self.preprocess is None else self.preprocess(x)
+        _, found = activations(self.net, params, state, shown, paths=paths)
+        return {path: one_array(y, path, count=len(x)) for path, y in found.items()}
 
     def features(self, params: Params, state: State, x: Array) -> dict[str, Array]:
         """Returns the content layers' outputs on images in [0, 1]."""
@@ -107,22 +118,35 @@ class PerceptualLoss:
 
 
 def _shares(net: Layer, given: Any, argument: str) -> Weighted:
-    if isinstance(given, str):
-        raise ShapeError(f"{argument} must be a sequence of paths, got the string {given!r}: write [{given!r}]")
-    entries = given.items() if isinstance(given, Mapping) else given
+    entries = given.items() if isinstance(given, Mapping) else as_paths(given, argument)
     pairs = [(entry, 1.0) if isinstance(entry, str) else entry for entry in entries]
     for path, _ in pairs:
         check_unstacked(net, path)
+    if len(dict(pairs)) < len(pairs):
+        raise ShapeError(f"{argument} must name each layer once, got {[path for path, _ in pairs]}")
     whole = sum(share for _, share in pairs)
-    if pairs and not (whole > 0 and all(share >= 0 for _, share in pairs)):
+    if pairs and not (0 < whole < math.inf and all(share >= 0 for _, share in pairs)):
         raise ShapeError(f"{argument} must have shares that are not negative and not all zero, got {pairs}")
     return tuple((path, share / whole) for path, share in pairs)
 
 
+def _square(y: Array) -> Array:
+    """Returns the sum of squares of each example, in float32 at least."""
+    return jnp.sum(jnp.square(y.astype(accumulator(y.dtype))), axis=tuple(range(1, y.ndim)))
+
+
 def relative_distance(y: Array, target: Array) -> Array:
-    axes = tuple(range(1, y.ndim))
-    norm = jnp.sum(jnp.square(target), axis=axes)
-    return jnp.sum(jnp.square(y - target), axis=axes) / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+    """Returns ``|y - target|^2 / |target|^2`` of each example, in float32 at least."""
+    norm = _square(target)
+    apart = y.astype(accumulator(y.dtype)) - target.astype(accumulator(target.dtype))
+    return _square(apart) / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+
+
+def check_targets(targets: Mapping[str, Array]) -> None:
+    """Raises ShapeError where `relative_distance` has no measure, as what it compares with is zero."""
+    for path, target in targets.items():
+        if (_square(target) == 0).any():
+            raise ShapeError(f"path {path!r} gives nothing but zeros to compare with: leave this layer out")
 
 
 @dataclass(frozen=True)
@@ -155,6 +179,8 @@ def style_transfer(
 ) -> tuple[Array, Array]:
     """Paints the content of one image in the style of another: Gatys et al., 2016.
 
+    A loop on the host: inside jit use the loss itself.
+
     Args:
       loss: the layers and weights, and the network in which they are.
       params, state: the network's.
@@ -172,7 +198,8 @@ def style_transfer(
       Images of content_image's shape in [0, 1], and the losses, ``(steps,)``, summed over the batch.
 
     Raises:
-      ShapeError: images of another rank, number or channels, or outside of [0, 1]; another start.
+      ShapeError: images of another rank, number or channels, or outside of [0, 1]; another start; a layer that gives
+        nothing but zeros; a rate that is not positive.
       NonFiniteGradientError: the gradient is not finite; it names the step.
 
     >>> net = jc.serial(conv=jc.Conv(4), relu=jax.nn.relu)
@@ -182,6 +209,7 @@ def style_transfer(
     >>> images.shape, bool(losses[-1] < losses[0])
     ((1, 8, 8, 3), True)
     """
+    check_outside("style_transfer", params, state, content_image, style_image, inside="the loss itself")
     content_image = as_images(content_image, "content_image")
     n, *size, channels = content_image.shape
     style_image = as_images(style_image, "style_image", channels=channels)
@@ -196,8 +224,9 @@ def style_transfer(
         first = as_images(start, "start")
         if first.shape != content_image.shape:
             raise ShapeError(f"start must have content_image's shape {content_image.shape}, got {first.shape}")
-    features = jit(loss.features)(params, state, content_image)
-    grams = jit(loss.grams)(params, state, style_image)
+    features, grams = _features(loss, params, state, content_image), _grams(loss, params, state, style_image)
+    check_targets(features)
+    check_targets(grams)
     z, losses = minimise(
         _Transfer(loss, parameterisation, (size[0], size[1])),
         parameterisation.encode(first),
@@ -209,6 +238,16 @@ def style_transfer(
         on_step=on_step,
     )
     return jnp.clip(parameterisation.decode(z, (size[0], size[1])), 0, 1), losses
+
+
+@functools.partial(jit, static_argnums=0)
+def _features(loss: PerceptualLoss, params: Params, state: State, x: Array) -> dict[str, Array]:
+    return loss.features(params, state, x)
+
+
+@functools.partial(jit, static_argnums=0)
+def _grams(loss: PerceptualLoss, params: Params, state: State, x: Array) -> dict[str, Array]:
+    return loss.grams(params, state, x)
 
 
 def fast_style_step(net: Layer, loss: PerceptualLoss, optimizer: Any) -> Callable[..., tuple[Any, Tree]]:

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,12 +168,15 @@ def trace(net: Layer, x: Tree) -> list[Row]:
     return list(look.rows.values())
 
 
-def nearest(path: str, paths: Any) -> str:
-    """Returns the end of a sentence that names the paths most like ``path``."""
-    close = difflib.get_close_matches(path, list(paths), n=3, cutoff=0.3)
-    return (
-        f"nearest are {', '.join(map(repr, close))}" if close else f"there are {', '.join(map(repr, paths)) or 'none'}"
-    )
+def did_you_mean(path: Any, paths: Iterable[str]) -> str:
+    """Returns the end of a sentence about a path that is none of ``paths``, with those most like it.
+
+    >>> did_you_mean("con", ["conv", "relu"])
+    "names no layer: nearest are 'conv'"
+    """
+    known = list(paths)
+    close = difflib.get_close_matches(str(path), known, n=3, cutoff=0.3)
+    return f"names no layer: {'nearest' if close else 'there'} are {', '.join(map(repr, close or known)) or 'none'}"
 
 
 def receptive_field(net: Layer, x: Tree) -> dict[str, Fields]:

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.batches import Preprocess, batches, check_data, keep_best, nothing_yet
 from jaxconv.compiler import jit
 from jaxconv.errors import ParameterError, ShapeError
 from jaxconv.geometry import Field, as_int
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.arguments import check_path, check_unstacked
-from jaxconv.inspect.batches import Preprocess, batches, check_data, keep_best, nothing_yet
+from jaxconv.inspect.arguments import check_hashable, check_outside, check_path, check_unstacked, one_array
 from jaxconv.inspect.trace import Row, trace
 from jaxconv.layer import Array, Layer, Params, State, Tree, as_struct, walk
 from jaxconv.ops.arrays import accumulator
@@ -55,7 +55,7 @@ def filters(net: Layer, params: Params, path: str) -> Array:
 
 def _kernel(params: Params, path: str) -> Array | None:
     entries: Any = params
-    for name in (*path.split("."), "kernel"):
+    for name in (*filter(None, path.split(".")), "kernel"):
         entries = entries.get(name) if isinstance(entries, dict) else None
     return entries if len(getattr(entries, "shape", ())) >= 3 else None
 
@@ -151,15 +151,16 @@ def top_patches(
 ) -> TopPatches:
     """Returns the patches of a data set that excite the channels of a layer most (Zeiler and Fergus, 2014).
 
-    An image counts at its best place only, so the k patches of a channel are of k images. A patch is what the unit
-    there sees, without padding.
+    A loop on the host over batches: inside jit use `activations`. An image counts at its best place only, so the k
+    patches of a channel are of k images. A patch is what the unit there sees, without padding.
 
     Args:
       net: a layer.
       params, state: what ``net.apply`` takes.
       images: array of shape ``(count, *spatial, channels)``. NumPy arrays, memory maps included, go to the device batch
         by batch.
-      path: of the layer. One without maps has one unit a channel, which sees what `receptive_field` says.
+      path: of the layer, "" for the network's output. One without maps has one unit a channel, which sees what
+        `receptive_field` says.
       k: how many patches a channel.
       channels: which channels; None, all.
       batch_size: images for each call of the network.
@@ -172,6 +173,7 @@ def top_patches(
     Raises:
       ShapeError: the path names no layer, one inside a `repeat`, or one of which it is not known what it sees; k is
         above the number of images; a channel is out of range.
+      FloatingPointError: an activation is not finite.
 
     >>> net = jc.serial(jc.Conv(1, 1, bias=False))
     >>> images = jnp.zeros((3, 4, 4, 1)).at[1, 2, 3].set(5.0)
@@ -179,6 +181,8 @@ def top_patches(
     >>> top.images.tolist(), top.places.tolist(), top.boxes.tolist(), top.scores.tolist()
     ([[1]], [[[2, 3]]], [[[[2, 3], [3, 4]]]], [[5.0]])
     """
+    check_outside("top_patches", params, state, images, inside="jaxconv.inspect.activations")
+    check_hashable(net, preprocess=preprocess)
     images, batch_size = check_data(images, batch_size)
     check_unstacked(net, path)
     k = as_int(k, "k", least=1)
@@ -201,10 +205,12 @@ def top_patches(
     for part in batches(images, batch_size):
         best = excite(part.items, part.start, part.skip, best)
     scores, numbers, flat = map(np.asarray, best)
+    if not np.isfinite(scores).all():
+        bad = chosen[~np.isfinite(scores).all(axis=1)]
+        raise FloatingPointError(f"path {path!r} has activations that are not finite in channels {bad.tolist()}")
     places = np.stack(np.unravel_index(flat, size), -1) if size else np.zeros((*flat.shape, 0), int)
     boxes = np.stack([s[places[..., i] if i < len(size) else np.zeros_like(flat)] for i, s in enumerate(spans)], -2)
-    patches = [[_cut(images, *one) for one in zip(*line, strict=True)] for line in zip(numbers, boxes, strict=True)]
-    return TopPatches(chosen, scores, numbers, places, boxes, patches)
+    return TopPatches(chosen, scores, numbers, places, boxes, _cut(images, numbers, boxes))
 
 
 def _seeing(spans: list[np.ndarray], rank: int) -> np.ndarray:
@@ -213,8 +219,14 @@ def _seeing(spans: list[np.ndarray], rank: int) -> np.ndarray:
     return np.asarray(sees).reshape(-1)
 
 
-def _cut(images: Any, number: int, box: np.ndarray) -> np.ndarray:
-    return np.asarray(images[int(number)])[tuple(slice(low, high) for low, high in box)]
+def _cut(images: Any, numbers: np.ndarray, boxes: np.ndarray) -> list[list[np.ndarray]]:
+    """Returns the images with these numbers in their boxes. Each is fetched once, and none is kept whole."""
+    patches = [[np.empty(0)] * numbers.shape[1] for _ in numbers]
+    for number in np.unique(numbers):
+        image = np.asarray(images[int(number)])
+        for c, i in np.argwhere(numbers == number):
+            patches[c][i] = image[tuple(slice(low, high) for low, high in boxes[c, i])].copy()
+    return patches
 
 
 @functools.partial(jit, static_argnums=(0, 1, 2))
@@ -233,7 +245,7 @@ def _excite(
 ) -> Tree:
     """Returns the best of those before and of each image's best place, the first ``skip`` images left out."""
     x = preprocess(images) if preprocess else images
-    found = activations(net, params, state, x, paths=[path])[1][path]
+    found = one_array(activations(net, params, state, x, paths=[path])[1][path], path, count=len(images))
     units = found.reshape(len(x), -1, found.shape[-1])[..., channels]
     units = jnp.where(seeing[:, None], units.astype(best[0].dtype), -jnp.inf)
     fresh = jnp.arange(len(x))

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.batches import Preprocess, batches
 from jaxconv.compiler import jit
-from jaxconv.inspect.batches import batches
 from jaxconv.layer import Layer
 from jaxconv.train.checks import check_arrays, check_batch
-from jaxconv.train.state import Loss, Preprocess
+from jaxconv.train.state import Loss
 from jaxconv.train.step import METRICS, is_classification
 
 

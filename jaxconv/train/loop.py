@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxconv.batches import Preprocess
 from jaxconv.data import split
 from jaxconv.layer import Layer
 from jaxconv.train import checkpoint
@@ -21,7 +22,7 @@ from jaxconv.train.checks import check_arrays, check_batch, check_folder, check_
 from jaxconv.train.epoch import epoch_order, looped_epoch, new_totals, scanned_epoch
 from jaxconv.train.evaluation import evaluate
 from jaxconv.train.progress import Progress
-from jaxconv.train.state import Augment, Loss, Preprocess, TrainState, as_key, copied
+from jaxconv.train.state import Augment, Loss, TrainState, as_key, copied
 from jaxconv.train.step import METRICS, raw_step, steps_per_epoch
 
 _VALIDATION = zlib.crc32(b"validation")

@@ -13,7 +13,6 @@ from jaxconv.layer import Layer
 from jaxconv.train.leaves import is_key
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
-Preprocess = Callable[[jax.Array], Any]
 Loss = Callable[[Any, jax.Array], jax.Array]
 
 

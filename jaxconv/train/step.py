@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxconv.batches import Preprocess
 from jaxconv.compiler import jit
 from jaxconv.layer import Layer
-from jaxconv.train.state import Augment, Loss, Preprocess, TrainState, strong
+from jaxconv.train.state import Augment, Loss, TrainState, strong
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Any, jax.Array], tuple[TrainState, Metrics]]

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.trace import nearest
+from jaxconv.inspect.trace import did_you_mean
 from jaxconv.layer import Layer, Params, State, Tree, walk
 from jaxconv.layers import Fn
 from jaxconv.weights.errors import WeightsError
@@ -126,7 +126,7 @@ def compare(
         raise WeightsError("reference_activations must have an output at least, got none")
     for path in reference_activations:
         if path not in layers:
-            raise WeightsError(f"reference_activations has {path!r}, which names no layer: {nearest(path, layers)}")
+            raise WeightsError(f"reference_activations has {path!r}, which {did_you_mean(path, layers)}")
     _, found = activations(net, params, state, x, paths=reference_activations)
     rows = []
     for path, output in found.items():

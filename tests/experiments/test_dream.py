@@ -42,7 +42,8 @@ def test_wrong_arguments_are_named(small, photograph, tmp_path, capsys):
         dream.main(["--steps", "0"])
     assert "--steps" in capsys.readouterr().err
     with pytest.raises(jc.ShapeError, match="path 'tow' names no layer: nearest are 'two'"):
-        dream.main(["--image", photograph, "--layers", "tow", "--quiet", "--out", str(tmp_path / "out")])
+        dream.main(["--image", photograph, "--layers", "one", "tow", "--quiet", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
     with pytest.raises(FileNotFoundError, match="is no file"):
         dream.main(["--image", "no.png", "--out", str(tmp_path / "never")])
     assert not (tmp_path / "never").exists()

@@ -62,17 +62,6 @@ def test_pieces_lie_side_by_side(small):
     np.testing.assert_array_equal(squares[5], image[16:, 32:])
 
 
-def test_a_mosaic_holds_images_of_any_size():
-    wide, tall = np.zeros((2, 4, 3)), np.full((8, 4, 3), 0.5)
-    (ax,) = visualize.mosaic([[wide, tall], [tall]], ["a", "b"], cell=16).axes
-    sheet = np.asarray(ax.images[0].get_array())
-    assert sheet.shape == (34, 34, 3)
-    assert (sheet[:, :, 0] == 0).sum() == 8 * 16
-    assert (sheet[:, :, 0] == 0.5).sum() == 2 * 16 * 8
-    assert (sheet[4:12, :16] == 0).all()
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
-
-
 def test_wrong_layers_are_named(small, tmp_path):
     with pytest.raises(jc.ShapeError, match=r"path '_blocks.7' names no layer: nearest are '_blocks"):
         visualize.main(["--layers", "_blocks.7", "--quiet", "--out", str(tmp_path / "out")])

@@ -1,10 +1,15 @@
 """Paths, and what stands in front of what is found there."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxconv as jc
-from jaxconv.inspect import activations
+from jaxconv import inspect
+from jaxconv.inspect import activations, objectives
 from jaxconv.inspect.arguments import check_path, check_unstacked, stacked_axes
 from jaxconv.layer import walk
 
@@ -28,8 +33,86 @@ def test_paths_inside_a_repeat_and_unknown_ones_are_refused():
     check_unstacked(net, "twice")
     with pytest.raises(jc.ShapeError, match=r"path 'twice\.inner' stands inside a repeat, where the outputs of all"):
         check_unstacked(net, "twice.inner")
+    check_unstacked(net, "")
     for wrong in ("con", "twice.iner", 3, None):
         with pytest.raises(jc.ShapeError, match=f"path {wrong!r} names no layer: "):
             check_path(net, wrong)
     with pytest.raises(jc.ShapeError, match=r"nearest are 'twice\.inner'"):
         check_path(net, "twice.iner")
+
+
+def test_the_networks_output_can_be_asked_for_and_added_to():
+    net = jc.serial(jc.Dense(3), jnp.sin)
+    params, state = net.init(jax.random.key(0), (1, 2))
+    y, found = activations(net, params, state, jnp.ones((4, 2)), paths=["", "1"])
+    assert sorted(found) == ["", "1"]
+    assert (found[""] == y).all()
+    moved, found = activations(net, params, state, jnp.ones((4, 2)), paths=[], add={"": jnp.ones(3)})
+    assert (moved == y + 1).all()
+    assert found == {}
+
+
+@dataclasses.dataclass
+class Thawed:
+    """A layer that has no hash."""
+
+    scale: float = 1.0
+
+    def init(self, key, x):
+        return {}, {}
+
+    def apply(self, params, state, x, *, train=False, key=None):
+        return self.scale * x, {}
+
+
+X = np.full((2, 4, 4, 3), 0.5, np.float32)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net, *rest: inspect.embed(net, *rest, X, "inner"),
+        lambda net, *rest: inspect.dead_units(net, *rest, X, paths=["inner"]),
+        lambda net, *rest: inspect.top_patches(net, *rest, X, "inner", k=1),
+        lambda net, *rest: inspect.maximise(net, *rest, X, objectives.layer("inner"), steps=1),
+        lambda net, *rest: inspect.dream(net, *rest, X, "inner", steps=1),
+        lambda net, *rest: inspect.invert(net, *rest, X, X, "inner", steps=1),
+        lambda net, *rest: inspect.PerceptualLoss(net, ["inner"], []),
+        lambda net, *rest: inspect.integrated_gradients(net, *rest, X, jnp.sum),
+    ],
+)
+def test_a_layer_without_a_hash_is_named(call):
+    net = jc.serial(jc.Identity(), inner=Thawed())
+    with pytest.raises(
+        jc.ShapeError, match=r"layer 'inner' must be hashable, such as a frozen dataclass, .* got Thawed"
+    ):
+        call(net, {}, {})
+
+
+NET = jc.serial(conv=jc.Conv(3, 1, bias=False))
+LOSS = inspect.PerceptualLoss(NET, ["conv"], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("embed", lambda p, x: inspect.embed(NET, p, {}, x, "conv")),
+        ("dead_units", lambda p, x: inspect.dead_units(NET, p, {}, x, paths=["conv"])),
+        ("top_patches", lambda p, x: inspect.top_patches(NET, p, {}, x, "conv", k=1)),
+        ("maximise", lambda p, x: inspect.maximise(NET, p, {}, x, objectives.layer("conv"))),
+        ("dream", lambda p, x: inspect.dream(NET, p, {}, x, "conv")),
+        ("invert", lambda p, x: inspect.invert(NET, p, {}, X, x, "conv")),
+        ("style_transfer", lambda p, x: inspect.style_transfer(LOSS, p, {}, x, x)),
+        ("minimise", lambda p, x: inspect.minimise(None, x, p, None, 3, key=None, what="")),
+        ("nearest", lambda p, x: inspect.nearest(x[0, 0], X[0, 0], 1)),
+        ("precision_at_k", lambda p, x: inspect.precision_at_k(x.astype(int)[0, 0], np.arange(3), np.arange(4))),
+    ],
+)
+def test_loops_of_the_host_say_so_inside_a_trace(name, call):
+    params = {"conv": {"kernel": jnp.ones((1, 1, 3, 3))}}
+    message = f"^{name} loops on the host, so jit, grad and vmap cannot go through it"
+    with pytest.raises(TypeError, match=message):
+        jax.jit(call)(params, X)
+    if name not in ("nearest", "precision_at_k"):
+        with pytest.raises(TypeError, match=message):
+            jax.vmap(call, (0, None))(jax.tree.map(lambda a: a[None], params), X)

@@ -41,6 +41,10 @@ WAYS = {
 }
 
 
+def pick_first(y):
+    return y[:, 0]
+
+
 # --- Which score ------------------------------------------------------------------------------------------------------
 
 
@@ -347,3 +351,38 @@ def test_occlusion_takes_other_ranks():
     with pytest.raises(jc.ShapeError):
         occlusion(net, params, {}, jnp.ones((1, 8, 1)), window=(1, 1))
     assert_allclose(got, [[0, 0, 0, 7, 0, 0, 0, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("target", [None, 1, [0, 1, 2], pick_first])
+@pytest.mark.parametrize("way", ["smooth_grad", "integrated_gradients", "occlusion"])
+def test_calls_with_an_equal_network_trace_it_once(way, target):
+    traced = []
+
+    def look(x):
+        traced.append(x.shape)
+        return x
+
+    def made():
+        return jc.serial(look=look, flatten=jc.Flatten(), fc=jc.Dense(4))
+
+    params, state, x = ready(made(), (3, 4, 5, 2))
+    before = None
+    for step in range(2):
+        WAYS[way](made(), params, state, x + step, target)
+        before, last = len(traced), before
+    assert before == last
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
+def test_occlusion_does_not_depend_on_the_batch(batch_size, made):
+    net, params, state, x = made
+    run = functools.partial(occlusion, net, params, state, x, 1, window=2)
+    assert_allclose(run(batch_size=batch_size), run(), rtol=1e-5, atol=1e-6)
+
+
+def test_noise_may_be_traced(made):
+    net, params, state, x = made
+    run = functools.partial(smooth_grad, net, params, state, x, 1, key=KEY, samples=2)
+    assert_allclose(jax.jit(lambda noise: run(noise=noise))(0.15), run(), rtol=1e-4, atol=1e-6)
+    with pytest.raises(jc.ShapeError, match="noise must be at least 0, got nan"):
+        run(noise=float("nan"))

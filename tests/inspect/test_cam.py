@@ -93,12 +93,21 @@ def test_grad_cam_by_hand(made):
     assert_allclose(run(x), want, rtol=1e-4, atol=1e-6)
     assert want.max() > 0
 
-    share = 2 * slopes**2 + maps.sum((1, 2), keepdims=True) * slopes**3
-    alpha = np.divide(slopes**2, share, out=np.zeros_like(share), where=share != 0)
-    weights = (alpha * np.maximum(slopes, 0)).sum((1, 2), keepdims=True)
-    want = np.maximum((weights * maps).sum(-1), 0)
-    got = jax.jit(lambda x: grad_cam_plus_plus(net, params, state, x, [2, 1], path="relu"))(x)
-    assert_allclose(got, want, rtol=1e-3, atol=1e-5 * want.max())
+    # What pytorch_grad_cam computes, in its words, without the eps of 1e-6 in the denominator and with it.
+    run = jax.jit(lambda x, scale: grad_cam_plus_plus(net, params, state, x, lambda y: scale * pick(y), path="relu"))
+    for scale, eps, rtol in ((1.0, 0, 1e-3), (1e3, 1e-6, 1e-3), (1e-20, 0, 1e-3)):
+        grads = slopes.astype(np.float64) * scale
+        with np.errstate(invalid="ignore", divide="ignore"):
+            aij = grads**2 / (2 * grads**2 + maps.sum((1, 2), keepdims=True) * grads**3 + eps)
+        aij = np.where(grads != 0, aij, 0)
+        weights = (np.maximum(grads, 0) * aij).sum((1, 2), keepdims=True)
+        want = np.maximum((weights * maps).sum(-1), 0)
+        assert want.max() > 0
+        assert_allclose(run(x, scale), want, rtol=rtol, atol=1e-5 * want.max())
+
+
+def pick(y):
+    return y[jnp.arange(2), jnp.array([2, 1])]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -157,6 +166,28 @@ def test_other_ranks_and_half_types():
 def test_layers_without_maps_say_so(path, message, made):
     with pytest.raises(jc.ShapeError, match=message):
         grad_cam(*made, path=path)
+
+
+def test_arrays_of_other_ranks_are_no_maps():
+    net = jc.serial(mean=jc.GlobalAvgPool(rank=1), body=jc.repeat(jc.serial(fc=jc.Dense(8)), 3), scores=jc.Dense(2))
+    params, state, x = ready(net, (2, 6, 8))
+    with pytest.raises(jc.ShapeError, match=r"maps of 1 spatial axes, .* got an output of shape \(3, 2, 8\)"):
+        grad_cam(net, params, state, x, path="body.fc")
+    net = jc.serial(conv=jc.Conv(4, 1), split=lambda x: x.reshape(*x.shape[:3], 2, 2), mean=lambda x: x.mean((1, 2, 3)))
+    params, state, x = ready(net, SHAPE)
+    with pytest.raises(
+        jc.ShapeError, match=r"maps of 2 spatial axes, such as 'conv', got an output of shape \(2, 8, 6, 2, 2\)"
+    ):
+        grad_cam(net, params, state, x, path="split")
+
+
+def test_the_networks_output_has_maps_where_it_ends_with_some():
+    net = jc.serial(conv=jc.Conv(4, 1), relu=jax.nn.relu)
+    params, state, x = ready(net, SHAPE)
+    score = lambda y: y[..., 1].mean((1, 2))  # noqa: E731
+    run = jax.jit(lambda x: [grad_cam(net, params, state, x, score, path=path) for path in ("relu", "")])
+    want, got = run(x)
+    assert_allclose(got, want)
 
 
 def test_a_network_without_maps_says_so():

@@ -69,7 +69,9 @@ def unit_steps():
 @pytest.mark.parametrize("watched", [True, False])
 def test_nan_gradients_stop_it_with_their_step(steps, watched):
     seen = []
-    with pytest.raises(NonFiniteGradientError, match=rf"^test: the gradient is not finite at step 4 of {steps}$") as e:
+    with pytest.raises(
+        NonFiniteGradientError, match=rf"^test: the gradient or the step is not finite at step 4 of {steps}$"
+    ) as e:
         minimise(
             square_root,
             jnp.array([2.5, 90.0]),
@@ -82,6 +84,16 @@ def test_nan_gradients_stop_it_with_their_step(steps, watched):
         )
     assert (e.value.step, e.value.steps) == (4, steps)
     assert seen == ([1, 2, 3] if watched else [])
+
+
+def downhill(z, _, key):
+    return jnp.sum(z * jnp.array([1.0, 1e-30]))
+
+
+def test_a_step_that_is_not_finite_stops_it_too():
+    # The loss and its gradient are finite at every step, but z has no room for the second one.
+    with pytest.raises(NonFiniteGradientError, match=r"^test: the gradient or the step is not finite at step 2 of 2$"):
+        minimise(downhill, jnp.zeros(2), None, optax.sgd(2e38), 2, key=KEY, what="test")
 
 
 def test_equal_losses_share_a_compiled_step():

@@ -94,6 +94,12 @@ def test_nan_gradients_stop_a_dream_with_their_step(params):
         dream(net, {}, {}, x, "grows", octaves=2, steps=2, rate=0.02)
 
 
+@pytest.mark.parametrize("rate", [np.nan, np.inf, 0.0, -0.1])
+def test_a_rate_is_a_positive_number(params, rate):
+    with pytest.raises(jc.ShapeError, match=f"rate must be a positive number, got {rate}"):
+        dream(NET, params, {}, X, "relu", **OPTIONS | {"rate": rate})
+
+
 @pytest.mark.parametrize(
     ("x", "path", "message"),
     [

@@ -36,6 +36,30 @@ def test_filters_of_inner_layers_have_a_picture_for_each_pair_of_channels():
     assert len(pictures(figures.filters(np.zeros((3, 3, 3, 5))))) == 5
 
 
+def test_filters_of_one_dimension_are_strips_and_of_three_are_slices():
+    strip = np.random.default_rng(0).uniform(-1, 1, (5, 3, 2))
+    drawn = pictures(figures.filters(strip))
+    assert len(drawn) == 2
+    np.testing.assert_allclose(drawn[1], strip[..., 1].T / np.abs(strip).max() / 2 + 0.5)
+    block = np.random.default_rng(0).uniform(-1, 1, (3, 4, 5, 1, 2))
+    drawn = pictures(figures.filters(block))
+    assert [a.shape for a in drawn] == [(4, 17)] * 2
+    np.testing.assert_allclose(drawn[1][:, 6:11], block[1, ..., 0, 1] / np.abs(block).max() / 2 + 0.5)
+    assert (drawn[1][:, [5, 11]] == 1).all()
+
+
+def test_a_mosaic_holds_images_of_any_size():
+    wide, tall, bytes_ = np.zeros((2, 4, 3)), np.full((8, 4, 1), 0.5), np.full((2, 2, 3), 51, np.uint8)
+    (ax,) = figures.mosaic([[wide, tall], [tall], [bytes_]], ["a", "b", "c"], cell=16).axes
+    sheet = np.asarray(ax.images[0].get_array())
+    assert sheet.shape == (51, 34, 3)
+    assert (sheet[:, :, 0] == 0).sum() == 8 * 16
+    assert (sheet[:, :, 0] == 0.5).sum() == 2 * 16 * 8
+    assert (sheet[4:12, :16] == 0).all()
+    np.testing.assert_allclose(sheet[34:50, :16], 0.2, rtol=1e-6)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]
+
+
 def test_activation_maps_have_a_row_for_each_layer_with_maps():
     maps = {"conv": np.arange(32.0).reshape(4, 4, 2), "pool": np.ones((2, 2, 3)), "scores": np.ones(10)}
     figure = figures.activation_maps(maps, most=2)
@@ -159,6 +183,21 @@ def test_layer_statistics_of_one_step_and_of_several():
         figures.layer_statistics(jax.tree.map(lambda a: a[None], several))
 
 
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("every", [False, True])
+def test_layer_statistics_leave_out_what_is_not_finite(several, every):
+    net = jc.serial(fc=jc.Dense(2), relu=jax.nn.relu, out=jc.Dense(2))
+    params, state, x = ready(net, (4, 3))
+    zero = {name: jax.tree.map(np.zeros_like, own) if every or name == "fc" else own for name, own in params.items()}
+    one = jc.inspect.layer_statistics(net, zero, state, x, updates=params)
+    figure = figures.layer_statistics(jax.tree.map(lambda a: np.stack([a, a]), one) if several else one)
+    under = {ax.get_title(): ax.get_xlabel() for ax in figure.axes if ax.get_title()}
+    count = (2 if every else 1) * (2 if several else 1)
+    assert under.pop("update ratio") == ("step, " if several else "") + f"{count} not finite"
+    assert set(under.values()) == {"step" if several else ""}
+    figure.canvas.draw()
+
+
 def test_scatter_has_a_colour_for_each_label():
     points = np.arange(10.0).reshape(5, 2)
     ax = figures.scatter(points, [1, 0, 1, 1, 2], ["cat", "dog", "owl"]).axes[0]
@@ -210,7 +249,11 @@ def test_scatter_has_a_colour_for_each_label():
         (lambda: figures.scatter(np.ones((3, 3))), r"points must have shape \(count, 2\), got \(3, 3\)"),
         (lambda: figures.scatter(np.ones((3, 2)), [0, 1]), r"labels must have shape \(3,\), .* got \(2,\)"),
         (lambda: figures.scatter(np.ones((2, 2)), [0, 2], ["a", "b"]), r"labels must lie in 0 to 1, .* got 0 to 2"),
-        (lambda: figures.filters(np.ones((3, 3, 1))), r"kernel must have shape .* got \(3, 3, 1\)"),
+        (lambda: figures.filters(np.ones((3, 3))), r"kernel must have shape .* got \(3, 3\)"),
+        (lambda: figures.filters(np.ones((3, 3, 0, 2))), r"kernel must have shape .* got \(3, 3, 0, 2\)"),
+        (lambda: figures.mosaic([], []), "labels must be one for each row, of at least one row, got 0 for 0"),
+        (lambda: figures.mosaic([[np.ones((2, 2, 3))]], []), "labels must be one for each row, .* got 0 for 1"),
+        (lambda: figures.mosaic([[np.ones((2, 2, 2))]], ["a"]), "rows must have shape"),
         (lambda: figures.activation_maps({"scores": np.ones(10)}), r"maps must have .* got \[\(10,\)\]"),
         (lambda: figures.confusion_matrix(np.ones((2, 3)), ["a", "b"]), r"counts must have shape \(2, 2\)"),
         (lambda: figures.learning_curves([]), r"history must have at least one epoch"),

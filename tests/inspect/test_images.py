@@ -122,6 +122,19 @@ def test_covariance_must_fit_the_channels():
     assert_allclose(two.decode(two.encode(uniform(1, 4, 4, 2)), (4, 4)), uniform(1, 4, 4, 2), atol=1e-5)
 
 
+def test_a_covariance_may_be_an_array_and_is_checked_at_the_door():
+    images = [np.random.default_rng(0).uniform(0, 1, (9, 9, 3))]
+    covariance = im.colour_covariance(images)
+    given, lists = im.Parameterisation(covariance=covariance), im.Parameterisation(covariance=covariance.tolist())
+    assert given == lists
+    assert hash(given) == hash(lists)
+    assert_allclose(given.decode(given.encode(uniform(1, 4, 4, 3)), (4, 4)), uniform(1, 4, 4, 3), atol=1e-5)
+    with pytest.raises(jc.ShapeError, match="covariance must be a matrix, \"photographs\" or None, got 'photos'"):
+        im.Parameterisation(covariance="photos")
+    with pytest.raises(jc.ShapeError, match="covariance must be positive definite"):
+        im.Parameterisation(covariance=np.ones((2, 2)))
+
+
 def test_begin_takes_images_or_a_shape():
     p = im.PIXELS
     z, shape = im.begin(KEY, uniform(2, 4, 4, 3), p)

@@ -63,5 +63,17 @@ def test_what_is_wrong_is_named(lossy):
         invert(*net, X.shape, features, "conv")
     with pytest.raises(jc.ShapeError, match=r"x must have values in \[0, 1\]"):
         invert(*net, X + 1, features, "pool")
-    with pytest.raises(NonFiniteGradientError, match="invert: the gradient is not finite at step 1 of 2"):
+    with pytest.raises(jc.ShapeError, match="path 'pool' gives nothing but zeros to compare with"):
+        invert(*net, X.shape, features * 0, "pool")
+    pair = jc.serial(jc.parallel(jc.Identity(), jc.Identity()))
+    with pytest.raises(jc.ShapeError, match=r"path '' must name a layer that gives an array .*, got \(2, 8, 8, 3\) \("):
+        invert(pair, {}, {}, X.shape, X, "")
+    with pytest.raises(NonFiniteGradientError, match="invert: the gradient or the step is not finite at step 1 of 2"):
         invert(*net, X.shape, features * np.nan, "pool", steps=2)
+
+
+def test_features_in_half_precision_are_measured_in_single():
+    net = jc.serial(half=lambda x: 300 * x.astype(jnp.float16))
+    images, losses = invert(net, {}, {}, X.shape, (300 * X).astype(jnp.float16), "half", **FREE, steps=30, rate=0.1)
+    assert np.isfinite(losses).all()
+    assert jnp.abs(images - X).mean() < 0.15

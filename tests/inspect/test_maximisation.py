@@ -109,7 +109,9 @@ def test_what_is_wrong_is_named(params):
         run(objective=objectives.layer("com"))
     with pytest.raises(jc.ShapeError, match=r"x must have values in \[0, 1\], got values from 2 to 2"):
         run(x=jnp.full((1, 12, 12, 1), 2.0))
+    with pytest.raises(jc.ShapeError, match="rate must be a positive number, got nan"):
+        maximise(NET, params, {}, (1, 12, 12, 1), objectives.channel("conv", 0), rate=float("nan"))
     with pytest.raises(jc.ShapeError, match=r"^conv \(Conv\): "):
         run(x=(1, 4, 4, 1))
-    with pytest.raises(NonFiniteGradientError, match="maximise: the gradient is not finite at step 1 of 3"):
+    with pytest.raises(NonFiniteGradientError, match="maximise: the gradient or the step is not finite at step 1 of 3"):
         run(params=jax.tree.map(lambda a: a * np.nan, params))

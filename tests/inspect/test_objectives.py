@@ -27,6 +27,17 @@ def test_scores_are_numpys():
     assert_allclose(score(both), 2 * np.square(Y).mean(axis=(1, 2, 3)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_a_channel_that_is_not_finite_leaves_the_others_alone(bad):
+    y = jnp.asarray(Y).at[..., 1].set(bad)
+    score = lambda y, c: objectives.total(objectives.channel("", c), y, {})  # noqa: E731
+    assert_allclose(score(y, [0, -1, 2]), [Y[0, ..., 0].mean(), 0, Y[2, ..., 2].mean()], rtol=1e-5, atol=1e-6)
+    assert np.isfinite(jax.grad(lambda y: score(y, [0, -1, 2]).sum())(y)).all()
+    # A channel that is known only when the program runs is not taken for another.
+    unknown = jax.jit(lambda objective: objectives.total(objective, jnp.asarray(Y), {}))
+    assert np.isnan(unknown(objectives.channel("", [6, 0, 0]))).tolist() == [True, False, False]
+
+
 def test_objectives_are_trees_that_share_a_program():
     traced = []
 

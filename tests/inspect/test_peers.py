@@ -1,4 +1,6 @@
-"""What the docstrings say equals captum, against captum: `make oracle`, where it is installed."""
+"""What the docstrings say equals captum, scikit-learn or torchmetrics, against them: `make oracle`, where installed."""
+
+import importlib.util
 
 import jax
 import numpy as np
@@ -7,6 +9,7 @@ from numpy.testing import assert_allclose
 
 import jaxconv as jc
 from tests.nets import normal
+from tests.record_torchvision import torchvision
 
 pytestmark = pytest.mark.torch
 
@@ -57,6 +60,23 @@ def test_saliency(both):
     close(jc.inspect.saliency(NET, params, state, x, TARGET), last(theirs))
 
 
+def test_smooth_grad(both, monkeypatch):
+    """With the same noise: captum draws it for all copies at once, example by example."""
+    params, state, x, model, tensor, attr = both
+    torch = pytest.importorskip("torch")
+    key, samples = jax.random.key(5), 6
+    span = np.ptp(x, axis=(1, 2, 3), keepdims=True)
+    keys = jax.random.split(jc.layer.child_key(key, "noise"), samples)
+    noise = np.stack([jax.random.normal(k, x.shape) for k in keys], 1) * 0.15 * span[:, None]
+    drawn = torch.from_numpy(np.moveaxis(noise.reshape(-1, *SHAPE[1:]), -1, 1).copy())
+    monkeypatch.setattr(torch, "normal", lambda mean, deviation: drawn)
+    tunnel = attr.NoiseTunnel(attr.Saliency(model))
+    theirs = tunnel.attribute(tensor, nt_type="smoothgrad", nt_samples=samples, target=TARGET, abs=False)
+    ours = jc.inspect.smooth_grad(NET, params, state, x, TARGET, key=key, samples=samples)
+    close(ours, last(theirs))
+    assert (ours < 0).any()
+
+
 def test_integrated_gradients(both):
     params, state, x, model, tensor, attr = both
     theirs = attr.IntegratedGradients(model).attribute(tensor, target=TARGET, n_steps=16, method="riemann_middle")
@@ -94,3 +114,24 @@ def test_neighbours_and_pca():
     theirs = decomposition.PCA(2, svd_solver="full").fit_transform(database)
     ours = np.asarray(jc.inspect.pca(database).points)
     assert_allclose(np.abs(ours), np.abs(theirs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_precision(k):
+    torch = pytest.importorskip("torch")
+    if importlib.util.find_spec("torchvision"):
+        # torchmetrics imports it where it is installed.
+        torchvision()
+    torchmetrics = pytest.importorskip("torchmetrics.retrieval")
+    rng = np.random.default_rng(0)
+    database, queries = normal((30, 6), 1), normal((8, 6), 2)
+    labels, query_labels = rng.integers(0, 3, 30), rng.integers(0, 3, 8)
+    found = jc.inspect.nearest(queries, database, k, metric="l2")
+    ours = jc.inspect.precision_at_k(found.indices, labels, query_labels)
+    far = np.linalg.norm(queries[:, None].astype(float) - database, axis=-1)
+    theirs = torchmetrics.RetrievalPrecision(top_k=k, empty_target_action="neg")(
+        torch.from_numpy(1 / (1 + far.ravel())),
+        torch.from_numpy((labels == query_labels[:, None]).ravel()),
+        indexes=torch.arange(8).repeat_interleave(30),
+    )
+    assert ours == pytest.approx(float(theirs))

@@ -30,7 +30,7 @@ def scaled(images):
 # --- Embeddings -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["relu", "twice", "flatten", "scores"])
+@pytest.mark.parametrize("path", ["relu", "twice", "flatten", "scores", ""])
 @pytest.mark.parametrize("device", [False, True])
 def test_embeddings_are_the_mean_over_places(path, device):
     net = small()
@@ -56,6 +56,8 @@ def test_wrong_paths_and_images_are_named():
             embed(net, params, state, x, path)
     with pytest.raises(jc.ShapeError, match="images must be an array with at least one item"):
         embed(net, params, state, x[:0], "small")
+    with pytest.raises(jc.ShapeError, match=r"'small' must name .* \(batch, .*, got \(2, 2\) for 1 images"):
+        embed(net, params, state, x, "small", preprocess=lambda x: jnp.concatenate([x, x]))
     with pytest.raises(jc.ShapeError, match=r"small\.scores \(Dense\): kernel"):
         embed(net, params, state, np.ones((2, 5, 4, 3), np.float32), "small")
 
@@ -127,7 +129,7 @@ def test_equal_rows_come_in_order_and_bytes_are_numbers():
             {"queries": np.ones((4, 3)), "exclude_self": True},
             "queries must be the database for exclude_self, got 4 que",
         ),
-        ({"database": np.full((5, 3), np.nan)}, "database must be finite, got 15 numbers that are not"),
+        ({"database": np.full((5, 3), np.nan)}, "database must be finite in float32, got 15 numbers that are not"),
         ({"queries": np.ones((5, 3), complex)}, "queries must be an array of real numbers, got complex128"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
@@ -136,6 +138,22 @@ def test_wrong_arguments_are_named(changes, message):
     arguments = {"queries": np.ones((5, 3)), "database": np.ones((5, 3)), "k": 2} | changes
     with pytest.raises((jc.ShapeError, jc.DTypeError), match=message):
         nearest(**arguments)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("scale", [1e-60, 1e-30, 1e-23, 1e20, 3e38])
+def test_neighbours_do_not_depend_on_the_scale(metric, scale):
+    rows = np.random.default_rng(0).uniform(-1, 1, (9, 4))
+    scaled = (scale * rows).astype(np.float64 if scale == 1e-60 else np.float32)
+    want, got = (nearest(a[:3], a, 4, metric=metric, batch_size=5) for a in (rows, scaled))
+    assert_array_equal(got.indices, want.indices)
+    assert_allclose(got.distances / (scale if metric == "l2" else 1), want.distances, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_of_very_different_sizes_have_their_angles():
+    rows = np.array([[1e20, 0], [0, 1e-30], [1e-30, 1e-30], [0, 0]], np.float32)
+    half = 1 - 0.5**0.5
+    assert_allclose(nearest(rows[:1], rows, 4).distances, [[0, half, 1, 1]], atol=1e-6)
 
 
 # --- Precision --------------------------------------------------------------------------------------------------------

@@ -73,11 +73,30 @@ def test_wrong_paths_of_dead_units_are_named(made):
     with pytest.raises(jc.ShapeError, match="paths must name layers, as net has no rectifier"):
         dead_units(smooth, params, state, x)
     with pytest.raises(
-        jc.ShapeError, match=r"paths has '2', which must give an array \(batch, ..., channels\), got \(2,\)"
+        jc.ShapeError, match=r"path '2' must name a layer that gives an array \(batch, ..., channels\), got \(2,\)"
     ):
         dead_units(smooth, params, state, x, paths=["2"])
+    with pytest.raises(
+        jc.ShapeError, match=r"paths must be a sequence of paths, got the string 'relu': write \['relu'"
+    ):
+        dead_units(*made, paths="relu")
     with pytest.raises(jc.ShapeError, match="images must be an array with at least one item"):
         dead_units(smooth, params, state, x[:0], paths=["1"])
+
+
+def test_a_network_of_nan_is_not_dead_but_named(made):
+    net, params, state, x = made
+    broken = params | {"conv": jax.tree.map(lambda a: a.at[..., 1].set(jnp.nan), params["conv"])}
+    with pytest.raises(FloatingPointError, match="path 'relu' gives NaN in 1 of 3 channels"):
+        dead_units(net, broken, state, x, paths=["relu"], batch_size=3)
+    endless = params | {"conv": {"kernel": params["conv"]["kernel"], "bias": jnp.array([jnp.inf, -jnp.inf, 1e9])}}
+    assert dead_units(net, endless, state, x, paths=["relu"])["relu"].tolist() == [False, True, False]
+
+
+def test_the_networks_output_has_dead_units_too():
+    net = jc.serial(jc.Dense(2), jax.nn.relu)
+    params = {"0": {"kernel": jnp.ones((3, 2)), "bias": jnp.array([0.0, -9.0])}}
+    assert dead_units(net, params, {}, jnp.ones((4, 3)), paths=[""])[""].tolist() == [False, True]
 
 
 # --- Statistics of layers ---------------------------------------------------------------------------------------------
@@ -165,6 +184,32 @@ def test_gradients_of_another_network_are_named(made):
         layer_statistics(net, params, state, x, updates={**params, "more": jnp.ones(())})
 
 
+def test_what_is_measured_and_nan_shows(made):
+    net, params, state, x = made
+    nan = jax.tree.map(lambda a: a * jnp.nan, params)
+    got = layer_statistics(net, nan, state, x, grads=nan, updates=nan)
+    assert list(got.arrays()) == [
+        "mean", "std", "zeros", "largest", "weight_norm", "gradient_norm", "update_ratio",
+    ]  # fmt: skip
+    lines = str(got).splitlines()
+    conv, relu = lines[2].split(), lines[3].split()
+    assert (conv, relu) == (["conv", *["nan"] * 7], ["relu", *["nan"] * 4])
+    recorder = Recorder()
+    recorder.add(0, got)
+    rows = {row["path"]: row for row in recorder.rows()}
+    assert np.isnan(rows["conv"]["update_ratio"])
+    assert rows["relu"]["update_ratio"] is None
+
+
+def test_updates_of_weights_that_are_zero(made):
+    net, params, state, x = made
+    zero = jax.tree.map(jnp.zeros_like, params)
+    moved = layer_statistics(net, zero, state, x, updates=params)
+    still = layer_statistics(net, zero, state, x, updates=zero)
+    assert np.isinf(moved.update_ratio[0])
+    assert still.update_ratio[0] == 0
+
+
 # --- A run ------------------------------------------------------------------------------------------------------------
 
 
@@ -212,5 +257,7 @@ def test_a_recorder_collects_a_run(made):
 
     with pytest.raises(jc.ShapeError, match=r"statistics must be of one step, arrays \(8,\), got \(3, 8\)"):
         recorder.add(30, scanned)
+    with pytest.raises(jc.ShapeError, match="statistics must be of the numbers"):
+        recorder.add(30, layer_statistics(net, params, state, x))
     with pytest.raises(jc.ShapeError, match="statistics must be of the layers"):
         recorder.add(30, layer_statistics(jc.serial(jnp.sin), {}, {}, x))

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import jaxconv as jc
 from jaxconv.inspect.descent import NonFiniteGradientError
 from jaxconv.inspect.images import Parameterisation, total_variation
-from jaxconv.inspect.style import PerceptualLoss, fast_style_step, gram, style_transfer
+from jaxconv.inspect.style import PerceptualLoss, fast_style_step, gram, relative_distance, style_transfer
 from jaxconv.models.style import transform_net
 from tests.nets import normal
 
@@ -119,6 +119,17 @@ def test_steps_are_told_and_starts_kept(params):
         (lambda: PerceptualLoss(NET, "relu1", []), r"content must be .* the string 'relu1': write \['relu1'\]"),
         (lambda: PerceptualLoss(NET, [], {"relu1": -1.0}), "style must have shares that are not negative"),
         (lambda: PerceptualLoss(NET, [], {"relu1": 0.0}), "style must have shares that are not negative"),
+        (lambda: PerceptualLoss(NET, [], {"relu1": np.inf}), "style must have shares that are not negative"),
+        (
+            lambda: PerceptualLoss(NET, ["relu1", "relu1"], []),
+            r"content must name each layer once, got \['relu1', 'relu1'",
+        ),
+        (lambda: PerceptualLoss(NET, [], []), "content or style must name a layer, got none"),
+        (
+            lambda: PerceptualLoss(NET, [], ["relu1"], style_weight=-1.0),
+            "style_weight must be a number that is not neg",
+        ),
+        (lambda: PerceptualLoss(NET, [], ["relu1"], 1.0, np.nan), "style_weight must be a number that is not negative"),
         (lambda: style_transfer(LOSS, {}, {}, A[0], B), "content_image must have shape"),
         (lambda: style_transfer(LOSS, {}, {}, A, B[..., :1]), r"style_image must have shape \(batch, .*, 3\), got"),
         (lambda: style_transfer(LOSS, {}, {}, A, 2 + B), r"style_image must have values in \[0, 1\]"),
@@ -132,8 +143,56 @@ def test_what_is_wrong_is_named(make, message):
         make()
 
 
+def test_a_layer_of_several_arrays_is_named():
+    net = jc.serial(pair=jc.parallel(jc.Identity(), jc.Identity()), first=lambda xs: xs[0])
+    with pytest.raises(
+        jc.ShapeError, match=r"'pair' must name a layer that gives an array .*, got \(1, 12, 16, 3\) \("
+    ):
+        style_transfer(PerceptualLoss(net, ["pair"], []), {}, {}, A, B)
+    with pytest.raises(jc.ShapeError, match=r"path 'first' must name a layer .* for 1 images"):
+        style_transfer(PerceptualLoss(net, ["first"], [], preprocess=twice), {}, {}, A, B)
+
+
+def twice(x):
+    return jnp.concatenate([x, x])
+
+
+def test_a_layer_that_gives_zeros_is_named(params):
+    dark = params | {"conv1": jax.tree.map(jnp.zeros_like, params["conv1"])}
+    for loss in (PerceptualLoss(NET, ["relu1"], []), PerceptualLoss(NET, [], ["relu1"])):
+        with pytest.raises(jc.ShapeError, match="path 'relu1' gives nothing but zeros to compare with"):
+            style_transfer(loss, dark, {}, A, B)
+
+
+def test_distances_of_half_types_are_those_of_float32():
+    target, y = (jax.random.normal(key, (2, 40, 40, 64)).astype(jnp.float16) for key in jax.random.split(KEY))
+    want = np.square(np.asarray(y, np.float64) - target).sum((1, 2, 3)) / np.square(np.asarray(target, float)).sum(
+        (1, 2, 3)
+    )
+    got = relative_distance(y, target)
+    assert got.dtype == jnp.float32
+    assert_allclose(got, want, rtol=1e-4)
+
+
+def test_equal_losses_share_a_program():
+    traced = []
+
+    def look(x):
+        traced.append(x.shape)
+        return x
+
+    counts = []
+    for _ in range(2):
+        loss = PerceptualLoss(jc.serial(look=look), ["look"], ["look"])
+        style_transfer(loss, {}, {}, A, B, steps=1)
+        counts.append(len(traced))
+    assert counts[0] == counts[1]
+
+
 def test_nan_gradients_stop_it(params):
-    with pytest.raises(NonFiniteGradientError, match="style_transfer: the gradient is not finite at step 1 of 2"):
+    with pytest.raises(
+        NonFiniteGradientError, match="style_transfer: the gradient or the step is not finite at step 1 of 2"
+    ):
         style_transfer(LOSS, jax.tree.map(lambda a: a * np.nan, params), {}, A, B, steps=2)
 
 

@@ -217,3 +217,50 @@ def test_inside_a_repeat_is_refused():
     with pytest.raises(jc.ShapeError, match=r"path '0\.0' stands inside a repeat"):
         top_patches(net, params, state, x, "0.0", k=1)
     assert top_patches(net, params, state, x, "0", k=1).boxes.shape == (1, 1, 2, 2)
+
+
+class Counted:
+    """A data set on disk, say, of which each image that is read is counted."""
+
+    def __init__(self, images):
+        self.images, self.read, self.shape = images, [], images.shape
+        self.ndim, self.dtype = images.ndim, images.dtype
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, at):
+        if isinstance(at, int):
+            self.read.append(at)
+        return self.images[at]
+
+
+def test_patches_keep_no_image_and_each_is_read_once(made):
+    net, params, state, images = made
+    counted = Counted(images)
+    top = top_patches(net, params, state, counted, "conv", k=4, preprocess=scaled, batch_size=4)
+    assert sorted(counted.read) == np.unique(top.images).tolist()
+    assert all(patch.base is None for line in top.patches for patch in line)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_activations_that_are_not_finite_win_nothing(bad, made):
+    net, params, state, images = made
+    floats = jnp.asarray(scaled(images)).at[3, 5, 5].set(bad)
+    with pytest.raises(
+        FloatingPointError, match=r"path 'conv' has activations that are not finite in channels \[0, 1, 2"
+    ):
+        top_patches(net, params, state, floats, "conv", k=2)
+
+
+def test_the_networks_output_has_filters_and_patches(made):
+    net, params, state, images = made
+    output, scores = (top_patches(net, params, state, images, path, k=2, preprocess=scaled) for path in ("", "scores"))
+    assert_array_equal(output.scores, scores.scores)
+    lone = jc.Conv(3)
+    params, _, _ = ready(lone, SHAPE)
+    assert filters(lone, params, "") is params["kernel"]
+    with pytest.raises(jc.ShapeError, match=r"path '' must name .* for 11 images"):
+        top_patches(
+            jc.serial(lone), {"0": params}, {}, images, "", k=2, preprocess=lambda x: scaled(x)[1:], batch_size=11
+        )

@@ -7,7 +7,7 @@ except ImportError as error:
 
 from jaxconv.inspect.figures.charts import confusion_matrix, layer_statistics, learning_curves, scatter
 from jaxconv.inspect.figures.overlays import fields, heat_maps
-from jaxconv.inspect.figures.pictures import activation_maps, filters, images, neighbours, patches
+from jaxconv.inspect.figures.pictures import activation_maps, filters, images, mosaic, neighbours, patches
 
 __all__ = [
     "activation_maps",
@@ -18,6 +18,7 @@ __all__ = [
     "images",
     "layer_statistics",
     "learning_curves",
+    "mosaic",
     "neighbours",
     "patches",
     "scatter",

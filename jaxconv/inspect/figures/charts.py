@@ -87,7 +87,8 @@ def confusion_matrix(counts: Any, classes: Sequence[str]) -> Figure:
 def layer_statistics(statistics: "LayerStatistics", steps: Sequence[int] | None = None) -> Figure:
     """Draws statistics by layer: bars for one step; for several, a row of colours for each layer along the steps.
 
-    Norms of gradients and ratios of updates are on a logarithmic scale, of whole powers of ten.
+    Norms of gradients and ratios of updates are on a logarithmic scale, of whole powers of ten. Numbers that are not
+    finite are left out; a line under the axes says how many.
 
     Args:
       statistics: of `jaxconv.inspect.layer_statistics`, arrays ``(layers,)`` or ``(steps, layers)``, as
@@ -113,7 +114,10 @@ def layer_statistics(statistics: "LayerStatistics", steps: Sequence[int] | None 
     layers = len(statistics.paths)
     fig = new_figure(2.0 * len(arrays) + 1.0, 0.22 * layers + 1.2)
     axes = fig.subplots(1, len(arrays), sharey=True, squeeze=False)[0]
-    for ax, (name, a) in zip(axes, arrays.items(), strict=True):
+    for ax, (name, numbers) in zip(axes, arrays.items(), strict=True):
+        a = np.where(np.isfinite(numbers), numbers, np.nan)
+        out = np.isnan(a[..., [name in names for names in statistics.measured]]).sum()
+        under = [f"{out} not finite"] if out else []
         norm: Any = None
         if name in _LOGARITHMIC and (a > 0).any():
             low, high = np.log10(a[a > 0].min()), np.log10(a[a > 0].max())
@@ -126,7 +130,8 @@ def layer_statistics(statistics: "LayerStatistics", steps: Sequence[int] | None 
             edges = (*steps, 2 * steps[-1] - steps[-2] if len(steps) > 1 else steps[-1] + 1)
             drawn = ax.pcolormesh(edges, np.arange(layers + 1) - 0.5, np.ma.masked_invalid(a.T), norm=norm)
             fig.colorbar(drawn, ax=ax, orientation="horizontal").ax.tick_params(labelsize=6)
-            ax.set_xlabel("step", fontsize=8)
+            under = ["step", *under]
+        ax.set_xlabel(", ".join(under), fontsize=8)
         ax.set_title(name.replace("_", " "), fontsize=8)
         ax.tick_params(labelsize=7)
     axes[0].set_yticks(range(layers), statistics.paths)

@@ -41,10 +41,11 @@ def images(images: Any, titles: Sequence[str] | None = None, *, columns: int = 8
 def filters(kernel: Any, *, columns: int = 8, most: int = 96) -> Figure:
     """Draws the filters of a convolution: in colour where they take three channels, else a row for each input channel.
 
-    Grey is zero; all filters share one scale.
+    Grey is zero; all filters share one scale. In one dimension a filter is one grey picture, a line for each input
+    channel; in three dimensions its slices along the first axis stand side by side.
 
     Args:
-      kernel: array of shape ``(height, width, in, out)``.
+      kernel: array of shape ``(*window, in, out)``, of one to three dimensions.
       columns: filters in a row, where each is one picture.
       most: pictures that are drawn, the first ones. Where a filter is a column of them, that is of 12 filters at most.
 
@@ -55,10 +56,15 @@ def filters(kernel: Any, *, columns: int = 8, most: int = 96) -> Figure:
     6
     """
     kernel = np.asarray(kernel)
-    if kernel.ndim != 4:
-        raise ShapeError(f"kernel must have shape (height, width, in, out), got {kernel.shape}")
-    inputs, outputs = kernel.shape[2:]
+    if kernel.ndim not in (3, 4, 5) or 0 in kernel.shape:
+        raise ShapeError(f"kernel must have shape (*window, in, out) of one to three dimensions, got {kernel.shape}")
     scaled = kernel / (np.abs(kernel).max() or 1) / 2 + 0.5
+    if kernel.ndim == 3:
+        scaled = scaled.swapaxes(0, 1)[:, :, None]
+    if kernel.ndim == 5:
+        white = np.ones_like(scaled[0, :, :1])
+        scaled = np.concatenate([part for slice_ in scaled for part in (slice_, white)][:-1], axis=1)
+    inputs, outputs = scaled.shape[2:]
     if inputs in (1, 3):
         tiles = [scaled[..., o] for o in range(min(outputs, most))]
     else:
@@ -67,6 +73,40 @@ def filters(kernel: Any, *, columns: int = 8, most: int = 96) -> Figure:
     fig, axes = grid(len(tiles), columns, 0.8 if inputs in (1, 3) else 0.4)
     for ax, tile in zip(axes, tiles, strict=True):
         draw(ax, tile)
+    return fig
+
+
+def mosaic(rows: Sequence[Sequence[Any]], labels: Sequence[str], *, cell: int = 64) -> Figure:
+    """Draws rows of images of any sizes as one picture, a label before each row.
+
+    Args:
+      rows: of images ``(height, width, 1 or 3)``: uint8, or floats in [0, 1].
+      labels: one for each row.
+      cell: pixels of the square in which each image stands as large as it fits; pixels of a small one show as squares.
+
+    Raises:
+      ShapeError: a row without images, another shape or range, or another number of labels.
+
+    >>> len(mosaic([[jnp.zeros((8, 8, 3)), jnp.ones((2, 4, 1))], [jnp.ones((3, 3, 3))]], ["a", "b"]).axes)
+    1
+    """
+    if not rows or len(labels) != len(rows):
+        raise ShapeError(f"labels must be one for each row, of at least one row, got {len(labels)} for {len(rows)}")
+    step = cell + cell // 16
+    sheet = np.ones((step * len(rows), step * max(map(len, rows)), 3), np.float32)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(check_pictures(row, "rows")):
+            scale = cell / max(image.shape[:2])
+            height, width = (max(1, round(n * scale)) for n in image.shape[:2])
+            y, x = (np.arange(m) * n // m for m, n in zip((height, width), image.shape[:2], strict=True))
+            top, left = i * step + (cell - height) // 2, j * step + (cell - width) // 2
+            sheet[top : top + height, left : left + width] = image[y][:, x] / (255 if image.dtype == np.uint8 else 1)
+    inches = 0.011
+    fig = new_figure(sheet.shape[1] * inches + 1.6, sheet.shape[0] * inches + 0.2)
+    ax = bare(fig.subplots())
+    ax.imshow(sheet)
+    ax.set_yticks([i * step + cell / 2 for i in range(len(rows))], labels)
+    ax.tick_params(length=0)
     return fig
 
 
@@ -180,4 +220,4 @@ def neighbours(
     return fig
 
 
-__all__ = ["activation_maps", "filters", "images", "neighbours", "patches"]
+__all__ = ["activation_maps", "filters", "images", "mosaic", "neighbours", "patches"]

@@ -11,7 +11,7 @@ from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Tree
 
-Preprocess = Callable[[Array], Array]
+Preprocess = Callable[[Array], Any]
 
 
 class Batch(NamedTuple):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 import jaxconv as jc
-from jaxconv.inspect.batches import batches, check_data, keep_best, nothing_yet
+from jaxconv.batches import batches, check_data, keep_best, nothing_yet
 
 
 @settings(max_examples=12)
