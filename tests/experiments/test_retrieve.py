@@ -70,6 +70,7 @@ def test_photographs_are_found_by_a_network_that_learned_before(tmp_path):
         patch.setattr(pretrained, "efficientnet_lite0", lambda path: model)
         patch.setattr(retrieve, "PIECES", (6, 3))
         patch.setattr(retrieve, "PIECE", 24)
+        patch.setattr(retrieve, "SHEET", 2)
         arguments = "--image chelsea.png coffee.png rocket.jpg --quiet --out".split()
         metrics = retrieve.main([*arguments, str(tmp_path)])
     assert (metrics["database"], metrics["queries"]) == (18, 9)

@@ -196,6 +196,7 @@ def test_nan_gradients_stop_it(params):
         style_transfer(LOSS, jax.tree.map(lambda a: a * np.nan, params), {}, A, B, steps=2)
 
 
+@pytest.mark.slow
 def test_a_few_steps_of_the_fast_kind_lower_the_loss(params):
     net = transform_net(widths=(3, 4), blocks=1)
     optimizer = optax.adam(0.01)
