@@ -126,17 +126,18 @@ def program(platform: str | None, first: Array, second: Array, **params: Any) ->
         return table.solve(platform, params["lowering"], problem, first, second).astype(dtype)
 
     if platform == "cpu" and table.is_sum(problem, platform, params["lowering"]):
-        return _computed_once(compute, first, jax.ShapeDtypeStruct(problem.shape(role), dtype))
+        return _computed_once(compute, first)
     return compute()
 
 
-def _computed_once(compute: Callable[[], Array], first: Array, result: Any) -> Array:
+def _computed_once(compute: Callable[[], Array], first: Array) -> Array:
     """Runs ``compute`` in a branch that is always taken, which the compiler cannot know.
 
     XLA:CPU fuses a sum of shifted maps into everything that reads it, and computes it again for each reader. It fuses
     nothing into a branch. An odd number is never 0, whatever the bits of the first element are.
     """
     bits = jax.lax.bitcast_convert_type(first[(0,) * first.ndim], jnp.int8)[0]
+    result = jax.eval_shape(compute)
     return jax.lax.cond((bits | 1) != 0, compute, lambda: jnp.zeros(result.shape, result.dtype))
 
 

@@ -207,5 +207,5 @@ def steps(p: Problem, platform: str | None, mode: Any) -> list[tuple[Problem, Ch
 
 def is_sum(p: Problem, platform: str | None, mode: Any) -> bool:
     """Whether the map that comes out is a sum of shifted maps, which a compiler may fuse into its readers."""
-    candidate = p.role != "kernel" and not p.ensemble and 1 in (p.inner, p.outer)
+    candidate = p.role != "kernel" and 1 in (p.inner, p.outer)
     return candidate and any(choice.form is FORMS["shifts"] for _, choice in steps(p, platform, mode))
