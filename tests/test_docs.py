@@ -48,6 +48,7 @@ NO_EXAMPLE = {
     "a state: in the example of train_step": "train.TrainState",
     "the other half of save, in its example": "weights.load train.restore",
     "wants the network": "weights.from_hub",
+    "wants torch": "weights.torch_activations",
     "a constant": "inspect.PHOTOGRAPHS",
     "the loop inside maximise, dream, invert and style_transfer, which have examples": "inspect.minimise",
 }

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
 
 import jax
@@ -140,6 +140,9 @@ class Slot:
     shape: tuple[int, ...]
     dtype: Any
 
+    def __repr__(self) -> str:
+        return f"{'.'.join(map(str, self.path))}{self.shape}"
+
 
 _ROLES = ((nnx.Param, "params"), (nnx.RngKey, "key"), (nnx.RngCount, "count"), (object, "state"))
 
@@ -150,10 +153,11 @@ class FromNnx(Described):
 
     call: ClassVar[str] = "from_nnx"
     kind: type
-    graph: nnx.GraphDef
+    # Left out of a printed description: a graph definition is pages of text, and has a module's addresses in it.
+    graph: nnx.GraphDef = field(repr=False)
     slots: tuple[Slot, ...]
     train_argument: Flags = ()
-    make: Callable[[nnx.Rngs], nnx.Module] | None = None
+    make: Callable[[nnx.Rngs], nnx.Module] | None = field(default=None, repr=False)
 
     def arguments(self) -> list[str]:
         return [name_of(self.kind)]
@@ -278,6 +282,9 @@ def from_nnx(
     if not isinstance(module, nnx.Module):
         raise ShapeError(f"module must be a flax.nnx module, got {module!r}")
     values, slots = _read(module)
+    # Each call sets the mode, so that in which the module came is no part of the layer.
+    module = nnx.clone(module)
+    module.train()
     flags = train_flags(module, train_argument)
     layer = FromNnx(type(module), nnx.graphdef(module), slots, flags, make)
     return layer, *layer._trees(values)

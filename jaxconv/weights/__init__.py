@@ -1,6 +1,6 @@
 """Weights from torch, from Keras, from files and from hubs into ``(params, state)``, and back."""
 
-from jaxconv.weights.compare import Comparison, compare
+from jaxconv.weights.compare import Comparison, compare, torch_activations
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.files import read, write
 from jaxconv.weights.hub import from_hub
@@ -19,5 +19,6 @@ __all__ = [
     "read",
     "save",
     "to_torch",
+    "torch_activations",
     "write",
 ]

@@ -1,6 +1,6 @@
 """Where a network and the one that it was ported from part: the first layer whose outputs differ, and by how much."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,10 +60,12 @@ class Comparison:
     Attributes:
       rows: a `Difference` for each layer, in the order in which they run.
       tolerance: what ``relative`` is compared with.
+      unknown: paths of references that name no layer, which are left out.
     """
 
     rows: tuple[Difference, ...]
     tolerance: float
+    unknown: tuple[str, ...] = ()
 
     @property
     def first(self) -> Difference | None:
@@ -80,7 +82,9 @@ class Comparison:
         if first:
             by = f"{first.relative:.2g} of its largest number" if first.shape == first.reference_shape else "its shape"
             last = f"{first.path} is the first of {len(self.rows)} outputs to differ, by {by}"
-        return "\n".join([lines[0], rule, *lines[1:], rule, last])
+        more = f", {len(self.unknown) - 10} more" if len(self.unknown) > 10 else ""
+        left = [f"not in the net: {', '.join(self.unknown[:10])}{more}"] if self.unknown else []
+        return "\n".join([lines[0], rule, *lines[1:], rule, last, *left])
 
     __repr__ = __str__
 
@@ -104,12 +108,13 @@ def compare(
       net: a layer.
       params, state, x: what ``net.apply`` takes; it runs in evaluation.
       reference_activations: the other network's output of each layer, by the layer's path here: arrays or torch
-        tensors. Forward hooks on ``named_modules()`` give them in torch.
-      channels_first: the references of three axes or more are ``(batch, channels, *spatial)``.
+        tensors. `jaxconv.weights.torch_activations` records them in torch. What names no layer is left out.
+      channels_first: the references of three axes or more are ``(batch, channels, *spatial)``. It decides where a
+        reference's shape fits the output either way; axes of length 1 may be more or fewer.
       tolerance: a layer differs if its largest difference is more than this times the largest absolute reference.
 
     Raises:
-      WeightsError: a path names no layer, a layer's output is no single array, or there is no reference.
+      WeightsError: no path names a layer, a layer's output is no single array, or there is no reference.
       ShapeError: a layer did not run in evaluation.
 
     >>> net = jc.serial(jnp.square, jnp.negative)
@@ -124,22 +129,75 @@ def compare(
     layers = dict(walk(net))
     if not reference_activations:
         raise WeightsError("reference_activations must have an output at least, got none")
-    for path in reference_activations:
-        if path not in layers:
-            raise WeightsError(f"reference_activations has {path!r}, which {did_you_mean(path, layers)}")
-    _, found = activations(net, params, state, x, paths=reference_activations)
+    unknown = tuple(path for path in reference_activations if path not in layers)
+    if len(unknown) == len(reference_activations):
+        raise WeightsError(f"reference_activations has {unknown[0]!r}, which {did_you_mean(unknown[0], layers)}")
+    known = [path for path in reference_activations if path in layers]
+    _, found = activations(net, params, state, x, paths=known)
     rows = []
     for path, output in found.items():
         if len(jax.tree.leaves(output)) != 1:
             raise WeightsError(f"{path} must have one array for its output, got {jax.tree.structure(output)}")
         [y] = map(np.asarray, jax.tree.leaves(output))
-        reference = to_numpy(reference_activations[path])
-        if channels_first and reference.ndim > 2:
-            reference = np.moveaxis(reference, 1, -1)
+        reference = _laid_out(to_numpy(reference_activations[path]), y.shape, channels_first)
         difference, relative = _distance(y, reference)
         differs = not relative <= tolerance
         rows.append(Difference(path, layers[path], y.shape, reference.shape, difference, relative, differs))
-    return Comparison(tuple(rows), tolerance)
+    return Comparison(tuple(rows), tolerance, unknown)
+
+
+def _laid_out(reference: np.ndarray, shape: tuple[int, ...], channels_first: bool) -> np.ndarray:
+    """Returns the reference with channels last: of the two layouts the one whose shape fits, but for axes of 1."""
+    layouts = [reference, np.moveaxis(reference, 1, -1) if reference.ndim > 2 else reference]
+    layouts = layouts[::-1] if channels_first else layouts
+    for layout in layouts:
+        if layout.shape == shape:
+            return layout
+    for layout in layouts:
+        if [n for n in layout.shape if n != 1] == [n for n in shape if n != 1]:
+            return layout.reshape(shape)
+    return layouts[0]
+
+
+def torch_activations(module: Any, x: Any) -> dict[str, np.ndarray]:
+    """Records the outputs of a torch network's inner modules, for `compare`.
+
+    Of the modules that hold no others, and of each its first call: one ReLU may run in several places. Outputs are
+    copied as they come, before a module in place writes over them. The network runs in evaluation, without gradients,
+    and is left in the mode in which it was.
+
+    ``compare(net, params, state, x, torch_activations(module, x_channels_first), channels_first=True)``
+
+    Args:
+      module: a ``torch.nn.Module``.
+      x: its input: a tensor or an array, channels first.
+
+    Returns:
+      The output by the module's name, those that are no tensor left out.
+    """
+    import torch
+
+    found: dict[str, np.ndarray] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def keep(_: Any, __: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and name not in found:
+                found[name] = to_numpy(output.clone())
+
+        return keep
+
+    modes = [(m, m.training) for m in module.modules()]
+    hooks = [m.register_forward_hook(hook(name)) for name, m in module.named_modules() if name and not [*m.children()]]
+    try:
+        module.eval()
+        with torch.no_grad():
+            module(torch.as_tensor(x if isinstance(x, torch.Tensor) else np.array(x)))
+    finally:
+        for handle in hooks:
+            handle.remove()
+        for m, mode in modes:
+            m.training = mode
+    return found
 
 
 def _distance(y: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
@@ -154,4 +212,4 @@ def _distance(y: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
         return float(difference), float(difference / scale) if difference else 0.0
 
 
-__all__ = ["Comparison", "Difference", "compare"]
+__all__ = ["Comparison", "Difference", "compare", "torch_activations"]

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,7 +22,7 @@ import numpy as np
 
 from jaxconv.weights import pickled
 from jaxconv.weights.errors import WeightsError
-from jaxconv.weights.places import to_numpy
+from jaxconv.weights.places import as_numbers, to_numpy
 
 StrPath = str | os.PathLike[str]
 Arrays = dict[str, np.ndarray]
@@ -59,6 +60,13 @@ def refusing(path: StrPath) -> Iterator[None]:
     except Exception as error:
         what = str(error).strip().split("\n")[0] or type(error).__name__
         raise WeightsError(f"{path}: it is damaged, cut short, or of another kind: {what}") from error
+
+
+def check_size(path: Path, size: int) -> None:
+    """Raises if arrays take far more bytes than their file: weights hardly compress, so it is made to fill memory."""
+    length = os.path.getsize(path)
+    if size > 100 * length + 2**20:
+        raise WeightsError(f"its arrays take {size} bytes, the file has {length}: too many to be weights")
 
 
 # --- Safetensors ------------------------------------------------------------------------------------------------------
@@ -147,7 +155,7 @@ def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] 
       metadata: text by name, for the file's header.
 
     Raises:
-      WeightsError: an array is of a type that the format does not hold, or the path ends otherwise.
+      WeightsError: an array is of a type or a name that the format does not hold, or the path ends otherwise.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -162,6 +170,8 @@ def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] 
         raise WeightsError(f"{path}: the name must end in .safetensors")
     tensors = {}
     for name, array in arrays.items():
+        if not isinstance(name, str) or name == "__metadata__":
+            raise WeightsError(f"{path}: a name must be a string other than '__metadata__', got {name!r}")
         array = to_numpy(array)
         # Not ascontiguousarray, which makes a vector of a scalar.
         tensors[name] = np.asarray(array, array.dtype.newbyteorder("="), order="C")
@@ -178,27 +188,31 @@ def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] 
 # --- Torch ------------------------------------------------------------------------------------------------------------
 
 
-def _is_state_dict(value: Any, tensor: type) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, tensor) for k, v in value.items())
+IsTensor = Callable[[Any], bool]
 
 
-def _state_dict(saved: Any, tensor: type, *, key: str | None) -> Mapping[str, Any]:
+def state_dict(saved: Any, is_tensor: IsTensor, *, key: str | None) -> Mapping[str, Any]:
     """Returns the mapping of names to tensors that was saved, or that lies one level deep in what was saved."""
+
+    def odd(value: Mapping[Any, Any]) -> list[str]:
+        """Returns what keeps a mapping from being one of names to tensors."""
+        items = value.items()
+        return [f"{n!r} ({type(v).__name__})" for n, v in items if not isinstance(n, str) or not is_tensor(v)]
+
     if not isinstance(saved, Mapping):
         raise WeightsError(f"it holds a {type(saved).__name__}, not a mapping of names to tensors")
-    if key is None and _is_state_dict(saved, tensor):
+    if key is None and not odd(saved):
         return saved
-    inside = [name for name, value in saved.items() if _is_state_dict(value, tensor) and value]
+    inside = [name for name, value in saved.items() if isinstance(value, Mapping) and value and not odd(value)]
     if key is None and len(inside) == 1:
         return saved[inside[0]]
     if key in inside:
         return saved[key]
-    kinds = [f"{name!r} ({type(value).__name__})" for name, value in list(saved.items())[:20]]
-    found = " and ".join(f"key={name!r}" for name in inside) or "none of them"
-    raise WeightsError(
-        f"it holds {', '.join(kinds) or 'nothing'}{', ...' if len(saved) > 20 else ''}: "
-        f"what is a mapping of names to tensors is {found}"
-    )
+    found = f"those are {' and '.join(f'key={name!r}' for name in inside)}" if inside else "none of them is one"
+    kinds = [f"{name!r} ({type(value).__name__})" for name, value in saved.items()] if inside or key else odd(saved)
+    what = f"it holds {', '.join(kinds[:20]) or 'nothing'}{', ...' if len(kinds) > 20 else ''}"
+    where = f" under {key!r}" if key else ""
+    raise WeightsError(f"{what}, where a mapping of names to tensors is wanted{where}: {found}")
 
 
 def _torch_loads_safely() -> bool:
@@ -210,7 +224,7 @@ def _torch_loads_safely() -> bool:
     return tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6)
 
 
-def read_by_torch(path: Path, pick: Callable[[Any, type], Mapping[str, Any]]) -> Arrays:
+def read_by_torch(path: Path, pick: Callable[[Any, IsTensor], Mapping[str, Any]]) -> Arrays:
     """`jaxconv.weights.pickled.read` by means of torch."""
     torch = importlib.import_module("torch")
     pickled.check_start(path)
@@ -224,12 +238,17 @@ def read_by_torch(path: Path, pick: Callable[[Any, type], Mapping[str, Any]]) ->
         # Torch's reason stands before its last line, amid advice to load the file regardless.
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise WeightsError(f"its pickle is damaged or no state dict: {' '.join(lines[-2:-1])}") from error
-    return {name: to_numpy(tensor) for name, tensor in pick(saved, torch.Tensor).items()}
+    return {
+        name: as_numbers(name, tensor) for name, tensor in pick(saved, lambda v: isinstance(v, torch.Tensor)).items()
+    }
 
 
 def _torch(path: Path, key: str | None = None) -> Arrays:
     reader = read_by_torch if _torch_loads_safely() else pickled.read
-    return reader(path, functools.partial(_state_dict, key=key))
+    arrays = reader(path, functools.partial(state_dict, key=key))
+    # A stride of 0 makes any size of one number.
+    check_size(path, max((array.nbytes for array in arrays.values()), default=0))
+    return arrays
 
 
 # --- HDF5, npz --------------------------------------------------------------------------------------------------------
@@ -237,7 +256,7 @@ def _torch(path: Path, key: str | None = None) -> Arrays:
 
 def _hdf5(path: Path) -> Arrays:
     library = need("h5py", "reading .h5")
-    arrays: Arrays = {}
+    datasets: dict[str, Any] = {}
     links: list[tuple[str, Any]] = []
     with library.File(path, "r") as file:
         file.visititems_links(lambda *link: links.append(link))
@@ -248,8 +267,9 @@ def _hdf5(path: Path) -> Arrays:
             if isinstance(item, library.Dataset):
                 if item.external or item.is_virtual or item.shape is None:
                     raise WeightsError(f"{name!r} holds no numbers of its own")
-                arrays[name] = np.asarray(item[()])
-    return arrays
+                datasets[name] = item
+        check_size(path, sum(int(item.nbytes) for item in datasets.values()))
+        return {name: np.asarray(item[()]) for name, item in datasets.items()}
 
 
 def _npz(path: Path) -> Arrays:
@@ -257,6 +277,8 @@ def _npz(path: Path) -> Arrays:
         file = np.load(stream, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise WeightsError("it is a .npy file: one array, without a name")
+        with zipfile.ZipFile(stream) as archive:
+            check_size(path, sum(info.file_size for info in archive.infolist()))
         return {name: file[name] for name in file.files}
 
 
@@ -287,7 +309,8 @@ def read(path: StrPath, *, key: str | None = None) -> Arrays:
 
     Raises:
       OSError: the file cannot be opened.
-      WeightsError: it is cut short, damaged, lies about itself, wants to run code, or is of another kind.
+      WeightsError: it is cut short, damaged, lies about itself, wants to run code, holds arrays far larger than itself,
+        or is of another kind.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -306,14 +329,7 @@ def read(path: StrPath, *, key: str | None = None) -> Arrays:
     with path.open("rb"):
         pass
     with refusing(path):
-        return {name: _numbers(name, array) for name, array in reader(path).items()}
-
-
-def _numbers(name: str, array: np.ndarray) -> np.ndarray:
-    """Returns the array in this machine's byte order, or raises if it holds anything but numbers."""
-    if array.dtype.kind not in "biufc" and array.dtype != jnp.bfloat16:
-        raise WeightsError(f"{name!r} holds {array.dtype}, not numbers")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+        return {name: as_numbers(name, array) for name, array in reader(path).items()}
 
 
 __all__ = ["read", "write"]

@@ -16,26 +16,26 @@ from jaxconv.compose import Repeat
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.places import (
-    Entry,
+    Path,
     Place,
     Rename,
     arrays_of,
     fill,
+    held,
+    nodes,
     renamed,
     shapes_of,
     without_parameters,
 )
 
-WEIGHTED = (("params", "kernel"), ("params", "bias"))
-AFFINE = (("params", "scale"), ("params", "bias"))
-# What Keras calls a kind of layer, and the order of its arrays; one of the name of a field is there if that is true.
-RULES: dict[type, tuple[str, tuple[tuple[str, str], ...]]] = {
-    nn.Conv: ("conv{rank}d", WEIGHTED),
-    nn.ConvTranspose: ("conv{rank}d_transpose", WEIGHTED),
-    nn.Dense: ("dense", WEIGHTED),
-    nn.BatchNorm: ("batch_normalization", (*AFFINE, ("state", "mean"), ("state", "var"))),
-    nn.LayerNorm: ("layer_normalization", AFFINE),
-    nn.GroupNorm: ("group_normalization", AFFINE),
+# What Keras calls a kind of layer; the order of a layer's arrays is the same there.
+KINDS: dict[type, str] = {
+    nn.Conv: "conv{rank}d",
+    nn.ConvTranspose: "conv{rank}d_transpose",
+    nn.Dense: "dense",
+    nn.BatchNorm: "batch_normalization",
+    nn.LayerNorm: "layer_normalization",
+    nn.GroupNorm: "group_normalization",
 }
 IGNORED = {"optimizer", "seed_generator"}
 
@@ -43,51 +43,42 @@ IGNORED = {"optimizer", "seed_generator"}
 def _kind(layer: Layer) -> str:
     if hasattr(layer, "children"):
         return "sequential"
-    return RULES[type(layer)][0].format(rank=getattr(layer, "rank", "")) if type(layer) in RULES else ""
+    return KINDS.get(type(layer), "").format(rank=getattr(layer, "rank", ""))
 
 
-def _level(net: Layer) -> Iterator[tuple[str, Layer]]:
+def _flat(net: Layer) -> Iterator[tuple[str, Layer]]:
     """Yields the children at the level of ``net``, those of its children without a name included."""
     for name, layer in getattr(net, "children", ()):
         if not name and hasattr(layer, "children"):
-            yield from _level(layer)
+            yield from _flat(layer)
         else:
             yield name, layer
 
 
-def _leaves(
-    net: Layer, path: tuple[str, ...] = (), theirs: tuple[str, ...] = ()
-) -> Iterator[tuple[Layer, tuple[str, ...], tuple[str, ...]]]:
-    """Yields the layers without children, with their path here and in Keras."""
+def _level(net: Layer, path: Path) -> Iterator[tuple[str, Path, Layer]]:
+    """Yields the children at the level of ``net``: their names here and in Keras."""
     if isinstance(net, Repeat):
         raise WeightsError(f"{'.'.join(path) or 'net'} is made by repeat, which Keras has not: make it by serial")
-    if not hasattr(net, "children"):
-        yield net, path, theirs
-        return
     counts: Counter[str] = Counter()
-    for name, layer in _level(net):
-        if not name:
-            below = theirs
-        elif name.isdigit():
+    for name, layer in _flat(net):
+        if name.isdigit():
             kind = _kind(layer)
             number = counts[kind]
             counts[kind] += 1
-            below = (*theirs, "layers", f"{kind}_{number}" if number else kind)
+            yield name, ("layers", f"{kind}_{number}" if number else kind), layer
         else:
-            below = (*theirs, name)
-        yield from _leaves(layer, (*path, name) if name else path, below)
+            yield name, (name,) if name else (), layer
 
 
 def places(net: Layer) -> Iterator[Place]:
-    for layer, path, theirs in _leaves(net):
-        if without_parameters(layer):
+    for layer, path, theirs, _ in nodes(net, _level):
+        if hasattr(layer, "children") or without_parameters(layer):
             continue
-        if type(layer) not in RULES:
+        if type(layer) not in KINDS:
             raise WeightsError(f"{'.'.join(path)} is a {type(layer).__name__}, a kind of layer that has no rule")
-        arrays = [entry for entry in RULES[type(layer)][1] if getattr(layer, entry[1], True)]
-        for i, (collection, name) in enumerate(arrays):
-            place = "/".join((*theirs, "vars", str(i)))
-            yield Place(Entry(collection, name, str(i)), (*path, name), (place,), (), layer)
+        for i, (collection, name) in enumerate(held(layer)):
+            names = tuple("/".join((*p, "vars", str(i))) for p in theirs)
+            yield Place((collection, *path, name), names, (), layer)
 
 
 def from_keras(
@@ -100,7 +91,8 @@ def from_keras(
     """Returns ``(params, state)`` of ``net`` out of what ``keras.Model.save_weights`` wrote: all of it, or an error.
 
     Children of ``net`` that have names are attributes of the model; children by position are in a row, those of a row
-    in a row included. Types are kept. The optimizer's arrays and the seeds of random layers are left out.
+    in a row included. Types are kept, but doubles become float32 unless ``jax_enable_x64`` is set. The arrays are
+    copies. The optimizer's arrays and the seeds of random layers are left out.
 
     Args:
       net: a layer built as the model is.
@@ -110,8 +102,8 @@ def from_keras(
 
     Raises:
       WeightsError: an array has no place or a place no array (both are listed with their shapes and the names most like
-        them), a shape does not fit, a number is not finite, two arrays get one name, a kind of layer has no rule, or
-        the file cannot be read.
+        them), a shape or a type does not fit, a number is not finite, two arrays get one name, a kind of layer has no
+        rule, or the file cannot be read.
 
     >>> arrays = {"layers/dense/vars/0": jnp.ones((4, 3)), "layers/dense/vars/1": jnp.zeros(3)}
     >>> params, state = from_keras(jc.serial(jc.Flatten(), jc.Dense(3)), arrays)
@@ -119,7 +111,7 @@ def from_keras(
     (4, 3)
     """
     arrays = renamed(arrays_of(source), rename, lambda name: not IGNORED.isdisjoint(name.split("/")))
-    return fill(list(places(net)), arrays, shapes_of(net, x))
+    return fill(places(net), arrays, shapes_of(net, x))
 
 
 __all__ = ["from_keras"]

@@ -8,6 +8,7 @@ import functools
 import mmap
 import os
 import pickletools
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ _DTYPES = {
 }
 _STORAGES = {f"torch.{name}": np.dtype(dtype) for name, dtype in _DTYPES.items()}
 _STORAGES["torch.storage.UntypedStorage"] = np.dtype(np.uint8)
+# The types of tensors that have no storages of their own.
+_TYPES = {f"torch.{name}": np.dtype(name) for name in ("uint16", "uint32", "uint64")}
 
 
 class Global(NamedTuple):
@@ -97,6 +100,16 @@ def _tensor(*args: Any) -> Tensor:
     raise _damaged("a tensor is not described by storage, offset, size and stride")
 
 
+def _typed_tensor(*args: Any) -> Tensor:
+    match args:
+        case Storage(dtype=np.dtype(itemsize=1)) as bytes_, offset, size, stride, _, _, Global(name), *_ if (
+            name in _TYPES and bytes_.count % _TYPES[name].itemsize == 0
+        ):
+            dtype = _TYPES[name]
+            return _tensor(Storage(dtype, bytes_.key, bytes_.count // dtype.itemsize), offset, size, stride)
+    raise _damaged("a tensor is not described by bytes, offset, size, stride and type")
+
+
 def _parameter(*args: Any) -> Tensor:
     match args:
         case Tensor() as tensor, *_:
@@ -116,6 +129,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered_dict,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _typed_tensor,
     "torch._utils._rebuild_parameter": _parameter,
 }
 
@@ -208,7 +222,9 @@ def interpret(stream: Any) -> tuple[Any, dict[str, Storage]]:
                 stack.append(memo[argument])
             case "GLOBAL":
                 name = argument.replace(" ", ".")
-                if name not in _CALLS and name not in _STORAGES:
+                if re.fullmatch(r"torch\.(float|u?int|bits|complex)\d+\w*", name) and name not in _TYPES:
+                    raise WeightsError(f"it has a tensor of {name}, which NumPy does not hold")
+                if name not in _CALLS and name not in _STORAGES and name not in _TYPES:
                     raise unwanted(name)
                 stack.append(Global(name))
             case "REDUCE":
@@ -254,19 +270,19 @@ def check_start(path: Path) -> bool:
     raise WeightsError("it is no file that torch.save writes")
 
 
-def read(path: Path, pick: Callable[[Any, type], Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
+def read(path: Path, pick: Callable[[Any, Callable[[Any], bool]], Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Reads tensors out of a file of either format of ``torch.save``.
 
     Args:
       path: the file.
-      pick: returns the state dict, given what was saved and the type that a tensor has in it.
+      pick: returns the state dict, given what was saved and what tells a tensor in it.
 
     Raises:
       WeightsError: what is no state dict, damaged, or in an unknown format.
     """
     with (_zipped if check_start(path) else _legacy)(path) as (saved, numbers):
         once = functools.cache(numbers)
-        return {name: _array(tensor, once) for name, tensor in pick(saved, Tensor).items()}
+        return {name: _array(tensor, once) for name, tensor in pick(saved, lambda v: isinstance(v, Tensor)).items()}
 
 
 Numbers = Callable[[str], bytes]

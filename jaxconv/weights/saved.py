@@ -12,13 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.layer import Described, Layer, Params, State, Tree
+import jaxconv.layers as nn
+from jaxconv.compose import Frozen, Inline, MixedPrecision, Remat
+from jaxconv.layer import Described, Layer, Params, State
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.files import StrPath, read, read_header, refusing, write
-from jaxconv.weights.places import fits, known_shape, shown
-from jaxconv.weights.torch import places
+from jaxconv.weights.places import Path, arrays_in, check_shapes, leaves, nested, number_array
 
 FORMAT, VERSION = "jaxconv.weights", "1"
+
+# What changes how a network is trained or computed, not what it is: layers around others, and hyperparameters.
+_AROUND = (Frozen, Inline, MixedPrecision, Remat)
+_TRAINING = {nn.Dropout: {"rate"}, nn.DropPath: {"rate"}, nn.BatchNorm: {"momentum", "axis_name"}}
 
 
 # --- What a network is ------------------------------------------------------------------------------------------------
@@ -36,12 +41,13 @@ def _printed(value: Any) -> str:
 
 
 def _own(layer: Layer) -> str:
-    """Prints a layer without its children and without its initialisers, which are no part of what it is."""
+    """Prints a layer without its children, and without initialisers and the like, which are no part of what it is."""
     if not dataclasses.is_dataclass(layer):
         silent = type(layer).__repr__ is object.__repr__ or getattr(layer, "children", None)
         return f"{type(layer).__name__}()" if silent else _printed(layer)
     fields = {field.name: field for field in dataclasses.fields(layer) if field.compare and field.repr}
-    values = {name: getattr(layer, name) for name in fields if name != "children"}
+    left_out = {"children"} | _TRAINING.get(type(layer), set())
+    values = {name: getattr(layer, name) for name in fields if name not in left_out}
     changed = [
         f"{name}={_printed(value)}"
         for name, value in values.items()
@@ -54,6 +60,8 @@ def _own(layer: Layer) -> str:
 def describe(net: Layer) -> str:
     """Returns a line for each layer, indented below its parent: its path, and its kind and hyperparameters.
 
+    Layers that add no level and leave the function as it is, `jaxconv.remat` and the like, have none.
+
     >>> print(describe(jc.serial(jc.Conv(8), body=jc.serial(jax.nn.relu))))
     serial()
       0: Conv(features=8)
@@ -64,6 +72,9 @@ def describe(net: Layer) -> str:
 
 
 def _lines(layer: Layer, path: tuple[str, ...], depth: int) -> Iterator[str]:
+    if isinstance(layer, _AROUND):
+        yield from _lines(layer.layer, path, depth)
+        return
     yield f"{'  ' * depth}{'.'.join(path)}{': ' if path else ''}{_own(layer)}"
     for name, child in getattr(layer, "children", ()):
         yield from _lines(child, (*path, name) if name else path, depth + 1)
@@ -72,49 +83,14 @@ def _lines(layer: Layer, path: tuple[str, ...], depth: int) -> Iterator[str]:
 # --- What its arrays are ----------------------------------------------------------------------------------------------
 
 
-def _flat(tree: Tree, path: str) -> Iterator[tuple[str, Any]]:
-    """Yields what nested dicts hold by path, the empty ones among them, whose paths end in "/"."""
-    if not isinstance(tree, dict):
-        yield path, tree
-    elif not tree:
-        yield f"{path}/", tree
-    else:
-        for name, value in tree.items():
-            if not isinstance(name, str) or not name or "/" in name:
-                raise WeightsError(f'{path} must have names that are strings without "/", got {name!r}')
-            yield from _flat(value, f"{path}/{name}")
+def _name(path: Path, leaf: Any) -> str:
+    """Returns an array's name in a file. That of an empty dict ends in "/"; a "/" in a name is escaped."""
+    name = "/".join(part.replace("%", "%25").replace("/", "%2F") for part in path)
+    return f"{name}/" if isinstance(leaf, Mapping) else name
 
 
-def _nested(flat: Mapping[str, Any]) -> Tree:
-    tree: Tree = {}
-    for path, leaf in flat.items():
-        *above, last = path.split("/")
-        node = functools.reduce(lambda node, name: node.setdefault(name, {}), above, tree)
-        if last:
-            node[last] = leaf
-    return tree
-
-
-def _number_array(path: str, leaf: Any) -> np.ndarray:
-    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
-        raise WeightsError(f"{path} must be an array or a dict of arrays, got {type(leaf).__name__}")
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-        raise WeightsError(f"{path} must be an array of numbers, got one of {leaf.dtype}")
-    if not getattr(leaf, "is_fully_addressable", True):
-        raise WeightsError(f"{path} must lie on the devices of this process, a part of it lies on others")
-    return np.asarray(leaf)
-
-
-def _check_shapes(net: Layer, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises at the first array that layers of jaxconv's own kinds miss, or want in another shape."""
-    for place in places(net, {}):
-        path = "/".join((place.entry.collection, *place.path))
-        known = known_shape(place)
-        shape = None if known is None else (*place.copies, *known)
-        if path not in arrays:
-            raise WeightsError(f"{path} is missing, which {type(place.layer).__name__} wants")
-        if not fits(arrays[path].shape, shape):
-            raise WeightsError(f"{path} must have shape {shown(shape)}, got {arrays[path].shape}")
+def _path(name: str) -> Path:
+    return tuple(part.replace("%2F", "/").replace("%25", "%") for part in name.removesuffix("/").split("/"))
 
 
 # --- To and from a file -----------------------------------------------------------------------------------------------
@@ -143,11 +119,11 @@ def save(path: StrPath, net: Layer, params: Params, state: State) -> None:
     >>> params["0"]["kernel"].shape, state
     ((3, 3, 3, 8), {})
     """
-    flat = dict([*_flat(params, "params"), *_flat(state, "state")])
-    arrays = {name: _number_array(name, leaf) for name, leaf in flat.items() if not name.endswith("/")}
-    _check_shapes(net, arrays)
+    arrays = {key: number_array(key, leaf) for key, leaf in arrays_in(params, state).items()}
+    check_shapes(net, arrays)
+    names = [_name(*item) for item in {**leaves(params, "params"), **leaves(state, "state")}.items()]
     about = {"format": FORMAT, "version": VERSION, "net": repr(net), "layers": describe(net)}
-    write(path, arrays, {**about, "paths": json.dumps(list(flat))})
+    write(path, {_name(*item): item[1] for item in arrays.items()}, {**about, "paths": json.dumps(names)})
 
 
 def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[Params, State]:
@@ -155,7 +131,9 @@ def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[P
 
     Args:
       path: the file.
-      net: the layer for which it was written; initialisers may differ.
+      net: the layer for which it was written. What is no part of its function in evaluation may differ: initialisers,
+        rates of dropout, the momentum of batch norm, `jaxconv.remat`, `jaxconv.mixed_precision` and `jaxconv.frozen`.
+        Functions are compared by name: not the values that a closure has.
       allow_nonfinite: take NaN and infinity among the numbers.
 
     Returns:
@@ -185,9 +163,9 @@ def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[P
                 raise WeightsError(f"{name} is missing, which was saved")
             if name not in names:
                 raise WeightsError(f"{name} is one too many, it was not saved")
-        _check_shapes(net, arrays)
-        leaves = {name: _on_device(name, array, allow_nonfinite) for name, array in arrays.items()}
-        tree = _nested({name: leaves.get(name) for name in paths})
+        check_shapes(net, {_path(name): array for name, array in arrays.items()})
+        found = {name: _on_device(name, array, allow_nonfinite) for name, array in arrays.items()}
+        tree = nested({_path(name): found.get(name, {}) for name in paths})
         return tree["params"], tree["state"]
 
 

@@ -732,3 +732,47 @@ def test_layers_print_as_the_call_that_makes_them(modern):
 def test_a_module_of_flax_itself_is_no_layer(module, write):
     with pytest.raises(jc.ShapeError, match=rf"itself: write jaxconv.interop.flax.{write}\(\.\.\.\)$"):
         jc.serial(module)
+
+
+# --- Saved ------------------------------------------------------------------------------------------------------------
+
+
+class Dropping(nnx.Module):
+    def __init__(self, rngs, features=4):
+        self.linear = nnx.Linear(4, features, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.norm = nnx.BatchNorm(features, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(self.drop(self.linear(x)))
+
+
+def test_the_mode_of_a_module_is_no_part_of_its_layer():
+    module = Dropping(nnx.Rngs(0))
+    before = from_nnx(module)[0]
+    module.eval()
+    after, params, state = from_nnx(module)
+    assert module.drop.deterministic
+    assert module.norm.use_running_average
+    assert before == after
+    assert hash(before) == hash(after)
+    assert not to_nnx(after, params=params, state=state).drop.deterministic
+
+
+def test_layers_of_flax_are_saved_and_loaded(tmp_path):
+    pytest.importorskip("safetensors")
+    path = tmp_path / "a.safetensors"
+    layer, params, state = from_nnx(Dropping(nnx.Rngs(0)))
+    jc.weights.save(path, layer, params, state)
+    again = from_nnx(Dropping(nnx.Rngs(1)), make=Dropping)[0]
+    assert_same(jc.weights.load(path, again), (params, state))
+    with pytest.raises(
+        jc.weights.WeightsError, match=r"differs is .*kernel\(4, 4\).*, net has .*kernel\(4, 3\)"
+    ) as raised:
+        jc.weights.load(path, from_nnx(Dropping(nnx.Rngs(0), 3))[0])
+    assert len(str(raised.value)) < 1000
+
+    net = jc.serial(from_linen(linen.SpectralNorm(linen.Dense(3)), train_argument="update_stats"))
+    params, state = net.init(KEY, (2, 4))
+    jc.weights.save(path, net, params, state)
+    assert_same(jc.weights.load(path, net), (params, state))

@@ -1,10 +1,14 @@
+import importlib.util
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxconv as jc
 from jaxconv.errors import ShapeError
-from jaxconv.weights import WeightsError, compare
+from jaxconv.weights import WeightsError, compare, torch_activations
+from tests.models.zoo import KNOWN, images
+from tests.record_torchvision import build, fill
 
 NET = jc.serial(
     # Named so that the order in which they run is not the alphabet's.
@@ -76,8 +80,31 @@ def test_channels_first(reference):
     theirs = {path: np.moveaxis(a, -1, 1) if a.ndim > 2 else a for path, a in reference.items()}
     assert compare(NET, PARAMS, {}, X, theirs, channels_first=True).first is None
     wrong = compare(NET, PARAMS, {}, X, theirs).first
-    assert (wrong.path, wrong.shape, wrong.reference_shape) == ("stem.0", (2, 6, 6, 4), (2, 4, 6, 6))
+    # Of three channels by three by three, no shape says which they are.
+    assert (wrong.path, wrong.shape, wrong.reference_shape) == ("body.down", (2, 3, 3, 3), (2, 3, 3, 3))
+
+
+def test_either_layout_and_axes_of_length_1_where_the_shape_decides(reference):
+    mixed = {
+        "stem.0": reference["stem.0"],
+        "stem.1": np.moveaxis(reference["stem.1"], -1, 1),
+        "head.0": reference["head.0"][:, :, None, None],
+    }
+    for channels_first in (False, True):
+        result = compare(NET, PARAMS, {}, X, mixed, channels_first=channels_first)
+        assert result.first is None
+        assert all(row.shape == row.reference_shape for row in result.rows)
+    wrong = compare(NET, PARAMS, {}, X, {"stem.0": reference["stem.0"][..., :3]}).first
+    assert wrong.reference_shape == (2, 6, 6, 3)
     assert np.isnan(wrong.difference)
+
+
+def test_paths_that_name_no_layer_are_listed(reference):
+    result = compare(NET, PARAMS, {}, X, {"stem": reference["stem"], "noise": X, "body.drop": X})
+    assert [row.path for row in result.rows] == ["stem"]
+    assert result.unknown == ("noise", "body.drop")
+    assert str(result).splitlines()[-1] == "not in the net: noise, body.drop"
+    assert result.first is None
 
 
 def test_another_shape_differs(reference):
@@ -151,3 +178,52 @@ def test_repeated_layers_are_stacked():
     _, found = jc.inspect.activations(net, params, {}, x)
     assert compare(net, params, {}, x, found).first is None
     assert found["0.0"].shape == (3, 1, 2)
+
+
+@pytest.mark.torch
+def test_torch_activations_are_of_the_first_calls_and_not_overwritten():
+    torch = pytest.importorskip("torch")
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(1, 2, 1)
+            self.drop = torch.nn.Dropout(0.5)
+            self.relu = torch.nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            return self.relu(self.relu(self.drop(self.conv(x))) - 1)
+
+    module = Net()
+    module.conv.eval()
+    x = np.array(numbers(1, 1, 3, 3))
+    found = torch_activations(module, x)
+    assert [m.training for m in module.modules()] == [True, False, True, True]
+    assert not any(m._forward_hooks for m in module.modules())
+    with torch.no_grad():
+        conv = module.conv(torch.from_numpy(x)).numpy()
+    assert list(found) == ["conv", "drop", "relu"]
+    np.testing.assert_array_equal(found["conv"], conv)
+    np.testing.assert_array_equal(found["drop"], conv)
+    np.testing.assert_array_equal(found["relu"], np.maximum(conv, 0))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", "resnet18 resnet50 vgg11 densenet121 mobilenet_v2 convnext_tiny googlenet".split())
+def test_right_ports_of_torchvision_pass(name):
+    pytest.importorskip("torch")
+    if not importlib.util.find_spec("torchvision"):
+        pytest.skip("torchvision is not installed")
+    known = next(known for known in KNOWN if known.name == name)
+    model, net = build(known), getattr(jc.models, name)(**known.options)
+    params, state = jc.weights.from_torch(net, fill(model), known.shape)
+    x = images(known.shape)
+    recorded = torch_activations(model, np.moveaxis(x, -1, 1))
+    result = compare(net, params, state, x, recorded, channels_first=True)
+    assert result.first is None, result
+    assert len(result.rows) > 0.8 * len(recorded)
+    last = result.rows[-1].path
+    path, layer = next((p, layer) for p, layer in jc.layer.walk(net) if isinstance(layer, jc.Conv))
+    wrong = compare(net, params, state, 2 * x, recorded, channels_first=True).first
+    assert (wrong.path, wrong.layer) == (path, layer)
+    assert last in recorded

@@ -308,6 +308,26 @@ def test_an_npz_that_lies_about_a_shape(tmp_path):
         read(tmp_path / "a.npz")
 
 
+def test_files_that_are_far_smaller_than_their_arrays(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("w", (2**20,), "f4", chunks=(2**10,))
+    np.savez_compressed(tmp_path / "a.npz", w=np.zeros(2**20, np.float32))
+    thin = tf.Tensor(tf.Storage(np.ones(4)), 0, (2**40,), (0,))
+    (tmp_path / "a.pth").write_bytes(tf.zipped({"w": thin}))
+    for name in ("a.h5", "a.npz", "a.pth"):
+        with pytest.raises(WeightsError, match=rf"{name}: its arrays take \d+ bytes, .* too many to be weights"):
+            read(tmp_path / name)
+    np.savez_compressed(tmp_path / "b.npz", w=np.zeros(2**18, np.float32), u=np.ones(3))
+    assert read(tmp_path / "b.npz")["w"].shape == (2**18,)
+
+
+@pytest.mark.parametrize("name", ["__metadata__", 3])
+def test_names_that_safetensors_do_not_hold(tmp_path, name):
+    with pytest.raises(WeightsError, match=f"a name must be a string other than '__metadata__', got {name!r}"):
+        write(tmp_path / "a.safetensors", {name: np.ones(1)})
+    assert not os.listdir(tmp_path)
+
+
 # --- Any --------------------------------------------------------------------------------------------------------------
 
 

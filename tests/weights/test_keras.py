@@ -127,6 +127,16 @@ def test_rename_moves_and_drops():
     jax.tree.map(assert_array_equal, got, from_keras(NET, ARRAYS))
 
 
+def test_the_source_is_copied():
+    for _ in range(20):
+        arrays = {"vars/0": np.ones((64, 64), np.float32), "vars/1": np.ones(64, np.float32)}
+        params, _ = from_keras(jc.Dense(64), arrays)
+        for array in arrays.values():
+            array[:] = 7
+        assert_array_equal(params["kernel"], 1)
+        assert_array_equal(params["bias"], 1)
+
+
 # --- What does not fit ------------------------------------------------------------------------------------------------
 
 
@@ -167,3 +177,17 @@ def test_a_layer_without_a_rule_is_named():
 
 def test_repeated_layers_are_refused():
     refused("^body is made by repeat, which Keras has not", {}, net=jc.serial(body=jc.repeat(jc.Dense(2), 3)))
+
+
+def test_an_array_that_keras_has_not_is_named():
+    class Weighing:
+        children = (("fc", jc.Dense(2)),)
+
+        def init(self, key, x):
+            return {"weight": jnp.ones(()), "fc": jc.Dense(2).init(key, x)[0]}, {}
+
+        def apply(self, params, state, x, *, train=False, key=None):
+            return x, state
+
+    arrays = {"fc/vars/0": np.ones((2, 2)), "fc/vars/1": np.ones(2)}
+    refused(r"places that no tensor fills:\n  params/weight \(\)$", arrays, (1, 2), Weighing())

@@ -1,5 +1,7 @@
 """Torch's names and layouts: round trips of any network, and every way in which tensors may not fit."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,6 +172,114 @@ def test_many_problems_are_cut_short():
     assert "and 80 more" in str(raised.value)
 
 
+def test_the_source_is_copied():
+    # jax shares aligned memory, which an array has or has not by chance.
+    for size in [64] * 20 + [4096] * 20:
+        tensors = {"weight": np.ones(size, np.float32), "bias": np.ones(size, np.float32)}
+        params, _ = from_torch(jc.LayerNorm(), tensors)
+        for array in tensors.values():
+            array[:] = 7
+        assert_array_equal(params["scale"], 1)
+        assert_array_equal(params["bias"], 1)
+        back = to_torch(jc.LayerNorm(), params, {})
+        back["weight"][:] = 7
+        assert_array_equal(params["scale"], 1)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.full((3, 128), 1e300), "^fc.weight has numbers that are not finite as float32$"),
+        (np.full((3, 128), 2**40), "^fc.weight must be of a floating-point type, got int64$"),
+        (np.ones((3, 128), bool), "^fc.weight must be of a floating-point type, got bool$"),
+        (np.ones((3, 128), np.complex64), "^fc.weight must be of a floating-point type, got complex64$"),
+    ],
+)
+def test_numbers_that_do_not_fit_the_type_are_refused(bad, message):
+    refused(message, {**TENSORS, "fc.weight": bad})
+
+
+def test_integers_that_do_not_fit_are_refused():
+    class Counts:
+        def init(self, key, x):
+            return {}, {"n": jnp.zeros((), int)}
+
+        def apply(self, params, state, x, *, train=False, key=None):
+            return x, state
+
+    refused("^n has numbers that int32 does not hold", {"n": np.array(2**40)}, (1, 2), Counts())
+    assert from_torch(Counts(), {"n": np.array(2**30)}, (1, 2))[1]["n"] == 2**30
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "wanted"),
+    [
+        ("features.1.weight", (5, 6), r"\(\?,\)"),
+        ("features.1.running_mean", (1,), r"\(6,\)"),
+        ("block.norm.bias", (5,), r"\(8,\)"),
+        ("slope.weight", (), r"\(\?,\)"),
+    ],
+)
+def test_the_arrays_of_a_norm_are_of_one_length(name, shape, wanted):
+    refused(f"{name} must have shape {wanted}, got", {**TENSORS, name: np.ones(shape, np.float32)})
+    params, state = from_torch(NET, TENSORS)
+    path = {"weight": "scale", "running_mean": "mean"}
+    *above, last = name.split(".")
+    tree = state if last == "running_mean" else params
+    node = tree
+    for part in above:
+        node = node[part]
+    node[path.get(last, last)] = jnp.ones(shape)
+    with pytest.raises(WeightsError, match=f"must have shape {wanted}, got"):
+        to_torch(NET, params, state)
+
+
+def test_a_missing_array_of_a_norm_is_named_with_its_shape():
+    refused(r"that no tensor fills:\n  features.1.running_mean \(6,\)$", without("features.1.running_mean"))
+    refused(r"that no tensor fills:\n  slope.weight \(\?,\)$", without("slope.weight"))
+
+
+REPEATED = jc.serial(jc.repeat(jc.Dense(4), 2))
+COPIES = {f"0.{i}.{name}": np.ones(shape) for i in range(2) for name, shape in (("weight", (4, 4)), ("bias", (4,)))}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"0.1.weight": np.ones((4, 3))}, r"0.1.weight must have shape \(4, 4\), got \(4, 3\)"),
+        ({"0.1.bias": np.ones(4, np.float16)}, "0.1.bias must be of type float32, as 0.0.bias is, got float16"),
+        ({3: np.ones(4)}, "source must have names that are strings, got 3"),
+        ({"0.1.bias": None}, "'0.1.bias' holds object, not numbers"),
+        ({"0.1.bias": [[1, 2], 3]}, "'0.1.bias' must be a dense array that NumPy can hold, got list"),
+        ({"0.1.bias": "text"}, "'0.1.bias' holds <U4, not numbers"),
+    ],
+)
+def test_what_is_no_state_dict(change, message):
+    refused(message, {**COPIES, **change}, net=REPEATED)
+
+
+def test_byte_order_does_not_matter():
+    same_trees(from_torch(NET, {name: a.astype(">f4") for name, a in TENSORS.items()}), from_torch(NET, TENSORS))
+
+
+@pytest.mark.parametrize("source", [list(TENSORS.items()), 3, None])
+def test_a_source_of_another_kind_is_refused(source):
+    refused(f"source must be a path or a mapping .* got a {type(source).__name__}", source)
+
+
+def test_a_checkpoint_in_memory_is_read_as_one_in_a_file():
+    wanted = from_torch(NET, TENSORS)
+    other = {name: np.zeros_like(a) for name, a in TENSORS.items()}
+    same_trees(from_torch(NET, {"state_dict": TENSORS, "epoch": 3}), wanted)
+    same_trees(from_torch(NET, {"state_dict": TENSORS, "ema": other}, key="state_dict"), wanted)
+    refused("'state_dict' .* key='state_dict' and key='ema'$", {"state_dict": TENSORS, "ema": other})
+    refused(r"it holds 'best' \(dict\), 'epoch' \(int\), where .* none of them", {**TENSORS, "best": {}, "epoch": 3})
+    refused(r"no place in the net:\n  step \(\)$", {**TENSORS, "step": 7})
+    refused("'step' holds <U1, not numbers", {**TENSORS, "step": "x"})
+    with pytest.raises(WeightsError, match="is wanted under 'ema': none of them"):
+        from_torch(NET, TENSORS, key="ema")
+
+
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +298,20 @@ def test_counts_of_batches_are_left_out():
 def test_rename_says_what_names_are_to_be(rename):
     tensors = {f"module.{name.replace('fc.', 'head.')}": tensor for name, tensor in TENSORS.items()}
     same_trees(from_torch(NET, {**tensors, "ema.decay": np.ones(1)}, rename=rename), from_torch(NET, TENSORS))
+
+
+def test_rename_takes_whole_parts_of_names():
+    net = jc.serial(stage=jc.PReLU(), layer10=jc.PReLU(), new=jc.serial(a=jc.PReLU()))
+    tensors = {"layer1.weight": np.zeros(1), "layer10.weight": np.ones(1), "a.weight": np.full(1, 2.0)}
+    params, _ = from_torch(net, tensors, rename={"layer1": "stage", "a": "new.a"})
+    assert [params[name]["scale"][0] for name in ("stage", "layer10")] == [0, 1]
+    assert params["new"]["a"]["scale"][0] == 2
+    params, _ = from_torch(jc.serial(a=jc.serial(b=jc.PReLU())), {"b.weight": np.ones(1)}, rename={"": "a."})
+    assert params["a"]["b"]["scale"][0] == 1
+
+
+def test_rename_must_give_names():
+    refused("rename must give a string or None, it gives 3 for 'features.0.weight'", TENSORS, rename=lambda name: 3)
 
 
 def test_rename_must_keep_names_apart():
@@ -212,11 +336,82 @@ def test_a_layer_without_a_rule_needs_x():
     refused(r"local.kernel must have shape \(2, 2, 1, 1, 2, 2\), got \(2, 1, 1, 2, 2\)", tensors, (1, 2, 2, 3), net)
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class Gained(jc.Dense):
+    """A kind of layer with a rule, and an array more."""
+
+    def init(self, key, x):
+        params, state = super().init(key, x)
+        return {**params, "gain": jnp.full((), 2.0)}, state
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighing:
+    """A user's composite with arrays of its own."""
+
+    children: tuple
+
+    def init(self, key, x):
+        return {"weight": jnp.ones(()), "body": self.children[0][1].init(key, x)[0]}, {}
+
+    def apply(self, params, state, x, *, train=False, key=None):
+        return x * params["weight"], state
+
+
+@pytest.mark.parametrize(
+    ("layer", "own"),
+    [(Gained(2), "gain"), (Weighing((("body", jc.Dense(2)),)), "weight")],
+    ids=["subclass", "composite"],
+)
+def test_arrays_beyond_the_rule_are_filled_and_wanted(layer, own):
+    for net, names in ((jc.serial(a=layer), [f"a.{own}"]), (jc.repeat(layer, 2), [f"0.{own}", f"1.{own}"])):
+        params, state, _ = ready(net, (1, 2))
+        tensors = to_torch(net, params, state)
+        assert {*names} < {*tensors}
+        same_trees(from_torch(net, tensors, (1, 2)), (params, state))
+        less = {name: a for name, a in tensors.items() if name != names[-1]}
+        refused(rf"places that no tensor fills:\n  {names[-1]} \(\)", less, (1, 2), net)
+
+
+def test_trees_that_hold_other_things_are_refused():
+    class Lists(Shift):
+        def init(self, key, x):
+            return {"shifts": [jnp.ones(2)]}, {}
+
+        def apply(self, params, state, x, *, train=False, key=None):
+            return x, state
+
+    refused("params/0/shifts must be an array or a dict of arrays, got list", {}, (1, 2), jc.serial(Lists()))
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (None, "^params must be a dict of arrays, got NoneType$"),
+        (jnp.ones(3), "^params must be a dict of arrays, got "),
+        ({"fc": jnp.ones(3)}, "^params/fc/kernel is missing"),
+        ({"fc": [jnp.ones(3)]}, "^params/fc must be an array or a dict of arrays, got list$"),
+        (
+            {"fc": {"kernel": jnp.ones((64, 7)), "bias": jnp.ones(3)}},
+            r"kernel must have shape \(\?, 3\), got \(64, 7\)$",
+        ),
+        ({"fc": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}}, r"kernel must have shape \(\?, 3\), got \(3,\)$"),
+        (
+            {"fc": {"kernel": jnp.ones((2, 4, 3)), "bias": jnp.ones((2, 3))}},
+            r"kernel must have shape .* got \(2, 4, 3\)$",
+        ),
+    ],
+)
+def test_to_torch_refuses_what_does_not_fit(params, message):
+    with pytest.raises(WeightsError, match=message):
+        to_torch(jc.serial(fc=jc.Dense(3)), params, {})
+
+
 def test_to_torch_wants_all_arrays_and_no_others():
     params, state = from_torch(NET, TENSORS)
-    with pytest.raises(WeightsError, match=r"^params has no fc.bias$"):
+    with pytest.raises(WeightsError, match=r"^params/fc/bias is missing, which Dense wants$"):
         to_torch(NET, {**params, "fc": {"kernel": params["fc"]["kernel"]}}, state)
-    with pytest.raises(WeightsError, match=r"^state has fc.seen, which no layer of the net wants$"):
+    with pytest.raises(WeightsError, match=r"^state/fc/seen is one too many, no layer of the net wants it$"):
         to_torch(NET, params, {**state, "fc": {"seen": jnp.ones(1)}})
 
 
@@ -227,3 +422,24 @@ def test_torch_tensors_of_any_type_are_taken():
         tensors = {name: torch.from_numpy(a).to(dtype).requires_grad_() for name, a in TENSORS.items()}
         params, _ = from_torch(NET, tensors)
         assert_array_equal(params["fc"]["bias"].astype(np.float32), tensors["fc.bias"].detach().float().numpy())
+
+
+@pytest.mark.torch
+def test_tensors_that_numpy_does_not_hold_are_refused():
+    torch = pytest.importorskip("torch")
+    for tensor in (torch.ones(3).to(torch.float8_e4m3fn), torch.ones(3, device="meta"), torch.ones(3).to_sparse()):
+        refused("^'fc.bias' must be a dense array that NumPy can hold, got torch", {**TENSORS, "fc.bias": tensor})
+    refused("got a Linear", torch.nn.Linear(2, 2))
+
+
+@pytest.mark.torch
+def test_parameters_of_a_module_are_copied():
+    torch = pytest.importorskip("torch")
+    for _ in range(20):
+        module = torch.nn.Linear(64, 64)
+        params, _ = from_torch(jc.Dense(64), module.state_dict())
+        with torch.no_grad():
+            module.weight.fill_(7)
+            module.bias.fill_(7)
+        assert not (params["kernel"] == 7).any()
+        assert not (params["bias"] == 7).any()
