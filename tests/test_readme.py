@@ -1,8 +1,10 @@
 """The README's code runs as it stands, and its figures are those of the committed measurements."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,7 +14,7 @@ import jaxconv as jc
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-FIRST, FLAX, ERROR, WEIGHTS, INTEROP, TRAINING, LOOP = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+FIRST, FLAX, ERROR, WEIGHTS, LOOKING, INTEROP, TRAINING, LOOP = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 
 
 def test_the_first_example_prints_its_table(capsys):
@@ -53,6 +55,18 @@ def test_the_flax_example_goes_both_ways():
         names["net"].init(jax.random.key(0), (8, 16, 16, 3))[0]
     )
     assert names["params"]["kernel"].shape == (3, 3, 3, 8)
+
+
+@pytest.mark.slow
+def test_the_looking_example_draws(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    net = jc.models.convnet()
+    params, state = jax.jit(lambda key: net.init(key, (1, 28, 28, 1)))(jax.random.key(0))
+    data = jc.data.mnist5k()
+    few = dataclasses.replace(data, test_images=data.test_images[:32], test_labels=data.test_labels[:32])
+    result = SimpleNamespace(params=params, state=state)
+    exec(LOOKING, {"jc": jc, "result": result, "data": few, "mean": 0.1, "std": 0.3})
+    assert {path.name for path in tmp_path.iterdir()} == {"lit.png", "patches.png"}
 
 
 @pytest.mark.slow

@@ -31,7 +31,8 @@ def saliency(net: Layer, params: Params, state: State, x: ArrayLike, target: Tar
       net: a layer.
       params, state: what ``net.apply`` takes.
       x: floating-point array of shape ``(batch, ..., channels)``, scaled as the network takes it.
-      target: which score, as said at the head of this module.
+      target: which score: the index of a class, for all examples or an array of one for each; None, the class with the
+        highest score; or a function from the network's output to a score for each example.
 
     Returns:
       Array of x's shape and type, with signs. The paper's picture is ``jnp.abs(g).max(-1)``.

@@ -24,6 +24,9 @@ def grad_cam(
 ) -> Array:
     """Returns the positive part of a layer's maps, weighted by the mean gradient of each (Selvaraju et al., 2017).
 
+    The mean is right where a mean over space follows the maps. Behind a `jaxconv.Flatten` each place has weights of its
+    own, and borders may light up: take `grad_cam_plus_plus` there, or `jaxconv.inspect.occlusion`.
+
     Args:
       net: a layer.
       params, state: what ``net.apply`` takes.

@@ -103,7 +103,7 @@ class View:
     What a unit answers to from every side is a pattern; what it answers to from one only is noise.
 
     Args:
-      jitter: pixels to roll by, at most; see `jitter`.
+      jitter: pixels to roll by, at most, and at most an eighth of the image's shorter side; see `jitter`.
       degrees, zoom: see `turn`.
       blur: standard deviation in pixels; see `blur`.
 
@@ -119,7 +119,8 @@ class View:
     def __call__(self, key: Array, x: Array) -> Array:
         turn_key, jitter_key = jax.random.split(key)
         x = turn(turn_key, blur(x, self.blur), degrees=self.degrees, zoom=self.zoom)
-        return jitter(jitter_key, x, self.jitter)
+        # More than an eighth of a small image would take what is sought out of sight.
+        return jitter(jitter_key, x, min(self.jitter, max(1, min(x.shape[1:-1]) // 8)))
 
 
 __all__ = ["View", "blur", "jitter", "turn"]

@@ -89,8 +89,10 @@ def heat_maps(
     if titles is not None and len(titles) != len(pictures):
         raise ShapeError(f"titles must be one for each of the {len(pictures)} images, got {len(titles)}")
     colours, least = ("RdBu_r", -1) if (maps < 0).any() else ("inferno", 0)
-    fig, axes = grid(len(pictures), columns, 2.0, 0.3 if titles else 0.0)
-    for ax, picture, heat, title in zip(axes, pictures, maps, titles or [""] * len(pictures), strict=True):
+    fig, axes = grid(len(pictures), columns, 2.0, 0.3 if titles is not None else 0.0)
+    for ax, picture, heat, title in zip(
+        axes, pictures, maps, [""] * len(pictures) if titles is None else map(str, titles), strict=True
+    ):
         draw(ax, picture)
         height, width = picture.shape[:2]
         size = np.abs(heat)

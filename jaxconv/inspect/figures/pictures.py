@@ -31,8 +31,10 @@ def images(images: Any, titles: Sequence[str] | None = None, *, columns: int = 8
     pictures = check_pictures(images)
     if titles is not None and len(titles) != len(pictures):
         raise ShapeError(f"titles must be one for each of the {len(pictures)} images, got {len(titles)}")
-    fig, axes = grid(len(pictures), columns, 1.2, 0.35 if titles else 0.0)
-    for ax, image, title in zip(axes, pictures, titles or [""] * len(pictures), strict=True):
+    fig, axes = grid(len(pictures), columns, 1.2, 0.35 if titles is not None else 0.0)
+    for ax, image, title in zip(
+        axes, pictures, [""] * len(pictures) if titles is None else map(str, titles), strict=True
+    ):
         draw(ax, image)
         ax.set_title(title, fontsize=7)
     return fig
