@@ -6,6 +6,7 @@ what becomes of it: ``layer1.0.conv1.weight``, out x in x height x width, is
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,6 +42,8 @@ def _reversed_channels(ndim: int) -> tuple[int, ...]:
 
 NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 IGNORED = "num_batches_tracked"
+# Names of torch's modules had dots once: torchvision's published DenseNets still say norm.1 for norm1.
+DOTTED = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 def _place(key: Path, theirs: tuple[Path, ...], copies: tuple[int, ...], layer: Layer) -> Place:
@@ -117,6 +120,8 @@ def from_torch(
     (5, 5, 3, 8)
     """
     tensors = renamed(arrays_of(source, key), rename, lambda name: name.split(".")[-1] == IGNORED)
+    undotted = {name: DOTTED.sub(r"\1\2", name) for name in tensors}
+    tensors = {name if undotted[name] in tensors else undotted[name]: tensor for name, tensor in tensors.items()}
     shapes = shapes_of(net, x)
     return fill(places(net, shapes), tensors, shapes)
 

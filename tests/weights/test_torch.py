@@ -1,6 +1,7 @@
 """Torch's names and layouts: round trips of any network, and every way in which tensors may not fit."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -430,6 +431,17 @@ def test_tensors_that_numpy_does_not_hold_are_refused():
     for tensor in (torch.ones(3).to(torch.float8_e4m3fn), torch.ones(3, device="meta"), torch.ones(3).to_sparse()):
         refused("^'fc.bias' must be a dense array that NumPy can hold, got torch", {**TENSORS, "fc.bias": tensor})
     refused("got a Linear", torch.nn.Linear(2, 2))
+
+
+def test_the_dotted_names_of_published_densenets_are_known():
+    net = jc.models.densenet(4, (2, 1), 3, width=8)
+    params, state, _ = ready(net, (1, 32, 32, 3))
+    tensors = to_torch(net, params, state)
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12]\.)", r"\1.\2", name): array for name, array in tensors.items()}
+    assert len(set(old) - set(tensors)) == 3 * (2 + 8)
+    wrapped = {f"module.{name}": array for name, array in old.items()}
+    for found in (from_torch(net, old), from_torch(net, wrapped, rename={"module.": ""})):
+        jax.tree.map(assert_array_equal, found, (params, state))
 
 
 @pytest.mark.torch
