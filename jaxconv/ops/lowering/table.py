@@ -129,17 +129,17 @@ CPU = (
     Row(
         FORMS["tiles"],
         lambda p: _thin(p) and p.taps <= 27 and p.role == "output" and tiles_held(p, tile_size(p)) <= 1,
-        "few channels, a product of several windows: 8x128x128x3->32 k3 3.2 ms, lax 11.7",
+        "few channels, a product of several windows: 8x128x128x3->32 k3 in layers.json",
     ),
     Row(
         FORMS["slabs"],
         lambda p: _thin(p) and p.role == "kernel" and p.batch >= 64 and p.geometry.rank > 1,
-        "few channels, the window's rows by themselves: 256x28x28x1->6 k5 2.6 ms, lax 4.8",
+        "few channels, the window's rows by themselves: 256x28x28x1->6 k5, gradients, in layers.json",
     ),
     Row(
         FORMS["tiles"],
         lambda p: _thin(p) and p.role == "kernel" and p.batch >= 64,
-        "few channels, a product of several windows: 128x28x28x1->32 k3 2.0 ms, lax 7.8",
+        "few channels, a product of several windows: 128x28x28x1->32 k3, gradients, in layers.json",
     ),
     Row(FORMS["slabs"], lambda p: p.geometry.rank == 3, "each slab by itself: 2x16x28x28x32->32 k3 in layers.json"),
     Row(
