@@ -65,21 +65,28 @@ def positive(kind: type) -> Callable[[str], Any]:
     return parse
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not of switches, nor where the help says them in words."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         "python -m experiments.classify",
         description=(__doc__ or "").split("\n\n", 1)[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
-    arguments.add_argument("--data", choices=RECIPES, default="mnist5k")
+    arguments.add_argument("--data", choices=RECIPES, default="mnist5k", help="what to learn from")
     arguments.add_argument("--folder", help="where the files of fashion_mnist or cifar10 lie")
     arguments.add_argument("--download", action="store_true", help="fetch fashion_mnist or cifar10, checksum verified")
-    arguments.add_argument("--model", choices=MODELS, default="convnet")
+    arguments.add_argument("--model", choices=MODELS, default="convnet", help="which network learns")
     arguments.add_argument("--epochs", type=positive(int), help="default: 24 for mnist5k, 10 for the others")
-    arguments.add_argument("--batch", type=positive(int), default=128)
+    arguments.add_argument("--batch", type=positive(int), default=128, help="images in a step")
     arguments.add_argument("--lr", type=positive(float), default=5e-3, help="the peak of the schedule")
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--out", type=Path, help="default: runs/DATA-MODEL")
+    arguments.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    arguments.add_argument("--out", type=Path, help="a folder for the report; default: runs/DATA-MODEL")
     arguments.add_argument("--resume", action="store_true", help="continue the run that --out holds")
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
     return arguments

@@ -10,6 +10,7 @@ Writes NAME_LAYER.png for each layer under --out.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import jax
 import numpy as np
 
 from experiments import pretrained
-from experiments.classify import positive
+from experiments.classify import Help, positive
 from experiments.pictures import photograph, progress, sized, write_png
 from jaxconv.inspect.arguments import check_unstacked
 from jaxconv.inspect.dreams import dream
@@ -32,20 +33,39 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         "python -m experiments.dream",
         description=(__doc__ or "").split("\n\n", 1)[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
     arguments.add_argument("--image", default="china.jpg", help="a file, or the name of a packaged photograph")
-    arguments.add_argument("--layers", nargs="+", default=["_blocks.4", "_blocks.8", "_blocks.10"], metavar="PATH")
+    arguments.add_argument(
+        "--layers",
+        nargs="+",
+        default=["_blocks.4", "_blocks.8", "_blocks.10"],
+        metavar="PATH",
+        help="a dream for each: _blocks.0 to _blocks.15, from strokes to things, or any path of the network",
+    )
     arguments.add_argument("--side", type=positive(int), default=288, help="pixels of the shorter side")
-    arguments.add_argument("--octaves", type=positive(int), default=4)
-    arguments.add_argument("--octave-scale", type=float, default=1.4)
+    arguments.add_argument(
+        "--octaves", type=positive(int), default=4, help="sizes that are dreamt at, the smallest first"
+    )
+    arguments.add_argument(
+        "--octave-scale", type=float, default=1.4, help="how many times larger each is than the one before"
+    )
     arguments.add_argument("--steps", type=positive(int), default=10, help="in each octave")
     arguments.add_argument("--rate", type=positive(float), default=0.015, help="how far a step goes; white is 1")
-    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--seed", type=int, default=0, help="of the shifts of the image between steps")
     arguments.add_argument("--weights", metavar="PATH", help="default: those of the installed package")
-    arguments.add_argument("--out", type=Path, default=Path("runs/dream"))
+    arguments.add_argument("--out", type=Path, default=Path("runs/dream"), help="a folder for the PNGs")
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
     return arguments
+
+
+def position(steps: int, octaves: int, step: int, loss: float) -> str:
+    """Says where a dream is: ``steps`` in each octave, ``step`` counted through all of them.
+
+    >>> position(10, 4, 11, -0.5)
+    'octave 2 of 4, mean square 0.5'
+    """
+    return f"octave {(step - 1) // steps + 1} of {octaves}, mean square {-loss:.4g}"
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -57,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     options.out.mkdir(parents=True, exist_ok=True)
     dreams = {}
     for path in options.layers:
-        with progress(path, options.octaves * options.steps, options.quiet, sign=-1) as on_step:
+        shown = functools.partial(position, options.steps, options.octaves)
+        with progress(f"layer {path}", options.octaves * options.steps, options.quiet, shown) as on_step:
             (dreams[path],) = np.asarray(
                 dream(
                     net,

@@ -110,7 +110,9 @@ def small_enough(path: str, image: np.ndarray) -> np.ndarray:
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser("python -m experiments.edges", description=(__doc__ or "").split("\n", 1)[0])
     arguments.add_argument("--image", nargs="+", required=True, metavar="FILE", help="photographs of any size")
-    arguments.add_argument("--out", type=Path, default=Path("runs/edges"), metavar="DIR", help="default: runs/edges")
+    arguments.add_argument(
+        "--out", type=Path, default=Path("runs/edges"), metavar="DIR", help="for the PNGs; default: runs/edges"
+    )
     arguments.add_argument("--weights", metavar="PATH", help="default: those of the installed package")
     return arguments
 

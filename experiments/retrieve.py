@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 import jaxconv as jc
 from experiments import pretrained, report
-from experiments.classify import MODELS, RECIPES, augmentation, load, optimizer, positive, smoothed_loss
+from experiments.classify import MODELS, RECIPES, Help, augmentation, load, optimizer, positive, smoothed_loss
 from experiments.pictures import PHOTOGRAPHS, photograph, sized
 from jaxconv.data import Dataset, channel_statistics, normalize
 from jaxconv.inspect import embed, figures, nearest, pca, precision_at_k
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         "python -m experiments.retrieve",
         description=(__doc__ or "").split("\n\n", 1)[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
     source = arguments.add_mutually_exclusive_group()
     source.add_argument("--image", nargs="+", default=[*PHOTOGRAPHS], help="files, or names of packaged photographs")
@@ -64,10 +64,12 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--download", action="store_true", help="fetch fashion_mnist or cifar10, checksum verified")
     arguments.add_argument("--epochs", type=positive(int), help="with --data; default: 6 for mnist5k, 1 for the others")
     arguments.add_argument("--queries", type=positive(int), default=3000, help="images to find others for, at most")
-    arguments.add_argument("--batch", type=positive(int), default=128)
+    arguments.add_argument("--batch", type=positive(int), default=128, help="images that the network sees at a time")
     arguments.add_argument("--lr", type=positive(float), default=5e-3, help="the peak of the schedule, with --data")
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--out", type=Path, help="default: runs/retrieve, or runs/retrieve-DATA")
+    arguments.add_argument("--seed", type=int, default=0, help="of the pieces, the untrained weights and the training")
+    arguments.add_argument(
+        "--out", type=Path, help="a folder for the report; default: runs/retrieve, or runs/retrieve-DATA"
+    )
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
     return arguments
 

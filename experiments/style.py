@@ -27,7 +27,7 @@ import optax
 from jax.typing import ArrayLike
 
 import jaxconv as jc
-from experiments.classify import positive
+from experiments.classify import Help, positive
 from experiments.edges import read_weights
 from experiments.pictures import photograph, progress, sized, write_png
 from experiments.pretrained import Pretrained
@@ -37,6 +37,8 @@ from jaxconv.inspect.style import PerceptualLoss, fast_style_step, style_transfe
 from jaxconv.models.style import transform_net
 
 CONTENT = ["block4.4"]
+# Nearer to the pixels, as few steps do not teach a network what the deep maps leave open.
+FAST_CONTENT = ["block3.2"]
 STYLE = ["block1.1", "block2.2", "block3.2", "block4.2"]
 LEARNT_FROM = ("astronaut.png", "chelsea.png", "china.jpg", "coffee.png", "flower.jpg", "motorcycle_left.png")
 PIECE = 96
@@ -57,23 +59,40 @@ def vgg(path: str | None = None) -> Pretrained:
 def learn(
     loss: PerceptualLoss, model: Pretrained, style: np.ndarray, options: argparse.Namespace
 ) -> tuple[jc.Layer, dict]:
-    """Returns a transformation network and its parameters after ``options.steps`` steps."""
+    """Returns a transformation network and its parameters after ``options.steps`` steps.
+
+    It learns to copy first, which takes seconds: what it paints while it only begins to learn a style is grey else.
+    """
     net = transform_net(widths=(16, 32, 64), blocks=3)
     key = jax.random.key(options.seed)
     init = jax.jit(lambda key: net.init(key, (1, PIECE, PIECE, 3)))(key)
     pool = [sized(photograph(name), options.side) for name in LEARNT_FROM]
+    crop = jax.jit(lambda key, x: random_flip(key, random_crop(key, x, PIECE)))
+
+    def pieces(key: jax.Array, count: int) -> np.ndarray:
+        first, *keys = jax.random.split(key, count + 1)
+        chosen = jax.random.randint(first, (count,), 0, len(pool))
+        return np.concatenate([crop(k, pool[int(n)]) for k, n in zip(keys, chosen, strict=True)])
+
+    copies = options.steps // 5
+    by_pixels = optax.adam(2e-3)
+    state = jc.train.TrainState.create(net, by_pixels, key, init=init)
+    copy = jc.train.train_step(net, lambda y, x: jnp.mean(jnp.square(y - x), axis=(1, 2, 3)), by_pixels)
+    with progress("learning to copy", copies, options.quiet) as on_step:
+        for i in range(1, copies + 1):
+            some = pieces(jax.random.fold_in(key, options.steps + i), 4 * options.batch)
+            state, metrics = copy(state, some, some)
+            on_step(i, float(metrics["loss"]))
+
     schedule = optax.cosine_decay_schedule(1e-3, options.steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-    state = jc.train.TrainState.create(net, optimizer, key, init=init)
+    state = jc.train.TrainState.create(net, optimizer, key, init=(state.params, {}))
     grams = jax.jit(loss.grams)(model.params, model.state, style)
     step = fast_style_step(net, loss, optimizer)
-    crop = jax.jit(lambda key, x: random_flip(key, random_crop(key, x, PIECE)))
-    with progress("learning", options.steps, options.quiet) as on_step:
+    with progress("learning the style", options.steps, options.quiet) as on_step:
         for i in range(1, options.steps + 1):
-            keys = jax.random.split(jax.random.fold_in(key, i), options.batch + 1)
-            chosen = jax.random.randint(keys[0], (options.batch,), 0, len(pool))
-            pieces = [crop(k, pool[int(n)]) for k, n in zip(keys[1:], chosen, strict=True)]
-            state, metrics = step(state, np.concatenate(pieces), model.params, model.state, grams)
+            some = pieces(jax.random.fold_in(key, i), options.batch)
+            state, metrics = step(state, some, model.params, model.state, grams)
             if not np.isfinite(metrics["loss"]):
                 raise FloatingPointError(f"the loss is not finite at step {i} of {options.steps}")
             on_step(i, float(metrics["loss"]))
@@ -84,28 +103,31 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         "python -m experiments.style",
         description=(__doc__ or "").split("\n\n", 1)[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
     arguments.add_argument("--image", nargs="+", default=["china.jpg"], help="files, or names of packaged photographs")
     arguments.add_argument("--style", default="ihc.png", help="a file, or the name of a packaged photograph")
     arguments.add_argument("--fast", action="store_true", help="train a network that paints in one pass")
     arguments.add_argument("--side", type=positive(int), default=192, help="pixels of the shorter side of all images")
-    arguments.add_argument("--steps", type=positive(int), help="default: 80, or 250 with --fast")
-    arguments.add_argument("--batch", type=positive(int), default=2, help="pieces in a step, with --fast")
+    arguments.add_argument("--steps", type=positive(int), help="default: 80, or 500 with --fast")
+    arguments.add_argument("--batch", type=positive(int), default=1, help="pieces in a step, with --fast")
     arguments.add_argument("--optimizer", choices=["adam", "lbfgs"], default="adam", help="without --fast")
-    arguments.add_argument("--style-weight", type=positive(float), help="content has 1; default: 10, or 2 with --fast")
-    arguments.add_argument("--variation-weight", type=float, default=5.0, help="of the total variation")
-    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--style-weight", type=positive(float), help="content has 1; default: 10, or 8 with --fast")
+    arguments.add_argument(
+        "--variation-weight", type=float, help="of the total variation; default: 5, or 1 with --fast"
+    )
+    arguments.add_argument("--seed", type=int, default=0, help="of the weights and the pieces, with --fast")
     arguments.add_argument("--weights", metavar="PATH", help="default: those of the installed package")
-    arguments.add_argument("--out", type=Path, default=Path("runs/style"))
+    arguments.add_argument("--out", type=Path, default=Path("runs/style"), help="a folder for the PNGs")
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     options = parser().parse_args(argv)
-    options.steps = options.steps or (250 if options.fast else 80)
-    options.style_weight = options.style_weight or (2.0 if options.fast else 10.0)
+    for name, usual, fast in (("steps", 80, 500), ("style_weight", 10.0, 8.0), ("variation_weight", 5.0, 1.0)):
+        if getattr(options, name) is None:
+            setattr(options, name, fast if options.fast else usual)
     stems = [Path(name).stem for name in options.image]
     if len(set(stems)) < len(stems):
         raise ValueError(f"--image must have files of different names, as each names a PNG, got {' '.join(stems)}")
@@ -114,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     model = vgg(options.weights)
     loss = PerceptualLoss(
         model.net,
-        CONTENT,
+        FAST_CONTENT if options.fast else CONTENT,
         STYLE,
         style_weight=options.style_weight,
         variation_weight=options.variation_weight,
@@ -129,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
             height, width = (n // 4 * 4 for n in image.shape[1:3])
             y, _ = jax.jit(net.apply)(params, {}, image[:, :height, :width])
         else:
-            with progress(name, options.steps, options.quiet) as on_step:
+            with progress(f"painting {name}", options.steps, options.quiet) as on_step:
                 y, _ = style_transfer(
                     loss,
                     model.params,

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 import jaxconv as jc
 from experiments import pretrained, report
-from experiments.classify import positive
+from experiments.classify import Help, positive
 from experiments.imagenet import class_names
 from experiments.pictures import PHOTOGRAPHS, photograph, progress, sized
 from jaxconv.inspect import figures, objectives
@@ -45,15 +45,15 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         "python -m experiments.visualize",
         description=(__doc__ or "").split("\n\n", 1)[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
     arguments.add_argument("--layers", nargs="+", metavar="PATH", help="default: the stem, all blocks, head and scores")
     arguments.add_argument("--channels", type=positive(int), default=4, help="of each layer, evenly spaced")
     arguments.add_argument("--patches", type=positive(int), default=8, help="of each channel")
     arguments.add_argument("--steps", type=positive(int), default=64, help="of the search for images")
-    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--seed", type=int, default=0, help="of the noise that the search begins from")
     arguments.add_argument("--weights", metavar="PATH", help="default: those of the installed package")
-    arguments.add_argument("--out", type=Path, default=Path("runs/visualize"))
+    arguments.add_argument("--out", type=Path, default=Path("runs/visualize"), help="a folder for the report")
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
     return arguments
 
@@ -102,7 +102,8 @@ def wanted_images(
         objectives.channel(path, [c if owner == path else -1 for owner, c in zip(owners, flat, strict=True)])
         for path in channels
     ]
-    with progress(f"images of {side}", options.steps, options.quiet, sign=-1) as on_step:
+    what = f"{len(flat)} images of {side} pixels"
+    with progress(what, options.steps, options.quiet, lambda _, loss: f"mean score {-loss / len(flat):.4g}") as on_step:
         images, _ = maximise(
             *model[:3],
             (len(flat), side, side, 3),
@@ -151,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
             images |= wanted_images(model, {path: channels[path] for path in group}, side, options)
 
     parts: list[tuple[str, str, Any]] = []
-    with progress("patches", len(paths), options.quiet) as on_step:
+    with progress("patches", len(paths), options.quiet, lambda done, _: f"layer {paths[done - 1]}") as on_step:
         for i, path in enumerate(paths, 1):
             kernel = spatial_kernel(net, params, path)
             if kernel is not None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import jax
 
-from jaxconv.compose import LayerLike, Serial, Wrapper, as_keyword, as_layer, check_name, concatenate
+from jaxconv.compose import AROUND, LayerLike, Serial, Wrapper, as_keyword, as_layer, check_name, concatenate
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Children, Composite, Layer, Run, Tree, level_names, name_of
@@ -38,8 +38,10 @@ class Backbone(Composite):
         """Returns what `backbone` makes this of: a row of layers, and the paths with their names."""
         children, paths = [], dict(self.maps)
         for name, layer in self.children:
-            if isinstance(layer, Backbone) and layer.inner:
-                layer, inside = layer.source()
+            tapped = backbone_in(layer)
+            if tapped and tapped.inner:
+                row, inside = tapped.source()
+                layer = _around(layer, row)
                 paths |= {f"{name}.{path}" if name else path: out for path, out in inside.items()}
             children.append((name, layer))
         return Serial(tuple(children)), paths
@@ -52,7 +54,8 @@ class Backbone(Composite):
         found: dict[str, Tree] = {}
         for name, layer in self.children:
             x = run(name, layer, x)
-            if isinstance(layer, Backbone) and layer.inner:
+            tapped = backbone_in(layer)
+            if tapped and tapped.inner:
                 x, inside = x
                 found |= inside
             if name in wanted:
@@ -60,11 +63,27 @@ class Backbone(Composite):
         return (x, found) if self.inner else found
 
 
-def _tapped(net: Layer, maps: Maps, outer: tuple[str, ...] = (), whole: bool = False) -> Backbone:
+def backbone_in(layer: Layer) -> Backbone | None:
+    """Returns the backbone that a layer is, or that stands in `jaxconv.frozen` and the like; None for another."""
+    while isinstance(layer, AROUND):
+        layer = layer.layer
+    return layer if isinstance(layer, Backbone) else None
+
+
+def _around(layer: Layer, inside: Layer) -> Layer:
+    """Returns ``inside`` in what stands around the innermost of ``layer``."""
+    return dataclasses.replace(layer, layer=_around(layer.layer, inside)) if isinstance(layer, AROUND) else inside
+
+
+def _tapped(
+    net: Layer, maps: Maps, outer: tuple[str, ...] = (), *, whole: bool = False, inner: bool = False
+) -> Backbone | Wrapper:
     """Returns the children of ``net``, those with a path inside tapped in their turn.
 
     Unless ``whole``, those after the last of the paths are left out.
     """
+    if isinstance(net, AROUND):
+        return dataclasses.replace(net, layer=_tapped(net.layer, maps, outer, whole=whole, inner=inner))
     if isinstance(net, Auxiliary):
         net = net.body
     if not isinstance(net, Serial):
@@ -82,8 +101,7 @@ def _tapped(net: Layer, maps: Maps, outer: tuple[str, ...] = (), whole: bool = F
         left -= here
         if below:
             follows = whole or bool(left) or any(p == name for p, _ in maps)
-            tapped = _tapped(layer, below, (*outer, name) if name else outer, follows)
-            layer = dataclasses.replace(tapped, inner=True)
+            layer = _tapped(layer, below, (*outer, name) if name else outer, whole=follows, inner=True)
         children.append((name, layer))
         if not left and not whole:
             break
@@ -92,17 +110,18 @@ def _tapped(net: Layer, maps: Maps, outer: tuple[str, ...] = (), whole: bool = F
         names = ", ".join(map(repr, level_names(net.children)))
         raise ShapeError(f"paths has {sorted(p for p, _ in left)[0]!r}, which names no layer in {at or 'net'}: {names}")
     own = {name for name, _ in net.children}
-    return Backbone(tuple(children), tuple((p, out) for p, out in maps if p in own))
+    return Backbone(tuple(children), tuple((p, out) for p, out in maps if p in own), inner)
 
 
-def backbone(net: Layer, paths: Sequence[str] | Mapping[str, str]) -> Backbone:
+def backbone(net: Layer, paths: Sequence[str] | Mapping[str, str]) -> Backbone | Wrapper:
     """Returns the part of a network up to the last of ``paths``; its output is a dict of the maps there.
 
     The parameters keep their paths, so a network's weights are its backbone's, those of the head left out. What FCN,
     DeepLab and U-Net stand on; torchvision's ``IntermediateLayerGetter``.
 
     Args:
-      net: made by `serial` or `auxiliary`; so is what a path with dots goes through.
+      net: made by `serial` or `auxiliary`; so is what a path with dots goes through. `frozen`, `remat` and
+        `mixed_precision` around them stay around the backbone.
       paths: of the layers whose outputs are wanted, or a mapping of paths to the names they get in the output.
 
     Raises:
@@ -195,7 +214,8 @@ def auxiliary(body: Serial, **heads: tuple[str, LayerLike]) -> Auxiliary:
 
 def _map(maps: Tree, name: str) -> Tree:
     if not isinstance(maps, dict) or name not in maps:
-        has = ", ".join(map(repr, maps)) or "none" if isinstance(maps, dict) else type(maps).__name__
+        other = f"one array of shape {maps.shape}" if hasattr(maps, "shape") else type(maps).__name__
+        has = ", ".join(map(repr, maps)) or "none" if isinstance(maps, dict) else other
         raise ShapeError(f"x must be a dict of maps with {name!r} in it, got {has}")
     return maps[name]
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv import geometry as geo
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ShapeError, did_you_mean
 from jaxconv.layer import (
     Array,
     Children,
@@ -26,8 +26,10 @@ from jaxconv.layer import (
     child_key,
     init_child,
     name_of,
+    rebuilt,
     run_child,
     staged,
+    walk,
 )
 from jaxconv.layers import Fn
 
@@ -490,7 +492,7 @@ class Frozen(Wrapper):
         return super().apply(jax.lax.stop_gradient(params), state, x)
 
 
-def frozen(layer: LayerLike) -> Frozen:
+def frozen(layer: LayerLike, *, but: Sequence[str] = ()) -> Layer:
     """Runs a layer as in evaluation, in training too: statistics stay, nothing is dropped, its params get no gradient.
 
     The gradient by ``x`` passes. Adds no level. For fine-tuning; an optimizer with weight decay must be told to leave
@@ -498,6 +500,10 @@ def frozen(layer: LayerLike) -> Frozen:
 
     Args:
       layer: any layer.
+      but: paths of layers inside that are trained, with all that they hold: all around them is frozen.
+
+    Raises:
+      ShapeError: ``but`` has a path that names no layer.
 
     >>> net = jc.serial(features=frozen(jc.BatchNorm()), scores=jc.Dense(2))
     >>> params, state = net.init(jax.random.key(0), (4, 3))
@@ -505,8 +511,26 @@ def frozen(layer: LayerLike) -> Frozen:
     >>> grads = jax.grad(lambda params: net.apply(params, state, x, train=True)[0].sum())(params)
     >>> grads["features"]["scale"], grads["scores"]["bias"]
     (Array([0., 0., 0.], dtype=float32), Array([4., 4.], dtype=float32))
+    >>> frozen(jc.serial(stem=jc.Conv(8), pool=jc.GlobalAvgPool(), fc=jc.Dense(2)), but=["fc"])
+    serial(stem=frozen(Conv(features=8)), pool=frozen(GlobalAvgPool()), fc=Dense(features=2))
     """
-    return Frozen(as_layer(layer))
+    net = as_layer(layer)
+    if isinstance(but, str):
+        raise ShapeError(f"but must be a sequence of paths, got the string {but!r}: write [{but!r}]")
+    known = [path for path, _ in walk(net)]
+    for path in but:
+        if path not in known:
+            raise ShapeError(f"but has {path!r}, which {did_you_mean(path, known)}")
+    return _frozen_around(net, frozenset(but))
+
+
+def _frozen_around(net: Layer, but: frozenset[str], path: tuple[str, ...] = ()) -> Layer:
+    if ".".join(path) in but:
+        return net
+    if but.isdisjoint(inside for inside, _ in walk(net, path)):
+        return Frozen(net)
+    children: Children = getattr(net, "children", ())
+    return rebuilt(net, [_frozen_around(layer, but, (*path, name) if name else path) for name, layer in children])
 
 
 @dataclass(frozen=True, repr=False)
@@ -526,8 +550,11 @@ class MixedPrecision(Wrapper):
         super().check()
 
     def route(self, run: Run, x: Tree) -> Tree:
-        x = run.join(lambda x: _cast(x, self.compute), x)
-        return run.join(lambda y: _cast(y, self.output), run("", self.layer, x))
+        def cast(tree: Tree, dtype: Any) -> Tree:
+            # Each by itself: joined they would all see what any of them sees.
+            return jax.tree.map(lambda leaf: run.join(lambda a: _cast(a, dtype), leaf), tree)
+
+        return cast(run("", self.layer, cast(x, self.compute)), self.output)
 
     def init_with_output(self, key: Array, x: Tree) -> tuple[Params, State, Tree]:
         params, state, y = super().init_with_output(key, x)
@@ -562,6 +589,10 @@ def mixed_precision(layer: LayerLike, compute: Any = jnp.bfloat16, output: Any =
     ('float32', 'float32')
     """
     return MixedPrecision(as_layer(layer), compute, output)
+
+
+# Layers around another that leave what it computes in evaluation, and its paths, as they are.
+AROUND = (Frozen, Inline, MixedPrecision, Remat)
 
 
 __all__ = [

@@ -1,5 +1,20 @@
 """What a user meets when something is wrong: one sentence, at the call that is wrong, behind the layer's path."""
 
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+def did_you_mean(path: Any, paths: Iterable[str]) -> str:
+    """Returns the end of a sentence about a path that is none of ``paths``, with those most like it.
+
+    >>> did_you_mean("con", ["conv", "relu"])
+    "names no layer: nearest are 'conv'"
+    """
+    known = list(paths)
+    close = difflib.get_close_matches(str(path), known, n=3, cutoff=0.3)
+    return f"names no layer: {'nearest' if close else 'there'} are {', '.join(map(repr, close or known)) or 'none'}"
+
 
 class LocatedError(Exception):
     """An error that knows in which layer of a network it arose.

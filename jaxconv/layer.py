@@ -480,16 +480,20 @@ def map_layers(net: Layer, function: Callable[[Layer], Layer]) -> Layer:
     serial(Conv(features=8), AvgPool(window=2))
     """
     children: Children = getattr(net, "children", ())
-    mapped = [map_layers(layer, function) for _, layer in children]
-    if any(new is not old for new, (_, old) in zip(mapped, children, strict=True)):
-        if isinstance(net, Composite):
-            net = net.with_children(mapped)
-        elif dataclasses.is_dataclass(net) and any(f.name == "children" for f in dataclasses.fields(net)):
-            names = (name for name, _ in children)
-            net = dataclasses.replace(net, children=tuple(zip(names, mapped, strict=True)))  # type: ignore[assignment]
-        else:
-            raise TypeError(f"{type(net).__name__} cannot be rebuilt: it is no dataclass with a field children")
-    return function(net)
+    return function(rebuilt(net, [map_layers(layer, function) for _, layer in children]))
+
+
+def rebuilt(net: Layer, layers: Sequence[Layer]) -> Layer:
+    """Returns ``net`` with ``layers`` in place of its children, or itself where they are the same; see `map_layers`."""
+    children: Children = getattr(net, "children", ())
+    if all(new is old for new, (_, old) in zip(layers, children, strict=True)):
+        return net
+    if isinstance(net, Composite):
+        return net.with_children(layers)
+    if dataclasses.is_dataclass(net) and any(f.name == "children" for f in dataclasses.fields(net)):
+        named = tuple((name, layer) for (name, _), layer in zip(children, layers, strict=True))
+        return dataclasses.replace(net, children=named)  # type: ignore[return-value]
+    raise TypeError(f"{type(net).__name__} cannot be rebuilt: it is no dataclass with a field children")
 
 
 __all__ = ["Layer", "map_layers"]

@@ -141,6 +141,61 @@ def test_layers_of_a_backbone_are_replaced_in_place():
     assert "relu" not in repr(smooth)
 
 
+AROUND = [jc.frozen, jc.remat, jc.mixed_precision, lambda net: jc.frozen(jc.remat(net))]
+AROUND_IDS = ["frozen", "remat", "mixed_precision", "frozen remat"]
+
+
+@pytest.mark.parametrize("wrap", AROUND, ids=AROUND_IDS)
+@pytest.mark.parametrize("paths", PATHS[:4], ids=" ".join)
+def test_what_stands_around_a_network_stands_around_its_backbone(wrap, paths):
+    maps = jc.backbone(wrap(deep()), paths)
+    assert maps == wrap(jc.backbone(deep(), paths))
+    assert again(maps) == maps
+    assert shapes(maps) == shapes(jc.backbone(deep(), paths))
+
+
+@pytest.mark.parametrize("wrap", AROUND, ids=AROUND_IDS)
+def test_a_backbone_goes_through_what_stands_around_a_part(wrap):
+    def net(wrap):
+        row = jc.serial(jc.Conv(4), jax.nn.relu, deeper=jc.serial(jc.Conv(5, 1), jc.Identity()))
+        return jc.serial(stem=jc.Conv(3), body=wrap(row), head=jc.Conv(2, 1))
+
+    paths = {"stem": "stem", "body.1": "mid", "body.deeper.0": "deep", "head": "out"}
+    maps, plain = (jc.backbone(net(w), paths) for w in (wrap, lambda layer: layer))
+    assert again(maps) == maps
+    assert maps.source() == (net(wrap), paths)
+    params, state, x = ready(plain, X)
+    found, wanted = (run(maps, params, state, x)[0], run(plain, params, state, x)[0])
+    assert found.keys() == wanted.keys() == {"stem", "mid", "deep", "out"}
+    for name, y in wanted.items():
+        atol = (0.02 if wrap is jc.mixed_precision else 1e-6) * np.abs(y).max()
+        assert_allclose(found[name], y, atol=atol)
+
+
+def test_the_backbone_of_a_frozen_network_is_frozen():
+    net = jc.serial(maps=jc.backbone(jc.frozen(deep()), ["body.deeper"]), head=jc.on_map("body.deeper", jc.Dense(2)))
+    params, state, x = ready(net, X)
+
+    @jax.jit
+    @jax.grad
+    def grads(params):
+        return (net.apply(params, state, x, train=True)[0] ** 2).sum()
+
+    found = grads(params)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(found["maps"]))
+    assert found["head"]["kernel"].any()
+    _, new = run(net, params, state, x, train=True)
+    jax.tree.map(assert_array_equal, new, state)
+    some = jc.backbone(jc.frozen(deep(), but=["body.deeper"]), ["body.deeper"])
+    assert isinstance(dict(some.children)["body"], jc.branches.Backbone)
+
+
+def test_maps_in_mixed_precision_keep_fields_of_their_own():
+    maps = jc.mixed_precision(jc.backbone(jc.serial(jc.Conv(2, 3), jc.Conv(2, 5)), ["0", "1"]))
+    net = jc.serial(maps=maps, head=jc.on_map("0", jc.Conv(2, 1)))
+    assert receptive_field(net, X)["head"][0].size == 3
+
+
 def test_a_backbone_can_be_looked_into():
     net = jc.backbone(deep(), {"stem.0": "fine", "body": "coarse"})
     table = jc.summary(net, X)
@@ -189,7 +244,7 @@ def test_a_head_takes_the_map_of_its_name_at_its_own_level():
 
 
 @pytest.mark.parametrize(
-    ("x", "got"), [({"a": (1, 4, 4, 3)}, "got 'a'"), ((1, 4, 4, 3), "got ShapeDtypeStruct"), ({}, "got none")]
+    ("x", "got"), [({"a": (1, 4, 4, 3)}, "got 'a'"), ((1, 4, 4, 3), "got one array of shape"), ({}, "got none")]
 )
 def test_a_map_that_is_not_there_is_named(x, got):
     with pytest.raises(jc.ShapeError, match=f"x must be a dict of maps with 'b' in it, {got}"):

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxconv as jc
 from jaxconv.layer import Composite, child_key
-from tests.nets import Shift, double, networks, normal, randomised, ready
+from tests.nets import Shift, Twice, double, networks, normal, randomised, ready
 
 KEY = jax.random.key(3)
 
@@ -626,3 +626,38 @@ def test_frozen_runs_as_in_evaluation_and_stops_gradients_by_params_only():
     head = net.children[1][1]
     assert_allclose(y, head.apply(params["head"], state["head"], features, train=True)[0], rtol=1e-5, atol=1e-5)
     assert repr(jc.frozen(jc.Dense(3))) == "frozen(Dense(features=3))"
+
+
+def test_frozen_but_what_is_named():
+    block = jc.residual(jc.serial(conv=jc.Conv(3, 1), bn=jc.BatchNorm(), more=jc.inline(jc.PReLU())), jc.Conv(3, 1))
+    net = jc.serial(block, jc.repeat(jc.serial(a=jc.Dense(3), b=jc.Dense(3)), 2), noise=jc.Dropout(0.5), fc=jc.Dense(2))
+    trained = ["0.bn", "1.b", "fc"]
+    frozen = jc.frozen(net, but=trained)
+    params, state, x = ready(net, (4, 3, 3, 2))
+    assert fresh_shapes(frozen, x.shape) == fresh_shapes(net, x.shape)
+
+    def loss(params):
+        y, new = frozen.apply(params, state, x, train=True)
+        return (y**2).sum(), new
+
+    grads, new = jax.grad(loss, has_aux=True)(params)
+    for keys, gradient in jax.tree_util.tree_leaves_with_path(grads):
+        path = jax.tree_util.keystr(keys, simple=True, separator=".")
+        assert bool(gradient.any()) == path.startswith(tuple(f"{name}." for name in trained)), path
+    assert (new["0"]["bn"]["mean"] != state["0"]["bn"]["mean"]).any()
+    assert jc.frozen(net, but=[]) == jc.frozen(net)
+    assert jc.frozen(net, but=[*trained, "0", "1", "noise"]) == net
+
+
+def test_frozen_but_a_path_that_is_not_there():
+    net = jc.serial(layer1=jc.serial(conv=jc.Conv(2)), fc=jc.Dense(2))
+    with pytest.raises(jc.ShapeError, match=r"^but has 'layer1.cnv', which names no layer: nearest are 'layer1.conv'"):
+        jc.frozen(net, but=["layer1.cnv"])
+    with pytest.raises(jc.ShapeError, match=r"^but must be a sequence of paths, got the string 'fc': write \['fc'\]$"):
+        jc.frozen(net, but="fc")
+
+
+def test_frozen_but_layers_inside_a_users_composite():
+    net = jc.serial(twice=Twice((("a", jc.serial(one=jc.Dense(3), two=jc.Dense(3))),)))
+    inner = jc.serial(one=jc.frozen(jc.Dense(3)), two=jc.Dense(3))
+    assert jc.frozen(net, but=["twice.a.two"]) == jc.serial(twice=Twice((("a", inner),)))

@@ -15,11 +15,20 @@ PAGE = DOCS / "models.md"
 HEAD = """# Models and their counts
 
 The networks that `jaxconv.models` shares with torchvision, under its names: `jc.weights.from_torch(net, file)` takes
-its files. Parameters and multiply-adds are computed by `jc.summary` from the network itself; beside them stands what
-torchvision publishes with its weights, with auxiliary heads where its weights have them. Multiply-adds are for one
-image, in thousands of millions.
+its files. The first column is the call in `jaxconv.models` that gives the row. Parameters and multiply-adds are
+computed by `jc.summary` from the network itself; beside them stands what torchvision publishes with its weights.
+Multiply-adds are for one image, in thousands of millions.
 
-| network | file | input | parameters | published | multiply-adds | published | difference |
+Auxiliary heads: torchvision's files of GoogLeNet, Inception v3 and the networks for segmentation hold them, so
+`googlenet()`, `inception_v3()` and `fcn_resnet50(aux_loss=True)` take those files; to leave a head out, give
+`from_torch` a `rename` that drops it, `rename={"aux1.": None, "aux2.": None}` with `googlenet(aux_logits=False)`.
+
+`transform_input`: the published weights of GoogLeNet and Inception v3 want images normalised by 0.5 and 0.5. With them
+torchvision sets `transform_input=True`: the network then takes images normalised by ImageNet's mean and deviation, as
+all others do, and begins by normalising them again. It is off by default, here as there: for these two files write
+`googlenet(transform_input=True)` and `inception_v3(transform_input=True)`, or normalise by 0.5 and 0.5 yourself.
+
+| call | file | input | parameters | published | multiply-adds | published | difference |
 |---|---|---|---:|---:|---:|---:|---:|
 """
 # What the published numbers count: GoogLeNet's come without its auxiliary heads, all others' with.
@@ -34,9 +43,14 @@ def published() -> dict[str, dict[str, Any]]:
     return json.loads((DOCS / "torchvision.json").read_text())
 
 
+def options(name: str) -> dict[str, Any]:
+    """Returns the arguments that give the network with the published counts."""
+    return {**published()[name]["options"], **OPTIONS.get(name, {})}
+
+
 def counts(name: str) -> tuple[int, float]:
     """Returns parameters, and thousands of millions of multiply-adds of a prediction."""
-    net = getattr(jc.models, name)(**published()[name]["options"], **OPTIONS.get(name, {}))
+    net = getattr(jc.models, name)(**options(name))
     table = jc.summary(net, tuple(published()[name]["input"]))
     macs = sum(row.macs or 0 for row in table.rows if not row.path.startswith(TRAINING_ONLY))
     return table.parameters, macs / 1e9
@@ -48,7 +62,7 @@ def row(name: str) -> str:
     parameters, macs = counts(name)
     size = "x".join(map(str, known["input"][1:]))
     cells = (
-        f"`{name}`",
+        f"`{name}({', '.join(f'{argument}={value!r}' for argument, value in options(name).items())})`",
         f"`models/{known['file']}.py`",
         size,
         f"{parameters:,}",

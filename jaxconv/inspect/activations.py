@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ShapeError, did_you_mean
 from jaxconv.inspect.arguments import as_paths
-from jaxconv.inspect.trace import did_you_mean
 from jaxconv.layer import Array, Capture, Layer, Params, State, Tree, capturing, walk
 
 

@@ -1,7 +1,8 @@
 """What the functions that look in take, checked at the door: images, paths, and which score is asked about."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -10,8 +11,7 @@ import numpy as np
 
 from jaxconv.compiler import jit
 from jaxconv.compose import Repeat
-from jaxconv.errors import DTypeError, ShapeError
-from jaxconv.inspect.trace import did_you_mean
+from jaxconv.errors import DTypeError, ShapeError, did_you_mean
 from jaxconv.layer import Array, Layer, Params, State, Tree, walk
 from jaxconv.ops.arrays import ArrayLike
 
@@ -35,6 +35,20 @@ def check_outside(name: str, *given: Tree, inside: str) -> None:
         raise TypeError(
             f"{name} loops on the host, so jit, grad and vmap cannot go through it: inside them use {inside}"
         )
+
+
+@contextlib.contextmanager
+def naming_preprocess(images: Any, preprocess: Callable | None) -> Iterator[None]:
+    """Says what makes the network's input of images that a layer refuses for their element type."""
+    try:
+        yield
+    except DTypeError as error:
+        if preprocess is not None:
+            raise
+        raise DTypeError(
+            f"images must be of an element type that net takes, got {images.dtype}: give preprocess=, a function that "
+            f"makes its input of them, such as lambda x: x / 255 ({error})"
+        ) from error
 
 
 def check_hashable(net: Layer, **others: Any) -> None:

@@ -70,7 +70,7 @@ def dream(
     next. A step goes along the gradient divided by its mean absolute value, so that strong and weak layers dream alike.
 
     Args:
-      net, params, state: the network, which takes images of any size.
+      net, params, state: the network, which takes images of any size; with ``octaves=1`` only of x's.
       x: images in [0, 1], or uint8, of shape ``(batch, height, width, channels)``.
       objective: a layer's path, "" for the output, for `jaxconv.inspect.objectives.layer`; or what `maximise` takes.
       key: a random key for the views; by default that of seed 0.
@@ -102,10 +102,18 @@ def dream(
     wanted = objectives.layer(objective) if isinstance(objective, str) else objective
     sizes = octave_sizes(images.shape[1:3], octaves, octave_scale)
     n, c = images.shape[0], images.shape[-1]
-    checked = [objectives.check(net, params, state, (n, *size, c), wanted, preprocess) for size in sizes]
+    several = objectives.check(net, params, state, images.shape, wanted, preprocess)
+    for octave, (height, width) in enumerate(sizes[:-1], 1):
+        try:
+            objectives.check(net, params, state, (n, height, width, c), several, preprocess)
+        except ShapeError as error:
+            raise ShapeError(
+                f"octave {octave} of {octaves} is {height} x {width} pixels, which net does not take: pass fewer "
+                f"octaves, or octaves=1 and images of its size where it takes one size only ({error})"
+            ) from error
     optimizer = _normalised_steps(rate)
     detail = jnp.zeros((n, *sizes[0], c))
-    for octave, (size, several) in enumerate(zip(sizes, checked, strict=True)):
+    for octave, size in enumerate(sizes):
         base = resize(images, size, method="bilinear", antialias=True)
         seek = Seek(net, preprocess, PIXELS, view, size)
         z = jnp.clip(base + resize(detail, size), 0, 1) - 0.5

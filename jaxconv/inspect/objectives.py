@@ -160,7 +160,13 @@ def check(
     preprocess: Preprocess | None,
 ) -> tuple[Objective, ...]:
     """Returns the objectives as a tuple, or raises where one does not fit the network; nothing is computed."""
-    several = (objectives,) if isinstance(objectives, Objective) else tuple(objectives)
+    if isinstance(objectives, str):
+        raise ShapeError(
+            f"objective must be an Objective or a sequence of them, got the string {objectives!r}: write "
+            f"jaxconv.inspect.channel({objectives!r}, 0) for a channel of that layer, jaxconv.inspect.layer(...) for "
+            "all of it, or jaxconv.inspect.logit(0) for a class"
+        )
+    several = tuple(objectives) if isinstance(objectives, Sequence) else (objectives,)
     if not several or not all(isinstance(objective, Objective) for objective in several):
         raise ShapeError(f"objective must be an Objective or a sequence of them, got {objectives!r}")
     check_hashable(net, preprocess=preprocess)

@@ -13,7 +13,7 @@ from jaxconv.compiler import jit
 from jaxconv.errors import DTypeError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.arguments import check_hashable, check_outside, check_unstacked, one_array
+from jaxconv.inspect.arguments import check_hashable, check_outside, check_unstacked, naming_preprocess, one_array
 from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import ArrayLike, accumulator
 
@@ -49,6 +49,7 @@ def embed(
     Raises:
       ShapeError: the path names no layer, or one inside a `repeat`, or one that gives no array ``(batch, ...,
         channels)`` of as many as there are images; there are no images.
+      DTypeError: the network does not take the images' element type, and there is no preprocess.
 
     >>> net = jc.serial(conv=jc.Conv(8), relu=jax.nn.relu, flatten=jc.Flatten(), scores=jc.Dense(10))
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
@@ -60,7 +61,8 @@ def embed(
     images, batch_size = check_data(images, batch_size)
     check_unstacked(net, path)
     features = functools.partial(_features, net, path, preprocess, params, state)
-    return np.concatenate([np.asarray(features(part.items))[part.skip :] for part in batches(images, batch_size)])
+    with naming_preprocess(images, preprocess):
+        return np.concatenate([np.asarray(features(part.items))[part.skip :] for part in batches(images, batch_size)])
 
 
 @functools.partial(jit, static_argnums=(0, 1, 2))
@@ -217,13 +219,13 @@ def _ranked(
     return np.take_along_axis(indices, order, 1), np.take_along_axis(far, order, 1)
 
 
-def precision_at_k(indices: ArrayLike, labels: ArrayLike, query_labels: ArrayLike) -> float:
+def precision_at_k(indices: ArrayLike | Neighbours, labels: ArrayLike, query_labels: ArrayLike) -> float:
     """Returns which part of the neighbours found have the label of the query, the mean over queries.
 
     A number of the host: inside jit use ``(labels[indices] == query_labels[:, None]).mean()``.
 
     Args:
-      indices: of rows of the database, integers ``(queries, k)``, as `nearest` gives them.
+      indices: of rows of the database, integers ``(queries, k)``; or the `Neighbours` that `nearest` gives.
       labels: integers ``(rows,)``, of the database.
       query_labels: integers ``(queries,)``.
 
@@ -240,7 +242,8 @@ def precision_at_k(indices: ArrayLike, labels: ArrayLike, query_labels: ArrayLik
     """
     formula = "(labels[indices] == query_labels[:, None]).mean()"
     check_outside("precision_at_k", indices, labels, query_labels, inside=formula)
-    indices, labels, query_labels = np.asarray(indices), np.asarray(labels), np.asarray(query_labels)
+    indices = indices.indices if isinstance(indices, Neighbours) else np.asarray(indices)
+    labels, query_labels = np.asarray(labels), np.asarray(query_labels)
     if indices.ndim != 2 or labels.ndim != 1 or query_labels.shape != indices.shape[:1] or not indices.size:
         raise ShapeError(
             "indices, labels and query_labels must have shapes (queries, k), (rows,) and (queries,), "

@@ -19,6 +19,7 @@ from jaxconv.inspect.arguments import (
     check_hashable,
     check_outside,
     check_path,
+    naming_preprocess,
     one_array,
     stacked_axes,
 )
@@ -57,6 +58,7 @@ def dead_units(
 
     Raises:
       ShapeError: a path names no layer, the network has no rectifier and none is named, or there are no images.
+      DTypeError: the network does not take the images' element type, and there is no preprocess.
       FloatingPointError: a unit is NaN; it names the path.
 
     >>> net = jc.serial(jc.Dense(2), jax.nn.relu)
@@ -73,9 +75,10 @@ def dead_units(
     for path in chosen:
         check_path(net, path)
     highest: dict[str, Any] = dict.fromkeys(chosen, -np.inf)
-    for part in batches(images, batch_size):
-        found = _highest(net, chosen, preprocess, params, state, part.items)
-        highest = {path: np.maximum(highest[path], found[path]) for path in chosen}
+    with naming_preprocess(images, preprocess):
+        for part in batches(images, batch_size):
+            found = _highest(net, chosen, preprocess, params, state, part.items)
+            highest = {path: np.maximum(highest[path], found[path]) for path in chosen}
     for path, units in highest.items():
         if np.isnan(units).any():
             raise FloatingPointError(

@@ -1,11 +1,12 @@
 """The table of a network: shapes, parameters, multiply-adds, receptive fields. Every count is computed."""
 
 import html
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import jax
 
+from jaxconv.compose import Repeat
 from jaxconv.geometry import Field
 from jaxconv.inspect.trace import Fields, Row, trace
 from jaxconv.layer import Composite, Layer, Tree, as_struct
@@ -42,10 +43,12 @@ class Summary:
     Attributes:
       rows: a `jaxconv.inspect.Row` for each layer that is no composite.
       input: the input's ShapeDtypeStruct, or a pytree of them.
+      times: by path, how often a layer runs that `jaxconv.repeat` repeats. Its counts are those of all iterations.
     """
 
     rows: Sequence[Row]
     input: Tree
+    times: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -66,7 +69,7 @@ class Summary:
         return [
             (
                 row.path,
-                _kind(row.layer),
+                _kind(row.layer) + (f" x{self.times[row.path]}" if row.path in self.times else ""),
                 _shapes(row.output),
                 _count(row.parameters),
                 _count(row.macs),
@@ -119,12 +122,22 @@ def _kind(layer: Layer) -> str:
     return type(layer).__name__
 
 
+def _repeated(net: Layer, times: int = 1, path: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
+    """Yields path and number of iterations of each layer inside a repeated one."""
+    if isinstance(net, Repeat):
+        times *= net.n
+    if times > 1:
+        yield ".".join(path), times
+    for name, layer in getattr(net, "children", ()):
+        yield from _repeated(layer, times, (*path, name) if name else path)
+
+
 def summary(net: Layer, x: Tree) -> Summary:
     """Returns the table of a network on inputs shaped like ``x``; nothing is computed but shapes.
 
     A composite of your own has one row, unless it is a `jaxconv.layer.Composite`. The receptive field prints as
     ``size / stride``, a lone size where every unit sees the same, ``~`` before one that is
-    not exact, ``?`` for one that is not known.
+    not exact, ``?`` for one that is not known. A layer that `jaxconv.repeat` repeats has one row, ``Conv x3``.
 
     Args:
       net: a layer.
@@ -143,4 +156,4 @@ def summary(net: Layer, x: Tree) -> Summary:
     760 parameters, 0 numbers of state, 768,000 multiply-adds on input (1, 32, 32, 3)
     """
     rows = [row for row in trace(net, x) if not isinstance(row.layer, Composite)]
-    return Summary(tuple(rows), as_struct(x))
+    return Summary(tuple(rows), as_struct(x), dict(_repeated(net)))

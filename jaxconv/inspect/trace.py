@@ -1,8 +1,7 @@
 """Walks a network by shapes alone: what each layer takes and gives, counts, and sees of the input."""
 
-import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,17 +165,6 @@ def trace(net: Layer, x: Tree) -> list[Row]:
     fields = (IDENTITY,) * len(sizes) if single else None
     look("", net, jax.tree.map(lambda s: _Seen(s, fields), struct))
     return list(look.rows.values())
-
-
-def did_you_mean(path: Any, paths: Iterable[str]) -> str:
-    """Returns the end of a sentence about a path that is none of ``paths``, with those most like it.
-
-    >>> did_you_mean("con", ["conv", "relu"])
-    "names no layer: nearest are 'conv'"
-    """
-    known = list(paths)
-    close = difflib.get_close_matches(str(path), known, n=3, cutoff=0.3)
-    return f"names no layer: {'nearest' if close else 'there'} are {', '.join(map(repr, close or known)) or 'none'}"
 
 
 def receptive_field(net: Layer, x: Tree) -> dict[str, Fields]:

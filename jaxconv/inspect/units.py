@@ -14,7 +14,14 @@ from jaxconv.compiler import jit
 from jaxconv.errors import ParameterError, ShapeError
 from jaxconv.geometry import Field, as_int
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.arguments import check_hashable, check_outside, check_path, check_unstacked, one_array
+from jaxconv.inspect.arguments import (
+    check_hashable,
+    check_outside,
+    check_path,
+    check_unstacked,
+    naming_preprocess,
+    one_array,
+)
 from jaxconv.inspect.trace import Row, trace
 from jaxconv.layer import Array, Layer, Params, State, Tree, as_struct, walk
 from jaxconv.ops.arrays import accumulator
@@ -162,7 +169,7 @@ def top_patches(
       path: of the layer, "" for the network's output. One without maps has one unit a channel, which sees what
         `receptive_field` says.
       k: how many patches a channel.
-      channels: which channels; None, all.
+      channels: which channels, such as ``[3]`` for one; None, all.
       batch_size: images for each call of the network.
       preprocess: ``preprocess(images)``, run inside the compiled program, which keeps their size; patches are cut from
         the images as given. Pass the same function each time: a new one compiles anew.
@@ -172,7 +179,8 @@ def top_patches(
 
     Raises:
       ShapeError: the path names no layer, one inside a `repeat`, or one of which it is not known what it sees; k is
-        above the number of images; a channel is out of range.
+        above the number of images; channels are no sequence, or one is out of range.
+      DTypeError: the network does not take the images' element type, and there is no preprocess.
       FloatingPointError: an activation is not finite.
 
     >>> net = jc.serial(jc.Conv(1, 1, bias=False))
@@ -193,8 +201,11 @@ def top_patches(
     sizes = images.shape[1:-1]
     if x.shape[1:-1] != sizes:
         raise ShapeError(f"preprocess must keep the images' size {sizes}, got {x.shape[1:-1]}")
-    row = _row(net, x, path)
+    with naming_preprocess(images, preprocess):
+        row = _row(net, x, path)
     *size, features = row.output.shape[1:]
+    if channels is not None and np.ndim(channels) != 1:
+        raise ShapeError(f"channels must be a sequence of channels, such as [3] or range(3), got {channels!r}")
     chosen = np.arange(features) if channels is None else np.array([as_int(c, "channels") for c in channels], int)
     if not len(chosen) or chosen.min() < 0 or chosen.max() >= features:
         raise ShapeError(f"channels must lie in 0 to {features - 1} for {path!r}, got {channels}")

@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 
-from jaxconv.branches import Backbone, auxiliary, backbone, on_map, resized
+from jaxconv.branches import auxiliary, backbone, backbone_in, on_map, resized
 from jaxconv.compose import concat, serial
+from jaxconv.errors import ShapeError
 from jaxconv.layer import Layer
 from jaxconv.layers import AdaptiveAvgPool, BatchNorm, Conv, Dropout
 from jaxconv.models.mobilenet import mobilenet_v3_large
@@ -55,14 +56,25 @@ def aspp(width: int = 256, rates: Sequence[int] = (12, 24, 36), dropout: float =
     )
 
 
-def segmenter(trunk: Backbone, classifier: Layer, aux_classifier: Layer | None = None) -> Layer:
+def segmenter(trunk: Layer, classifier: Layer, aux_classifier: Layer | None = None) -> Layer:
     """Returns a backbone with a head on its map "out", whose scores are brought to the size of the image.
 
     Args:
       trunk: gives a map "out", and a map "aux" for the auxiliary head.
       classifier: the head, under torchvision's names like the backbone.
       aux_classifier: a second one, in training only, on the map "aux".
+
+    Raises:
+      ShapeError: the backbone gives no such map.
     """
+    made = backbone_in(trunk)
+    gives = list(made.source()[1].values()) if made else []
+    for wanted in ["out"] if aux_classifier is None else ["out", "aux"]:
+        if made and wanted not in gives:
+            raise ShapeError(
+                f"trunk must give a map {wanted!r}, it gives {', '.join(map(repr, gives))}: jaxconv.backbone names "
+                f"them by a mapping, {{path: {wanted!r}}}"
+            )
     net = serial(backbone=trunk, classifier=on_map("out", classifier))
     if aux_classifier is None:
         return resized(net)
@@ -70,7 +82,7 @@ def segmenter(trunk: Backbone, classifier: Layer, aux_classifier: Layer | None =
 
 
 def fcn(
-    trunk: Backbone, classes: int = 21, *, width: int = 512, aux_width: int | None = None, dropout: float = 0.1
+    trunk: Layer, classes: int = 21, *, width: int = 512, aux_width: int | None = None, dropout: float = 0.1
 ) -> Layer:
     """Returns FCN on any backbone: scores ``(batch, height, width, classes)`` for each pixel of the image.
 
@@ -90,7 +102,7 @@ def fcn(
 
 
 def deeplabv3(
-    trunk: Backbone,
+    trunk: Layer,
     classes: int = 21,
     *,
     width: int = 256,

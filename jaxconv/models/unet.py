@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
-from jaxconv.branches import Backbone, TopDown, backbone, resized, top_down
+from jaxconv.branches import TopDown, backbone, resized, top_down
 from jaxconv.compose import LayerLike, serial
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
@@ -121,7 +121,7 @@ def unet_on(
     named = paths if isinstance(paths, Mapping) else {path: path.replace(".", "_") for path in paths}
     if len(named) < 2:
         raise ShapeError(f"paths must be at least two, got {list(named)}")
-    trunk: Backbone = backbone(net, named)
+    trunk = backbone(net, named)
     decoder = _decoder(list(named.values()), width, "SAME", norm, upsampling)
     return resized(serial(backbone=trunk, decoder=decoder, head=Conv(classes, 1)))
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxconv.errors import did_you_mean
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.trace import did_you_mean
 from jaxconv.layer import Layer, Params, State, Tree, walk
 from jaxconv.layers import Fn
 from jaxconv.weights.errors import WeightsError

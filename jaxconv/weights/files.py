@@ -36,6 +36,8 @@ DTYPES = {
     "BF16": np.dtype(jnp.bfloat16),
     "C64": np.dtype(np.complex64),
 }
+# What `jaxconv.weights.save` says of its files.
+FORMAT, VERSION = "jaxconv.weights", "1"
 # Safetensors' own limit.
 _LONGEST_HEADER = 100_000_000
 
@@ -137,6 +139,12 @@ def read_header(path: StrPath) -> Header:
     if position != total - 8 - length:
         raise WeightsError(f"its tensors take {position} bytes by its header, the file has {total - 8 - length}")
     return Header(tensors, metadata)
+
+
+def check_foreign(path: StrPath) -> None:
+    """Raises if a file is one that `jaxconv.weights.save` wrote: its names and layouts are nobody else's."""
+    if Path(path).suffix.lower() == ".safetensors" and read_header(path).metadata.get("format") == FORMAT:
+        raise WeightsError(f"{path}: jaxconv.weights.save wrote it: use jaxconv.weights.load")
 
 
 def _safetensors(path: Path) -> Arrays:

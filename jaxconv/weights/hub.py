@@ -18,6 +18,7 @@ def from_hub(
     repo: str,
     *,
     filename: str | None = None,
+    key: str | None = None,
     revision: str | None = None,
     cache_dir: StrPath | None = None,
     local_files_only: bool = False,
@@ -33,6 +34,7 @@ def from_hub(
     Args:
       repo: "owner/name", as on the hub.
       filename: the file in the repository; by default ``model.safetensors``, or else ``pytorch_model.bin``.
+      key: where the file is a checkpoint of torch with several mappings of tensors, the name of the one to take.
       revision: a branch, a tag or a commit; by default "main".
       cache_dir: another cache.
       local_files_only: ask nothing of the network.
@@ -58,13 +60,13 @@ def from_hub(
         else:
             if path is None:
                 raise WeightsError(f"the hub has no {what}")
-            return read(path)
+            return read(path, key=key)
     else:
         reason = "local_files_only is set"
     for name in names:
         cached = hub.try_to_load_from_cache(repo, name, cache_dir=cache_dir, revision=revision)
         if isinstance(cached, str):
-            return read(cached)
+            return read(cached, key=key)
     raise WeightsError(f"{reason}, and the cache of the hub has no {what}")
 
 

@@ -3,9 +3,11 @@
 Keras 3 names an array by where its layer stands in the model and by its number in the layer. A layer that is an
 attribute of the model has the attribute's name. One in a row, ``keras.Sequential``, has its kind's and a number that
 counts those of its kind: ``block1/layers/conv2d_1/vars/0`` is the kernel of the second convolution of the row
-``block1``, here ``params["block1"]["2"]["kernel"]`` where a ReLU stands between. Kernels have the same axes in both.
+``block1``, here ``params["block1"]["2"]["kernel"]`` where a ReLU stands between. Kernels have the same axes in both,
+but for a depthwise one's: ``(*window, in, multiplier)`` is that of a `jaxconv.Conv` with ``groups=in``.
 """
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,12 +18,14 @@ from jaxconv.compose import Repeat
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.places import (
+    Arrays,
     Path,
     Place,
     Rename,
     arrays_of,
     fill,
     held,
+    naming,
     nodes,
     renamed,
     shapes_of,
@@ -36,6 +40,7 @@ KINDS: dict[type, str] = {
     nn.BatchNorm: "batch_normalization",
     nn.LayerNorm: "layer_normalization",
     nn.GroupNorm: "group_normalization",
+    nn.PReLU: "p_re_lu",
 }
 IGNORED = {"optimizer", "seed_generator"}
 
@@ -55,23 +60,37 @@ def _flat(net: Layer) -> Iterator[tuple[str, Layer]]:
             yield name, layer
 
 
-def _level(net: Layer, path: Path) -> Iterator[tuple[str, Path, Layer]]:
+def _depthwise(layer: Layer | None, arrays: Arrays, name: str) -> bool:
+    """Returns whether an array of this name is the kernel of a depthwise layer that a grouped convolution is."""
+    if not isinstance(layer, nn.Conv) or name not in arrays:
+        return False
+    return arrays[name].shape == (*layer.axes()[0], layer.groups, layer.features // layer.groups)
+
+
+def _level(arrays: Arrays, net: Layer, path: Path, theirs: Path) -> Iterator[tuple[str, Path, Layer]]:
     """Yields the children at the level of ``net``: their names here and in Keras."""
     if isinstance(net, Repeat):
         raise WeightsError(f"{'.'.join(path) or 'net'} is made by repeat, which Keras has not: make it by serial")
     counts: Counter[str] = Counter()
+
+    def numbered(kind: str) -> str:
+        return f"{kind}_{counts[kind]}" if counts[kind] else kind
+
     for name, layer in _flat(net):
         if name.isdigit():
             kind = _kind(layer)
-            number = counts[kind]
+            if _depthwise(layer, arrays, "/".join((*theirs, "layers", numbered(f"depthwise_{kind}"), "vars", "0"))):
+                kind = f"depthwise_{kind}"
+            part = numbered(kind)
             counts[kind] += 1
-            yield name, ("layers", f"{kind}_{number}" if number else kind), layer
+            yield name, ("layers", part), layer
         else:
             yield name, (name,) if name else (), layer
 
 
-def places(net: Layer) -> Iterator[Place]:
-    for layer, path, theirs, _ in nodes(net, _level):
+def places(net: Layer, arrays: Arrays) -> Iterator[Place]:
+    """Yields where each array of a network is; what ``arrays`` has says which convolutions are depthwise."""
+    for layer, path, theirs, _ in nodes(net, functools.partial(_level, arrays)):
         if hasattr(layer, "children") or without_parameters(layer):
             continue
         if type(layer) not in KINDS:
@@ -79,6 +98,18 @@ def places(net: Layer) -> Iterator[Place]:
         for i, (collection, name) in enumerate(held(layer)):
             names = tuple("/".join((*p, "vars", str(i))) for p in theirs)
             yield Place((collection, *path, name), names, (), layer)
+
+
+def _laid_out(place: Place, arrays: Arrays) -> Arrays:
+    """Returns the arrays of a place in jaxconv's shape: a depthwise kernel, and slopes that are shared along axes."""
+    found = {}
+    for name in place.theirs:
+        if _depthwise(place.layer, arrays, name):
+            *window, groups, multiplier = arrays[name].shape
+            found[name] = arrays[name].reshape(*window, 1, groups * multiplier)
+        elif isinstance(place.layer, nn.PReLU) and name in arrays and set(arrays[name].shape[:-1]) == {1}:
+            found[name] = arrays[name].reshape(arrays[name].shape[-1:])
+    return found
 
 
 def from_keras(
@@ -91,14 +122,16 @@ def from_keras(
     """Returns ``(params, state)`` of ``net`` out of what ``keras.Model.save_weights`` wrote: all of it, or an error.
 
     Children of ``net`` that have names are attributes of the model; children by position are in a row, those of a row
-    in a row included. Types are kept, but doubles become float32 unless ``jax_enable_x64`` is set. The arrays are
-    copies. The optimizer's arrays and the seeds of random layers are left out.
+    in a row included. A grouped convolution may be a ``DepthwiseConv2D``; a ``PReLU`` shares its slopes along all axes,
+    or all but the channels, by ``shared_axes``. Types are kept, but doubles become float32 unless ``jax_enable_x64`` is
+    set. The arrays are copies. The optimizer's arrays and the seeds of random layers are left out.
 
     Args:
       net: a layer built as the model is.
       source: the path of a ``.weights.h5`` file, see `jaxconv.weights.read`, or a mapping of its names to arrays.
       x: what ``net.init`` takes: array, ShapeDtypeStruct or shape tuple. With it all shapes are checked.
-      rename: as in `jaxconv.weights.from_torch`.
+      rename: as in `jaxconv.weights.from_torch`. Of a ``keras.Model`` of your own Keras 3.15 writes the attributes that
+        come after "layers" in the alphabet under their kinds: ``{"layers/conv2d": "stem"}`` says which one it is.
 
     Raises:
       WeightsError: an array has no place or a place no array (both are listed with their shapes and the names most like
@@ -111,7 +144,11 @@ def from_keras(
     (4, 3)
     """
     arrays = renamed(arrays_of(source), rename, lambda name: not IGNORED.isdisjoint(name.split("/")))
-    return fill(places(net), arrays, shapes_of(net, x))
+    wanted, shapes = list(places(net, arrays)), shapes_of(net, x)
+    for place in wanted:
+        arrays |= _laid_out(place, arrays)
+    with naming(source):
+        return fill(wanted, arrays, shapes)
 
 
 __all__ = ["from_keras"]

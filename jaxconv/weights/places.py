@@ -1,5 +1,6 @@
 """Arrays into their places in a network, all of them or none."""
 
+import contextlib
 import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -49,10 +50,10 @@ class Node(NamedTuple):
     copies: tuple[int, ...]
 
 
-Level = Callable[[Layer, Path], Iterator[tuple[str, Path, Layer]]]
+Level = Callable[[Layer, Path, Path], Iterator[tuple[str, Path, Layer]]]
 
 
-def same_names(net: Layer, path: Path) -> Iterator[tuple[str, Path, Layer]]:
+def same_names(net: Layer, path: Path, theirs: Path) -> Iterator[tuple[str, Path, Layer]]:
     """Yields the children of a layer, which have the same names in the other library."""
     for name, layer in getattr(net, "children", ()):
         yield name, (name,) if name else (), layer
@@ -65,12 +66,16 @@ def nodes(
     theirs: tuple[Path, ...] = ((),),
     copies: tuple[int, ...] = (),
 ) -> Iterator[Node]:
-    """Yields a network's layers, parents first; ``level`` yields name, path in the other library, and layer."""
+    """Yields a network's layers, parents first.
+
+    ``level`` takes a layer, its path here and in the other library, and yields of each child the name, the path there,
+    and the layer.
+    """
     if isinstance(net, Repeat):
         theirs = tuple((*p, str(i)) for p in theirs for i in range(net.n))
         copies = (*copies, net.n)
     yield Node(net, path, theirs, copies)
-    for name, part, layer in level(net, path):
+    for name, part, layer in level(net, path, theirs[0]):
         below = tuple((*p, *part) for p in theirs)
         yield from nodes(layer, level, (*path, name) if name else path, below, copies)
 
@@ -97,6 +102,8 @@ def known_shape(layer: Layer | None, name: str) -> Shape:
         return (None, layer.features)
     if isinstance(layer, nn.Conv | nn.ConvTranspose | nn.Dense):
         return (layer.features,)
+    if isinstance(layer, nn.PReLU) and layer.shared:
+        return (1,)
     return (None,) if isinstance(layer, tuple(HELD)) else None
 
 
@@ -214,12 +221,25 @@ def as_numbers(name: str, value: Any) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
+@contextlib.contextmanager
+def naming(source: Any) -> Iterator[None]:
+    """Puts the path in front of any WeightsError of the block, where the source is one."""
+    try:
+        yield
+    except WeightsError as error:
+        if isinstance(source, str | os.PathLike):
+            raise WeightsError(f"{os.fspath(source)}: {error}") from error
+        raise
+
+
 def arrays_of(source: Any, key: str | None = None) -> Mapping[str, Any]:
     """Returns the arrays by name: the mapping itself, one in it, or what the file of that path holds."""
-    from jaxconv.weights.files import read, state_dict
+    from jaxconv.weights.files import check_foreign, read, state_dict
 
     if isinstance(source, str | os.PathLike):
-        return read(source, key=key)
+        arrays = read(source, key=key)
+        check_foreign(source)
+        return arrays
     if not isinstance(source, Mapping):
         raise WeightsError(
             f"source must be a path or a mapping of names to arrays, state_dict() say, got a {type(source).__name__}"
@@ -327,8 +347,8 @@ def _narrowed(name: str, tensor: np.ndarray) -> np.ndarray:
 def fill(places: Iterable[Place], tensors: Arrays, shapes: Mapping[Path, Any] | None) -> tuple[Params, State]:
     """Returns ``(params, state)`` with each tensor in its place, or raises WeightsError, which lists what is wrong."""
     missing: dict[str, str] = {}
-    wrong: list[str] = []
-    used: set[str] = set()
+    wrong: dict[str, tuple[Shape, tuple[int, ...]]] = {}
+    wanted: dict[str, Path] = {}
     arrays: dict[Path, np.ndarray] = {}
     # The arrays of a norm are of one length, which it does not know.
     lengths: dict[Any, Shape] = {}
@@ -337,7 +357,7 @@ def fill(places: Iterable[Place], tensors: Arrays, shapes: Mapping[Path, Any] | 
         if shapes is not None and place.key not in shapes:
             continue
         unfilled.pop(place.key, None)
-        used.update(place.theirs)
+        wanted.update(dict.fromkeys(place.theirs, place.key[1:-1]))
         known = known_shape(place.layer, place.key[-1])
         beside = type(place.layer), place.key[1:-1]
         shape = lengths.get(beside, known) if known == (None,) else known
@@ -351,7 +371,7 @@ def fill(places: Iterable[Place], tensors: Arrays, shapes: Mapping[Path, Any] | 
                 continue
             tensor = tensors[name]
             if not fits(tensor.shape, theirs):
-                wrong.append(f"  {name} must have shape {shown(theirs)}, got {tensor.shape}")
+                wrong[name] = theirs, tensor.shape
                 continue
             if place.layer is not None and not jnp.issubdtype(tensor.dtype, jnp.floating):
                 raise WeightsError(f"{name} must be of a floating-point type, got {tensor.dtype}")
@@ -367,14 +387,18 @@ def fill(places: Iterable[Place], tensors: Arrays, shapes: Mapping[Path, Any] | 
         if len(parts) == len(place.theirs):
             arrays[place.key] = np.stack(parts).reshape(*place.copies, *parts[0].shape) if place.copies else parts[0]
     missing |= {"/".join(key): shown(struct.shape) for key, struct in unfilled.items()}
-    extra = {name: str(tensor.shape) for name, tensor in tensors.items() if name not in used}
+    extra = {name: str(tensor.shape) for name, tensor in tensors.items() if name not in wanted}
+    unfit = [f"  {name} must have shape {shown(shape)}, got {got}" for name, (shape, got) in wrong.items()]
     problems = [
         *_listed("tensors that have no place in the net", extra, missing),
         *_listed("places that no tensor fills", missing, extra),
-        *(["tensors of the wrong shape:", *wrong[:20]] if wrong else []),
+        *(["tensors of the wrong shape:", *unfit[:20]] if unfit else []),
     ]
     if problems:
-        raise WeightsError("source does not fit the net\n" + "\n".join(problems))
+        from jaxconv.weights.hints import Misfit, hints
+
+        misfit = Misfit(tensors, wanted, list(extra), list(missing), wrong)
+        raise WeightsError("\n".join(["source does not fit the net", *problems, *hints(misfit)]))
     # Copies: jax may share the memory of what it gets, and the source is not ours.
     tree = nested({key: jnp.asarray(np.array(array, order="C")) for key, array in arrays.items()})
     return tree.get("params", {}), tree.get("state", {})

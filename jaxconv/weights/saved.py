@@ -6,23 +6,25 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
+from pathlib import Path as FilePath
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxconv
 import jaxconv.layers as nn
-from jaxconv.compose import Frozen, Inline, MixedPrecision, Remat
+from jaxconv.compose import AROUND
 from jaxconv.layer import Described, Layer, Params, State
 from jaxconv.weights.errors import WeightsError
-from jaxconv.weights.files import StrPath, read, read_header, refusing, write
+from jaxconv.weights.files import FORMAT, VERSION, StrPath, read, read_header, refusing, write
 from jaxconv.weights.places import Path, arrays_in, check_shapes, leaves, nested, number_array
 
-FORMAT, VERSION = "jaxconv.weights", "1"
+# Who reads the files of others.
+_READERS = {".pth": "from_torch", ".pt": "from_torch", ".bin": "from_torch", ".h5": "from_keras", ".hdf5": "from_keras"}
 
-# What changes how a network is trained or computed, not what it is: layers around others, and hyperparameters.
-_AROUND = (Frozen, Inline, MixedPrecision, Remat)
+# Hyperparameters that change how a network is trained, not what it is.
 _TRAINING = {nn.Dropout: {"rate"}, nn.DropPath: {"rate"}, nn.BatchNorm: {"momentum", "axis_name"}}
 
 
@@ -72,7 +74,7 @@ def describe(net: Layer) -> str:
 
 
 def _lines(layer: Layer, path: tuple[str, ...], depth: int) -> Iterator[str]:
-    if isinstance(layer, _AROUND):
+    if isinstance(layer, AROUND):
         yield from _lines(layer.layer, path, depth)
         return
     yield f"{'  ' * depth}{'.'.join(path)}{': ' if path else ''}{_own(layer)}"
@@ -122,7 +124,13 @@ def save(path: StrPath, net: Layer, params: Params, state: State) -> None:
     arrays = {key: number_array(key, leaf) for key, leaf in arrays_in(params, state).items()}
     check_shapes(net, arrays)
     names = [_name(*item) for item in {**leaves(params, "params"), **leaves(state, "state")}.items()]
-    about = {"format": FORMAT, "version": VERSION, "net": repr(net), "layers": describe(net)}
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "jaxconv": jaxconv.__version__,
+        "net": repr(net),
+        "layers": describe(net),
+    }
     write(path, {_name(*item): item[1] for item in arrays.items()}, {**about, "paths": json.dumps(names)})
 
 
@@ -147,15 +155,19 @@ def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[P
 
     Example: see `save`.
     """
+    suffix = FilePath(path).suffix.lower()
+    if suffix in _READERS:
+        raise WeightsError(f"{path}: jaxconv.weights.save did not write it: use jaxconv.weights.{_READERS[suffix]}")
     arrays = read(path)
     with refusing(path):
         about = read_header(path).metadata
-        if (about.get("format"), about.get("version")) != (FORMAT, VERSION):
+        if about.get("format") != FORMAT:
             raise WeightsError(
-                f"it must be a file of {FORMAT}, version {VERSION}, got format {about.get('format')!r}, "
-                f"version {about.get('version')!r}"
+                "jaxconv.weights.save did not write it: use jaxconv.weights.from_torch for torch's tensors"
             )
-        _check_net(about.get("layers", ""), describe(net))
+        if about.get("version") != VERSION:
+            raise WeightsError(f"it must be of version {VERSION} of {FORMAT}, got {about.get('version')!r}")
+        _check_net(about.get("layers", ""), describe(net), about.get("jaxconv", jaxconv.__version__))
         paths = json.loads(about.get("paths", "[]"))
         names = [name for name in paths if not name.endswith("/")]
         for name in [*names, *arrays]:
@@ -169,13 +181,14 @@ def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[P
         return tree["params"], tree["state"]
 
 
-def _check_net(saved: str, given: str) -> None:
-    """Raises at the first layer that differs between two descriptions."""
+def _check_net(saved: str, given: str, version: str) -> None:
+    """Raises at the first layer that differs between two descriptions, the saved one by a version of jaxconv."""
+    other = "" if version == jaxconv.__version__ else f", or by jaxconv {version}, which describes it otherwise"
     pairs = zip_longest(saved.splitlines(), given.splitlines(), fillvalue="")
     for theirs, ours in pairs:
         if theirs != ours:
             raise WeightsError(
-                "it was saved for another net: "
+                f"it was saved for another net{other}: "
                 f"its first layer that differs is {theirs.strip() or 'none'}, net has {ours.strip() or 'none'}"
             )
 

@@ -26,6 +26,7 @@ from jaxconv.weights.places import (
     check_shapes,
     fill,
     held,
+    naming,
     nodes,
     number_array,
     renamed,
@@ -98,6 +99,9 @@ def from_torch(
     of the layer. Types are kept, but doubles become float32 unless ``jax_enable_x64`` is set. The arrays are copies.
     ``num_batches_tracked`` is left out.
 
+    For another number of classes fill the network as it was published, then give it the fresh head of yours: both are
+    plain dicts. See the second example.
+
     Args:
       net: a layer whose paths are the names of torch's modules, any of `jaxconv.models` for instance.
       source: a path of a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file, see `jaxconv.weights.read`; or a mapping
@@ -118,12 +122,22 @@ def from_torch(
     >>> params, state = from_torch(jc.serial(jc.Conv(8, 5), jax.nn.relu), tensors)
     >>> params["0"]["kernel"].shape
     (5, 5, 3, 8)
+
+    >>> def net(classes):
+    ...     return jc.serial(jc.Conv(8, 5), jc.GlobalAvgPool(), fc=jc.Dense(classes))
+    >>> tensors |= {"fc.weight": jnp.ones((1000, 8)), "fc.bias": jnp.zeros(1000)}
+    >>> params, state = from_torch(net(1000), tensors)
+    >>> params["fc"] = net(10).init(jax.random.key(0), (1, 32, 32, 3))[0]["fc"]
+    >>> net(10).apply(params, state, jnp.ones((1, 32, 32, 3)))[0].shape
+    (1, 10)
     """
     tensors = renamed(arrays_of(source, key), rename, lambda name: name.split(".")[-1] == IGNORED)
     undotted = {name: DOTTED.sub(r"\1\2", name) for name in tensors}
     tensors = {name if undotted[name] in tensors else undotted[name]: tensor for name, tensor in tensors.items()}
     shapes = shapes_of(net, x)
-    return fill(places(net, shapes), tensors, shapes)
+    wanted = list(places(net, shapes))
+    with naming(source):
+        return fill(wanted, tensors, shapes)
 
 
 def to_torch(

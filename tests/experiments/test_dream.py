@@ -33,7 +33,8 @@ def test_every_layer_has_its_dream(small, photograph, tmp_path, capsys):
         with Image.open(tmp_path / "out" / f"noise_{path}.png") as written:
             assert np.abs(np.asarray(written) / 255 - image).max() < 0.5 / 255 + 1e-6
     shown = capsys.readouterr()
-    assert "two: 100%" in shown.err
+    assert "layer two: 100%" in shown.err
+    assert "octave 2 of 2, mean square" in shown.err
     assert str(tmp_path / "out" / "noise_two.png") in shown.out
 
 

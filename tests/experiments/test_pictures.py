@@ -33,12 +33,16 @@ def test_pngs_are_written_whole(tmp_path):
 
 
 def test_a_bar_shows_the_steps(capsys):
-    with progress("work", 4, quiet=False, sign=-1) as on_step:
+    with progress("work", 4, False, lambda step, loss: f"part {step // 2}, score {-loss}") as on_step:
         on_step(1, -2.0)
         on_step(4, -3.5)
     shown = capsys.readouterr().err
     assert "work: 100%" in shown
     assert "4/4" in shown
+    assert "part 2, score 3.5" in shown
+    with progress("work", 4, quiet=False) as on_step:
+        on_step(4, 3.5)
+    assert "loss 3.5" in capsys.readouterr().err
     with progress("work", 4, quiet=True) as on_step:
         on_step(4, 1.0)
     assert capsys.readouterr().err == ""

@@ -75,7 +75,11 @@ def ready():
         (lambda: objectives.unit("conv", (-1, 0), 0), "place must be an int or a sequence of ints, at least 0"),
         (lambda: objectives.layer("pair"), "path 'pair' must give one array, got PyTreeDef"),
         (lambda: [], "objective must be an Objective or a sequence of them, got"),
-        (lambda: "conv", "objective must be an Objective or a sequence of them, got 'conv'"),
+        (lambda: 3, "objective must be an Objective or a sequence of them, got 3"),
+        (
+            lambda: "conv",
+            r"must be .*, got the string 'conv': write jaxconv.inspect.channel\('conv', 0\) .*inspect.logit\(0\)",
+        ),
         (lambda: objectives.Objective("conv", lambda y, _: y.sum()), r"objective must give \(2,\) scores, .* got \(\)"),
     ],
 )

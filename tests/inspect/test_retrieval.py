@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxconv as jc
-from jaxconv.inspect import activations, embed, nearest, pca, precision_at_k
+from jaxconv.inspect import Neighbours, activations, embed, nearest, pca, precision_at_k
 from tests.nets import ready
 
 SHAPE = (1, 6, 4, 3)
@@ -60,6 +60,18 @@ def test_wrong_paths_and_images_are_named():
         embed(net, params, state, x, "small", preprocess=lambda x: jnp.concatenate([x, x]))
     with pytest.raises(jc.ShapeError, match=r"small\.scores \(Dense\): kernel"):
         embed(net, params, state, np.ones((2, 5, 4, 3), np.float32), "small")
+
+
+def test_bytes_ask_for_a_preprocess():
+    net = small()
+    params, state, _ = ready(net, SHAPE)
+    images = np.zeros((2, *SHAPE[1:]), np.uint8)
+    with pytest.raises(
+        jc.DTypeError, match=r"^images must be .*, got uint8: give preprocess=, .*\(conv \(Dense\): x must"
+    ):
+        embed(net, params, state, images, "relu")
+    # A network that takes bytes needs none.
+    assert embed(jc.serial(scaled=scaled), {}, {}, images, "scaled").shape == (2, SHAPE[-1])
 
 
 # --- Neighbours -------------------------------------------------------------------------------------------------------
@@ -164,6 +176,8 @@ def test_precision_by_hand():
     labels = np.array([5, 6, 5, 7])
     assert precision_at_k(indices, labels, [5, 7]) == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert precision_at_k(jnp.array(indices), labels, [8, 8]) == 0.0
+    found = Neighbours(np.array(indices), np.zeros((2, 3)))
+    assert precision_at_k(found, labels, [5, 7]) == precision_at_k(indices, labels, [5, 7])
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,14 @@ def test_wrong_paths_of_dead_units_are_named(made):
         dead_units(smooth, params, state, x[:0], paths=["1"])
 
 
+def test_bytes_ask_for_a_preprocess(made):
+    net, params, state, _ = made
+    with pytest.raises(
+        jc.DTypeError, match=r"^images must be .*, got uint8: give preprocess=, .*\(conv \(Dense\): x must"
+    ):
+        dead_units(net, params, state, np.zeros(SHAPE, np.uint8))
+
+
 def test_a_network_of_nan_is_not_dead_but_named(made):
     net, params, state, x = made
     broken = params | {"conv": jax.tree.map(lambda a: a.at[..., 1].set(jnp.nan), params["conv"])}

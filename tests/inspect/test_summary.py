@@ -88,6 +88,21 @@ def test_repeat_counts_each_iteration():
     assert nested.parameters == 8 * (27 + 1) * 3
 
 
+def test_how_often_a_layer_is_repeated_is_shown():
+    nested = jc.repeat(jc.serial(inner=jc.repeat(jc.Conv(3), 2), act=jax.nn.relu), 4)
+    table = jc.summary(jc.serial(stem=jc.Conv(3), body=jc.remat(nested), one=jc.repeat(jc.Conv(3), 1)), (1, 8, 8, 3))
+    lines = [line.split()[:3] for line in str(table).splitlines()[2:6]]
+    assert lines == [
+        ["stem", "Conv", "(1,"],
+        ["body.inner", "Conv", "x8"],
+        ["body.act", "relu", "x4"],
+        ["one", "Conv", "(1,"],
+    ]
+    assert [row.parameters for row in table.rows] == [84, 8 * 84, 0, 84]
+    assert table.parameters == 10 * 84
+    assert "<td>Conv x8</td>" in table._repr_html_()
+
+
 def leaf_size(tree):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 

@@ -200,7 +200,12 @@ def test_a_unit_that_sees_only_padding_does_not_count():
             r"preprocess must keep the images' size \(12, 10\), got \(11, 10\)",
         ),
         ({"preprocess": lambda x: scaled(x)[..., [0, 0]]}, r"conv \(Conv\): kernel"),
-        ({"preprocess": None}, r"conv \(Conv\): x must be a floating-point array, got uint8"),
+        (
+            {"preprocess": None},
+            r"^images must be .*, got uint8: give preprocess=, .*\(conv \(Conv\): x must be a floating-point array",
+        ),
+        ({"preprocess": lambda x: x + 1}, r"^conv \(Conv\): x must be a floating-point array, got uint8"),
+        ({"channels": 3}, r"channels must be a sequence of channels, such as \[3\] or range\(3\), got 3"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )

@@ -57,11 +57,31 @@ def test_the_auxiliary_head_is_left_out_by_default(name):
     assert set(params) == {"backbone", "classifier"}
 
 
-def test_a_backbone_without_the_map_that_a_head_wants_is_refused():
-    with pytest.raises(jc.ShapeError, match=r"aux_classifier \(OnMap\): x must be a dict of maps with 'aux' in it"):
-        jc.summary(jc.models.fcn(trunk({"layer3": "out"}), aux_width=4), (1, 32, 32, 3))
-    with pytest.raises(jc.ShapeError, match=r"classifier \(OnMap\): x must be a dict of maps with 'out' in it, got"):
-        jc.summary(jc.models.fcn(trunk(["layer3"])), (1, 32, 32, 3))
+@pytest.mark.parametrize("make", [jc.models.fcn, jc.models.deeplabv3])
+@pytest.mark.parametrize("wrap", [lambda net: net, jc.frozen], ids=["plain", "frozen"])
+def test_a_backbone_without_the_map_that_a_head_wants_is_refused_when_made(make, wrap):
+    with pytest.raises(
+        jc.ShapeError, match=r"^trunk must give a map 'out', it gives 'layer2', 'layer3': .*, \{path: 'out"
+    ):
+        make(wrap(trunk(["layer2", "layer3"])))
+    with pytest.raises(
+        jc.ShapeError, match=r"^trunk must give a map 'aux', it gives 'out': .* mapping, \{path: 'aux'\}$"
+    ):
+        make(wrap(trunk({"layer3": "out"})), aux_width=4)
+    with pytest.raises(jc.ShapeError, match=r"^trunk must give a map 'out', it gives 'aux', 'layer1\.0': "):
+        make(wrap(trunk({"layer1.0": "layer1.0", "layer2": "aux"})))
+
+
+def test_what_gives_no_maps_is_refused_by_path():
+    with pytest.raises(
+        jc.ShapeError,
+        match=r"classifier \(OnMap\): x must be a dict of maps with 'out' in it, got one array of shape \(1, 8, 8, 4\)",
+    ):
+        jc.summary(jc.models.fcn(jc.serial(jc.Conv(4)), 2, width=4), (1, 8, 8, 3))
+    with pytest.raises(
+        jc.ShapeError, match=r"classifier \(OnMap\): x must be a dict of maps with 'out' in it, got 'a'"
+    ):
+        jc.models.fcn(jc.Fn(lambda x: {"a": x}), 2, width=4).init(jax.random.key(0), (1, 8, 8, 3))
 
 
 def test_all_of_it_can_be_looked_into():

@@ -1,5 +1,6 @@
 """All networks against live torchvision: outputs of all, one training step of the smallest of each family."""
 
+import dataclasses
 import importlib.util
 
 import jax
@@ -30,6 +31,20 @@ def test_outputs_are_torchvisions(known):
     y, _ = jax.jit(net.apply)(params, state, x)
     wanted = run(model, x)
     assert y.shape == wanted.shape
+    assert np.abs(y - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_images_are_normalised_again_as_torchvision_does(name):
+    [known] = [known for known in KNOWN if known.name == name]
+    option = {"transform_input": True}
+    known = dataclasses.replace(known, options=option, their_options={**known.their_options, **option})
+    model = build(known)
+    net = ours(known)
+    params, state = jc.weights.from_torch(net, fill(model), known.shape)
+    x = images(known.shape)
+    y, _ = jax.jit(net.apply)(params, state, x)
+    wanted = run(model, x)
     assert np.abs(y - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 

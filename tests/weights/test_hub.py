@@ -130,6 +130,18 @@ def test_a_torch_file_where_there_is_no_other(tmp_path):
     assert_same(from_hub(REPO, cache_dir=tmp_path), ARRAYS)
 
 
+@pytest.mark.usefixtures("nobody", "own_reader")
+def test_a_checkpoint_of_several_mappings_by_key(tmp_path):
+    tensors, zeros = ({name: tf.tensor(array) for name, array in found.items()}
+                      for found in (ARRAYS, {name: 0 * array for name, array in ARRAYS.items()}))  # fmt: skip
+    cache(tmp_path, {"pytorch_model.bin": tf.zipped({"model": tensors, "ema": zeros}), "model.safetensors": CONTENT})
+    assert_same(from_hub(REPO, filename="pytorch_model.bin", key="model", cache_dir=tmp_path), ARRAYS)
+    with pytest.raises(WeightsError, match="key='model' and key='ema'"):
+        from_hub(REPO, filename="pytorch_model.bin", cache_dir=tmp_path)
+    with pytest.raises(WeightsError, match=r"model\.safetensors: key is for checkpoints of torch, got 'model'"):
+        from_hub(REPO, key="model", cache_dir=tmp_path)
+
+
 def test_a_file_and_a_revision_by_name(tmp_path):
     cache(tmp_path, {"model.safetensors": b"", "other.safetensors": CONTENT}, revision="v1")
     options = {"cache_dir": tmp_path, "local_files_only": True}

@@ -105,6 +105,114 @@ def test_names_are_attributes_and_what_has_none_stands_at_its_parents_level():
     assert_array_equal(params["last"]["skip"]["bias"], arrays["last/skip/vars/1"])
 
 
+DEPTHWISE = jc.serial(
+    jc.Conv(4, 3),
+    jc.Conv(8, 3, groups=4),
+    jc.PReLU(shared=False),
+    jc.Conv(8, 3, groups=4),
+    jc.Conv(8, 3, groups=8, bias=False, padding="VALID"),
+    jc.PReLU(),
+    jc.GlobalAvgPool(),
+    jc.Dense(3),
+    jc.PReLU(shared=False),
+    named=jc.serial(jc.Dense(4), jc.PReLU(shared=False)),
+)
+# keras.Sequential of Conv2D, DepthwiseConv2D with depth_multiplier=2, PReLU, Conv2D with groups=4, ... in Keras 3.15.
+DEPTHWISE_SHAPES = {
+    "layers/conv2d/vars/0": (3, 3, 4, 4),
+    "layers/conv2d/vars/1": (4,),
+    "layers/depthwise_conv2d/vars/0": (3, 3, 4, 2),
+    "layers/depthwise_conv2d/vars/1": (8,),
+    "layers/p_re_lu/vars/0": (1, 1, 8),
+    "layers/conv2d_1/vars/0": (3, 3, 2, 8),
+    "layers/conv2d_1/vars/1": (8,),
+    "layers/depthwise_conv2d_1/vars/0": (3, 3, 8, 1),
+    "layers/p_re_lu_1/vars/0": (1, 1, 1),
+    "layers/dense/vars/0": (8, 3),
+    "layers/dense/vars/1": (3,),
+    "layers/p_re_lu_2/vars/0": (3,),
+    "named/layers/dense/vars/0": (3, 4),
+    "named/layers/dense/vars/1": (4,),
+    "named/layers/p_re_lu/vars/0": (4,),
+}
+
+
+@pytest.mark.parametrize("x", [None, (2, 6, 6, 4)], ids=["without x", "with x"])
+def test_depthwise_kernels_and_shared_slopes_lose_axes(x):
+    arrays = {name: normal(shape, seed) for seed, (name, shape) in enumerate(DEPTHWISE_SHAPES.items())}
+    params, _ = from_keras(DEPTHWISE, arrays, x)
+    assert_array_equal(params["1"]["kernel"], arrays["layers/depthwise_conv2d/vars/0"].reshape(3, 3, 1, 8))
+    assert_array_equal(params["1"]["bias"], arrays["layers/depthwise_conv2d/vars/1"])
+    assert_array_equal(params["2"]["scale"], arrays["layers/p_re_lu/vars/0"][0, 0])
+    assert_array_equal(params["3"]["kernel"], arrays["layers/conv2d_1/vars/0"])
+    assert_array_equal(params["4"]["kernel"][:, :, 0], arrays["layers/depthwise_conv2d_1/vars/0"][..., 0])
+    assert_array_equal(params["5"]["scale"], arrays["layers/p_re_lu_1/vars/0"][0, 0])
+    assert_array_equal(params["named"]["1"]["scale"], arrays["named/layers/p_re_lu/vars/0"])
+
+
+def test_depthwise_layers_that_do_not_fit():
+    net = jc.serial(jc.Conv(8, 3, groups=4, bias=False))
+    refused(
+        r"no place in the net:\n  layers/depthwise_conv2d/vars/0 \(3, 3, 8, 1\) .*\n"
+        r"places that no tensor fills:\n  layers/conv2d/vars/0 \(3, 3, \?, 8\)",
+        {"layers/depthwise_conv2d/vars/0": np.ones((3, 3, 8, 1))},
+        net=net,
+    )
+    refused(
+        r"a/vars/0 must have shape \(\?,\), got \(4, 4, 8\)$",
+        {"a/vars/0": np.ones((4, 4, 8))},
+        net=jc.serial(a=jc.PReLU(shared=False)),
+    )
+    refused(
+        r"a/vars/0 must have shape \(1,\), got \(8,\)$", {"a/vars/0": np.ones((1, 1, 8))}, net=jc.serial(a=jc.PReLU())
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
+@pytest.mark.parametrize("named", [False, True], ids=["in a row", "attributes"])
+def test_depthwise_layers_and_slopes_give_keras_numbers(tmp_path, monkeypatch, named):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    pytest.importorskip("h5py")
+    random = keras.initializers.RandomNormal(seed=1)
+    options = {"bias_initializer": random, "padding": "same"}
+    layers = {
+        "stem": keras.layers.Conv2D(4, 3, **options),
+        "depthwise": keras.layers.DepthwiseConv2D(3, depth_multiplier=2, **options),
+        "each": keras.layers.PReLU(random, shared_axes=[1, 2]),
+        "grouped": keras.layers.Conv2D(8, 3, groups=4, **options),
+        "thin": keras.layers.DepthwiseConv2D(3, use_bias=False),
+        "one": keras.layers.PReLU(random, shared_axes=[1, 2, 3]),
+        "pool": keras.layers.GlobalAveragePooling2D(),
+        "fc": keras.layers.Dense(3),
+        "last": keras.layers.PReLU(random),
+    }
+
+    class Named(keras.Model):
+        def __init__(self):
+            super().__init__()
+            for name, layer in layers.items():
+                setattr(self, name, layer)
+
+        def call(self, x):
+            for name in layers:
+                x = getattr(self, name)(x)
+            return x
+
+    model = Named() if named else keras.Sequential(list(layers.values()))
+    x = normal((2, 6, 6, 4), 0)
+    wanted = np.asarray(model(x))
+    path = tmp_path / "a.weights.h5"
+    model.save_weights(path)
+    ours = [layer for _, layer in DEPTHWISE.children[:-1]]
+    net = jc.serial(**dict(zip(layers, ours, strict=True))) if named else jc.serial(*ours)
+    # Of attributes Keras writes those after "layers" in the alphabet as if they were in a row.
+    after = {"layers/conv2d": "stem", "layers/depthwise_conv2d_1": "thin", "layers/p_re_lu_1": "one"}
+    y, _ = net.apply(*from_keras(net, path, rename=after if named else None), x)
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_a_file_is_read(tmp_path):
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "a.weights.h5"
@@ -171,7 +279,9 @@ def test_a_number_that_is_not_finite_is_refused():
 
 def test_a_layer_without_a_rule_is_named():
     refused(
-        r"^body\.1 is a PReLU, a kind of layer that has no rule$", {}, net=jc.serial(body=jc.serial(relu, jc.PReLU()))
+        r"^body\.1 is a LayerScale, a kind of layer that has no rule$",
+        {},
+        net=jc.serial(body=jc.serial(relu, jc.LayerScale())),
     )
 
 

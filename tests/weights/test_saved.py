@@ -81,6 +81,7 @@ def test_the_file_says_what_it_is(path):
     about = read_header(path).metadata
     assert about["format"] == "jaxconv.weights"
     assert about["version"] == "1"
+    assert about["jaxconv"] == jc.__version__
     assert about["net"] == repr(net())
     assert "params/block/downsample/kernel" in read(path)
 
@@ -198,7 +199,14 @@ def test_another_network_is_refused_by_its_first_layer_that_differs(path, other,
 
 
 def test_what_leaves_the_function_as_it_is_may_differ(path):
-    for other in (jc.remat(net()), jc.mixed_precision(jc.frozen(net())), jc.inline(net())):
+    wrapped = (
+        jc.remat(net()),
+        jc.mixed_precision(net()),
+        jc.frozen(net()),
+        jc.frozen(net(), but=["fc"]),
+        jc.inline(net()),
+    )
+    for other in (*wrapped, jc.mixed_precision(jc.frozen(net()))):
         assert_exact(load(path, other), (PARAMS, STATE))
         save(path.parent / "b.safetensors", other, PARAMS, STATE)
         assert_exact(load(path.parent / "b.safetensors", net()), (PARAMS, STATE))
@@ -299,9 +307,15 @@ NAN[0, 1, 0, 2] = np.nan
         ),
         (
             {"about": {"version": "2"}},
-            r"version 1, got format 'jaxconv\.weights', version '2'",
+            r"it must be of version 1 of jaxconv\.weights, got '2'$",
         ),
-        ({"about": {"format": None}}, r"file of jaxconv\.weights, version 1, got format None"),
+        ({"about": {"format": None}}, r"save did not write it: use jaxconv\.weights\.from_torch for torch's tensors$"),
+        ({"about": {"format": "pt"}}, r"save did not write it: use jaxconv\.weights\.from_torch for torch's tensors$"),
+        (
+            {"about": {"layers": "Old()", "jaxconv": "0.0.1"}},
+            r"for another net, or by jaxconv 0\.0\.1, which describes it otherwise: its first layer",
+        ),
+        ({"about": {"layers": "Old()", "jaxconv": None}}, "for another net: its first layer that differs is Old"),
         ({"about": {"layers": None}}, r"first layer that differs is none, net has serial\(\)"),
         ({"about": {"paths": "[3]"}}, "damaged, cut short, or of another kind"),
         ({"about": {"paths": None}}, "is one too many"),
@@ -339,6 +353,11 @@ def test_a_truncated_file(path):
 def test_other_files(tmp_path):
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none.safetensors", net())
+    for suffix, reader in (("pth", "from_torch"), ("pt", "from_torch"), ("bin", "from_torch"), ("h5", "from_keras")):
+        with pytest.raises(
+            WeightsError, match=rf"a\.{suffix}: .*save did not write it: use jaxconv\.weights\.{reader}$"
+        ):
+            load(tmp_path / f"a.{suffix}", net())
     np.savez(tmp_path / "a.npz", w=np.ones(3))
     with pytest.raises(WeightsError, match="no safetensors file"):
         load(tmp_path / "a.npz", net())

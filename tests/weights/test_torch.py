@@ -218,7 +218,8 @@ def test_integers_that_do_not_fit_are_refused():
         ("features.1.weight", (5, 6), r"\(\?,\)"),
         ("features.1.running_mean", (1,), r"\(6,\)"),
         ("block.norm.bias", (5,), r"\(8,\)"),
-        ("slope.weight", (), r"\(\?,\)"),
+        ("slope.weight", (), r"\(1,\)"),
+        ("slope.weight", (8,), r"\(1,\)"),
     ],
 )
 def test_the_arrays_of_a_norm_are_of_one_length(name, shape, wanted):
@@ -237,7 +238,7 @@ def test_the_arrays_of_a_norm_are_of_one_length(name, shape, wanted):
 
 def test_a_missing_array_of_a_norm_is_named_with_its_shape():
     refused(r"that no tensor fills:\n  features.1.running_mean \(6,\)$", without("features.1.running_mean"))
-    refused(r"that no tensor fills:\n  slope.weight \(\?,\)$", without("slope.weight"))
+    refused(r"that no tensor fills:\n  slope.weight \(1,\)$", without("slope.weight"))
 
 
 REPEATED = jc.serial(jc.repeat(jc.Dense(4), 2))
@@ -279,6 +280,27 @@ def test_a_checkpoint_in_memory_is_read_as_one_in_a_file():
     refused("'step' holds <U1, not numbers", {**TENSORS, "step": "x"})
     with pytest.raises(WeightsError, match="is wanted under 'ema': none of them"):
         from_torch(NET, TENSORS, key="ema")
+
+
+def test_errors_of_a_file_begin_with_its_name(tmp_path):
+    pytest.importorskip("safetensors")
+    path = tmp_path / "a.safetensors"
+    jc.weights.write(path, without("fc.weight"))
+    for source in (path, str(path)):
+        refused(rf"^{re.escape(str(path))}: source does not fit the net\nplaces that no tensor fills", source)
+    jc.weights.write(path, {**TENSORS, "fc.weight": np.ones((3, 128), int)})
+    refused(rf"^{re.escape(str(path))}: fc.weight must be of a floating-point type", path)
+    refused("^x must be given: 0 is a Shift", path, net=jc.serial(Shift()))
+
+
+def test_a_file_of_ones_own_is_told_apart(tmp_path):
+    pytest.importorskip("safetensors")
+    path = tmp_path / "a.safetensors"
+    net = jc.serial(fc=jc.Dense(3))
+    jc.weights.save(path, net, *net.init(jax.random.key(0), (1, 2)))
+    refused(rf"^{re.escape(str(path))}: jaxconv.weights.save wrote it: use jaxconv.weights.load$", path, net=net)
+    with pytest.raises(WeightsError, match=r"use jaxconv\.weights\.load$"):
+        jc.weights.from_keras(net, path)
 
 
 # --- Names ------------------------------------------------------------------------------------------------------------

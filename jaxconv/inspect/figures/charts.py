@@ -1,20 +1,19 @@
 """Figures of numbers: curves, tables of counts, statistics by layer, points in two dimensions."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import LogNorm
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, LogNorm, Normalize, SymLogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.figures.canvas import new_figure
-
-if TYPE_CHECKING:
-    from jaxconv.inspect.statistics import LayerStatistics
-
-_LOGARITHMIC = ("gradient_norm", "update_ratio")
+from jaxconv.inspect.retrieval import Pca
+from jaxconv.inspect.statistics import LayerStatistics, Recorder
 
 
 def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
@@ -84,15 +83,78 @@ def confusion_matrix(counts: Any, classes: Sequence[str]) -> Figure:
     return fig
 
 
-def layer_statistics(statistics: "LayerStatistics", steps: Sequence[int] | None = None) -> Figure:
+# How a number shows that is on no scale.
+_MARKS: dict[str, dict[str, Any]] = {
+    "zero": {"facecolor": "white", "edgecolor": "0.6", "linewidth": 0.5},
+    "not finite": {"facecolor": "black", "edgecolor": "black", "linewidth": 0},
+    "not measured": {"facecolor": "0.93", "edgecolor": "0.75", "linewidth": 0, "hatch": "////"},
+}
+_DECADES = 8
+
+
+def _norm(name: str, finite: np.ndarray) -> Normalize:
+    """Returns the scale on which numbers of that name are all seen."""
+    size = np.abs(finite[finite != 0])
+    if name == "zeros" or not size.size:
+        return Normalize(0, 1)
+    high = np.ceil(np.log10(size.max()))
+    low = np.clip(np.floor(np.log10(size.min())), high - _DECADES, high - 1)
+    if name == "mean":
+        return SymLogNorm(10.0**low, vmin=-(10.0**high), vmax=10.0**high)
+    return LogNorm(10.0**low, 10.0**high)
+
+
+def _ticks(norm: SymLogNorm) -> list[float]:
+    """Returns the ends, the middle and one place between on both sides: more do not fit beside each other."""
+    end = float(norm.vmax or 1)
+    between = float(10.0 ** ((np.log10(norm.linthresh) + np.log10(end)) // 2))
+    return [-end, -between, 0.0, between, end]
+
+
+def _bars(ax: Axes, a: np.ndarray, norm: Normalize, marks: Mapping[str, np.ndarray]) -> None:
+    """Draws one step: a bar for each layer, and in words where there can be none."""
+    if isinstance(norm, SymLogNorm):
+        ax.set_xscale("symlog", linthresh=norm.linthresh)
+        ax.set_xticks(_ticks(norm))
+        ax.axvline(0, color="0.4", linewidth=0.6)
+    elif isinstance(norm, LogNorm):
+        ax.set_xscale("log")
+    ax.set_xlim(norm.vmin, norm.vmax)
+    ax.tick_params(which="minor", labelbottom=False)
+    ax.barh(range(len(a)), np.where(np.isfinite(a), a, np.nan))
+    ax.grid(axis="x", alpha=0.3)
+    for mark, text in (("zero", "0"), ("not finite", "not finite")):
+        for layer in np.flatnonzero(marks[mark]):
+            ax.text(0.02, int(layer), text, transform=ax.get_yaxis_transform(), va="center", fontsize=7)
+
+
+def _rows(ax: Axes, a: np.ndarray, norm: Normalize, marks: Mapping[str, np.ndarray], edges: Sequence[int]) -> None:
+    """Draws several steps: a row of colours for each layer, and another colour where there is none on the scale."""
+    rows = np.arange(a.shape[1] + 1) - 0.5
+    shown = np.isfinite(a) & (a != 0)
+    # The middle of coolwarm is grey, so that next to nothing is not nothing.
+    colours, ticks = ("coolwarm", _ticks(norm)) if isinstance(norm, SymLogNorm) else ("viridis", None)
+    drawn = ax.pcolormesh(edges, rows, np.ma.masked_where(~shown, a).T, norm=norm, cmap=colours)
+    for mark in ("zero", "not finite"):
+        flat = ListedColormap([_MARKS[mark]["facecolor"]])
+        ax.pcolormesh(edges, rows, np.ma.masked_where(~marks[mark], marks[mark]).T, cmap=flat)
+    below = isinstance(norm, LogNorm) and (a[shown] < norm.vmin).any()
+    extend = "min" if below else "neither"
+    bar = ax.figure.colorbar(drawn, ax=ax, orientation="horizontal", extend=extend, ticks=ticks)
+    bar.ax.tick_params(labelsize=6)
+    bar.ax.tick_params(which="minor", labelbottom=False)
+
+
+def layer_statistics(statistics: LayerStatistics | Recorder, steps: Sequence[int] | None = None) -> Figure:
     """Draws statistics by layer: bars for one step; for several, a row of colours for each layer along the steps.
 
-    Norms of gradients and ratios of updates are on a logarithmic scale, of whole powers of ten. Numbers that are not
-    finite are left out; a line under the axes says how many.
+    Scales are logarithmic, of whole powers of ten and eight of them at most; that of the mean goes to both sides of 0,
+    and the part of zeros has a linear one. Exact zeros, numbers that are not finite and layers that have no such number
+    are marked each in its own way; a line under the axes says how many are not finite.
 
     Args:
-      statistics: of `jaxconv.inspect.layer_statistics`, arrays ``(layers,)`` or ``(steps, layers)``, as
-        `jaxconv.inspect.Recorder` has them.
+      statistics: of `jaxconv.inspect.layer_statistics`, arrays ``(layers,)`` or ``(steps, layers)``; or a
+        `jaxconv.inspect.Recorder`, with its steps.
       steps: the steps' numbers; None counts from 0.
 
     Raises:
@@ -104,6 +166,9 @@ def layer_statistics(statistics: "LayerStatistics", steps: Sequence[int] | None 
     >>> [ax.get_title() for ax in layer_statistics(found).axes]
     ['mean', 'std', 'zeros', 'largest', 'weight norm']
     """
+    if isinstance(statistics, Recorder):
+        steps = statistics.steps if steps is None else steps
+        statistics = statistics.statistics
     arrays = {name: np.asarray(a, np.float64) for name, a in statistics.arrays().items()}
     shape = np.shape(statistics.mean)
     if len(shape) not in (1, 2):
@@ -112,30 +177,31 @@ def layer_statistics(statistics: "LayerStatistics", steps: Sequence[int] | None 
     if len(steps) != (shape[0] if len(shape) == 2 else 1):
         raise ShapeError(f"steps must be one for each of the statistics' steps, {shape[:-1]}, got {len(steps)}")
     layers = len(statistics.paths)
-    fig = new_figure(2.0 * len(arrays) + 1.0, 0.22 * layers + 1.2)
+    fig = new_figure(2.0 * len(arrays) + 1.0, 0.22 * layers + 1.6)
     axes = fig.subplots(1, len(arrays), sharey=True, squeeze=False)[0]
-    for ax, (name, numbers) in zip(axes, arrays.items(), strict=True):
-        a = np.where(np.isfinite(numbers), numbers, np.nan)
-        out = np.isnan(a[..., [name in names for names in statistics.measured]]).sum()
-        under = [f"{out} not finite"] if out else []
-        norm: Any = None
-        if name in _LOGARITHMIC and (a > 0).any():
-            low, high = np.log10(a[a > 0].min()), np.log10(a[a > 0].max())
-            norm = LogNorm(10.0 ** np.floor(low), 10.0 ** max(np.ceil(high), np.floor(low) + 1))
+    seen = set()
+    for ax, (name, a) in zip(axes, arrays.items(), strict=True):
+        measured = np.broadcast_to([name in names for names in statistics.measured], a.shape)
+        marks = {"zero": measured & (a == 0), "not finite": measured & ~np.isfinite(a), "not measured": ~measured}
+        seen |= {mark for mark, where in marks.items() if where.any() and (a.ndim == 2 or mark == "not measured")}
+        norm = _norm(name, a[np.isfinite(a)])
+        under = [f"{marks['not finite'].sum()} not finite"] if marks["not finite"].any() else []
         if a.ndim == 1:
-            ax.barh(range(layers), a, log=norm is not None)
-            ax.set_xlim(*((norm.vmin, norm.vmax) if norm else (None, None)))
-            ax.grid(axis="x", alpha=0.3)
+            _bars(ax, a, norm, marks)
         else:
             edges = (*steps, 2 * steps[-1] - steps[-2] if len(steps) > 1 else steps[-1] + 1)
-            drawn = ax.pcolormesh(edges, np.arange(layers + 1) - 0.5, np.ma.masked_invalid(a.T), norm=norm)
-            fig.colorbar(drawn, ax=ax, orientation="horizontal").ax.tick_params(labelsize=6)
+            _rows(ax, a, norm, marks, edges)
             under = ["step", *under]
+        for layer in np.flatnonzero(~measured.reshape(-1, layers)[0]):
+            ax.axhspan(layer - 0.5, layer + 0.5, **_MARKS["not measured"])
         ax.set_xlabel(", ".join(under), fontsize=8)
         ax.set_title(name.replace("_", " "), fontsize=8)
         ax.tick_params(labelsize=7)
     axes[0].set_yticks(range(layers), statistics.paths)
     axes[0].set_ylim(layers - 0.5, -0.5)
+    if seen:
+        handles = [Patch(label=mark, **style) for mark, style in _MARKS.items() if mark in seen]
+        fig.legend(handles=handles, loc="outside lower right", ncols=len(handles), fontsize=7, frameon=False)
     return fig
 
 
@@ -143,7 +209,7 @@ def scatter(points: Any, labels: Any = None, classes: Sequence[str] | None = Non
     """Draws points in two dimensions, coloured by label.
 
     Args:
-      points: array of shape ``(count, 2)``, the points of `jaxconv.inspect.pca` say.
+      points: array of shape ``(count, 2)``; or the ``Pca`` that `jaxconv.inspect.pca` gives.
       labels: integers ``(count,)``.
       classes: their names; without them the legend has the numbers.
 
@@ -153,7 +219,7 @@ def scatter(points: Any, labels: Any = None, classes: Sequence[str] | None = Non
     >>> len(scatter(jnp.zeros((4, 2)), [0, 0, 1, 2], ["cat", "dog", "owl"]).axes[0].collections)
     3
     """
-    points = np.asarray(points)
+    points = np.asarray(points.points if isinstance(points, Pca) else points)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ShapeError(f"points must have shape (count, 2), got {points.shape}")
     labels = np.zeros(len(points), int) if labels is None else np.asarray(labels)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -17,7 +19,7 @@ def fields(image: Any, boxes: Any, labels: Sequence[str] | None = None) -> Figur
     Args:
       image: array of shape ``(height, width, 1 or 3)``: uint8, or floats in [0, 1].
       boxes: integers ``(count, 2, 2)``: for each field the (low, high) of the rows and of the columns, as
-        `jaxconv.inspect.unit_field` gives them. Those that reach into the padding are drawn so.
+        `jaxconv.inspect.unit_field` gives them; or one such field. Those that reach into the padding are drawn so.
       labels: a name for each.
 
     Raises:
@@ -30,6 +32,7 @@ def fields(image: Any, boxes: Any, labels: Sequence[str] | None = None) -> Figur
     """
     (picture,) = check_pictures([image], "image")
     boxes = np.asarray(boxes)
+    boxes = boxes[None] if boxes.shape == (2, 2) else boxes
     if boxes.ndim != 3 or boxes.shape[1:] != (2, 2):
         raise ShapeError(f"boxes must have shape (count, 2, 2), (low, high) of rows and of columns, got {boxes.shape}")
     if labels is not None and len(labels) != len(boxes):
@@ -59,20 +62,35 @@ def fields(image: Any, boxes: Any, labels: Sequence[str] | None = None) -> Figur
     return fig
 
 
+# What the strongest numbers of either sign look like. Weak ones let the image through, so a map between the two through
+# white would pale on what is white.
+_BLUE, _RED = (0.1, 0.45, 1.0), (1.0, 0.2, 0.1)
+_SIGNED = ListedColormap([_BLUE, _RED], "blue and red")
+_DIMMED = 0.35
+
+
 def heat_maps(
-    images: Any, maps: Any, titles: Sequence[str] | None = None, *, columns: int = 4, opacity: float = 0.7
+    images: Any,
+    maps: Any,
+    titles: Sequence[str] | None = None,
+    *,
+    columns: int = 4,
+    opacity: float = 0.7,
+    shared: bool = False,
 ) -> Figure:
     """Draws maps over images: from 0 on in one colour scale, or, where any is negative, in red and blue around 0.
 
-    Each map has its own scale, up to the size that one place in a hundred exceeds.
+    A scale goes up to the size that one place in a hundred exceeds. Under red and blue the images are grey and a third
+    as bright, so that white in them does not take the colours away.
 
     Args:
       images: array of shape ``(count, height, width, 1 or 3)``: uint8, or floats in [0, 1].
-      maps: array of shape ``(count, h, w)`` of any size, as `jaxconv.inspect.grad_cam` and `jaxconv.inspect.occlusion`
-        give them; it is stretched over the image.
+      maps: array of shape ``(count, h, w)`` or ``(count, h, w, 1)`` of any size, as `jaxconv.inspect.grad_cam` and
+        `jaxconv.inspect.occlusion` give them; it is stretched over the image.
       titles: a line above each.
       columns: images in a row.
       opacity: of the map where it is strongest; where it is 0 the image shows.
+      shared: whether all maps have one scale, which a bar beside them shows; else each has its own.
 
     Raises:
       ShapeError: the shapes do not fit, or a map is not finite.
@@ -82,32 +100,60 @@ def heat_maps(
     """
     pictures = check_pictures(images)
     maps = np.asarray(maps, np.float32)
+    maps = maps[..., 0] if maps.ndim == 4 and maps.shape[-1] == 1 else maps
     if maps.ndim != 3 or len(maps) != len(pictures):
-        raise ShapeError(f"maps must have shape ({len(pictures)}, h, w), one for each image, got {maps.shape}")
+        hint = ": take one number of each pixel's channels, such as abs(maps).max(-1)" if maps.ndim == 4 else ""
+        raise ShapeError(f"maps must have shape ({len(pictures)}, h, w), one for each image, got {maps.shape}{hint}")
     if not np.isfinite(maps).all():
         raise ShapeError(f"maps must be finite, got {int((~np.isfinite(maps)).sum())} numbers that are not")
     if titles is not None and len(titles) != len(pictures):
         raise ShapeError(f"titles must be one for each of the {len(pictures)} images, got {len(titles)}")
-    colours, least = ("RdBu_r", -1) if (maps < 0).any() else ("inferno", 0)
+    signed = bool((maps < 0).any())
+    tops = [_top(maps)] * len(maps) if shared else [_top(heat) for heat in maps]
     fig, axes = grid(len(pictures), columns, 2.0, 0.3 if titles is not None else 0.0)
-    for ax, picture, heat, title in zip(
-        axes, pictures, maps, [""] * len(pictures) if titles is None else map(str, titles), strict=True
+    for ax, picture, heat, top, title in zip(
+        axes, pictures, maps, tops, [""] * len(pictures) if titles is None else map(str, titles), strict=True
     ):
-        draw(ax, picture)
+        draw(ax, _dimmed(picture) if signed else picture)
         height, width = picture.shape[:2]
-        size = np.abs(heat)
-        strength = np.minimum(size / (np.percentile(size, 99) or size.max() or 1), 1)
+        share = np.clip(heat / top, -1, 1)
         ax.imshow(
-            np.sign(heat) * (np.sqrt(strength) if least else strength),
-            cmap=colours,
-            vmin=least,
+            share,
+            cmap=_SIGNED if signed else "inferno",
+            vmin=-1 if signed else 0,
             vmax=1,
-            alpha=opacity * np.sqrt(strength),
+            alpha=opacity * np.sqrt(np.abs(share)),
             extent=(-0.5, width - 0.5, height - 0.5, -0.5),
             interpolation="bilinear",
         )
         ax.set_title(title, fontsize=8)
+    if shared:
+        fig.set_figwidth(fig.get_figwidth() + 0.7)
+        scale = ScalarMappable(
+            Normalize(-tops[0] if signed else 0, tops[0]), _blended(opacity) if signed else "inferno"
+        )
+        fig.colorbar(scale, ax=axes, extend="both" if signed else "max", shrink=0.9).ax.tick_params(labelsize=7)
     return fig
+
+
+def _top(maps: np.ndarray) -> float:
+    """Returns the size of number at which a scale ends."""
+    size = np.abs(maps)
+    return float(np.percentile(size, 99) or size.max(initial=0) or 1)
+
+
+def _dimmed(picture: np.ndarray) -> np.ndarray:
+    """Returns an image in grey, a third as bright."""
+    weights = np.ones(1) if picture.shape[-1] == 1 else np.array([0.299, 0.587, 0.114])
+    grey = (picture @ weights)[..., None] * _DIMMED
+    return (grey / 255 if picture.dtype == np.uint8 else grey).astype(np.float32)
+
+
+def _blended(opacity: float) -> ListedColormap:
+    """Returns what red and blue look like over the middle of a dimmed image, weak to strong."""
+    share = np.linspace(-1, 1, 255)[:, None]
+    alpha = opacity * np.sqrt(np.abs(share))
+    return ListedColormap(alpha * np.where(share < 0, _BLUE, _RED) + (1 - alpha) * _DIMMED / 2)
 
 
 __all__ = ["fields", "heat_maps"]

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.figures.canvas import bare, check_pictures, draw, grid, new_figure
+from jaxconv.inspect.retrieval import Neighbours
 
 if TYPE_CHECKING:
     from jaxconv.inspect.units import TopPatches
@@ -116,20 +117,28 @@ def activation_maps(maps: Mapping[str, Any], *, most: int = 12) -> Figure:
     """Draws activation maps of one image, a row for each layer, each map on its own scale.
 
     Args:
-      maps: by the layer's path, arrays of shape ``(height, width, channels)``; others are left out.
+      maps: by the layer's path, arrays of shape ``(height, width, channels)``, or of a batch of one image; others are
+        left out.
       most: maps of a layer that are drawn.
 
     Raises:
-      ShapeError: no array has that shape.
+      ShapeError: no array has that shape, or they are of several images.
 
     >>> len(activation_maps({"conv1": jnp.ones((8, 8, 4)), "scores": jnp.ones(10)}).axes)
     4
     """
-    rows = {path: np.asarray(a, np.float32) for path, a in maps.items() if np.ndim(a) == 3}
-    if not rows:
+    if not isinstance(maps, Mapping):
         raise ShapeError(
-            f"maps must have an array of shape (height, width, channels), got {[*map(np.shape, maps.values())]}"
+            "maps must be a dict of arrays by path, the second of what jaxconv.inspect.activations returns, got "
+            f"{type(maps).__name__}"
         )
+    shapes = {path: getattr(a, "shape", ()) for path, a in maps.items()}
+    single = {path: a[0] if len(shapes[path]) == 4 and len(a) == 1 else a for path, a in maps.items()}
+    rows = {path: np.asarray(a, np.float32) for path, a in single.items() if getattr(a, "ndim", 0) == 3}
+    if not rows:
+        several = any(len(shape) == 4 for shape in shapes.values())
+        hint = ": pass those of one image, {path: a[0] for path, a in maps.items()}" if several else ""
+        raise ShapeError(f"maps must have an array of shape (height, width, channels), got {[*shapes.values()]}{hint}")
     columns = min(most, max(a.shape[-1] for a in rows.values()))
     fig = new_figure(0.85 * columns + 1.2, 0.95 * len(rows))
     grid = np.asarray(fig.subplots(len(rows), columns, squeeze=False))
@@ -186,7 +195,7 @@ def neighbours(
     Args:
       queries: images ``(queries, height, width, 1 or 3)``: uint8, or floats in [0, 1].
       database: images ``(rows, height, width, 1 or 3)``; those that ``indices`` names are read.
-      indices: integers ``(queries, k)``, as `jaxconv.inspect.nearest` gives them.
+      indices: integers ``(queries, k)``; or the ``Neighbours`` that `jaxconv.inspect.nearest` gives.
       query_labels, labels: integers, of the queries and of the database; given together or not at all.
       classes: names of the labels, written above.
 
@@ -196,7 +205,7 @@ def neighbours(
     >>> len(neighbours(jnp.zeros((2, 8, 8, 1)), jnp.zeros((5, 8, 8, 1)), [[0, 1, 2], [3, 4, 0]]).axes)
     8
     """
-    indices = np.asarray(indices)
+    indices = np.asarray(indices.indices if isinstance(indices, Neighbours) else indices)
     if indices.ndim != 2 or len(indices) != len(queries) or not indices.size:
         raise ShapeError(f"indices must have shape ({len(queries)}, k), a row for each query, got {indices.shape}")
     if not 0 <= indices.min() <= indices.max() < len(database):

@@ -1,0 +1,91 @@
+"""What may be the matter with tensors that do not fit a network."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxconv.weights.places import Path, Shape, fits
+
+# How the names of an auxiliary head begin, and the argument of the models of `jaxconv.models` that have it.
+AUXILIARY = {
+    "aux_classifier.": "aux_loss",
+    "aux1.": "aux_logits",
+    "aux2.": "aux_logits",
+    "AuxLogits.": "aux_logits",
+}
+
+
+class Misfit(NamedTuple):
+    """What does not fit.
+
+    Attributes:
+      tensors: all of them, by name.
+      wanted: the layer's path by the name of each tensor that the network wants, in the network's order.
+      extra: names of tensors that have no place.
+      missing: names of those that are wanted and not there.
+      wrong: by name, the shape that is wanted and the tensor's.
+    """
+
+    tensors: Mapping[str, Any]
+    wanted: Mapping[str, Path]
+    extra: list[str]
+    missing: list[str]
+    wrong: Mapping[str, tuple[Shape, tuple[int, ...]]]
+
+
+def _leading(misfit: Misfit) -> str | None:
+    """All names begin with a part that the network has not, "module." say, and most fit without it."""
+    names = list(misfit.tensors)
+    for end in (m.end() for m in re.finditer(r"[./]", names[0])) if names else ():
+        prefix = names[0][:end]
+        if not all(name.startswith(prefix) for name in names):
+            return None
+        if 2 * sum(name.removeprefix(prefix) in misfit.wanted for name in names) > len(names):
+            return f'all names begin with {prefix!r}: give rename={{"{prefix}": ""}}'
+    return None
+
+
+def _auxiliary(misfit: Misfit) -> str | None:
+    """One of the two has an auxiliary head and the other has none."""
+
+    def heads(names: list[str]) -> list[str]:
+        found = [next((head for head in AUXILIARY if name.startswith(head)), "") for name in names]
+        return list(dict.fromkeys(found))
+
+    extra, missing = heads(misfit.extra), heads(misfit.missing)
+    if extra and all(extra):
+        drop = ", ".join(f'"{head}": None' for head in extra)
+        return f"they are an auxiliary head's: make the net with {AUXILIARY[extra[0]]}=True, or give rename={{{drop}}}"
+    if missing and all(missing) and not extra:
+        return f"they are an auxiliary head's: make the net with {AUXILIARY[missing[0]]}=False"
+    return None
+
+
+def _classes(misfit: Misfit) -> str | None:
+    """The last layer, and perhaps an auxiliary head's, is of another number of classes, or left out."""
+    bad = [name for name in (*misfit.missing, *misfit.wrong) if name in misfit.wanted]
+    heads = list(dict.fromkeys(misfit.wanted[name] for name in bad))
+    kept = {path for name, path in misfit.wanted.items() if name not in bad}
+    last = [*misfit.wanted.values()][-1:]
+    if misfit.extra or not kept or not kept.isdisjoint(heads) or not set(last) <= set(heads):
+        return None
+    numbers = {
+        (shape[0], got[0]) if shape and got and fits(got[1:], shape[1:]) else None
+        for shape, got in misfit.wrong.values()
+    }
+    if None in numbers or len(numbers) > 1 or (misfit.missing and heads != last):
+        return None
+    head = "".join(f'["{part}"]' for part in heads[0])
+    return (
+        "for another number of classes fill a net of as many as the tensors have, then give it this net's fresh head: "
+        f"params{head} = net.init(key, x)[0]{head}"
+    )
+
+
+# The first that says a line is the likeliest.
+CAUSES: tuple[Callable[[Misfit], str | None], ...] = (_leading, _auxiliary, _classes)
+
+
+def hints(misfit: Misfit) -> list[str]:
+    """Returns a line about what is likely the matter, if anything is."""
+    return [f"hint: {line}" for line in (cause(misfit) for cause in CAUSES) if line][:1]

@@ -1,0 +1,17 @@
+"""Every argument of every experiment says what it is for."""
+
+import argparse
+import importlib
+
+import pytest
+
+NAMES = ("classify", "dream", "edges", "finetune", "imagenet", "retrieve", "style", "visualize")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_argument_has_a_help(name):
+    parser = importlib.import_module(f"experiments.{name}").parser()
+    assert not [action.option_strings for action in parser._actions if action.help in (None, argparse.SUPPRESS)]
+    shown = parser.format_help()
+    assert "None)" not in shown
+    assert "(default: False)" not in shown

@@ -1,0 +1,134 @@
+"""What an error says may be the matter: a prefix, an auxiliary head, another number of classes."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxconv as jc
+from jaxconv.weights import WeightsError, from_torch, to_torch
+from tests.nets import ready
+
+
+def net(classes=3, aux=False):
+    row = jc.serial(features=jc.serial(jc.Conv(4, 1), jc.BatchNorm()), pool=jc.GlobalAvgPool(), fc=jc.Dense(classes))
+    return jc.auxiliary(row, aux1=("pool", jc.serial(fc2=jc.Dense(classes)))) if aux else row
+
+
+def tensors(*args):
+    return to_torch(net(*args), *ready(net(*args), (2, 4, 4, 2))[:2])
+
+
+def hints(of, source, x=None, **options):
+    """Returns the lines of the error that say what may be the matter."""
+    with pytest.raises(WeightsError) as raised:
+        from_torch(of, source, x, **options)
+    return [line.removeprefix("hint: ") for line in str(raised.value).splitlines() if line.startswith("hint: ")]
+
+
+def under(prefix, found):
+    return {prefix + name: tensor for name, tensor in found.items()}
+
+
+# --- Prefixes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module.model.", "model.features."])
+def test_a_prefix_of_all_names_is_named_and_helps(prefix):
+    found = under(prefix, tensors())
+    [line] = hints(net(), found)
+    rename = f'rename={{"{prefix}": ""}}'
+    assert line == f"all names begin with {prefix!r}: give {rename}"
+    params, _ = from_torch(net(), found, rename=eval(rename.removeprefix("rename=")))
+    assert set(params) == {"features", "fc"}
+
+
+def test_a_prefix_is_named_where_the_rest_differs_a_little():
+    found = under("module.", {**tensors(), "ema": np.ones(1)})
+    assert len(hints(net(), found)) == 1
+
+
+def test_no_prefix_is_named_where_there_is_none():
+    found = tensors()
+    assert hints(net(), {**under("module.", found), "fc.bias": found["fc.bias"]}) == []
+    assert hints(net(), under("module.", {"a.weight": np.ones(2), "b.weight": np.ones(2)})) == []
+    assert hints(net(), {}) == []
+
+
+# --- Auxiliary heads --------------------------------------------------------------------------------------------------
+
+
+def test_an_auxiliary_head_that_the_net_has_not():
+    [line] = hints(net(), tensors(3, True))
+    assert line.endswith('make the net with aux_logits=True, or give rename={"aux1.": None}')
+    params, _ = from_torch(net(), tensors(3, True), rename={"aux1.": None})
+    assert set(params) == {"features", "fc"}
+
+
+def test_an_auxiliary_head_that_the_tensors_have_not():
+    [line] = hints(net(3, True), tensors())
+    assert line.endswith("make the net with aux_logits=False")
+
+
+@pytest.mark.parametrize(
+    ("make", "option", "heads"),
+    [
+        (lambda on: jc.models.googlenet(2, aux_logits=on, width=0.1), "aux_logits", '"aux1.": None, "aux2.": None'),
+        (lambda on: jc.models.inception_v3(2, aux_logits=on, width=0.1), "aux_logits", '"AuxLogits.": None'),
+        (lambda on: jc.models.fcn_resnet50(2, aux_loss=on), "aux_loss", '"aux_classifier.": None'),
+    ],
+    ids=["googlenet", "inception_v3", "fcn_resnet50"],
+)
+def test_the_heads_of_the_models_are_known(make, option, heads):
+    def shaped(net):
+        x = (1, 299, 299, 3) if option == "aux_logits" else (1, 32, 32, 3)
+        params, state = jax.eval_shape(lambda key: net.init(key, x), jax.random.key(0))
+        return to_torch(net, *jax.tree.map(lambda s: np.broadcast_to(np.float32(1), s.shape), (params, state)))
+
+    [line] = hints(make(False), shaped(make(True)))
+    assert line.endswith(f"make the net with {option}=True, or give rename={{{heads}}}")
+    [line] = hints(make(True), shaped(make(False)))
+    assert line.endswith(f"make the net with {option}=False")
+
+
+# --- Another number of classes ----------------------------------------------------------------------------------------
+
+
+CLASSES = (
+    "for another number of classes fill a net of as many as the tensors have, then give it this net's fresh head: "
+)
+
+
+@pytest.mark.parametrize("x", [None, (2, 4, 4, 2)], ids=["without x", "with x"])
+def test_the_recipe_for_another_number_of_classes(x):
+    [line] = hints(net(3), tensors(5), x)
+    assert line == CLASSES + 'params["fc"] = net.init(key, x)[0]["fc"]'
+    assert hints(net(3, True), tensors(5, True), x) == [line]
+    [dropped] = hints(net(3), tensors(5), x, rename={"fc.": None})
+    assert dropped == line
+
+
+def test_the_recipe_works():
+    x = np.ones((2, 4, 4, 2), np.float32)
+    params, state = from_torch(net(5), tensors(5))
+    fresh = net(3).init(jax.random.key(0), x)[0]
+    params["fc"] = fresh["fc"]
+    assert net(3).apply(params, state, x)[0].shape == (2, 3)
+
+
+def test_a_head_deep_inside_is_named_by_its_path():
+    def vgg(classes):
+        return jc.serial(features=jc.Conv(2), classifier=jc.serial(jc.Flatten(), jc.Dense(4), jc.Dense(classes)))
+
+    found = to_torch(vgg(5), *ready(vgg(5), (1, 4, 4, 1))[:2])
+    [line] = hints(vgg(3), found)
+    assert line == CLASSES + 'params["classifier"]["2"] = net.init(key, x)[0]["classifier"]["2"]'
+
+
+def test_no_recipe_where_it_would_not_help():
+    found = tensors()
+    assert hints(net(), {**found, "features.0.bias": np.ones(5)}) == []
+    assert hints(net(), {**found, "fc.weight": np.ones((5, 4))}) == []
+    assert hints(net(), {**found, "fc.weight": np.ones((5, 4)), "fc.bias": np.ones(6)}) == []
+    assert hints(net(), {**found, "fc.weight": np.ones((5, 9)), "fc.bias": np.ones(5)}, (2, 4, 4, 2)) == []
+    assert hints(net(), {name: a for name, a in found.items() if name.startswith("fc")}) == []
+    assert hints(jc.Dense(3), {"weight": np.ones((5, 4)), "bias": np.ones(5)}) == []
