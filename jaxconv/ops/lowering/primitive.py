@@ -125,16 +125,17 @@ def program(platform: str | None, first: Array, second: Array, **params: Any) ->
     def compute() -> Array:
         return table.solve(platform, params["lowering"], problem, first, second).astype(dtype)
 
-    if platform == "cpu" and table.is_sum(problem, platform, params["lowering"]):
-        return _computed_once(compute, first)
+    if platform == "cpu" and table.stands_alone(problem, platform, params["lowering"]):
+        return _by_itself(compute, first)
     return compute()
 
 
-def _computed_once(compute: Callable[[], Array], first: Array) -> Array:
+def _by_itself(compute: Callable[[], Array], first: Array) -> Array:
     """Runs ``compute`` in a branch that is always taken, which the compiler cannot know.
 
-    XLA:CPU fuses a sum of shifted maps into everything that reads it, and computes it again for each reader. It fuses
-    nothing into a branch. An odd number is never 0, whatever the bits of the first element are.
+    XLA:CPU fuses nothing into a branch and nothing out of it: a result is not computed again for each of its readers,
+    and what comes before not again for each number that is read of it. An odd number is never 0, whatever the bits of
+    the first element are.
     """
     bits = jax.lax.bitcast_convert_type(first[(0,) * first.ndim], jnp.int8)[0]
     result = jax.eval_shape(compute)
