@@ -1,6 +1,5 @@
 """What every docstring example may use without importing it."""
 
-import gc
 from pathlib import Path
 
 import jax
@@ -24,5 +23,3 @@ def _quick_compilation(request):
     """Compiles without most optimizations, in two thirds of the time: compiling is what tests of networks do most."""
     optimized = any(request.path.is_relative_to(folder) for folder in OPTIMIZED)
     jax.config.update("jax_disable_most_optimizations", not optimized)
-    # What JAX keeps of thousands of traces is not garbage; looking through all of it again and again takes time.
-    gc.freeze()
