@@ -14,12 +14,14 @@ def _doctest_names(doctest_namespace):
     doctest_namespace.update(jax=jax, jnp=jnp, jc=jc)
 
 
-# Where it matters what the compiler makes of an op, or where much is computed.
-OPTIMIZED = tuple(Path(__file__).parent / "tests" / name for name in ("ops", "experiments", "data"))
+# Where it matters what the compiler makes of an op, where much is computed, or two programs are compared closely.
+OPTIMIZED = tuple(
+    Path(__file__).parent / "tests" / name for name in ("ops", "experiments", "data", "inspect/test_units.py")
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick_compilation(request):
-    """Compiles without most optimizations, in two thirds of the time: compiling is what tests of networks do most."""
+    """Compiles without most optimizations: compiling is what tests of networks do most."""
     optimized = any(request.path.is_relative_to(folder) for folder in OPTIMIZED)
     jax.config.update("jax_disable_most_optimizations", not optimized)
