@@ -136,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options.out = options.out or Path("runs") / "-".join(filter(None, ("retrieve", options.data)))
     start = time.perf_counter()
     data = load(options) if options.data else halves(options.image, options.seed, quiet=options.quiet)
+    options.out.mkdir(parents=True, exist_ok=True)
     network = learned_now(data, options) if options.data else learned_before(options)
     asked, labels = data.test_images[: options.queries], data.test_labels[: options.queries]
     images = data.train_images, asked
@@ -153,7 +154,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         precision[name] = precision_at_k(indices[name], data.train_labels, labels)
         print(f"precision at {K}, {name:>9}: {precision[name]:.2%}")
 
-    options.out.mkdir(parents=True, exist_ok=True)
     metrics = {
         "precision_at_10": precision,
         "queries": len(asked),

@@ -127,10 +127,12 @@ def channels_figure(names: Iterable[str], images: np.ndarray, top: jc.inspect.To
 
 
 def spatial_kernel(net: jc.Layer, params: dict, path: str) -> np.ndarray | None:
-    """Returns the filters to show with a layer: the stem's or its depthwise convolution's; None for others."""
-    place = {"_bn0": "_conv_stem"}.get(path, f"{path}._depthwise_conv")
-    known = {known for known, _ in walk(net)}
-    return np.asarray(jc.inspect.filters(net, params, place)) if place in known else None
+    """Returns the filters to show with a layer: its own, the stem's or its depthwise convolution's; None for others."""
+    known = dict(walk(net))
+    for place in (path, {"_bn0": "_conv_stem"}.get(path, f"{path}._depthwise_conv")):
+        if isinstance(known.get(place), jc.Conv):
+            return np.asarray(jc.inspect.filters(net, params, place))
+    return None
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -144,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     paths = options.layers or ["_bn0", *blocks, "_bn1", SCORES]
     for path in paths:
         check_path(net, path)
+    options.out.mkdir(parents=True, exist_ok=True)
     channels = chosen_channels(rows, paths, options.channels)
     early = [path for path in paths if max(field.size for field in rows[path].receptive_field or ()) <= SMALL]
     images: dict[str, np.ndarray] = {}
@@ -163,7 +166,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
             shown = channels_figure(channels[path].values(), images[path], top)
             parts.append((f"{path}_channels", f"{path}: what channels want, and what excites them most", shown))
             on_step(i, 0.0)
-    options.out.mkdir(parents=True, exist_ok=True)
     facts = {
         "network": "EfficientNet-Lite0, ImageNet",
         "photographs": f"{len(PHOTOGRAPHS)}, cut into {len(squares)} squares of {PIECE} pixels",

@@ -65,10 +65,15 @@ def as_struct(x: Tree) -> Tree:
     return jax.tree.map(struct, x, is_leaf=is_shape)
 
 
-def child_key(key: Array | None, name: str) -> Array | None:
-    """Returns the random key of the child ``name``: of its name only, so a new sibling changes nothing for it."""
+def check_key(key: Any) -> None:
+    """Raises MissingKeyError where a seed stands in place of a random key."""
     if isinstance(key, int | np.integer):
         raise MissingKeyError(f"key must be a random key, got the number {key}: write jax.random.key({key})")
+
+
+def child_key(key: Array | None, name: str) -> Array | None:
+    """Returns the random key of the child ``name``: of its name only, so a new sibling changes nothing for it."""
+    check_key(key)
     return key if key is None or not name else jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxconv.compiler import jit
 from jaxconv.compose import Repeat
 from jaxconv.errors import DTypeError, ShapeError, did_you_mean
-from jaxconv.layer import Array, Layer, Params, State, Tree, walk
+from jaxconv.layer import Array, Layer, Params, State, Tree, check_key, walk
 from jaxconv.ops.arrays import ArrayLike
 
 Target = int | ArrayLike | Callable[[Tree], Array] | None
@@ -27,6 +27,12 @@ def as_input(x: ArrayLike, *, spatial: bool = False) -> Array:
         axes = "(batch, *spatial, channels)" if spatial else "(batch, ..., channels)"
         raise ShapeError(f"x must have shape {axes}, got {x.shape}")
     return x
+
+
+def random_key(key: Array | None) -> Array:
+    """Returns the key, by default that of seed 0."""
+    check_key(key)
+    return jax.random.key(0) if key is None else key
 
 
 def check_outside(name: str, *given: Tree, inside: str) -> None:

@@ -12,7 +12,7 @@ from jaxconv.batches import Preprocess
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.inspect import objectives
-from jaxconv.inspect.arguments import check_hashable, check_outside
+from jaxconv.inspect.arguments import check_hashable, check_outside, random_key
 from jaxconv.inspect.descent import OnStep, check_rate, import_optax, minimise
 from jaxconv.inspect.images import PIXELS, as_images
 from jaxconv.inspect.maximisation import Seek
@@ -117,7 +117,7 @@ def dream(
         base = resize(images, size, method="bilinear", antialias=True)
         seek = Seek(net, preprocess, PIXELS, view, size)
         z = jnp.clip(base + resize(detail, size), 0, 1) - 0.5
-        octave_key = jax.random.fold_in(jax.random.key(0) if key is None else key, octave)
+        octave_key = jax.random.fold_in(random_key(key), octave)
         before = octave * steps
         z, _ = minimise(
             seek,

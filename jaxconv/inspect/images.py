@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxconv.errors import DTypeError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Array
-from jaxconv.ops.arrays import apply_along
+from jaxconv.ops.arrays import apply_along, largest
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -48,7 +48,7 @@ def as_images(images: ArrayLike, name: str = "x", *, channels: int | None = None
         raise ShapeError(f"{name} must have shape (batch, height, width, {wanted}), got {images.shape}")
     if images.dtype == jnp.uint8:
         return images.astype(jnp.float32) / 255
-    low, high = float(images.min()), float(images.max())
+    low, high = -float(largest(-images)), float(largest(images))
     if not (low >= 0 and high <= 1):
         raise ShapeError(f"{name} must have values in [0, 1], got values from {low:.4g} to {high:.4g}")
     return images.astype(jnp.float32)
@@ -207,6 +207,8 @@ PIXELS = Parameterisation(fourier=False, covariance=None, bounded=False)
 
 def begin(key: Array, x: Any, parameterisation: Parameterisation) -> tuple[Array, tuple[int, int, int, int]]:
     """Returns the numbers to begin from, and the images' shape; ``x`` is images, or the shape of noise to draw."""
+    if isinstance(x, list) and all(isinstance(n, int) for n in x):
+        raise ShapeError(f"x must be images or a shape, which is a tuple, got the list {x}")
     if isinstance(x, tuple) and all(isinstance(n, int | np.integer) for n in x):
         if len(x) != 4:
             raise ShapeError(f"x must be images or a shape (batch, height, width, channels), got {x}")

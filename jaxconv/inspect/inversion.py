@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxconv.batches import Preprocess
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.arguments import check_hashable, check_outside, check_unstacked, one_array
+from jaxconv.inspect.arguments import check_hashable, check_outside, check_unstacked, one_array, random_key
 from jaxconv.inspect.descent import OnStep, adam, minimise
 from jaxconv.inspect.images import Parameterisation, alpha_norm, begin, total_variation
 from jaxconv.inspect.style import check_targets, relative_distance
@@ -98,7 +98,7 @@ def invert(
     check_outside("invert", params, state, x, features, inside="jaxconv.inspect.activations")
     check_hashable(net, preprocess=preprocess)
     check_unstacked(net, path)
-    key = jax.random.key(0) if key is None else key
+    key = random_key(key)
     z, shape = begin(key, x, parameterisation)
     features = jnp.asarray(features)
     struct = jax.ShapeDtypeStruct(shape, jnp.float32)

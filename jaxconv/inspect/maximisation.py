@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxconv.batches import Preprocess
 from jaxconv.inspect import objectives
-from jaxconv.inspect.arguments import check_hashable, check_outside
+from jaxconv.inspect.arguments import check_hashable, check_outside, random_key
 from jaxconv.inspect.descent import OnStep, adam, minimise
 from jaxconv.inspect.images import Parameterisation, begin
 from jaxconv.inspect.views import View
@@ -68,7 +68,8 @@ def maximise(
       on_step: called after each step with its number, from 1, and minus the score: for a progress bar.
 
     Returns:
-      The images, and the sum of their scores before each step, ``(steps,)``.
+      The images, in [0, 1] unless the parameterisation is not bounded, and the sum of their scores before each step,
+      ``(steps,)``.
 
     Raises:
       ShapeError: a path names no layer (it lists the nearest); a channel or place that the layer lacks; images of
@@ -84,7 +85,7 @@ def maximise(
     """
     check_outside("maximise", params, state, x, objective, inside="jaxconv.inspect.objectives.scores")
     check_hashable(net, preprocess=preprocess, view=view, optimizer=optimizer)
-    noise_key, view_key = jax.random.split(jax.random.key(0) if key is None else key)
+    noise_key, view_key = jax.random.split(random_key(key))
     z, shape = begin(noise_key, x, parameterisation)
     wanted = objectives.check(net, params, state, shape, objective, preprocess)
     seek = Seek(net, preprocess, parameterisation, view, shape[1:3])

@@ -50,7 +50,7 @@ def channel(path: str, c: ArrayLike | Sequence[int]) -> Objective:
     >>> total(channel("", [2, 0]), jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), {})
     Array([3., 4.], dtype=float32)
     """
-    return Objective(path, _channel, _indices(c, "c", least=-1))
+    return Objective(path, _channel, _channels(c))
 
 
 def unit(path: str, place: Sequence[int], c: ArrayLike | Sequence[int]) -> Objective:
@@ -64,7 +64,7 @@ def unit(path: str, place: Sequence[int], c: ArrayLike | Sequence[int]) -> Objec
     >>> total(unit("", (1, 0), 1), y, {})
     Array([5.], dtype=float32)
     """
-    return Objective(path, _unit, (_indices(place, "place", least=0), _indices(c, "c", least=-1)))
+    return Objective(path, _unit, (_indices(place, "place", least=0), _channels(c)))
 
 
 def layer(path: str) -> Objective:
@@ -90,6 +90,11 @@ def _indices(value: Any, name: str, *, least: int) -> np.ndarray:
     if indices.ndim > 1 or not np.issubdtype(indices.dtype, np.integer) or (indices < least).any():
         raise ShapeError(f"{name} must be an int or a sequence of ints, at least {least}, got {value!r}")
     return indices.astype(np.int32)
+
+
+def _channels(c: Any) -> np.ndarray:
+    """Returns channels; that an image wants none is said for one of several, not for all of them."""
+    return _indices(c, "c", least=-1 if np.ndim(c) else 0)
 
 
 def _check_below(indices: Any, n: int, what: str) -> None:

@@ -249,6 +249,8 @@ def precision_at_k(indices: ArrayLike | Neighbours, labels: ArrayLike, query_lab
             "indices, labels and query_labels must have shapes (queries, k), (rows,) and (queries,), "
             f"got {indices.shape}, {labels.shape} and {query_labels.shape}"
         )
+    if not np.issubdtype(indices.dtype, np.integer):
+        raise ShapeError(f"indices must be integers, got {indices.dtype}")
     if not 0 <= indices.min() <= indices.max() < len(labels):
         raise ShapeError(
             f"indices must lie in 0 to {len(labels) - 1}, got {indices.min()} to {indices.max()}: labels has a label "

@@ -25,6 +25,7 @@ from jaxconv.inspect.arguments import (
 )
 from jaxconv.inspect.rectifiers import rectifier_paths
 from jaxconv.layer import Array, Layer, Params, State, Tree, walk
+from jaxconv.ops.arrays import largest
 
 
 def dead_units(
@@ -97,7 +98,7 @@ def _highest(
     for path, a in found.items():
         first = stacked_axes(net, path)
         a = one_array(a, path, stacked=first)
-        units[path] = jnp.max(a, axis=tuple(range(first, a.ndim - 1)))
+        units[path] = largest(a, tuple(range(first, a.ndim - 1)))
     return units
 
 
@@ -258,7 +259,7 @@ def _moments(output: Tree) -> list[Array | float]:
     if not jax.tree.leaves(output):
         return [jnp.nan] * 4
     a = _numbers(output)
-    return [jnp.mean(a), jnp.std(a), jnp.mean(jnp.where(jnp.isnan(a), a, a == 0)), jnp.max(jnp.abs(a))]
+    return [jnp.mean(a), jnp.std(a), jnp.mean(jnp.where(jnp.isnan(a), a, a == 0)), largest(jnp.abs(a))]
 
 
 def _numbers(tree: Tree) -> Array:

@@ -15,7 +15,7 @@ from jaxconv.batches import Preprocess
 from jaxconv.compiler import jit
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.arguments import as_paths, check_hashable, check_outside, check_unstacked, one_array
+from jaxconv.inspect.arguments import as_paths, check_hashable, check_outside, check_unstacked, one_array, random_key
 from jaxconv.inspect.descent import OnStep, adam, minimise
 from jaxconv.inspect.images import PIXELS, Parameterisation, as_images, total_variation
 from jaxconv.layer import Array, Layer, Params, State, Tree
@@ -46,6 +46,12 @@ def gram(y: ArrayLike) -> Array:
     flat = y.reshape(y.shape[0], -1, y.shape[-1])
     products = jnp.einsum("npi,npj->nij", flat, flat, preferred_element_type=accumulator(y.dtype))
     return products / (flat.shape[1] * flat.shape[2])
+
+
+def _gram(y: Array, path: str) -> Array:
+    if y.ndim < 3:
+        raise ShapeError(f"style: path {path!r} must name a layer with maps, its output has shape {y.shape}")
+    return gram(y)
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class PerceptualLoss:
 
     def grams(self, params: Params, state: State, x: Array) -> dict[str, Array]:
         """Returns the style layers' Gram matrices on images in [0, 1]."""
-        return {path: gram(y) for path, y in self._found(params, state, x, self.style).items()}
+        return {path: _gram(y, path) for path, y in self._found(params, state, x, self.style).items()}
 
     def __call__(
         self, params: Params, state: State, x: Array, features: Mapping[str, Array], grams: Mapping[str, Array]
@@ -113,7 +119,7 @@ class PerceptualLoss:
         for path, share in dict(self.content).items():  # type: ignore[arg-type]
             total += self.content_weight * share * relative_distance(found[path], features[path])
         for path, share in dict(self.style).items():  # type: ignore[arg-type]
-            total += self.style_weight * share * relative_distance(gram(found[path]), grams[path])
+            total += self.style_weight * share * relative_distance(_gram(found[path], path), grams[path])
         return total
 
 
@@ -218,7 +224,7 @@ def style_transfer(
     if isinstance(start, str):
         if start not in ("content", "noise"):
             raise ShapeError(f'start must be "content", "noise" or images, got {start!r}')
-        noise_key = jax.random.key(0) if key is None else key
+        noise_key = random_key(key)
         first = content_image if start == "content" else jax.random.uniform(noise_key, content_image.shape)
     else:
         first = as_images(start, "start")

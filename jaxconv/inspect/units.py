@@ -21,10 +21,11 @@ from jaxconv.inspect.arguments import (
     check_unstacked,
     naming_preprocess,
     one_array,
+    stacked_axes,
 )
 from jaxconv.inspect.trace import Row, trace
 from jaxconv.layer import Array, Layer, Params, State, Tree, as_struct, walk
-from jaxconv.ops.arrays import accumulator
+from jaxconv.ops.arrays import accumulator, largest
 
 Box = tuple[tuple[int, int], ...]
 
@@ -51,20 +52,20 @@ def filters(net: Layer, params: Params, path: str) -> Array:
     (5, 5, 3, 8)
     """
     check_path(net, path)
-    kernel = _kernel(params, path)
+    kernel = _kernel(net, params, path)
     if kernel is None:
-        others = [known for known, _ in walk(net) if _kernel(params, known) is not None]
+        others = [known for known, _ in walk(net) if _kernel(net, params, known) is not None]
         if not others:
             raise ParameterError(f"params must have a kernel with a window at {path!r}, they have none anywhere")
         raise ShapeError(f"path {path!r} must name a layer whose kernel has a window: {', '.join(map(repr, others))}")
     return kernel
 
 
-def _kernel(params: Params, path: str) -> Array | None:
+def _kernel(net: Layer, params: Params, path: str) -> Array | None:
     entries: Any = params
     for name in (*filter(None, path.split(".")), "kernel"):
         entries = entries.get(name) if isinstance(entries, dict) else None
-    return entries if len(getattr(entries, "shape", ())) >= 3 else None
+    return entries if len(getattr(entries, "shape", ())) - stacked_axes(net, path) >= 3 else None
 
 
 def _row(net: Layer, x: Tree, path: str) -> Row:
@@ -116,6 +117,8 @@ def unit_field(net: Layer, x: Tree, path: str, place: Sequence[int] = (), *, cli
     """
     row = _row(net, x, path)
     size = row.output.shape[1:-1]
+    if not isinstance(place, Sequence | np.ndarray):
+        raise ShapeError(f"place must be a sequence of ints, one for each axis of the map of {path!r}, got {place!r}")
     place = tuple(as_int(i, "place") for i in place)
     if len(place) != len(size) or not all(0 <= i < n for i, n in zip(place, size, strict=True)):
         raise ShapeError(f"place must lie in the map of {path!r}, of size {size}, got {place}")
@@ -260,7 +263,7 @@ def _excite(
     units = found.reshape(len(x), -1, found.shape[-1])[..., channels]
     units = jnp.where(seeing[:, None], units.astype(best[0].dtype), -jnp.inf)
     fresh = jnp.arange(len(x))
-    highest = jnp.where((fresh >= skip)[:, None], jnp.max(units, axis=1), -jnp.inf)
+    highest = jnp.where((fresh >= skip)[:, None], largest(units, 1), -jnp.inf)
     number = jnp.broadcast_to(start + fresh[:, None], highest.shape)
     return keep_best(best, (highest.T, number.T, jnp.argmax(units, axis=1).T))
 

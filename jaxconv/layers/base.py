@@ -1,6 +1,6 @@
 """What layers share: how they are initialised and run, and how they say what they see."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,17 @@ def batched_sizes(x: Any, rank: int) -> tuple[int, ...]:
 def whole_fields(x: Any, rank: int) -> Geometry:
     """Returns the fields of a layer each of whose outputs sees the whole map."""
     return tuple(Field(n, 0, 0) for n in x.shape[-1 - rank : -1])
+
+
+def copied_fields(fields: tuple[Field, ...], mode: str, pairs: geo.Pairs, size: Sequence[int]) -> tuple[Field, ...]:
+    """Returns the fields where the padding is the map's own elements: what stands there comes from elsewhere.
+
+    A mirrored or repeated element lies within what a window at the rim covers; one from the other side does not.
+    """
+    if mode != "circular":
+        return tuple(geo.InexactField(*field) for field in fields)
+    rows = zip(fields, pairs, size, strict=True)
+    return tuple(geo.InexactField(*((n, 0, 0) if any(pair) else field)) for field, pair, n in rows)
 
 
 def group_size(channels: int, groups: int) -> int:

@@ -12,7 +12,7 @@ from jaxconv import ops
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import Field, IntOrTuple, Padding
 from jaxconv.layer import Array, Params, Tree
-from jaxconv.layers.base import Initializer, Weighted, Windowed, batched_sizes, group_size, initializer
+from jaxconv.layers.base import Initializer, Weighted, Windowed, batched_sizes, copied_fields, group_size, initializer
 from jaxconv.ops.arrays import window_tuple
 from jaxconv.ops.pad import check_mode
 
@@ -74,8 +74,9 @@ class Conv(Weighted, Windowed):
     def geometry(self, x: Any) -> tuple[Field, ...]:
         fields = super().geometry(x)
         # In the padding stand elements from elsewhere.
-        copied = self.pad_mode != "zeros" and any(map(any, self.pairs(x)))
-        return tuple(geo.InexactField(*f) for f in fields) if copied else fields
+        if self.pad_mode == "zeros" or not any(map(any, pairs := self.pairs(x))):
+            return fields
+        return copied_fields(fields, self.pad_mode, pairs, batched_sizes(x, self.rank))
 
     def macs(self, x: Any) -> int:
         taps = math.prod(window_tuple(self.window)) * x.shape[-1] // self.groups

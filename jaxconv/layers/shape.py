@@ -13,7 +13,7 @@ from jaxconv import ops
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import Field, IntOrTuple
 from jaxconv.layer import Params, Tree
-from jaxconv.layers.base import POINTWISE, Geometry, Leaf, Ranked, batched_sizes, whole_fields
+from jaxconv.layers.base import POINTWISE, Geometry, Leaf, Ranked, batched_sizes, copied_fields, whole_fields
 from jaxconv.ops.pad import check_mode
 from jaxconv.ops.resize import check_method, source_spans
 from jaxconv.pointwise import is_pointwise
@@ -71,9 +71,10 @@ class Pad(Ranked):
 
     def geometry(self, x: Any) -> Geometry:
         pairs = geo.explicit_padding(self.padding, self.rank)
+        fields = tuple(Field(1, 1, -low) for low, _ in pairs)
         if self.mode == "zeros":
-            return tuple(Field(1, 1, -low) for low, _ in pairs)
-        return tuple(geo.InexactField(1, 1, -low) for low, _ in pairs)
+            return fields
+        return copied_fields(fields, self.mode, pairs, batched_sizes(x, self.rank))
 
 
 @dataclass(frozen=True, repr=False)

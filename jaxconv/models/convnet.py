@@ -35,10 +35,15 @@ def convnet(
       norm: batch norm between each convolution and its ReLU.
       dropout: rate before each fully connected layer, the scores included; 0 puts none.
 
+    Raises:
+      ShapeError: classes is a spec, which `convnet_from_spec` takes.
+
     >>> net = convnet(widths=(8, 16), hidden=(32,))
     >>> [name for name, _ in net.children]
     ['block1', 'block2', 'flatten', 'fc1', 'relu1', 'scores']
     """
+    if isinstance(classes, str):
+        raise ShapeError(f"classes must be an integer, got {classes!r}: for a spec there is convnet_from_spec")
     layers: dict[str, LayerLike] = {}
     for m, width in enumerate(widths, 1):
         block: dict[str, LayerLike] = {}
@@ -48,7 +53,7 @@ def convnet(
                 block[f"bn{n}"] = BatchNorm()
             block[f"relu{n}"] = jax.nn.relu
         layers[f"block{m}"] = serial(**block, pool=MaxPool(2))
-    layers["flatten"] = Flatten()
+    layers["flatten"] = Flatten(channels_first=True)
     for k, width in enumerate(hidden, 1):
         if dropout:
             layers[f"dropout{k}"] = Dropout(dropout)
@@ -105,7 +110,8 @@ def convnet_from_spec(spec: str, classes: int = 10, *, width: int = 32, hidden: 
     Args:
       spec: ``CONV``, ``NORM`` (batch norm), ``RELU``, ``POOL`` and ``FC`` with ``-`` between them, rows of them in
         round or square brackets, and ``*n`` after what comes n times. A number after ``CONV`` says how many filters,
-        after ``FC`` how many outputs, after ``POOL`` the window: ``"CONV64-RELU-POOL2-FC100-RELU"``.
+        after ``FC`` how many outputs, after ``POOL`` the window: ``"CONV64-RELU-POOL2-FC100-RELU"``. A ``SOFTMAX`` may
+        end it, behind ``-`` or ``,``: it stands for the scores.
       classes: how many scores come out.
       width: filters of convolutions without a number; each pool doubles them.
       hidden: outputs of fully connected layers without a number.
@@ -118,6 +124,9 @@ def convnet_from_spec(spec: str, classes: int = 10, *, width: int = 32, hidden: 
     >>> [layer.features for _, layer in net.children if isinstance(layer, jc.Conv)]
     [32, 32, 64, 64, 128, 128]
     """
+    if re.search(r"[A-Za-z]\?", spec):
+        raise ShapeError(f"spec must say what there is: write POOL, or leave it out, in place of POOL?, got {spec!r}")
+    spec = re.sub(r"\s*[-,]\s*SOFTMAX\s*$", "", spec)
     words = _row([*re.findall(r"[A-Za-z]+|\d+|\S", spec), "", ""])
     layers: list[LayerLike] = []
     flat = False
@@ -125,7 +134,7 @@ def convnet_from_spec(spec: str, classes: int = 10, *, width: int = 32, hidden: 
         if word in ("CONV", "POOL") and flat:
             raise ShapeError(f"spec must have its fully connected layers last, got {word} after FC")
         if word == "FC" and not flat:
-            layers.append(Flatten())
+            layers.append(Flatten(channels_first=True))
             flat = True
         if word == "CONV":
             layers.append(Conv(width if number is None else number, window))
@@ -140,7 +149,7 @@ def convnet_from_spec(spec: str, classes: int = 10, *, width: int = 32, hidden: 
             raise ShapeError(
                 f"spec must be of CONV, NORM, RELU, POOL and FC, got {word}{'' if number is None else number}"
             )
-    return serial(*layers, *([] if flat else [Flatten()]), scores=Dense(classes))
+    return serial(*layers, *([] if flat else [Flatten(channels_first=True)]), scores=Dense(classes))
 
 
 __all__ = ["convnet", "convnet_from_spec"]

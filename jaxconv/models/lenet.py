@@ -27,7 +27,7 @@ def lenet5(classes: int = 10, *, padding: int = 2) -> Layer:
         conv2=Conv(16, 5, padding="VALID"),
         tanh2=jnp.tanh,
         pool2=AvgPool(2),
-        flatten=Flatten(),
+        flatten=Flatten(channels_first=True),
         fc1=Dense(120),
         tanh3=jnp.tanh,
         fc2=Dense(84),

@@ -88,6 +88,16 @@ def pad_axes(x: Array, pairs: Sequence[tuple[int, int]], value: Any = 0) -> Arra
     return jax.lax.pad(x, jnp.asarray(value, x.dtype), config)
 
 
+def largest(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """Returns `jnp.max`, and NaN wherever there is one: XLA:CPU of jaxlib 0.10 loses it among many numbers.
+
+    >>> largest(jnp.ones(4096).at[5].set(jnp.nan))
+    Array(nan, dtype=float32)
+    """
+    highest = jnp.max(x, axis)
+    return jnp.where(jnp.isnan(x).any(axis), jnp.nan, highest).astype(x.dtype)
+
+
 def apply_along(x: Array, matrix: np.ndarray, axis: int) -> Array:
     """Multiplies one axis of ``x`` by a constant matrix ``(in, out)``, in x's type and to its full precision."""
     constant = jnp.asarray(matrix, x.dtype)

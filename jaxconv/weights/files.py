@@ -164,6 +164,7 @@ def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] 
 
     Raises:
       WeightsError: an array is of a type or a name that the format does not hold, or the path ends otherwise.
+      FileNotFoundError: its folder is not there.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -185,6 +186,8 @@ def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] 
         tensors[name] = np.asarray(array, array.dtype.newbyteorder("="), order="C")
         if tensors[name].dtype not in DTYPES.values():
             raise WeightsError(f"{path}: {name!r} has dtype {array.dtype.name}, which safetensors does not hold")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {target.parent}")
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         beside = Path(folder) / target.name
         numpy.save_file(tensors, beside, dict(metadata) if metadata else None)
@@ -235,7 +238,8 @@ def _torch_loads_safely() -> bool:
 def read_by_torch(path: Path, pick: Callable[[Any, IsTensor], Mapping[str, Any]]) -> Arrays:
     """`jaxconv.weights.pickled.read` by means of torch."""
     torch = importlib.import_module("torch")
-    pickled.check_start(path)
+    if pickled.check_start(path):
+        pickled.check_archive(path)
     try:
         # Not memory-mapped: what is read must not change when the file does.
         saved = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,10 +1,13 @@
 """What may be the matter with tensors that do not fit a network."""
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxconv.weights.places import Path, Shape, fits
+import jaxconv.layers as nn
+from jaxconv.layer import Layer, Params
+from jaxconv.weights.places import Path, Shape, fits, leaves, nodes
 
 # How the names of an auxiliary head begin, and the argument of the models of `jaxconv.models` that have it.
 AUXILIARY = {
@@ -89,3 +92,25 @@ CAUSES: tuple[Callable[[Misfit], str | None], ...] = (_leading, _auxiliary, _cla
 def hints(misfit: Misfit) -> list[str]:
     """Returns a line about what is likely the matter, if anything is."""
     return [f"hint: {line}" for line in (cause(misfit) for cause in CAUSES) if line][:1]
+
+
+def warn_of_flatten(net: Layer, params: Params, *, channels_first: bool) -> None:
+    """Warns of a Dense layer whose rows the other library has in another order: behind a Flatten of the other kind.
+
+    Maps of one place have one order only, and where nothing before the Flatten tells the channels, nothing is known.
+    """
+    arrays = leaves(params)
+    channels, flatten = 0, ""
+    for layer, path, _, _ in nodes(net):
+        if isinstance(layer, nn.Flatten):
+            flatten = "" if layer.channels_first == channels_first else ".".join(path)
+        shape = getattr(arrays.get((*path, "kernel"), arrays.get((*path, "bias"))), "shape", ())
+        if isinstance(layer, nn.Dense) and flatten and shape and channels and shape[-2] > channels:
+            warnings.warn(
+                f"the rows of {'.'.join(path)} are in another order there: it stands behind {flatten}, which must be "
+                f"Flatten(channels_first={channels_first}) to give the same numbers",
+                stacklevel=3,
+            )
+            return
+        if shape:
+            channels, flatten = shape[-1], ""

@@ -17,12 +17,14 @@ import jaxconv.layers as nn
 from jaxconv.compose import Repeat
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.weights.errors import WeightsError
+from jaxconv.weights.hints import warn_of_flatten
 from jaxconv.weights.places import (
     Arrays,
     Path,
     Place,
     Rename,
     arrays_of,
+    check_net,
     fill,
     held,
     naming,
@@ -124,7 +126,8 @@ def from_keras(
     Children of ``net`` that have names are attributes of the model; children by position are in a row, those of a row
     in a row included. A grouped convolution may be a ``DepthwiseConv2D``; a ``PReLU`` shares its slopes along all axes,
     or all but the channels, by ``shared_axes``. Types are kept, but doubles become float32 unless ``jax_enable_x64`` is
-    set. The arrays are copies. The optimizer's arrays and the seeds of random layers are left out.
+    set. The arrays are copies. Keras flattens maps channels last: of a Dense layer behind a ``Flatten`` with
+    ``channels_first`` there is a warning. The optimizer's arrays and the seeds of random layers are left out.
 
     Args:
       net: a layer built as the model is.
@@ -143,12 +146,15 @@ def from_keras(
     >>> params["1"]["kernel"].shape
     (4, 3)
     """
+    check_net(net)
     arrays = renamed(arrays_of(source), rename, lambda name: not IGNORED.isdisjoint(name.split("/")))
     wanted, shapes = list(places(net, arrays)), shapes_of(net, x)
     for place in wanted:
         arrays |= _laid_out(place, arrays)
     with naming(source):
-        return fill(wanted, arrays, shapes)
+        params, state = fill(wanted, arrays, shapes)
+    warn_of_flatten(net, params, channels_first=False)
+    return params, state
 
 
 __all__ = ["from_keras"]

@@ -10,6 +10,7 @@ import os
 import pickletools
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -288,15 +289,29 @@ def read(path: Path, pick: Callable[[Any, Callable[[Any], bool]], Mapping[str, A
 Numbers = Callable[[str], bytes]
 
 
+def _open(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise WeightsError(f"its zip archive is damaged or cut short: {error}") from error
+
+
+def check_archive(path: Path) -> None:
+    """Raises if a file of a zip archive is not what its checksum says, which torch does not look at."""
+    with _open(path) as archive:
+        try:
+            bad = archive.testzip()
+        except (EOFError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            raise WeightsError(f"its zip archive is damaged: {error}") from error
+        if bad is not None:
+            raise WeightsError(f"its zip archive is damaged: {bad} is not what its checksum says")
+
+
 @contextmanager
 def _zipped(path: Path) -> Iterator[tuple[Any, Numbers]]:
     """Opens torch's format since 1.6: a zip archive of a pickle and a file for each storage."""
     length = os.path.getsize(path)
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise WeightsError(f"its zip archive is damaged or cut short: {error}") from error
-    with archive:
+    with _open(path) as archive:
         names = archive.namelist()
         roots = [name.removesuffix("data.pkl") for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(roots) != 1 or len(names) != len(set(names)):

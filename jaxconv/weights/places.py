@@ -3,7 +3,7 @@
 import contextlib
 import difflib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 
 import jaxconv.layers as nn
 from jaxconv.compose import Repeat
-from jaxconv.layer import Layer, Params, State, Tree, as_struct
+from jaxconv.layer import Composite, Layer, Params, State, Tree, as_struct
 from jaxconv.layers.base import Leaf
 from jaxconv.weights.errors import WeightsError
 
@@ -85,6 +85,11 @@ def without_parameters(layer: Layer) -> bool:
     return isinstance(layer, Leaf) and type(layer).init is Leaf.init and type(layer).fresh is Leaf.fresh
 
 
+def closed(layer: Layer) -> bool:
+    """Returns whether a layer is known to hold nothing but what its kind says."""
+    return type(layer) in HELD or isinstance(layer, Composite) or without_parameters(layer)
+
+
 def held(layer: Layer) -> list[tuple[str, str]]:
     """Returns collection and name of the arrays that a layer has by its kind."""
     rule = next((HELD[kind] for kind in type(layer).__mro__ if kind in HELD), ())
@@ -122,9 +127,17 @@ def shown(shape: Shape) -> str:
     return f"({numbers},)" if len(shape) == 1 else f"({numbers})"
 
 
-def check_shapes(net: Layer, arrays: Mapping[Path, Any]) -> None:
-    """Raises at the first array that layers of jaxconv's own kinds miss, or want in another shape."""
-    for layer, path, _, copies in nodes(net):
+def check_net(net: Any) -> None:
+    """Raises WeightsError for what is no layer: a model that was not called, say."""
+    if not (hasattr(net, "init") and hasattr(net, "apply")):
+        kind = f"the function {net.__qualname__}" if hasattr(net, "__qualname__") else f"a {type(net).__name__}"
+        raise WeightsError(f"net must be a layer, with init and apply, got {kind}")
+
+
+def check_arrays(net: Layer, arrays: Mapping[Path, Any]) -> None:
+    """Raises at the first array that layers of jaxconv's own kinds miss, want in another shape, or do not want."""
+    found = list(nodes(net))
+    for layer, path, _, copies in found:
         # The arrays of a norm are of one length, which it does not know.
         length: Shape = (None,)
         for collection, name in held(layer):
@@ -132,11 +145,21 @@ def check_shapes(net: Layer, arrays: Mapping[Path, Any]) -> None:
             if key not in arrays:
                 raise WeightsError(f"{'/'.join(key)} is missing, which {type(layer).__name__} wants")
             shape, known = arrays[key].shape, known_shape(layer, name)
-            wanted = (*copies, *((length if known == (None,) else known) or ()))
-            if not fits(shape, wanted):
-                raise WeightsError(f"{'/'.join(key)} must have shape {shown(wanted)}, got {shape}")
+            full = (*copies, *((length if known == (None,) else known) or ()))
+            if not fits(shape, full):
+                raise WeightsError(f"{'/'.join(key)} must have shape {shown(full)}, got {shape}")
             if known == (None,):
                 length = shape[-1:]
+    wanted = {(collection, *node.path, name) for node in found for collection, name in held(node.layer)}
+    for key in arrays:
+        if key not in wanted and closed(owner(found, key).layer):
+            raise WeightsError(f"{'/'.join(key)} is one too many, no layer of the net wants it")
+
+
+def owner(found: Sequence[Node], key: Path) -> Node:
+    """Returns the innermost of the layers that an array's path lies in."""
+    around = (node for node in reversed(found) if key[1:][: len(node.path)] == node.path)
+    return max(around, key=lambda node: len(node.path))
 
 
 # --- Trees ------------------------------------------------------------------------------------------------------------
@@ -178,6 +201,8 @@ def arrays_in(params: Params, state: State) -> dict[Path, Any]:
 
 def number_array(path: Path, leaf: Any) -> np.ndarray:
     """Returns an array of a tree as NumPy's."""
+    if isinstance(leaf, jax.core.Tracer):
+        raise WeightsError(f"{'/'.join(path)} must be an array, got one that is being traced: it has no numbers yet")
     if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         raise WeightsError(f"{'/'.join(path)} must be an array of numbers, got one of {leaf.dtype}")
     if not getattr(leaf, "is_fully_addressable", True):
@@ -375,6 +400,8 @@ def fill(places: Iterable[Place], tensors: Arrays, shapes: Mapping[Path, Any] | 
                 continue
             if place.layer is not None and not jnp.issubdtype(tensor.dtype, jnp.floating):
                 raise WeightsError(f"{name} must be of a floating-point type, got {tensor.dtype}")
+            if isinstance(place.layer, nn.BatchNorm) and place.key[-1] == "var" and np.any(tensor < 0):
+                raise WeightsError(f"{name} must be a variance, so at least 0, got {np.min(tensor):g}")
             array = _narrowed(name, tensor).reshape(tensor.shape[: tensor.ndim - place.ones])
             parts.append(array.transpose(place.axes(array.ndim)))
             if parts[0].dtype != array.dtype:

@@ -19,7 +19,7 @@ from jaxconv.compose import AROUND
 from jaxconv.layer import Described, Layer, Params, State
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.files import FORMAT, VERSION, StrPath, read, read_header, refusing, write
-from jaxconv.weights.places import Path, arrays_in, check_shapes, leaves, nested, number_array
+from jaxconv.weights.places import Path, arrays_in, check_arrays, check_net, leaves, nested, number_array
 
 # Who reads the files of others.
 _READERS = {".pth": "from_torch", ".pt": "from_torch", ".bin": "from_torch", ".h5": "from_keras", ".hdf5": "from_keras"}
@@ -98,7 +98,7 @@ def _path(name: str) -> Path:
 # --- To and from a file -----------------------------------------------------------------------------------------------
 
 
-def save(path: StrPath, net: Layer, params: Params, state: State) -> None:
+def save(path: StrPath, net: Layer, params: Params, state: State, *, allow_nonfinite: bool = False) -> None:
     """Writes ``(params, state)`` of a network to a safetensors file that `load` reads back exactly.
 
     The arrays' names are their paths, ``params/features/0/kernel``. The file's metadata say what the network is:
@@ -108,9 +108,11 @@ def save(path: StrPath, net: Layer, params: Params, state: State) -> None:
       path: the file, ending in ``.safetensors``.
       net: a layer.
       params, state: its arrays, nested dicts.
+      allow_nonfinite: take NaN and infinity among the numbers; `load` wants to be told so too.
 
     Raises:
-      WeightsError: an array is missing or of another shape than its layer says; a leaf is no array of numbers.
+      WeightsError: an array is missing, of another shape than its layer says or one too many; a leaf is no array of
+        numbers, or has one that is not finite.
 
     >>> import tempfile
     >>> net = jc.serial(jc.Conv(8), jax.nn.relu)
@@ -121,8 +123,11 @@ def save(path: StrPath, net: Layer, params: Params, state: State) -> None:
     >>> params["0"]["kernel"].shape, state
     ((3, 3, 3, 8), {})
     """
+    check_net(net)
     arrays = {key: number_array(key, leaf) for key, leaf in arrays_in(params, state).items()}
-    check_shapes(net, arrays)
+    check_arrays(net, arrays)
+    for key, array in arrays.items():
+        _check_finite(_name(key, array), array, allow_nonfinite)
     names = [_name(*item) for item in {**leaves(params, "params"), **leaves(state, "state")}.items()]
     about = {
         "format": FORMAT,
@@ -155,6 +160,7 @@ def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[P
 
     Example: see `save`.
     """
+    check_net(net)
     suffix = FilePath(path).suffix.lower()
     if suffix in _READERS:
         raise WeightsError(f"{path}: jaxconv.weights.save did not write it: use jaxconv.weights.{_READERS[suffix]}")
@@ -175,7 +181,7 @@ def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[P
                 raise WeightsError(f"{name} is missing, which was saved")
             if name not in names:
                 raise WeightsError(f"{name} is one too many, it was not saved")
-        check_shapes(net, {_path(name): array for name, array in arrays.items()})
+        check_arrays(net, {_path(name): array for name, array in arrays.items()})
         found = {name: _on_device(name, array, allow_nonfinite) for name, array in arrays.items()}
         tree = nested({_path(name): found.get(name, {}) for name in paths})
         return tree["params"], tree["state"]
@@ -196,9 +202,13 @@ def _check_net(saved: str, given: str, version: str) -> None:
 def _on_device(path: str, array: np.ndarray, allow_nonfinite: bool) -> jax.Array:
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         raise WeightsError(f"{path} has dtype {array.dtype.name}, which jax holds only with jax_enable_x64")
+    _check_finite(path, array, allow_nonfinite)
+    return jnp.asarray(array)
+
+
+def _check_finite(path: str, array: np.ndarray, allow_nonfinite: bool) -> None:
     if not allow_nonfinite and not np.all(np.isfinite(array)):
         raise WeightsError(f"{path} has a number that is not finite")
-    return jnp.asarray(array)
 
 
 __all__ = ["describe", "load", "save"]

@@ -13,26 +13,28 @@ from typing import Any
 import numpy as np
 
 import jaxconv.layers as nn
-from jaxconv.layer import Composite, Layer, Params, State, Tree
+from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.weights.errors import WeightsError
+from jaxconv.weights.hints import warn_of_flatten
 from jaxconv.weights.places import (
-    HELD,
     Arrays,
     Path,
     Place,
     Rename,
     arrays_in,
     arrays_of,
-    check_shapes,
+    check_arrays,
+    check_net,
+    closed,
     fill,
     held,
     naming,
     nodes,
     number_array,
+    owner,
     renamed,
     same_axes,
     shapes_of,
-    without_parameters,
 )
 
 
@@ -55,11 +57,6 @@ def _place(key: Path, theirs: tuple[Path, ...], copies: tuple[int, ...], layer: 
     return Place(key, names, copies, layer, _reversed_channels if key[-1] == "kernel" else same_axes)
 
 
-def _closed(layer: Layer) -> bool:
-    """Returns whether a layer is known to hold nothing but what its kind says."""
-    return type(layer) in HELD or isinstance(layer, Composite) or without_parameters(layer)
-
-
 def places(net: Layer, arrays: Mapping[Path, Any] | None) -> Iterator[Place]:
     """Yields where each array of a network is: by the kinds of the layers, and by ``arrays`` where they say too little.
 
@@ -69,7 +66,7 @@ def places(net: Layer, arrays: Mapping[Path, Any] | None) -> Iterator[Place]:
     placed = set()
     for layer, path, theirs, copies in found:
         known = held(layer)
-        if not known and arrays is None and not _closed(layer) and not hasattr(layer, "children"):
+        if not known and arrays is None and not closed(layer) and not hasattr(layer, "children"):
             raise WeightsError(
                 f"x must be given: {'.'.join(path)} is a {type(layer).__name__}, a kind of layer that has no rule"
             )
@@ -78,9 +75,8 @@ def places(net: Layer, arrays: Mapping[Path, Any] | None) -> Iterator[Place]:
             placed.add(key)
             yield _place(key, theirs, copies, layer)
     for key in [key for key in arrays or () if key not in placed]:
-        around = (node for node in reversed(found) if key[1:][: len(node.path)] == node.path)
-        node = max(around, key=lambda node: len(node.path))
-        if not _closed(node.layer):
+        node = owner(found, key)
+        if not closed(node.layer):
             names = tuple(".".join((*p, *key[1 + len(node.path) :])) for p in node.theirs)
             yield Place(key, names, node.copies, None)
 
@@ -98,6 +94,9 @@ def from_torch(
     A tensor's name is its layer's path and torch's name of the array; its axes are put in jaxconv's order by the kind
     of the layer. Types are kept, but doubles become float32 unless ``jax_enable_x64`` is set. The arrays are copies.
     ``num_batches_tracked`` is left out.
+
+    torch flattens maps channels first: a Dense layer behind a Flatten takes its weights as they are only with
+    ``Flatten(channels_first=True)``, as the networks of `jaxconv.models` have it. Of another there is a warning.
 
     For another number of classes fill the network as it was published, then give it the fresh head of yours: both are
     plain dicts. See the second example.
@@ -131,13 +130,16 @@ def from_torch(
     >>> net(10).apply(params, state, jnp.ones((1, 32, 32, 3)))[0].shape
     (1, 10)
     """
+    check_net(net)
     tensors = renamed(arrays_of(source, key), rename, lambda name: name.split(".")[-1] == IGNORED)
     undotted = {name: DOTTED.sub(r"\1\2", name) for name in tensors}
     tensors = {name if undotted[name] in tensors else undotted[name]: tensor for name, tensor in tensors.items()}
     shapes = shapes_of(net, x)
     wanted = list(places(net, shapes))
     with naming(source):
-        return fill(wanted, tensors, shapes)
+        params, state = fill(wanted, tensors, shapes)
+    warn_of_flatten(net, params, channels_first=True)
+    return params, state
 
 
 def to_torch(
@@ -158,12 +160,13 @@ def to_torch(
     >>> {name: tensor.shape for name, tensor in to_torch(net, *net.init(jax.random.key(0), (1, 32, 32, 3))).items()}
     {'0.weight': (8, 3, 5, 5), '0.bias': (8,)}
     """
+    check_net(net)
     arrays = {key: number_array(key, leaf) for key, leaf in arrays_in(params, state).items()}
-    check_shapes(net, arrays)
+    check_arrays(net, arrays)
+    warn_of_flatten(net, params, channels_first=True)
     tensors: Arrays = {}
-    unwanted = dict(arrays)
     for place in places(net, arrays):
-        array = unwanted.pop(place.key)
+        array = arrays[place.key]
         if array.shape[: len(place.copies)] != place.copies:
             raise WeightsError(f"{'/'.join(place.key)} must have leading axes {place.copies}, got shape {array.shape}")
         array = array.reshape(len(place.theirs), *array.shape[len(place.copies) :])
@@ -171,8 +174,6 @@ def to_torch(
         for name, part in zip(place.theirs, array, strict=True):
             part = part.transpose(back)
             tensors[name] = np.array(part.reshape((*part.shape, *(1,) * place.ones)), order="C")
-    for name in map("/".join, unwanted):
-        raise WeightsError(f"{name} is one too many, no layer of the net wants it")
     if path is not None:
         from jaxconv.weights.files import write
 

@@ -167,3 +167,15 @@ def test_alpha_norm_is_numpys():
     x = np.asarray(uniform(2, 4, 5, 3))
     assert_allclose(im.alpha_norm(x, alpha=4.0), (np.abs(2 * x - 1) ** 4).mean(axis=(1, 2, 3)), rtol=1e-5)
     assert_allclose(jax.grad(lambda x: im.alpha_norm(x, alpha=1.5).sum())(jnp.full((1, 2, 2, 1), 0.5)), 0)
+
+
+@pytest.mark.parametrize("size", [8, 64])
+def test_nan_is_no_image_of_any_size(size):
+    image = jnp.full((1, size, size, 3), 0.5).at[0, 3, 3, 0].set(jnp.nan)
+    with pytest.raises(jc.ShapeError, match=r"x must have values in \[0, 1\], got values from nan to nan"):
+        im.as_images(image)
+
+
+def test_a_list_is_no_shape():
+    with pytest.raises(jc.ShapeError, match=r"a shape, which is a tuple, got the list \[1, 16, 16, 3\]"):
+        im.begin(jax.random.key(0), [1, 16, 16, 3], im.Parameterisation())

@@ -115,3 +115,10 @@ def test_what_is_wrong_is_named(params):
         run(x=(1, 4, 4, 1))
     with pytest.raises(NonFiniteGradientError, match="maximise: the gradient or the step is not finite at step 1 of 3"):
         run(params=jax.tree.map(lambda a: a * np.nan, params))
+
+
+def test_a_seed_is_no_key():
+    net = jc.serial(conv=jc.Conv(4))
+    params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
+    with pytest.raises(jc.MissingKeyError, match=r"write jax\.random\.key\(0\)"):
+        maximise(net, params, state, (1, 8, 8, 3), objectives.channel("conv", 0), steps=1, key=0)

@@ -68,8 +68,8 @@ def ready():
             lambda: objectives.channel("conv", [0, 1, 2]),
             "c must be one channel, or one for each of the 2 images, got 3",
         ),
-        (lambda: objectives.channel("conv", -2), "c must be an int or a sequence of ints, at least -1, got -2"),
-        (lambda: objectives.channel("conv", 0.5), "c must be an int or a sequence of ints, at least -1, got 0.5"),
+        (lambda: objectives.channel("conv", -2), "c must be an int or a sequence of ints, at least 0, got -2"),
+        (lambda: objectives.channel("conv", 0.5), "c must be an int or a sequence of ints, at least 0, got 0.5"),
         (lambda: objectives.unit("conv", (1,), 0), "place must have 2 indices for an output of shape"),
         (lambda: objectives.unit("conv", (1, 6), 0), "place, index 1, .* must be below 6"),
         (lambda: objectives.unit("conv", (-1, 0), 0), "place must be an int or a sequence of ints, at least 0"),
@@ -105,3 +105,10 @@ def test_scores_differentiate(ready):
     grad = jax.jit(jax.grad(lambda x: objectives.scores(*ready, x, objectives.channel("conv", [1, -1])).sum()))(x)
     assert np.any(grad[0] != 0)
     assert_allclose(grad[1], 0)
+
+
+@pytest.mark.parametrize("make", [lambda c: objectives.logit(c), lambda c: objectives.channel("a", c)])
+def test_one_channel_for_all_is_one(make):
+    with pytest.raises(jc.ShapeError, match="c must be an int or a sequence of ints, at least 0, got -1"):
+        make(-1)
+    make([0, -1])

@@ -227,3 +227,8 @@ def test_signs_do_not_depend_on_the_order_of_rows():
 def test_what_has_no_components_is_named(x, n, message):
     with pytest.raises(jc.ShapeError, match=message):
         pca(x, n)
+
+
+def test_indices_are_integers():
+    with pytest.raises(jc.ShapeError, match="indices must be integers, got float64"):
+        precision_at_k(np.array([[0.0, 1.0]]), [1, 2], [1])

@@ -269,3 +269,19 @@ def test_a_recorder_collects_a_run(made):
         recorder.add(30, layer_statistics(net, params, state, x))
     with pytest.raises(jc.ShapeError, match="statistics must be of the layers"):
         recorder.add(30, layer_statistics(jc.serial(jnp.sin), {}, {}, x))
+
+
+@pytest.mark.parametrize("size", [8, 64])
+@pytest.mark.parametrize("where", ["params", "images"])
+def test_nan_is_seen_among_many_numbers_too(size, where):
+    # XLA:CPU's maximum of 4096 numbers or more loses it.
+    net = jc.serial(conv=jc.Conv(4, 1), relu=jax.nn.relu)
+    x = jnp.ones((8, size, size, 3))
+    params, state, _ = ready(net, x.shape)
+    if where == "params":
+        params["conv"]["kernel"] = params["conv"]["kernel"].at[0, 0, 0, 1].set(jnp.nan)
+    else:
+        x = x.at[3, 4, 5, 0].set(jnp.nan)
+    with pytest.raises(FloatingPointError, match=f"path 'relu' gives NaN in {1 if where == 'params' else 4} of 4"):
+        dead_units(net, params, state, x)
+    assert np.isnan(layer_statistics(net, params, state, x).largest).all()

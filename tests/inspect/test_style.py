@@ -212,3 +212,11 @@ def test_a_few_steps_of_the_fast_kind_lower_the_loss(params):
     painted, _ = jax.jit(net.apply)(weights, {}, images)
     assert_allclose(losses[0], value(LOSS, params, painted, images, B).mean(), rtol=1e-3)
     assert losses[-1] < losses[0] / 2
+
+
+def test_a_style_layer_without_maps_is_named():
+    net = jc.serial(conv=jc.Conv(4), mean=jc.GlobalAvgPool())
+    params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
+    x = jnp.full((1, 8, 8, 3), 0.5)
+    with pytest.raises(jc.ShapeError, match=r"path 'mean' must name a layer with maps, its output has shape \(1, 4\)"):
+        style_transfer(PerceptualLoss(net, ["conv"], ["mean"]), params, state, x, x, steps=1)

@@ -269,3 +269,28 @@ def test_the_networks_output_has_filters_and_patches(made):
         top_patches(
             jc.serial(lone), {"0": params}, {}, images, "", k=2, preprocess=lambda x: scaled(x)[1:], batch_size=11
         )
+
+
+def test_a_dense_layer_in_a_repeat_has_no_filters():
+    net = jc.serial(flat=jc.Flatten(), twice=jc.repeat(jc.serial(fc=jc.Dense(12)), 3))
+    params, _, _ = ready(net, (1, 2, 2, 3))
+    with pytest.raises(jc.ParameterError, match=r"must have a kernel with a window at 'twice\.fc'"):
+        filters(net, params, "twice.fc")
+
+
+def test_a_place_is_a_sequence():
+    with pytest.raises(jc.ShapeError, match=r"place must be a sequence of ints, one for each axis .* of '0', got 3"):
+        unit_field(jc.serial(jc.Conv(2)), (1, 8, 8, 3), "0", 3)
+
+
+@pytest.mark.parametrize("pad", [{"pad_mode": "circular"}, {}], ids=["conv", "pad"])
+def test_circular_padding_is_seen_from_the_other_side(pad):
+    row = [jc.Conv(1, 5, **pad)] if pad else [jc.Pad(2, mode="circular"), jc.Conv(1, 5, padding="VALID")]
+    net = jc.serial(*row, last=jc.Conv(1, 3))
+    params, state, x = ready(net, (1, 13, 13, 1))
+    seen = jax.jacobian(lambda x: net.apply(params, state, x)[0][0, :, :, 0])(x)[..., 0, :, :, 0] != 0
+    for place in ((0, 0), (1, 6), (12, 3)):
+        inside = np.zeros((13, 13), bool)
+        inside[tuple(slice(*span) for span in unit_field(net, x.shape, "last", place))] = True
+        assert not (np.asarray(seen[place]) & ~inside).any()
+    assert seen[0, 0, -1, -1]

@@ -9,6 +9,9 @@ from jaxconv.models import convnet_from_spec
 RELU = jc.Fn(jax.nn.relu)
 
 
+FLAT = jc.Flatten(channels_first=True)
+
+
 def layers(spec, **options):
     return [layer for _, layer in convnet_from_spec(spec, **options).children]
 
@@ -16,14 +19,14 @@ def layers(spec, **options):
 @pytest.mark.parametrize(
     ("spec", "wanted"),
     [
-        ("FC", [jc.Flatten(), jc.Dense(128)]),
-        ("CONV-RELU-POOL", [jc.Conv(32), RELU, jc.MaxPool(2), jc.Flatten()]),
-        ("CONV64-NORM-RELU-POOL3", [jc.Conv(64), jc.BatchNorm(), RELU, jc.MaxPool(3), jc.Flatten()]),
-        ("[CONV-POOL]*2-CONV", [jc.Conv(32), jc.MaxPool(2), jc.Conv(64), jc.MaxPool(2), jc.Conv(128), jc.Flatten()]),
-        ("(FC10-RELU)*2", [jc.Flatten(), jc.Dense(10), RELU, jc.Dense(10), RELU]),
-        ("[ (CONV8 - RELU) * 2 - POOL ] * 1", [jc.Conv(8), RELU, jc.Conv(8), RELU, jc.MaxPool(2), jc.Flatten()]),
-        ("CONV*2-(RELU)*0-FC", [jc.Conv(32), jc.Conv(32), jc.Flatten(), jc.Dense(128)]),
-        ("((CONV))", [jc.Conv(32), jc.Flatten()]),
+        ("FC", [FLAT, jc.Dense(128)]),
+        ("CONV-RELU-POOL", [jc.Conv(32), RELU, jc.MaxPool(2), FLAT]),
+        ("CONV64-NORM-RELU-POOL3", [jc.Conv(64), jc.BatchNorm(), RELU, jc.MaxPool(3), FLAT]),
+        ("[CONV-POOL]*2-CONV", [jc.Conv(32), jc.MaxPool(2), jc.Conv(64), jc.MaxPool(2), jc.Conv(128), FLAT]),
+        ("(FC10-RELU)*2", [FLAT, jc.Dense(10), RELU, jc.Dense(10), RELU]),
+        ("[ (CONV8 - RELU) * 2 - POOL ] * 1", [jc.Conv(8), RELU, jc.Conv(8), RELU, jc.MaxPool(2), FLAT]),
+        ("CONV*2-(RELU)*0-FC", [jc.Conv(32), jc.Conv(32), FLAT, jc.Dense(128)]),
+        ("((CONV))", [jc.Conv(32), FLAT]),
     ],
 )
 def test_a_spec_is_the_row_of_layers_that_it_says(spec, wanted):
@@ -86,3 +89,17 @@ def test_it_runs_and_its_layers_are_named_by_position():
 def test_a_spec_that_says_nothing_is_refused(spec, sentence):
     with pytest.raises(jc.ShapeError, match=sentence):
         convnet_from_spec(spec)
+
+
+def test_the_lectures_softmax_is_the_scores():
+    assert layers("CONV-RELU-FC-RELU-SOFTMAX") == layers("CONV-RELU-(FC-RELU)*1,SOFTMAX") == layers("CONV-RELU-FC-RELU")
+
+
+def test_a_perhaps_is_refused():
+    with pytest.raises(jc.ShapeError, match=r"write POOL, or leave it out, in place of POOL\?"):
+        convnet_from_spec("[(CONV-RELU)*2-POOL?]*3-FC")
+
+
+def test_a_spec_goes_elsewhere():
+    with pytest.raises(jc.ShapeError, match=r"classes must be an integer, .* for a spec there is convnet_from_spec"):
+        jc.models.convnet("(CONV-RELU)*2-FC")

@@ -117,7 +117,9 @@ def test_the_recipe_works():
 
 def test_a_head_deep_inside_is_named_by_its_path():
     def vgg(classes):
-        return jc.serial(features=jc.Conv(2), classifier=jc.serial(jc.Flatten(), jc.Dense(4), jc.Dense(classes)))
+        return jc.serial(
+            features=jc.Conv(2), classifier=jc.serial(jc.Flatten(channels_first=True), jc.Dense(4), jc.Dense(classes))
+        )
 
     found = to_torch(vgg(5), *ready(vgg(5), (1, 4, 4, 1))[:2])
     [line] = hints(vgg(3), found)
@@ -132,3 +134,28 @@ def test_no_recipe_where_it_would_not_help():
     assert hints(net(), {**found, "fc.weight": np.ones((5, 9)), "fc.bias": np.ones(5)}, (2, 4, 4, 2)) == []
     assert hints(net(), {name: a for name, a in found.items() if name.startswith("fc")}) == []
     assert hints(jc.Dense(3), {"weight": np.ones((5, 4)), "bias": np.ones(5)}) == []
+
+
+# --- Flattening -------------------------------------------------------------------------------------------------------
+
+
+def flat(channels_first, pool=jax.nn.relu):
+    return jc.serial(jc.Conv(4, 1), pool, jc.Flatten(channels_first=channels_first), jax.nn.relu, jc.Dense(3))
+
+
+def test_a_flatten_of_another_order_is_warned_of():
+    params, state, _ = ready(flat(True), (1, 2, 2, 3))
+    found = to_torch(flat(True), params, state)
+    from_torch(flat(True), found)
+    for call in (lambda: from_torch(flat(False), found), lambda: to_torch(flat(False), params, state)):
+        with pytest.warns(
+            UserWarning, match=r"the rows of 4 .* behind 2, which must be Flatten\(channels_first=True\)"
+        ):
+            call()
+
+
+def test_a_flatten_of_one_place_is_not_warned_of():
+    net = flat(False, jc.AvgPool(2))
+    from_torch(net, to_torch(net, *ready(net, (1, 2, 2, 3))[:2]))
+    net = jc.serial(jc.Flatten(), jc.Dense(3))
+    from_torch(net, to_torch(net, *ready(net, (1, 1, 1, 3))[:2]))

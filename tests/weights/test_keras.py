@@ -53,6 +53,7 @@ SHAPES = {
     "optimizer/vars/1": (),
 }
 ARRAYS = {name: normal(shape, seed) for seed, (name, shape) in enumerate(SHAPES.items())}
+ARRAYS["layers/batch_normalization/vars/2"] = abs(ARRAYS["layers/batch_normalization/vars/2"])
 
 
 @pytest.mark.parametrize("x", [None, SHAPE], ids=["without x", "with x"])

@@ -435,3 +435,16 @@ def test_typed_tensors_that_lie(tmp_path, numbers, dtype):
     saved = {"w": tf.Call(tf.Global("torch._utils", "_rebuild_tensor_v3"), args)}
     with pytest.raises(WeightsError, match=r"a tensor is not described by bytes|asks for torch\.bfloat"):
         read(OWN, tmp_path / "a.pth", tf.zipped(saved))
+
+
+@readers
+def test_a_number_that_changed_on_its_way_and_a_cut_are_one_sentence(tmp_path, reader):
+    content = tf.zipped(OrderedDict(a=tf.tensor(np.ones(100, np.float32))))
+    at = content.find(np.ones(20, np.float32).tobytes())
+    bent = bytearray(content)
+    bent[at + 2] ^= 0x40
+    for damaged, sentence in ((bytes(bent), "its zip archive is damaged: "), (content[:-1], "damaged or cut short: ")):
+        with pytest.raises(WeightsError, match=sentence) as raised:
+            read(reader, tmp_path / "a.pth", damaged)
+        assert "\n" not in str(raised.value)
+        assert "internal" not in str(raised.value)

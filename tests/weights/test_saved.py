@@ -126,6 +126,8 @@ def test_every_type_and_every_tree(tmp_path, layer):
     params |= {"none": jnp.zeros((0, 2)), "jitted": jax.jit(lambda: jnp.arange(3.0))(), "ä ü": jnp.ones(1)}
     state = {"ema": {}}
     for tree in ((params, state), ({}, {}), ({}, {"count": jnp.int32(3)})):
+        # A row has nothing of its own.
+        tree = tuple({"own": part} if part and hasattr(layer, "children") else part for part in tree)
         save(tmp_path / "a.safetensors", layer, *tree)
         assert_exact(load(tmp_path / "a.safetensors", layer), tree)
 
@@ -337,9 +339,46 @@ def test_numbers_that_are_not_finite_on_request(path):
 
 
 def test_bfloat16_that_is_not_finite(tmp_path):
-    save(tmp_path / "a.safetensors", Anything(), {"w": jnp.asarray([1, jnp.inf], jnp.bfloat16)}, {})
+    path, params = tmp_path / "a.safetensors", {"w": jnp.asarray([1, jnp.inf], jnp.bfloat16)}
     with pytest.raises(WeightsError, match="params/w has a number that is not finite"):
-        load(tmp_path / "a.safetensors", Anything())
+        save(path, Anything(), params, {})
+    assert not path.exists()
+    save(path, Anything(), params, {}, allow_nonfinite=True)
+    with pytest.raises(WeightsError, match="params/w has a number that is not finite"):
+        load(path, Anything())
+    assert_exact(load(path, Anything(), allow_nonfinite=True), (params, {}))
+
+
+@pytest.mark.parametrize(
+    ("collection", "name", "path"),
+    [
+        ("params", "0/extra", "params/0/extra"),
+        ("params", "lost/w", "params/lost/w"),
+        ("state", "0/mean", "state/0/mean"),
+    ],
+)
+def test_an_array_that_no_layer_wants(tmp_path, collection, name, path):
+    layer = jc.serial(jc.Conv(2, 1, bias=False), jax.nn.relu)
+    trees = {"params": {"0": {"kernel": jnp.ones((1, 1, 3, 2))}}, "state": {}}
+    first, second = name.split("/")
+    trees[collection] = {**trees[collection], first: {**trees[collection].get(first, {}), second: jnp.ones(2)}}
+    with pytest.raises(WeightsError, match=f"{path} is one too many, no layer of the net wants it"):
+        save(tmp_path / "a.safetensors", layer, *trees.values())
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a\.safetensors: there is no folder .*nowhere"):
+        save(tmp_path / "nowhere" / "a.safetensors", Anything(), {}, {})
+
+
+def test_what_is_no_layer():
+    with pytest.raises(WeightsError, match="net must be a layer, with init and apply, got the function resnet18"):
+        save("a.safetensors", jc.models.resnet18, {}, {})
+
+
+def test_no_numbers_yet(tmp_path):
+    with pytest.raises(WeightsError, match="params/w must be an array, got one that is being traced"):
+        jax.jit(lambda w: save(tmp_path / "a.safetensors", Anything(), {"w": w}, {}))(jnp.ones(2))
 
 
 def test_a_truncated_file(path):
