@@ -17,7 +17,8 @@ HEAD = """# Models and their counts
 The networks that `jaxconv.models` shares with torchvision, under its names: `jc.weights.from_torch(net, file)` takes
 its files. The first column is the call in `jaxconv.models` that gives the row. Parameters and multiply-adds are
 computed by `jc.summary` from the network itself; beside them stands what torchvision publishes with its weights.
-Multiply-adds are for one image, in thousands of millions.
+Multiply-adds are for one image, in thousands of millions; published are two decimals, so the smallest network's 0.04
+stands for anything from 0.035 to 0.045, and its difference says little.
 
 Auxiliary heads: torchvision's files of GoogLeNet, Inception v3 and the networks for segmentation hold them, so
 `googlenet()`, `inception_v3()` and `fcn_resnet50(aux_loss=True)` take those files; to leave a head out, give
