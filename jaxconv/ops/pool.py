@@ -31,10 +31,8 @@ from jaxconv.ops.arrays import (
     spatial_sizes,
     window_tuple,
 )
+from jaxconv.ops.lowering.maxima import CHAIN, Best, window_maxima
 from jaxconv.ops.lowering.primitive import lowering_mode
-
-# A window axis up to this long is a chain of slices, one a tap; a longer one is built by doubling.
-_CHAIN = 8
 
 
 class _Windows(NamedTuple):
@@ -92,48 +90,9 @@ def _lowest(dtype: Any) -> Any:
     raise DTypeError(f"x must be a floating-point or an integer array, got {dtype}")
 
 
-Best = tuple[Array, ...]
-
-
-def _better(first: Best, second: Best) -> Best:
-    """Returns, place by place, the element whose value is larger; of equal ones the first; NaN before all.
-
-    An element is its value, and behind it perhaps its index, negative in the padding: that never wins a tie. By
-    selection, not by `jnp.maximum`, whose gradient would share a tie between both.
-    """
-    a, b = first[0], second[0]
-    take = b > a
-    if jnp.issubdtype(a.dtype, jnp.floating):
-        take = take | (jnp.isnan(b) & ~jnp.isnan(a))
-    if len(first) > 1:
-        take = take | ((b == a) & (first[1] < 0))
-    return tuple(jnp.where(take, q, p) for p, q in zip(first, second, strict=True))
-
-
 def _every(x: Array, axis: int, start: int, count: int, step: int = 1) -> Array:
     """Returns ``count`` elements of one axis."""
     return slice_axis(x, axis, start, start + (count - 1) * step + 1, step)
-
-
-def _window_maxima(x: Best, axis: int, taps: int, stride: int, dilation: int, out: int) -> Best:
-    """Returns the best element of each of ``out`` windows along one axis."""
-
-    def shifted(x: Best, start: int, count: int, step: int = 1) -> Best:
-        return tuple(_every(a, axis, start, count, step) for a in x)
-
-    if taps <= _CHAIN:
-        best = shifted(x, 0, out, stride)
-        for tap in range(1, taps):
-            best = _better(best, shifted(x, tap * dilation, out, stride))
-        return best
-    # The best of 2n taps is the better of two bests of n: log(taps) steps. The last two may overlap: no max minds.
-    covered = 1
-    while covered < taps:
-        step = min(covered, taps - covered)
-        count = x[0].shape[axis] - step * dilation
-        x = _better(shifted(x, 0, count), shifted(x, step * dilation, count))
-        covered += step
-    return shifted(x, 0, out, stride)
 
 
 def _reduced(x: Array, windows: _Windows, combine: Any, start: Any) -> Array:
@@ -156,9 +115,9 @@ def pool_maxima(x: Best, windows: _Windows) -> Best:
     if lowering_mode() == "xla" and len(x) == 1 and all(d == 1 for d in windows.dilation):
         return (_reduced(x[0], windows, lax.max, _lowest(x[0].dtype)),)
     # Last axis first: then the first maximum in row-major order is the one that stays.
-    for i in reversed(range(len(windows.window))):
-        axis = x[0].ndim - 1 - len(windows.window) + i
-        x = _window_maxima(x, axis, windows.window[i], windows.stride[i], windows.dilation[i], windows.out[i])
+    w = windows
+    for i, numbers in reversed(list(enumerate(zip(w.window, w.stride, w.dilation, w.out, strict=True)))):
+        x = window_maxima(x, i - len(w.window) - 1, *numbers)
     return x
 
 
@@ -311,7 +270,7 @@ def _axis_sums(x: Array, axis: int, taps: int, stride: int, dilation: int, out: 
     """Returns the sum of each of ``out`` windows along one axis, which they just cover."""
     if out == 1 and dilation == 1:
         return jnp.sum(x, axis, keepdims=True)
-    if taps <= _CHAIN:
+    if taps <= CHAIN:
         return functools.reduce(lax.add, (_every(x, axis, tap * dilation, out, stride) for tap in range(taps)))
     # The sum of 2n taps is one of two sums of n: log(taps) steps. A window is put together from those that it holds.
     total, at, length = None, 0, 1
@@ -390,7 +349,8 @@ def _power(x: Array, p: float) -> Array:
 def _root(total: Array, p: float) -> Array:
     """Returns the p-th root, with gradient 0 where the sum is 0."""
     positive = total > 0
-    return jnp.where(positive, jnp.where(positive, total, 1) ** (1 / p), lax.stop_gradient(total))
+    safe = jnp.where(positive, total, 1)
+    return jnp.where(positive, jnp.sqrt(safe) if p == 2 else safe ** (1 / p), lax.stop_gradient(total))
 
 
 def lp_pool(
@@ -549,7 +509,7 @@ def adaptive_max_pool(x: ArrayLike, size: IntOrTuple, *, rank: int = 2) -> Array
     sizes = spatial_sizes(x, rank)
     bins = [adaptive_bins(n, m) for n, m in zip(sizes, as_tuple(size, rank, "size"), strict=True)]
     for i in reversed(range(rank)):
-        x = _bin_maxima(x, x.ndim - 1 - rank + i, bins[i])
+        x = _bin_maxima(x, i - rank - 1, bins[i])
     return x
 
 
@@ -561,7 +521,7 @@ def _bin_maxima(x: Array, axis: int, bins: Sequence[tuple[int, int]]) -> Array:
     first = {}
     for length in lengths:
         first[length] = sum(run.shape[axis] for run in runs)
-        runs.append(_window_maxima((x,), axis, length, 1, 1, n - length + 1)[0])
+        runs.append(window_maxima((x,), axis, length, 1, 1, n - length + 1)[0])
     picks = np.array([first[stop - start] + start for start, stop in bins])
     return jnp.take(jnp.concatenate(runs, axis), picks, axis, mode="clip")
 

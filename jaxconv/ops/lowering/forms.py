@@ -66,6 +66,7 @@ _ALL = (
     Form("apart", smaller.apart, ROLES, lambda p: not _dense(p)),
     Form("blocks", smaller.blocks, ROLES, lambda p: not _dense(p) and smaller.block_size(p) > 1),
     Form("slabs", smaller.slabs, ("output", "kernel"), lambda p: p.geometry.rank > 1),
+    Form("examples", smaller.examples, ROLES, lambda p: p.batch > 1),
     Form("members", smaller.members, ROLES, lambda p: True, "own"),
 )
 FORMS = {form.name: form for form in _ALL}

@@ -126,20 +126,22 @@ def program(platform: str | None, first: Array, second: Array, **params: Any) ->
         return table.solve(platform, params["lowering"], problem, first, second).astype(dtype)
 
     if platform == "cpu" and table.stands_alone(problem, platform, params["lowering"]):
-        return _by_itself(compute, first)
+        return by_itself(compute, first)
     return compute()
 
 
-def _by_itself(compute: Callable[[], Array], first: Array) -> Array:
-    """Runs ``compute`` in a branch that is always taken, which the compiler cannot know.
+def by_itself(compute: Callable[[], Any], first: Array) -> Any:
+    """Runs ``compute``, which reads ``first``, in a branch that is always taken, which the compiler cannot know.
 
     XLA:CPU fuses nothing into a branch and nothing out of it: a result is not computed again for each of its readers,
     and what comes before not again for each number that is read of it. An odd number is never 0, whatever the bits of
     the first element are.
     """
-    bits = jax.lax.bitcast_convert_type(first[(0,) * first.ndim], jnp.int8)[0]
-    result = jax.eval_shape(compute)
-    return jax.lax.cond((bits | 1) != 0, compute, lambda: jnp.zeros(result.shape, result.dtype))
+    bits = jax.lax.bitcast_convert_type(first[(0,) * first.ndim], jnp.int8).reshape(-1)[0]
+    results = jax.eval_shape(compute)
+    return jax.lax.cond(
+        (bits | 1) != 0, compute, lambda: jax.tree.map(lambda result: jnp.zeros(result.shape, result.dtype), results)
+    )
 
 
 def _typed_like_lax(first: Any, second: Any, **params: Any) -> Any:
@@ -265,8 +267,14 @@ batching.primitive_batchers[conv_p] = _batch
 # Lowering
 
 
-def _rule(platform: str | None) -> Any:
-    plain = mlir.lower_fun(functools.partial(program, platform), multiple_results=False)
+def register(primitive: Primitive, function: Callable[..., Any]) -> None:
+    """Lowers the primitive on each platform to ``function(platform, *arrays, **params)``, traced."""
+    for platform in (None, *table.ROWS):
+        mlir.register_lowering(primitive, _rule(primitive, functools.partial(function, platform)), platform=platform)
+
+
+def _rule(primitive: Primitive, function: Callable[..., Any]) -> Any:
+    plain = mlir.lower_fun(function, multiple_results=primitive.multiple_results)
 
     def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
         # How arrays are split over devices is settled by the types outside; the program itself need not know.
@@ -279,9 +287,7 @@ def _rule(platform: str | None) -> Any:
 
 _NO_MESH = jax.sharding.AbstractMesh((), ())
 
-mlir.register_lowering(conv_p, _rule(None))
-for _platform in table.ROWS:
-    mlir.register_lowering(conv_p, _rule(_platform), platform=_platform)
+register(conv_p, program)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

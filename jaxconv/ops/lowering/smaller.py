@@ -248,3 +248,16 @@ def members(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     if p.ensemble <= UNROLLED:
         return jnp.stack([solve(single, first[i], second[i]) for i in range(p.ensemble)])
     return lax.scan(lambda _, pair: (None, solve(single, *pair)), None, (first, second), unroll=2)[1]
+
+
+def examples(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+    """One example after the other, so that what a form lays out beside its arrays is no larger than an example's."""
+    single = replace(p, batch=1)
+    if p.role == "kernel":
+        start = jnp.zeros(p.shape("kernel"), p.dtype)
+        return lax.scan(
+            lambda sums, pair: (sums + solve(single, *pair), None), start, (first[:, None], second[:, None])
+        )[0]
+    along, whole = (first[:, None], second) if p.role == "output" else (second[:, None], first)
+    ordered = (lambda a: (a, whole)) if p.role == "output" else (lambda a: (whole, a))
+    return lax.map(lambda a: solve(single, *ordered(a)), along)[:, 0]

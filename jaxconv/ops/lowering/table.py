@@ -141,6 +141,11 @@ CPU = (
         lambda p: _thin(p) and p.role == "kernel" and p.batch >= 64,
         "few channels, a product of several windows: 128x28x28x1->32 k3, gradients, in layers.json",
     ),
+    Row(
+        FORMS["examples"],
+        lambda p: p.geometry.rank == 3 and p.places >= 4096 * p.batch,
+        "large maps, one example after the other: a third of the memory, layers.json",
+    ),
     Row(FORMS["slabs"], lambda p: p.geometry.rank == 3, "each slab by itself: 2x16x28x28x32->32 k3 in layers.json"),
     Row(
         FORMS["laid out"],

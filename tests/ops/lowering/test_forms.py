@@ -36,6 +36,7 @@ NEEDS: dict[str, dict[str, int]] = {
     "apart": {"groups": 2},
     "blocks": {"groups": 2},
     "slabs": {"ranks": 2},
+    "examples": {"batch": 2},
 }
 CASES = [(name, role) for name in NEEDS for role in FORMS[name].roles]
 
@@ -69,7 +70,9 @@ def problem(draws: Draws, role: str, needs: dict[str, int]) -> Problem:
     inner = {None: draws.integer(1, 3), 1: 1, 2: draws.integer(2, 3)}[needs.get("inner")]
     geometry = Geometry(size, window, stride, padding, dilation, groups)
     features = groups * draws.integer(1, 3)
-    return Problem(role, geometry, draws.integer(1, 3), groups * inner, features, jnp.dtype(jnp.float32))
+    return Problem(
+        role, geometry, draws.integer(needs.get("batch", 1), 3), groups * inner, features, jnp.dtype(jnp.float32)
+    )
 
 
 def summed(p: Problem, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
