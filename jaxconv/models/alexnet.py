@@ -8,6 +8,7 @@ column that torchvision has, its names and shapes.
 import jax
 
 from jaxconv.compose import LayerLike, serial
+from jaxconv.geometry import as_int
 from jaxconv.layer import Layer
 from jaxconv.layers import AdaptiveAvgPool, Conv, Dense, Dropout, Flatten, LocalResponseNorm, MaxPool
 
@@ -39,6 +40,7 @@ def alexnet(
     >>> jc.summary(alexnet(), (1, 224, 224, 3)).parameters
     61100840
     """
+    as_int(width, "width", least=1)
     stem = Conv(width, 5, padding=2) if small_images else Conv(width, 11, stride=4, padding=2)
 
     def pool() -> Layer:

@@ -11,6 +11,7 @@ import jax
 
 from jaxconv.compose import LayerLike, serial
 from jaxconv.errors import ShapeError
+from jaxconv.geometry import as_int
 from jaxconv.layer import Layer
 from jaxconv.layers import Conv, Dropout, GlobalAvgPool, MaxPool
 
@@ -77,6 +78,7 @@ def allconv(
     >>> {way: jc.summary(allconv("C", reduce=way), (1, 32, 32, 3)).parameters for way in ("pool", "stride", "conv")}
     {'pool': 954730, 'stride': 954730, 'conv': 1369738}
     """
+    as_int(width, "width", least=1)
     if base not in BASES:
         raise ShapeError(f"base must be one of {', '.join(map(repr, BASES))}, got {base!r}")
     if reduce not in REDUCE:

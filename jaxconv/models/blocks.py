@@ -1,6 +1,6 @@
 """What the families share: a convolution with its norm and activation, squeeze and excitation, the last layers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -101,8 +101,21 @@ def flat(*layers: Layer) -> list[Layer]:
     return [layer for row in rows for _, layer in row]
 
 
+def drop_rates(drop_path: float, blocks: int) -> Iterator[float]:
+    """Yields the rate at which each block is dropped: it grows linearly from 0 to ``drop_path`` at the last one.
+
+    >>> list(drop_rates(0.5, 3))
+    [0.0, 0.25, 0.5]
+    """
+    if not 0 <= drop_path <= 1:
+        raise ShapeError(f"drop_path must lie between 0 and 1, got {drop_path}")
+    return (drop_path * i / max(1, blocks - 1) for i in range(blocks))
+
+
 def with_shortcut(shortcut: bool, drop_path: float = 0.0, **body: LayerLike) -> Layer:
     """Returns the layers of ``body`` in a row, and with a shortcut around them the noise ``stochastic_depth``."""
+    if not 0 <= drop_path <= 1:
+        raise ShapeError(f"drop_path must lie between 0 and 1, got {drop_path}")
     if not shortcut:
         return serial(**body)
     noise = {"stochastic_depth": DropPath(drop_path)} if drop_path else {}

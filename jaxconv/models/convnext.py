@@ -15,7 +15,7 @@ from jaxconv.compose import LayerLike, serial
 from jaxconv.errors import ShapeError
 from jaxconv.layer import Layer
 from jaxconv.layers import AdaptiveAvgPool, Conv, Dense, Dropout, Flatten, Identity, LayerNorm, LayerScale
-from jaxconv.models.blocks import scaled, with_shortcut
+from jaxconv.models.blocks import drop_rates, scaled, with_shortcut
 
 # Torch cuts the normal distribution at 100 deviations: not at all.
 _NORMAL = initializers.normal(0.02)
@@ -73,7 +73,7 @@ def convnext(
         raise ShapeError(f"widths and depths must be of the same stages, got {widths} and {depths}")
     widths = [scaled(features, width, math.gcd(features, 8)) for features in widths]
     patches = _conv(widths[0], 3, padding=1) if small_images else _conv(widths[0], 4, stride=4, padding="VALID")
-    rates = iter([drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))])
+    rates = drop_rates(drop_path, sum(depths))
     layers: list[LayerLike] = [serial(patches, _NORM)]
     for i, (features, depth) in enumerate(zip(widths, depths, strict=True)):
         if i:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxconv.compose import LayerLike, concat, inline, remat, serial
+from jaxconv.geometry import as_int
 from jaxconv.layer import Layer
 from jaxconv.layers import AvgPool, BatchNorm, Conv, Dense, Dropout, GlobalAvgPool, Identity, MaxPool
 
@@ -52,6 +53,7 @@ def densenet(
     >>> jc.summary(cifar, (1, 32, 32, 3)).parameters
     769162
     """
+    as_int(width, "width", least=1)
     features: dict[str, LayerLike] = {
         "conv0": Conv(width, 3, padding=1, bias=False)
         if small_images

@@ -14,6 +14,7 @@ from jax.nn import initializers
 from jaxconv.branches import backbone, on_map, resized
 from jaxconv.compose import LayerLike, concatenate, inline, parallel, serial
 from jaxconv.errors import ShapeError
+from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Layer
 from jaxconv.layers import Conv, Identity, MaxPool
 
@@ -55,6 +56,7 @@ def hed(depths: Sequence[int] = (2, 2, 3, 3, 3), *, width: int = 64, transform_i
     >>> table.parameters, {row.path: row.receptive_field[0].size for row in table.rows if row.path.startswith("dsn")}
     (14716171, {'dsn1': 5, 'dsn2': 14, 'dsn3': 40, 'dsn4': 92, 'dsn5': 196})
     """
+    as_int(width, "width", least=1)
     if not depths:
         raise ShapeError("depths must name one block at least, got none")
     blocks: dict[str, LayerLike] = {}

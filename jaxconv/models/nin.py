@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax
 
 from jaxconv.compose import LayerLike, serial
+from jaxconv.geometry import as_int
 from jaxconv.layer import Layer
 from jaxconv.layers import AvgPool, Conv, Dropout, GlobalAvgPool, MaxPool
 
@@ -32,6 +33,7 @@ def nin(classes: int = 10, *, width: int = 192, dropout: float = 0.5) -> Layer:
     >>> jc.summary(nin(), (1, 32, 32, 3)).parameters
     966986
     """
+    as_int(width, "width", least=1)
     return serial(
         mlpconv1=serial(*_stage((width, width * 5 // 6, width // 2), 5)),
         pool1=MaxPool(3, stride=2, ceil_mode=True),

@@ -15,7 +15,7 @@ from jaxconv.compose import LayerLike, residual, serial
 from jaxconv.errors import ShapeError
 from jaxconv.layer import Layer
 from jaxconv.layers import Dense, Dropout, DropPath, GlobalAvgPool
-from jaxconv.models.blocks import conv_norm_act, divisible, scaled, squeeze_excite, strides_for
+from jaxconv.models.blocks import conv_norm_act, divisible, drop_rates, scaled, squeeze_excite, strides_for
 
 
 class Stage(NamedTuple):
@@ -112,7 +112,7 @@ def regnet(
     stages = [stage._replace(features=divisible(stage.features * width, stage.group_width)) for stage in stages]
     stem = scaled(stem, width)
     strides = strides_for([2] * len(stages), small_images)
-    rates = iter([drop_path * i / max(1, depth - 1) for i in range(depth)])
+    rates = drop_rates(drop_path, depth)
     inputs, trunk = stem, {}
     for number, (stage, stride) in enumerate(zip(stages, strides, strict=True), 1):
         blocks: dict[str, LayerLike] = {}

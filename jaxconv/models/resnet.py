@@ -18,7 +18,7 @@ from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Layer
 from jaxconv.layers import BatchNorm, Conv, Dense, Dropout, DropPath, GlobalAvgPool, MaxPool
-from jaxconv.models.blocks import FAN_OUT
+from jaxconv.models.blocks import FAN_OUT, drop_rates
 
 Block = Callable[..., Layer]
 
@@ -125,6 +125,7 @@ def resnet(
     >>> jc.summary(resnet(basic, (1, 1), 10, width=16, small_images=True), (1, 32, 32, 3)).parameters
     19994
     """
+    as_int(width, "width", least=1)
     if not depths:
         raise ShapeError("depths must name one stage at least, got none")
     if len(dilate) > len(depths) - 1:
@@ -135,7 +136,7 @@ def resnet(
     if not small_images:
         stem["maxpool"] = MaxPool(3, stride=2, padding=1)
     stages: dict[str, LayerLike] = {}
-    rates = iter([drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths))])
+    rates = drop_rates(drop_path, sum(depths))
     dilation = 1
     for i, depth in enumerate(depths):
         stride = 1 if i == 0 else 2

@@ -75,6 +75,7 @@ def unet(
     >>> jc.summary(unet(), (1, 572, 572, 1)).parameters
     31030658
     """
+    as_int(width, "width", least=1)
     if padding not in ("VALID", "SAME"):
         raise ShapeError(f"padding must be VALID or SAME, got {padding!r}")
     levels = [f"level{i + 1}" for i in range(as_int(depth, "depth", least=1) + 1)]
@@ -118,6 +119,7 @@ def unet_on(
     >>> jc.summary(net, (1, 96, 64, 3)).rows[-1].output.shape
     (1, 96, 64, 5)
     """
+    as_int(width, "width", least=1)
     named = paths if isinstance(paths, Mapping) else {path: path.replace(".", "_") for path in paths}
     if len(named) < 2:
         raise ShapeError(f"paths must be at least two, got {list(named)}")

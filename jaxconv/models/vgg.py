@@ -11,6 +11,7 @@ import jax
 from jax.nn import initializers
 
 from jaxconv.compose import LayerLike, serial
+from jaxconv.geometry import as_int
 from jaxconv.layer import Layer
 from jaxconv.layers import AdaptiveAvgPool, BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool
 from jaxconv.models.blocks import FAN_OUT
@@ -45,6 +46,7 @@ def vgg(
     >>> jc.summary(vgg((1, 1), 10, width=8, hidden=16, small_images=True), (1, 32, 32, 3)).parameters
     2106
     """
+    as_int(width, "width", least=1)
     features: list[LayerLike] = []
     for i, depth in enumerate(depths):
         for _ in range(depth):

@@ -11,9 +11,10 @@ import jax
 
 from jaxconv.compose import LayerLike, residual, serial
 from jaxconv.errors import ShapeError
+from jaxconv.geometry import as_int
 from jaxconv.layer import Layer
 from jaxconv.layers import BatchNorm, Conv, Dense, Dropout, DropPath, GlobalAvgPool
-from jaxconv.models.blocks import FAN_OUT
+from jaxconv.models.blocks import FAN_OUT, drop_rates
 
 Convolution = Callable[[int, int, int], Layer]
 
@@ -94,10 +95,11 @@ def video_resnet(
     >>> [row.output.shape for row in jc.inspect.trace(net, (1, 4, 32, 32, 3)) if row.path in ("layer1", "layer2", "fc")]
     [(1, 4, 16, 16, 8), (1, 4, 8, 8, 16), (1, 5)]
     """
+    as_int(width, "width", least=1)
     if len(convs) != len(depths):
         raise ShapeError(f"convs must be one for each of the {len(depths)} stages, got {len(convs)}")
     blocks = sum(depths)
-    rates = iter([drop_path * i / max(1, blocks - 1) for i in range(blocks)])
+    rates = drop_rates(drop_path, blocks)
     stages: dict[str, LayerLike] = {}
     before = width
     for i, (conv, depth) in enumerate(zip(convs, depths, strict=True)):

@@ -73,3 +73,21 @@ def test_whole_numbers_are_not_taken_for_normalised_colours():
     net = jc.models.googlenet(2, transform_input=True, aux_logits=False)
     with pytest.raises(DTypeError, match="floating-point"):
         jax.eval_shape(lambda x: net.init(jax.random.key(0), x), jnp.zeros(SMALL, jnp.uint8))
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: jc.models.resnet18(width=0.5), "width must be an integer, got 0.5"),
+        (lambda: jc.models.vgg11(width=0.5), "width must be an integer, got 0.5"),
+        (lambda: jc.models.alexnet(width=0), "width must be at least 1, got 0"),
+        (lambda: jc.models.densenet121(width=0.5), "width must be an integer, got 0.5"),
+        (lambda: jc.models.resnet18(drop_path=2.0), r"drop_path must lie between 0 and 1, got 2\.0"),
+        (lambda: jc.models.mobilenet_v2(drop_path=-1), "drop_path must lie between 0 and 1, got -"),
+        (lambda: jc.models.regnet_y_400mf(drop_path=2), "drop_path must lie between 0 and 1, got 2"),
+        (lambda: jc.models.r3d_18(drop_path=2), "drop_path must lie between 0 and 1, got 2"),
+    ],
+)
+def test_the_option_that_is_wrong_is_named(call, sentence):
+    with pytest.raises(jc.ShapeError, match=sentence):
+        call()
