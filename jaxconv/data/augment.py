@@ -226,8 +226,8 @@ def channel_statistics(images: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         mean = counts @ levels / len(pixels)
         variance = (counts * (levels - mean[:, None]) ** 2).sum(1) / len(pixels)
     else:
-        mean = sum(s.sum(0, dtype=np.float64) for s in slices) / len(pixels)
-        variance = sum(((s.astype(np.float64) - mean) ** 2).sum(0) for s in slices) / len(pixels)
+        mean = np.sum([s.sum(0, dtype=np.float64) for s in slices], 0) / len(pixels)
+        variance = np.sum([((s.astype(np.float64) - mean) ** 2).sum(0) for s in slices], 0) / len(pixels)
     return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 

@@ -90,7 +90,7 @@ def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except GZIP_FAULTS as error:
         raise DataError(f"{path}: {gzip_fault(error)}") from error
     try:
-        table = np.loadtxt(text.decode("ascii").splitlines(), np.int64, delimiter=",", ndmin=2)
+        table: np.ndarray = np.loadtxt(text.decode("ascii").splitlines(), np.int64, delimiter=",", ndmin=2)
     except ValueError as error:
         raise DataError(f"{path}: not a table of integers: {error}") from error
     if table.shape != (5000, 785):

@@ -229,8 +229,10 @@ def top_patches(
 
 def _seeing(spans: list[np.ndarray], rank: int) -> np.ndarray:
     """Returns which places of a map see a part of the image, and not only padding, as one axis."""
-    sees = functools.reduce(np.logical_and.outer, [high > low for low, high in (s.T for s in spans[:rank])], True)
-    return np.asarray(sees).reshape(-1)
+    sees = np.ones((), bool)
+    for low, high in (s.T for s in spans[:rank]):
+        sees = np.logical_and.outer(sees, high > low)
+    return sees.reshape(-1)
 
 
 def _cut(images: Any, numbers: np.ndarray, boxes: np.ndarray) -> list[list[np.ndarray]]:

@@ -27,7 +27,7 @@ PROTOCOL = 1001
 ZIP_START = b"PK\x03\x04"
 LEGACY_START = b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
 
-_DTYPES = {
+_DTYPES: dict[str, Any] = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
     "HalfStorage": np.float16,
