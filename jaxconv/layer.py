@@ -45,6 +45,13 @@ class Layer(Protocol):
         """Returns the output and the new state."""
 
 
+def struct_of(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """Returns what jax makes of an array of this shape and type, which may be NumPy's: of doubles float32, say."""
+    if not jnp.issubdtype(dtype, jax.dtypes.extended):
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
 def as_struct(x: Tree) -> Tree:
     """Returns ``x`` with each array, ShapeDtypeStruct or shape tuple in it as a ShapeDtypeStruct; tuples are float32.
 
@@ -59,7 +66,7 @@ def as_struct(x: Tree) -> Tree:
         if is_shape(leaf):
             return jax.ShapeDtypeStruct(leaf, jnp.float32)
         if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+            return struct_of(leaf.shape, leaf.dtype)
         raise ShapeError(f"x must be an array, a ShapeDtypeStruct or a shape tuple, batch axis included, got {leaf!r}")
 
     return jax.tree.map(struct, x, is_leaf=is_shape)

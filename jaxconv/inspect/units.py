@@ -24,7 +24,7 @@ from jaxconv.inspect.arguments import (
     stacked_axes,
 )
 from jaxconv.inspect.trace import Row, trace
-from jaxconv.layer import Array, Layer, Params, State, Tree, as_struct, walk
+from jaxconv.layer import Array, Layer, Params, State, Tree, as_struct, struct_of, walk
 from jaxconv.ops.arrays import accumulator, largest
 
 Box = tuple[tuple[int, int], ...]
@@ -199,7 +199,7 @@ def top_patches(
     k = as_int(k, "k", least=1)
     if k > len(images):
         raise ShapeError(f"k must be at most the number of images, {len(images)}, got {k}")
-    batch = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
+    batch = struct_of((batch_size, *images.shape[1:]), images.dtype)
     x = jax.eval_shape(preprocess, batch) if preprocess else batch
     sizes = images.shape[1:-1]
     if x.shape[1:-1] != sizes:

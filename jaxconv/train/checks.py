@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxconv.layer import struct_of
 from jaxconv.train.state import Loss
 from jaxconv.train.step import is_classification
 
@@ -44,7 +45,7 @@ def check_labels(logits: Any, labels: Any, loss: Loss, *, name: str = "") -> Non
     """
     prefix = f"{name} " if name else ""
     outputs = jax.tree.leaves(logits)
-    some = jax.ShapeDtypeStruct((*outputs[0].shape[:1], *labels.shape[1:]), labels.dtype)
+    some = struct_of((*outputs[0].shape[:1], *labels.shape[1:]), labels.dtype)
     try:
         values = jax.eval_shape(loss, logits, some)
     except (AssertionError, TypeError, ValueError) as error:
