@@ -118,7 +118,7 @@ CPU = (
     ),
     Row(
         FORMS["shuffled"],
-        lambda p: p.role == "input" and _filled(p) <= 1.4,
+        lambda p: p.role == "input" and _filled(p) <= 1.4 and p.inner * math.prod(p.geometry.stride) >= 12,
         "the phases as channels: back from 21 to 21 channels k32 s16 24 ms, lax 870",
     ),
     Row(
@@ -154,7 +154,7 @@ CPU = (
     ),
     Row(
         FORMS["uneven"],
-        lambda p: 32 <= p.inner <= 64 and not _strided(p) and p.places * p.features > 1_000_000,
+        lambda p: 32 <= p.inner <= 64 and p.features >= 16 and not _strided(p) and p.places * p.features > 1_000_000,
         "lax's, around YNNPACK: 8x56x56x64->64 k3 in layers.json",
     ),
 )

@@ -110,7 +110,8 @@ def laid_out(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
 def uneven(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """lax's convolution with one row too many at the high side, which is then cut off.
 
-    XLA:CPU of jaxlib 0.10 hands even padding to YNNPACK, which is slower here than its own convolution.
+    XLA:CPU of jaxlib 0.10 hands a convolution to YNNPACK, which is slower here than its own, unless it is padded by
+    more than a window reaches.
     """
     g = p.geometry
     (low, high), *rest = g.padding
@@ -118,6 +119,6 @@ def uneven(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     return slice_axis(xla(wide, first, second), 1, 0, g.out[0])
 
 
-def even(p: Problem) -> bool:
-    """Whether both sides of every axis are padded by the same."""
-    return all(low == high for low, high in p.geometry.padding)
+def just_padded(p: Problem) -> bool:
+    """Whether one row more is more padding than YNNPACK is given: beyond what a window reaches past its first tap."""
+    return sum(p.geometry.padding[0]) + p.geometry.stride[0] > p.geometry.reach[0]

@@ -24,7 +24,7 @@ ALONE = {name: ((name,) if name != "xla" else "xla") for name in FORMS}
 NEEDS: dict[str, dict[str, int]] = {
     "xla": {},
     "laid out": {"groups": 1},
-    "uneven": {"groups": 1, "even": 1, "ranks": 2},
+    "uneven": {"groups": 1, "padded": 1, "ranks": 2},
     "product": {"taps": 1, "groups": 1},
     "products": {"groups": 1},
     "patches": {"groups": 1, "taps": 2},
@@ -60,8 +60,9 @@ def problem(draws: Draws, role: str, needs: dict[str, int]) -> Problem:
         dilation = (2,) * rank
     reach = [(f - 1) * d for f, d in zip(window, dilation, strict=True)]
     padding = tuple((draws.integer(0, r), draws.integer(0, r)) for r in reach)
-    if "even" in needs:
-        padding = tuple((low, low) for low, _ in padding)
+    if "padded" in needs:
+        low = padding[0][0]
+        padding = ((low, reach[0] - low), *padding[1:])
     # From the smallest map that holds a window.
     size = tuple(
         max(1, r + 1 - low - high) + draws.integer(0, 4) for r, (low, high) in zip(reach, padding, strict=True)
