@@ -115,9 +115,9 @@ def pool_maxima(x: Best, windows: _Windows) -> Best:
     if lowering_mode() == "xla" and len(x) == 1 and all(d == 1 for d in windows.dilation):
         return (_reduced(x[0], windows, lax.max, _lowest(x[0].dtype)),)
     # Last axis first: then the first maximum in row-major order is the one that stays.
-    w = windows
-    for i, numbers in reversed(list(enumerate(zip(w.window, w.stride, w.dilation, w.out, strict=True)))):
-        x = window_maxima(x, i - len(w.window) - 1, *numbers)
+    axes = zip(windows.window, windows.stride, windows.dilation, windows.out, strict=True)
+    for back, numbers in enumerate(reversed(list(axes)), 2):
+        x = window_maxima(x, -back, *numbers)
     return x
 
 

@@ -144,7 +144,7 @@ CPU = (
     Row(
         FORMS["examples"],
         lambda p: p.geometry.rank == 3 and p.places >= 4096 * p.batch,
-        "large maps, one example after the other: a third of the memory, layers.json",
+        "large maps, one example after the other: 8x16x32x32x8->16 k3 in layers.json",
     ),
     Row(FORMS["slabs"], lambda p: p.geometry.rank == 3, "each slab by itself: 2x16x28x28x32->32 k3 in layers.json"),
     Row(
