@@ -8,9 +8,12 @@ from typing import Any
 import jax
 import jax.extend
 
+from jaxconv.ops.lowering.primitive import ynnpack
+
 # By backend, the option and the value that helps. XLA:CPU of jaxlib 0.10 hands convolutions to YNNPACK, which is slower
 # than its own path; what YNNPACK does well are reductions: experiments/benchmarks/results/jit.json.
-OPTIONS: dict[str, dict[str, Any]] = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}}
+YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
+OPTIONS: dict[str, dict[str, Any]] = {"cpu": {YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE"}}
 
 
 @functools.cache
@@ -52,16 +55,20 @@ class _Jitted:
         self._plain = self._make()
         self._top: Any = None
 
-    def _now(self) -> Any:
+    def _now(self) -> tuple[Any, bool]:
+        """Returns the jitted function for here, and whether XLA:CPU hands its convolutions to YNNPACK."""
         if jax.extend.core.get_opaque_trace_state() != _top_level():
-            return self._plain
+            return self._plain, ynnpack.value
         if self._top is None:
             options = helpful_options() | self._options
-            self._top = self._make(compiler_options=options) if options else self._plain
+            top = self._make(compiler_options=options) if options else self._plain
+            self._top = top, "CONVOLUTION" in options.get(YNNPACK, "CONVOLUTION")
         return self._top
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._now()(*args, **kwargs)
+        jitted, handed = self._now()
+        with ynnpack(handed):
+            return jitted(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -70,7 +77,17 @@ class _Jitted:
         """Offers what a jitted function has: lower, trace, eval_shape, clear_cache."""
         if name.startswith("__") or "_plain" not in self.__dict__:
             raise AttributeError(name)
-        return getattr(self._now(), name)
+        jitted, handed = self._now()
+        found = getattr(jitted, name)
+        if not callable(found):
+            return found
+
+        @functools.wraps(found)
+        def within(*args: Any, **kwargs: Any) -> Any:
+            with ynnpack(handed):
+                return found(*args, **kwargs)
+
+        return within
 
 
 def jit(

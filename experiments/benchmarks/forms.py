@@ -33,7 +33,7 @@ from jaxconv.ops.lowering.problem import ROLES, Problem, others
 RESULTS = Path(__file__).parent / "results" / "forms.json"
 # An outer form, and the inner one by which what it leaves is computed.
 OUTER = ("", "phases", "shuffled", "slabs", "blocks", "apart")
-INNER = ("xla", "product", "products", "patches", "tiles", "shifts", "laid out", "uneven")
+INNER = ("xla", "product", "products", "patches", "crossed", "tiles", "shifts", "laid out", "uneven")
 
 
 def problems(case: Case) -> dict[str, Problem]:

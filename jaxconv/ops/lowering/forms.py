@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jaxconv.ops.lowering import smaller, sums
 from jaxconv.ops.lowering.problem import ROLES, Array, Problem, Solve
 from jaxconv.ops.lowering.windows import unit
-from jaxconv.ops.lowering.xla import just_padded, laid_out, uneven, xla
+from jaxconv.ops.lowering.xla import as_large, laid_out, uneven, xla
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ XLA = Form("xla", lambda p, first, second, solve: xla(p, first, second), ROLES, 
 _ALL = (
     XLA,
     Form("laid out", laid_out, ("kernel",), _dense),
-    Form("uneven", uneven, ("output",), lambda p: _dense(p) and p.geometry.rank > 1 and just_padded(p)),
+    Form("uneven", uneven, ("output",), lambda p: _dense(p) and p.geometry.rank > 1 and as_large(p)),
     Form("product", sums.product, ROLES, lambda p: _dense(p) and p.taps == 1, "vmap"),
     Form("products", sums.products, ("output", "kernel"), _dense, "vmap"),
     Form("patches", sums.patches, ("output", "kernel"), lambda p: _dense(p) and p.taps > 1, "vmap"),
+    Form("crossed", sums.crossed, ("kernel",), _dense, "vmap"),
     Form("tiles", sums.tiles, ("output", "kernel"), _dense, "vmap"),
     Form("shifts", sums.shifts, ("output", "kernel"), lambda p: p.inner == 1, "vmap"),
     Form("turned", smaller.turned, ("input",), _unit_stride),

@@ -23,6 +23,8 @@ conv_p = Primitive("jaxconv_conv")
 
 # What `jaxconv.lowering` sets: "auto", "xla", or names of forms. Part of the key of jit's cache.
 _mode = jax.make_user_context("auto")
+# Whether XLA:CPU, left to its defaults, hands convolutions to YNNPACK. `jaxconv.jit` tells it not to, and this.
+ynnpack = jax.make_user_context(True)
 
 
 def lowering(mode: str | tuple[str, ...]) -> Any:
@@ -78,6 +80,7 @@ def convolve(
         precision=tuple(precision) if isinstance(precision, list) else precision,
         narrow=narrow,
         sharding=None,
+        ynnpack=ynnpack.value,
     )
 
 
@@ -108,8 +111,18 @@ def problem_of(first: Any, second: Any, params: dict[str, Any]) -> Problem:
     features = shapes["output"][-1] if "output" in shapes else shapes["kernel"][-1]
     given = jnp.promote_types(first.dtype, second.dtype)
     sums = jnp.promote_types(jnp.float32 if half_type(given) else given, dtype)
-    count = first.shape[0] if ensemble else 0
-    return Problem(role, geometry, batched[0], channels, features, sums, half_type(given), count, params["precision"])
+    return Problem(
+        role,
+        geometry,
+        batched[0],
+        channels,
+        features,
+        sums,
+        half=half_type(given),
+        ensemble=first.shape[0] if ensemble else 0,
+        precision=params["precision"],
+        ynnpack=params["ynnpack"],
+    )
 
 
 def program(platform: str | None, first: Array, second: Array, **params: Any) -> Array:

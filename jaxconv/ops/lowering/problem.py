@@ -68,6 +68,7 @@ class Problem:
       half: whether the arrays that come in are of a half type.
       ensemble: how many independent convolutions of this kind there are, or 0 if the arrays lack the axis.
       precision: of products, as in `jax.lax.conv_general_dilated`.
+      ynnpack: whether XLA:CPU may hand convolutions to YNNPACK, as it does unless it is told not to.
     """
 
     role: str
@@ -79,6 +80,7 @@ class Problem:
     half: bool = False
     ensemble: int = 0
     precision: Any = None
+    ynnpack: bool = True
 
     @property
     def inner(self) -> int:

@@ -2,12 +2,13 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
-from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Solve
+from jaxconv.ops.lowering.problem import ROLES, Array, Geometry, Problem, Solve
 from jaxconv.ops.lowering.windows import dot, dot_over_places, seen_by, taps, total, unit
 
 
@@ -47,6 +48,59 @@ def patches(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     if p.role == "output":
         return dot(p, seen, second.reshape(-1, p.features))
     return dot_over_places(p, seen, second).reshape(p.shape("kernel"))
+
+
+def crossed(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+    """The kernel's gradient as a matrix product of what its rows see of the input and its columns of the output.
+
+    ``kernel[i, j]`` is a sum of ``input[h + i, w] * output[h, w - j]``: the window's last axis moves the output instead
+    of the input, so each is laid side by side a few times and not one of them for every tap. Where that axis has a
+    stride all taps are the input's. A few examples at a time, so that what is laid out stays in a cache.
+    """
+    g, (seen, moves) = p.geometry, crossing(p)
+    some = replace(p, batch=together(p), geometry=seen)
+    room = seen.out[-1] - g.out[-1]
+
+    def add(i: Array, sums: Array) -> Array:
+        x, y = (lax.dynamic_slice_in_dim(a, i * some.batch, some.batch) for a in (first, second))
+        inputs = jnp.concatenate([part for _, part in taps(some, x)], axis=-1)
+        outputs = [pad_axes(y, [(0, 0)] * (g.rank - 1) + [(move, room - move)]) for move in moves]
+        return sums + dot_over_places(p, jnp.concatenate(outputs, axis=-1), inputs)
+
+    start = jnp.zeros((len(moves) * p.features, math.prod(seen.window) * p.inner), p.dtype)
+    found = lax.fori_loop(0, p.batch // some.batch, add, start)
+    found = found.reshape(len(moves), p.features, *seen.window, p.inner)
+    return jnp.moveaxis(found, (0, 1), (g.rank, -1)).reshape(p.shape("kernel"))
+
+
+def crossing(p: Problem) -> tuple[Geometry, list[int]]:
+    """How `crossed` divides the window: the geometry in which the input is seen, and the moves of the output."""
+    g = p.geometry
+    if g.stride[-1] > 1:
+        return g, [0]
+    seen = replace(g, window=(*g.window[:-1], 1), padding=(*g.padding[:-1], (0, 0)))
+    return seen, [tap * g.dilation[-1] - g.padding[-1][0] for tap in range(g.window[-1])]
+
+
+def together(p: Problem) -> int:
+    """How many examples `crossed` takes at a time.
+
+    As many as divide the batch, lay out no more than a million numbers, which a cache holds, and no more than half of
+    what the problem's own arrays hold; one if one is more than that.
+    """
+    most = min(2**20, held(p) / 2)
+    return max(n for n in range(1, p.batch + 1) if p.batch % n == 0 and (n == 1 or n * laid_by_one(p) <= most))
+
+
+def laid_by_one(p: Problem) -> int:
+    """The numbers that `crossed` lays side by side for one example."""
+    seen, moves = crossing(p)
+    return math.prod(seen.out) * (math.prod(seen.window) * p.inner + len(moves) * p.features)
+
+
+def held(p: Problem) -> int:
+    """The numbers of the problem's three arrays."""
+    return sum(math.prod(p.shape(name)) for name in ROLES)
 
 
 def tiles(p: Problem, first: Array, second: Array, solve: Solve) -> Array:

@@ -10,7 +10,8 @@ import jax
 from jaxconv.ops.lowering.forms import FORMS, XLA, Form
 from jaxconv.ops.lowering.problem import Array, Problem, others
 from jaxconv.ops.lowering.smaller import UNROLLED
-from jaxconv.ops.lowering.sums import tile_size, tiles_held
+from jaxconv.ops.lowering.sums import held, laid_by_one, tile_size, tiles_held
+from jaxconv.ops.lowering.xla import by_ynnpack
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -148,13 +149,24 @@ CPU = (
     ),
     Row(FORMS["slabs"], lambda p: p.geometry.rank == 3, "each slab by itself: 2x16x28x28x32->32 k3 in layers.json"),
     Row(
+        FORMS["crossed"],
+        lambda p: (
+            p.role == "kernel"
+            and by_ynnpack(p)
+            and 16 <= p.inner <= 128
+            and p.places >= 4096
+            and laid_by_one(p) <= held(p)
+        ),
+        "around YNNPACK, which keeps one core busy: 64x32x32x64->64 k3, gradients, in layers.json",
+    ),
+    Row(
         FORMS["laid out"],
         _always,
         "as lax's, and as fast in a compiled loop, where lax's is up to 44 times slower: layers.json",
     ),
     Row(
         FORMS["uneven"],
-        lambda p: 32 <= p.inner <= 64 and p.features >= 16 and not _strided(p) and p.places * p.features > 1_000_000,
+        lambda p: by_ynnpack(p) and 32 <= p.inner <= 64 and p.features >= 16 and p.places * p.features > 1_000_000,
         "lax's, around YNNPACK: 8x56x56x64->64 k3 in layers.json",
     ),
 )

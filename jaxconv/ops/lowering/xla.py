@@ -110,15 +110,27 @@ def laid_out(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
 def uneven(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """lax's convolution with one row too many at the high side, which is then cut off.
 
-    XLA:CPU of jaxlib 0.10 hands a convolution to YNNPACK, which is slower here than its own, unless it is padded by
-    more than a window reaches.
+    So the output is larger than the input, and YNNPACK, which is slower here than XLA's own, is not given it: see
+    `by_ynnpack`.
     """
     g = p.geometry
     (low, high), *rest = g.padding
-    wide = replace(p, geometry=replace(g, padding=((low, high + g.stride[0]), *rest)))
+    wide = replace(p, geometry=replace(g, padding=((low, high + 1), *rest)))
     return slice_axis(xla(wide, first, second), 1, 0, g.out[0])
 
 
-def just_padded(p: Problem) -> bool:
-    """Whether one row more is more padding than YNNPACK is given: beyond what a window reaches past its first tap."""
-    return sum(p.geometry.padding[0]) + p.geometry.stride[0] > p.geometry.reach[0]
+def as_large(p: Problem) -> bool:
+    """Whether the output has the input's rows, so that with one more it is larger."""
+    return p.geometry.stride[0] == 1 and p.geometry.out[0] == p.geometry.size[0]
+
+
+def by_ynnpack(p: Problem) -> bool:
+    """Whether XLA:CPU of jaxlib 0.10 hands what lax makes of the problem to YNNPACK, as its ``ynn_support.cc`` says.
+
+    That takes two spatial axes, more than 16 channels or features, and an output and a window that are no larger than
+    the input. The gradient of a kernel is a convolution too: of the channels as examples, with the output as window.
+    """
+    g = p.geometry
+    depth = p.channels if p.role == "output" else p.batch
+    fits = all(n >= max(m, f) for n, m, f in zip(g.size, g.out, g.window, strict=True))
+    return p.ynnpack and p.role != "input" and g.rank == 2 and not p.half and max(depth, p.features) > 16 and fits

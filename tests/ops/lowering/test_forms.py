@@ -24,10 +24,11 @@ ALONE = {name: ((name,) if name != "xla" else "xla") for name in FORMS}
 NEEDS: dict[str, dict[str, int]] = {
     "xla": {},
     "laid out": {"groups": 1},
-    "uneven": {"groups": 1, "padded": 1, "ranks": 2},
+    "uneven": {"groups": 1, "padded": 1, "ranks": 2, "stride": 1},
     "product": {"taps": 1, "groups": 1},
     "products": {"groups": 1},
     "patches": {"groups": 1, "taps": 2},
+    "crossed": {"groups": 1},
     "tiles": {"groups": 1},
     "shifts": {"inner": 1},
     "turned": {"stride": 1},
