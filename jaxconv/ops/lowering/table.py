@@ -166,7 +166,7 @@ CPU = (
     ),
     Row(
         FORMS["uneven"],
-        lambda p: by_ynnpack(p) and 32 <= p.inner <= 64 and p.features >= 16 and p.places * p.features > 1_000_000,
+        lambda p: by_ynnpack(p) and 32 <= p.inner <= 64 and p.features >= 16 and p.places * p.features > 250_000,
         "lax's, around YNNPACK: 8x56x56x64->64 k3 in layers.json",
     ),
 )

@@ -35,9 +35,18 @@ def dot(p: Problem, a: Array, b: Array) -> Array:
 
 
 def dot_over_places(p: Problem, a: Array, b: Array) -> Array:
-    """Contracts all axes but the last of both: ``(channels, features)``."""
+    """Contracts all axes but the last of both: ``(channels, features)``.
+
+    XLA:CPU first turns the operand on the left round in memory, so the narrower one stands there. Without the barrier
+    it would see that a product turned round is that of the operands exchanged.
+    """
     axes = tuple(range(a.ndim - 1))
-    return lax.dot_general(a, b, ((axes, axes), ((), ())), precision=p.precision, preferred_element_type=p.dtype)
+    exchanged = a.shape[-1] > b.shape[-1]
+    first, second = (b, a) if exchanged else (a, b)
+    found = lax.dot_general(
+        first, second, ((axes, axes), ((), ())), precision=p.precision, preferred_element_type=p.dtype
+    )
+    return lax.optimization_barrier(found).T if exchanged else found
 
 
 def total(terms: Iterable[Array]) -> Array:
