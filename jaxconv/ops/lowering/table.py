@@ -153,8 +153,9 @@ CPU = (
         lambda p: (
             p.role == "kernel"
             and by_ynnpack(p)
-            and 16 <= p.inner <= 128
+            and p.inner >= 16
             and p.places >= 4096
+            and math.prod(p.geometry.size) >= 196
             and laid_by_one(p) <= held(p)
         ),
         "around YNNPACK, which keeps one core busy: 64x32x32x64->64 k3, gradients, in layers.json",
