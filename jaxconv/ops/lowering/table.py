@@ -64,7 +64,7 @@ def _strided(p: Problem) -> bool:
 
 
 # Measured on two cores of an AMD EPYC with jaxlib 0.10.2, float32. Times are those of results/forms.json in
-# experiments/benchmarks, which times forms one by one, or else in the file that is named.
+# experiments/benchmarks, which times forms one by one, or else in the file that is named, which names its machine.
 CPU = (
     Row(FORMS["product"], lambda p: p.ensemble > 0, "an ensemble of matrix products: one that is batched"),
     Row(
