@@ -45,6 +45,12 @@ def helpful_options() -> dict[str, Any]:
     return {option: value for option, value in wanted.items() if _known(option, value)}
 
 
+def _told(handed: bool, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls a function whose convolutions are told whether YNNPACK gets them."""
+    with ynnpack(handed):
+        return function(*args, **kwargs)
+
+
 class _Jitted:
     """A jitted function, in one form for top level and one for use inside a trace, where JAX refuses options."""
 
@@ -67,8 +73,7 @@ class _Jitted:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         jitted, handed = self._now()
-        with ynnpack(handed):
-            return jitted(*args, **kwargs)
+        return _told(handed, jitted, *args, **kwargs)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -79,15 +84,7 @@ class _Jitted:
             raise AttributeError(name)
         jitted, handed = self._now()
         found = getattr(jitted, name)
-        if not callable(found):
-            return found
-
-        @functools.wraps(found)
-        def within(*args: Any, **kwargs: Any) -> Any:
-            with ynnpack(handed):
-                return found(*args, **kwargs)
-
-        return within
+        return functools.partial(_told, handed, found) if callable(found) else found
 
 
 def jit(
