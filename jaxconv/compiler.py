@@ -45,7 +45,7 @@ def helpful_options() -> dict[str, Any]:
     return {option: value for option, value in wanted.items() if _known(option, value)}
 
 
-def _told(handed: bool, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _told(handed: bool, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Calls a function whose convolutions are told whether YNNPACK gets them."""
     with ynnpack(handed):
         return function(*args, **kwargs)

@@ -29,6 +29,10 @@ def test_it_decorates_with_and_without_arguments():
     assert x.is_deleted()
 
 
+def test_arguments_may_have_any_name():
+    assert jc.jit(lambda *, handed, function: handed + function)(handed=1, function=2) == 3
+
+
 def test_methods_are_bound():
     class Scaled:
         @jc.jit
