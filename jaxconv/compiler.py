@@ -68,7 +68,7 @@ class _Jitted:
         if self._top is None:
             options = helpful_options() | self._options
             top = self._make(compiler_options=options) if options else self._plain
-            self._top = top, "CONVOLUTION" in options.get(YNNPACK, "CONVOLUTION")
+            self._top = top, "CONVOLUTION" in str(options.get(YNNPACK, "CONVOLUTION"))
         return self._top
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -103,10 +103,12 @@ def main() -> None:
             continue
         for role in options.roles:
             p = problems(case)[role]
-            chosen = {k: v for k, v in candidates(p).items() if k == "xla" or re.fullmatch(options.forms or ".*", k)}
             entry: dict[str, Any] = {"case": case.name, "role": role, "times": {}}
             for jit in options.jit:
                 compiler = helpful_options() if jit == "jaxconv.jit" else None
+                p = replace(p, ynnpack=compiler is None)
+                found = candidates(p).items()
+                chosen = {k: v for k, v in found if k == "xla" or re.fullmatch(options.forms or ".*", k)}
                 times = measure(p, compiler, options.rounds, chosen)
                 entry["times"][jit] = times
                 best = sorted(times.items(), key=lambda item: item[1])[:5]

@@ -158,7 +158,7 @@ CPU = (
             and math.prod(p.geometry.size) >= 196
             and laid_by_one(p) <= held(p)
         ),
-        "around YNNPACK, which keeps one core busy: 64x32x32x64->64 k3, gradients, in layers.json",
+        "around YNNPACK, which is slow at it: 8x64x64x64->64 k3, gradients, in layers.json",
     ),
     Row(
         FORMS["laid out"],
