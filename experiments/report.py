@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+import jaxconv
+
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <style>
@@ -38,7 +40,7 @@ def environment() -> dict[str, Any]:
     packages = ("jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
     versions = {name: importlib.metadata.version(name) for name in packages}
     return {
-        "versions": {"jaxconv": importlib.metadata.version("jaxconv"), "python": platform.python_version()} | versions,
+        "versions": {"jaxconv": jaxconv.__version__, "python": platform.python_version()} | versions,
         "device": f"{jax.devices()[0].device_kind}, {_processor()}, {os.cpu_count()} cores",
     }
 

@@ -23,6 +23,12 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 LETTERS = {"s": "stride", "p": "padding", "o": "output_padding", "d": "dilation", "g": "groups"}
 
 
+def noise(shape: Shape, seed: int) -> np.ndarray:
+    """Returns normal random numbers; beyond four million they come again, since drawing them takes longer than all."""
+    drawn = np.random.default_rng(seed).standard_normal(min(math.prod(shape), 1 << 22), np.float32)
+    return np.resize(drawn, shape)
+
+
 class Window(NamedTuple):
     """Where a window lands: one integer or pair for each spatial axis; ``extra`` is a transposed conv's."""
 
@@ -109,6 +115,10 @@ class Case:
         }
         return next((kind for kind, holds in kinds.items() if holds), "dense")
 
+    def scaled(self, times: int) -> "Case":
+        """The case with so many times the examples."""
+        return replace(self, x=(self.x[0] * times, *self.x[1:]))
+
     @property
     def scanned(self) -> bool:
         """Whether the layer is measured inside `jax.lax.scan` too."""
@@ -119,12 +129,10 @@ class Case:
 
     def arrays(self, dtype: str = "float32") -> tuple[Any, ...]:
         """Returns x, and for a convolution a kernel that keeps the variance, of random numbers."""
-        rng = np.random.default_rng(0)
-        x = rng.standard_normal(self.x, np.float32)
+        x = jnp.asarray(noise(self.x, 0), dtype)
         if self.kernel is None:
-            return (jnp.asarray(x, dtype),)
-        kernel = rng.standard_normal(self.kernel, np.float32) / math.sqrt(math.prod(self.kernel[:-1]))
-        return jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
+            return (x,)
+        return x, jnp.asarray(noise(self.kernel, 2) / math.sqrt(math.prod(self.kernel[:-1])), dtype)
 
     def jaxconv(self, dtype: str | None = None) -> Call:
         """Returns the op of jaxconv as a function of arrays, and with a dtype its arrays."""

@@ -2,28 +2,33 @@
 
     python -m experiments.benchmarks.forms                     # writes results/forms.json
     python -m experiments.benchmarks.forms --only 'g96'        # those cases again, the others kept
+    python -m experiments.benchmarks.forms --scale 16 --dtype bfloat16 --out forms.json     # on a GPU
 
 One process; the forms of a problem in turn A B C A B C, medians in ms, under plain `jax.jit` and under the options
 of `jaxconv.jit`. A form that is three times slower than the best at first sight is not timed further; "auto" is what
-the table chooses. Run it on an otherwise idle machine.
+the table chooses. Run it on an otherwise idle machine. On an accelerator a time is that of many calls one behind the
+other, and a form that does not compile is left out; ``--scale`` is so many times the examples.
 """
 
 import argparse
 import functools
 import itertools
 import json
+import math
 import re
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
-from experiments.benchmarks.cases import CASES, Case
+from experiments.benchmarks import clock
+from experiments.benchmarks.cases import CASES, Case, noise, parse
 from experiments.report import environment, write_json
 from jaxconv.compiler import helpful_options
 from jaxconv.ops.lowering import table
@@ -34,20 +39,32 @@ RESULTS = Path(__file__).parent / "results" / "forms.json"
 # An outer form, and the inner one by which what it leaves is computed.
 OUTER = ("", "phases", "shuffled", "slabs", "blocks", "apart")
 INNER = ("xla", "product", "products", "patches", "crossed", "tiles", "shifts", "laid out", "uneven")
+# Cases of vmap over both arrays: an ensemble, and the gradients of each example.
+ENSEMBLES = {
+    "conv 32x28x28x1->6 k5": 8,
+    "conv 32x14x14x6->16 k5 pvalid": 8,
+    "conv 32x14x14x32->64 k3": 8,
+    "conv 1x28x28x1->6 k5": 64,
+    "conv 1x14x14x6->16 k5 pvalid": 64,
+    "conv 1x14x14x32->64 k3": 64,
+    "conv 1x14x14x64->256 k1": 64,
+}
 
 
-def problems(case: Case) -> dict[str, Problem]:
+def problems(case: Case, dtype: str = "float32", ensemble: int = 0) -> dict[str, Problem]:
     """The case's convolution in each role."""
-    function, arrays = case.jaxconv("float32")
-    (eqn,) = (e for e in jax.make_jaxpr(function)(*arrays).eqns if e.primitive.name == "jaxconv_conv")
+    function, _ = case.jaxconv()
+    (eqn,) = (e for e in jax.make_jaxpr(function)(*case.shapes(dtype)).eqns if e.primitive.name == "jaxconv_conv")
     first, second = (v.aval for v in eqn.invars)
-    p = problem_of(first, second, eqn.params)
+    p = replace(problem_of(first, second, eqn.params), ensemble=ensemble)
+    if p.half and clock.PLATFORM != "cpu":
+        p = replace(p, dtype=jnp.dtype(dtype))  # As the primitive does: sums within one call are wider by themselves.
     return {role: replace(p, role=role) for role in ROLES}
 
 
 def name(p: Problem, mode: Any) -> str:
     """The forms that are run, outermost first; a problem that none of the mode takes is lax's."""
-    return " > ".join(dict.fromkeys(choice.form.name for _, choice in table.steps(p, "cpu", mode)))
+    return " > ".join(dict.fromkeys(choice.form.name for _, choice in table.steps(p, clock.PLATFORM, mode)))
 
 
 def candidates(p: Problem) -> dict[str, Any]:
@@ -59,32 +76,35 @@ def candidates(p: Problem) -> dict[str, Any]:
     return found | {"auto": "auto"}
 
 
-def timed(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return (time.perf_counter() - start) * 1e3
-
-
 def measure(p: Problem, options: dict[str, Any] | None, rounds: int, chosen: dict[str, Any]) -> dict[str, float]:
     """Returns the median milliseconds of each form."""
-    draw = np.random.default_rng(0)
-    a, b = (jax.device_put(draw.standard_normal(p.shape(role)).astype(np.float32)) for role in others(p.role))
-    calls: dict[str, Callable[[], Any]] = {}
-    for label, mode in chosen.items():
-        function = jax.jit(lambda a, b, mode=mode: table.solve("cpu", mode, p, a, b), compiler_options=options)
-        compiled = function.lower(a, b).compile()
-        calls[label] = functools.partial(compiled, a, b)
+    dtype = p.dtype if p.half and clock.PLATFORM != "cpu" else jnp.float32
+    lead = (p.ensemble,) if p.ensemble else ()
+    a, b = (jnp.asarray(noise((*lead, *p.shape(role)), i), dtype) for i, role in enumerate(others(p.role)))
+
+    def compiled(mode: Any) -> Callable[[], Any] | None:
+        function = jax.jit(lambda a, b: table.solve(clock.PLATFORM, mode, p, a, b), compiler_options=options)
+        try:
+            return functools.partial(function.lower(a, b).compile(), a, b)
+        except jax.errors.JaxRuntimeError:
+            if clock.PLATFORM == "cpu":
+                raise
+            return None
+
+    with ThreadPoolExecutor(1 if clock.PLATFORM == "cpu" else None) as pool:
+        calls = {label: call for label, call in zip(chosen, pool.map(compiled, chosen.values()), strict=True) if call}
     first: dict[str, float] = {}
     for label, call in calls.items():
-        once = timed(call)
-        first[label] = once if once > 3 * min(first.values(), default=once) else min(once, timed(call))
+        once = clock.seconds(call)
+        slow = once > 3 * min(first.values(), default=once)
+        first[label] = once if slow and clock.PLATFORM == "cpu" else min(once, clock.seconds(call))
     best = min(first.values())
     times = {label: [t] for label, t in first.items()}
-    running = [label for label, t in first.items() if t < 3 * best]
+    running = {label: clock.repeats(t) for label, t in first.items() if t < 3 * best}
     for _ in range(rounds):
-        for label in running:
-            times[label].append(timed(calls[label]))
-    return {label: statistics.median(t[1:] or t) for label, t in times.items()}
+        for label, many in running.items():
+            times[label].append(clock.seconds(calls[label], many))
+    return {label: statistics.median(t[1:] or t) * 1e3 for label, t in times.items()}
 
 
 def main() -> None:
@@ -95,27 +115,38 @@ def main() -> None:
     parser.add_argument("--forms", default="", help="time those whose names match, and lax's")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--jit", nargs="*", default=["jax.jit", "jaxconv.jit"])
+    parser.add_argument("--scale", type=int, default=1)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--option", nargs="*", default=[], help="compiler options, name=value")
+    parser.add_argument("--until", type=float, default=math.inf, help="seconds after which no further case is begun")
     options = parser.parse_args()
     before = json.loads(options.out.read_text())["cases"] if options.only and options.out.exists() else []
     entries = {(entry["case"], entry["role"]): entry for entry in before}
-    for case in CASES:
-        if case.kernel is None or not re.search(options.only, case.name):
+    start = time.perf_counter()
+    todo = [(case.scaled(options.scale), 0) for case in CASES if case.kernel is not None]
+    for case, ensemble in [*todo, *((parse(name), many) for name, many in ENSEMBLES.items())]:
+        title = f"{ensemble} of {case.name}" if ensemble else case.name
+        if not re.search(options.only, title):
             continue
+        if time.perf_counter() - start > options.until:
+            break
         for role in options.roles:
-            p = problems(case)[role]
-            entry: dict[str, Any] = {"case": case.name, "role": role, "times": {}}
+            p = problems(case, options.dtype, ensemble)[role]
+            entry: dict[str, Any] = {"case": title, "role": role, "times": {}}
             for jit in options.jit:
-                compiler = helpful_options() if jit == "jaxconv.jit" else None
-                p = replace(p, ynnpack=compiler is None)
+                compiler = helpful_options() if jit == "jaxconv.jit" else {}
+                p = replace(p, ynnpack=not compiler)
+                compiler |= dict(text.split("=", 1) for text in options.option)
                 found = candidates(p).items()
                 chosen = {k: v for k, v in found if k == "xla" or re.fullmatch(options.forms or ".*", k)}
                 times = measure(p, compiler, options.rounds, chosen)
                 entry["times"][jit] = times
                 best = sorted(times.items(), key=lambda item: item[1])[:5]
                 shown = "  ".join(f"{k} {v:.2f}" for k, v in [*best, ("| xla", times["xla"])])
-                print(f"{case.name:42} {role:7} {jit:12}{shown}", flush=True)
-            entries[case.name, role] = entry
-            write_json(options.out, {**environment(), "rounds": options.rounds, "cases": list(entries.values())})
+                print(f"{title:42} {role:7} {jit:12}{shown}", flush=True)
+            entries[title, role] = entry
+            head = {**environment(), "rounds": options.rounds, "dtype": options.dtype, "scale": options.scale}
+            write_json(options.out, {**head, "cases": list(entries.values())})
 
 
 if __name__ == "__main__":

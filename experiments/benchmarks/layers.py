@@ -10,7 +10,9 @@ paired rounds with their 95 % bootstrap interval; above 1 is faster. The base is
 otherwise idle machine.
 
 ``lax, options`` is lax with the compiler options of `jaxconv.jit`, ``jaxconv`` the op under plain `jax.jit`, ``torch``
-runs on CPU in channels-last memory. A candidate that takes over a second a call is measured three times.
+runs in channels-last memory, on a GPU with cudnn's own search for the fastest. A candidate that takes over a second a
+call is measured three times. On an accelerator a time is that of many calls one behind the other; give it work with
+``--scale 16``, so many times the examples, and another ``--out``.
 """
 
 import argparse
@@ -28,7 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxconv as jc
-from experiments.benchmarks.cases import CASES, GROWTH, Case
+from experiments.benchmarks import clock
+from experiments.benchmarks.cases import CASES, GROWTH, Case, noise
 from experiments.benchmarks.jit import ratios
 from experiments.report import environment, png, write, write_json
 from jaxconv.compiler import helpful_options
@@ -45,16 +48,18 @@ Found = dict[str, Any]
 
 def timed(calls: Calls, seconds: float, rounds: int) -> dict[str, np.ndarray]:
     """Calls all in turn, at least 5 rounds (3 of a slow one), until the seconds or the rounds are used up."""
+    many = dict.fromkeys(calls, 1)
 
-    def clock(name: str) -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(calls[name]())
-        taken = time.perf_counter() - start
-        if name == "torch":
+    def once(name: str) -> float:
+        taken = clock.seconds(calls[name], many[name])
+        if name == "torch" and clock.PLATFORM == "cpu":
             time.sleep(0.01)  # Its threads spin a while after their work, on the cores that the next candidate wants.
         return taken
 
-    slow = {name for name in calls if clock(name) > 1}
+    first = {name: once(name) for name in calls}
+    if clock.PLATFORM != "cpu":
+        many = {name: clock.repeats(once(name)) for name in calls}
+    slow = {name for name, taken in first.items() if taken > 1}
     least = 3 if len(slow) == len(calls) else 5
     times: dict[str, list[float]] = {name: [] for name in calls}
     start = time.perf_counter()
@@ -63,7 +68,7 @@ def timed(calls: Calls, seconds: float, rounds: int) -> dict[str, np.ndarray]:
             break
         for name in calls:
             if i < 3 or name not in slow:
-                times[name].append(clock(name))
+                times[name].append(once(name))
     return {name: np.array(values) for name, values in times.items()}
 
 
@@ -96,14 +101,17 @@ def compiled(jitted: Any, arguments: tuple[Any, ...]) -> tuple[Callable[[], Any]
 
 
 def torch_calls(case: Case, dtype: str, cotangent: Any) -> Calls:
-    """Returns torch's forward pass and its gradients."""
+    """Returns torch's forward pass, with its gradients, and the gradient of each of the first and last array alone."""
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
+    torch.backends.cudnn.benchmark = True
+    device = "cpu" if clock.PLATFORM == "cpu" else "cuda"
     function, tensors = case.torch(dtype)
+    tensors = tuple(tensor.to(device) for tensor in tensors)
     last = np.moveaxis(np.asarray(cotangent, np.float32), -1, 1)
     format = {2: torch.channels_last, 3: torch.channels_last_3d}.get(case.rank, torch.contiguous_format)
-    weight = torch.tensor(last).to(tensors[0].dtype).contiguous(memory_format=format)
+    weight = torch.tensor(last).to(device, tensors[0].dtype).contiguous(memory_format=format)
     leaves = tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
 
     def forward() -> Any:
@@ -114,16 +122,24 @@ def torch_calls(case: Case, dtype: str, cotangent: Any) -> Calls:
         y = function(*leaves)
         return y.detach(), *torch.autograd.grad(y, leaves, weight)
 
-    return {"forward": forward, "gradients": gradients}
+    graph = function(*leaves)
+
+    def one(leaf: Any) -> Any:
+        return lambda: torch.autograd.grad(graph, leaf, weight, retain_graph=True)
+
+    return {"forward": forward, "gradients": gradients, "input": one(leaves[0]), "kernel": one(leaves[-1])}
 
 
 def difference(ours: Any, theirs: Any) -> float:
     """Returns the largest difference of two results, as a share of the largest element."""
-    worst = 0.0
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
-        worst = max(worst, float(np.max(np.abs(a - b)) / np.max(np.abs(b))))
-    return worst
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    return max(float(_difference(a, b)) for a, b in pairs)
+
+
+@jax.jit
+def _difference(a: Any, b: Any) -> Any:
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    return jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))
 
 
 def measure(case: Case, dtype: str, seconds: float, rounds: int, peak: float, with_torch: bool) -> Found:
@@ -131,7 +147,8 @@ def measure(case: Case, dtype: str, seconds: float, rounds: int, peak: float, wi
     ours, arrays = case.jaxconv(dtype)
     theirs, _ = case.lax()
     shape = jax.eval_shape(theirs, *arrays).shape
-    cotangent = jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32), dtype)
+    cotangent = jnp.asarray(noise(shape, 1), dtype)
+    options = helpful_options()
     peer = torch_calls(case, dtype, cotangent) if with_torch else {}
     found: Found = {"case": case.name, "family": case.family, "source": case.source, "gflop": 2e-9 * case.macs}
     for what in PASSES:
@@ -140,14 +157,16 @@ def measure(case: Case, dtype: str, seconds: float, rounds: int, peak: float, wi
         call, reference = map(with_gradients, (ours, theirs)) if gradients else (ours, theirs)
         jitted = {
             "lax": jax.jit(reference),
-            "lax, options": jax.jit(reference, compiler_options=helpful_options()),
+            "lax, options": jax.jit(reference, compiler_options=options),
             "jaxconv": jax.jit(call),
             "jaxconv.jit": jc.jit(call),
         }
+        if not options:  # Then both jits are one.
+            del jitted["lax, options"], jitted["jaxconv.jit"]
         programs = {name: compiled(function, arguments) for name, function in jitted.items()}
         calls = {name: call for name, (call, _) in programs.items()} | ({"torch": peer[what]} if peer else {})
         expected = calls["lax"]()
-        found[f"{what} difference"] = max(difference(calls[name](), expected) for name in OURS)
+        found[f"{what} difference"] = max(difference(calls[name](), expected) for name in OURS if name in calls)
         times = timed(calls, seconds / len(PASSES), rounds)
         found[what] = {}
         for name, taken in times.items():
@@ -163,6 +182,8 @@ def measure(case: Case, dtype: str, seconds: float, rounds: int, peak: float, wi
                 row["gflops"] = found["gflop"] * (3 if gradients else 1) / row["median_ms"] * 1e3
                 row["share"] = row["gflops"] / peak
             found[what][name] = row
+        if not options:
+            found[what] |= {"lax, options": found[what]["lax"], "jaxconv.jit": found[what]["jaxconv"]}
     if case.scanned:
         found["scan"] = scan(case, dtype, seconds, rounds)
     return found
@@ -270,7 +291,7 @@ def notes(found: Found) -> str:
         + ", ".join(f"{name} {grown[case.name][what][name]['median_ms']:.2f} ms" for name in ("lax", *OURS))
         for axis, members in GROWTH.items()
         for what in PASSES
-        for case in members
+        for case in (case.scaled(found.get("scale", 1)) for case in members)
         if case.name in grown
     ]
     needs = sorted((c[w]["jaxconv"]["memory_mb"] / c[w]["lax"]["memory_mb"], c["case"], w) for c, w in both)
@@ -321,6 +342,8 @@ def main() -> None:
     parser.add_argument("--missing", action="store_true", help="only what the file lacks")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--scale", type=int, default=1, help="so many times the examples")
+    parser.add_argument("--until", type=float, default=math.inf, help="seconds after which no further case is begun")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print the file's table, measure nothing")
     parser.add_argument("--figure", type=Path, help="draw the file's figure, measure nothing")
@@ -332,8 +355,8 @@ def main() -> None:
         if args.figure:
             write(args.figure, png(figure(found)))
         return
-    with_torch = not args.no_torch and jax.default_backend() == "cpu"
-    head = {**environment(), "dtype": args.dtype, "options": helpful_options()}
+    with_torch = not args.no_torch and clock.PLATFORM in ("cpu", "cuda")
+    head = {**environment(), "dtype": args.dtype, "options": helpful_options(), "scale": args.scale}
     if with_torch:
         import torch
 
@@ -343,15 +366,18 @@ def main() -> None:
     if (args.only or args.missing) and args.out.exists():
         before = json.loads(args.out.read_text())
         rate = before["matrix_product_gflops"]
-        if any(before[key] != head[key] for key in head):
+        if any(before.get(key, 1) != head[key] for key in head):
             raise SystemExit(f"{args.out} is of another machine, version or type: give another --out")
         sections = {name: {case["case"]: case for case in before[name]} for name in sections}
-    peak = matrix_product(args.dtype)
+    start = time.perf_counter()
+    peak = matrix_product(args.dtype, 2048 if clock.PLATFORM == "cpu" else 8192)
     # Of the run of all layers; each layer's share is of the rate on the day when it was measured.
     head |= {"rounds": args.rounds, "seconds": args.seconds, "matrix_product_gflops": rate or peak}
     todo = {"cases": CASES, "growth": list(dict.fromkeys(case for cases in GROWTH.values() for case in cases))}
     for section, cases in todo.items():
-        for case in cases:
+        for case in (case.scaled(args.scale) for case in cases):
+            if time.perf_counter() - start > args.until:
+                break
             title = f"{case.family if section == 'cases' else section}: {case.name}"
             known = args.missing and case.name in sections[section]
             if known or (args.only and not args.only.search(title)):

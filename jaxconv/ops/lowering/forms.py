@@ -26,6 +26,7 @@ class Form:
       fits: whether it computes this problem.
       ensemble: what it does with one: "no" program for it; "vmap": as it is made of matrix products and sums alone,
         it is batched; "own": it is for ensembles only.
+      adds: the roles in which it adds up results of several operations, which half types are then too narrow for.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Form:
     roles: Sequence[str]
     fits: Callable[[Problem], bool]
     ensemble: str = "no"
+    adds: Sequence[str] = ()
 
     def takes(self, p: Problem) -> bool:
         """Whether the form has a program for the problem."""
@@ -54,20 +56,20 @@ _ALL = (
     Form("laid out", laid_out, ("kernel",), _dense),
     Form("uneven", uneven, ("output",), lambda p: _dense(p) and p.geometry.rank > 1 and as_large(p)),
     Form("product", sums.product, ROLES, lambda p: _dense(p) and p.taps == 1, "vmap"),
-    Form("products", sums.products, ("output", "kernel"), _dense, "vmap"),
+    Form("products", sums.products, ("output", "kernel"), _dense, "vmap", ("output",)),
     Form("patches", sums.patches, ("output", "kernel"), lambda p: _dense(p) and p.taps > 1, "vmap"),
-    Form("crossed", sums.crossed, ("kernel",), _dense, "vmap"),
-    Form("tiles", sums.tiles, ("output", "kernel"), _dense, "vmap"),
-    Form("shifts", sums.shifts, ("output", "kernel"), lambda p: p.inner == 1, "vmap"),
+    Form("crossed", sums.crossed, ("kernel",), _dense, "vmap", ("kernel",)),
+    Form("tiles", sums.tiles, ("output", "kernel"), _dense, "vmap", ("kernel",)),
+    Form("shifts", sums.shifts, ("output", "kernel"), lambda p: p.inner == 1, "vmap", ("output", "kernel")),
     Form("turned", smaller.turned, ("input",), _unit_stride),
-    Form("phases", smaller.phases, ROLES, lambda p: not _unit_stride(p)),
+    Form("phases", smaller.phases, ROLES, lambda p: not _unit_stride(p), adds=("output", "kernel")),
     Form(
         "shuffled", smaller.shuffled, ROLES, lambda p: _dense(p) and not _unit_stride(p) and unit(p.geometry.dilation)
     ),
     Form("apart", smaller.apart, ROLES, lambda p: not _dense(p)),
     Form("blocks", smaller.blocks, ROLES, lambda p: not _dense(p) and smaller.block_size(p) > 1),
-    Form("slabs", smaller.slabs, ("output", "kernel"), lambda p: p.geometry.rank > 1),
-    Form("examples", smaller.examples, ROLES, lambda p: p.batch > 1),
+    Form("slabs", smaller.slabs, ("output", "kernel"), lambda p: p.geometry.rank > 1, adds=("output",)),
+    Form("examples", smaller.examples, ROLES, lambda p: p.batch > 1, adds=("kernel",)),
     Form("members", smaller.members, ROLES, lambda p: True, "own"),
 )
 FORMS = {form.name: form for form in _ALL}

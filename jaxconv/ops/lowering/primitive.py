@@ -7,6 +7,7 @@ program of its own on each platform: `jaxconv.ops.lowering.table` says which.
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -65,7 +66,8 @@ def convolve(
       geometry: how the windows lie.
       dtype: that of the result.
       precision: as in `jax.lax.conv_general_dilated`.
-      narrow: whether a cotangent may be rounded to its array's type since nothing is lost by it.
+      narrow: whether the result is rounded to the arrays' type afterwards: then a cotangent may be rounded to it since
+        nothing is lost, and an accelerator returns its sums rounded already.
     """
     first, second = _same_axes(first, second)
     if precision is None:
@@ -129,6 +131,10 @@ def program(platform: str | None, first: Array, second: Array, **params: Any) ->
     """Computes the primitive with ordinary operations, those that the table names for this platform."""
     role, geometry, dtype = params["role"], params["geometry"], params["dtype"]
     problem = problem_of(first, second, params)
+    if problem.half and params["narrow"] and platform != "cpu":
+        # The libraries of accelerators sum in float32 within themselves. Asked to return it, XLA:GPU would widen the
+        # arrays and run a float32 convolution.
+        problem = replace(problem, dtype=jnp.promote_types(first.dtype, second.dtype))
     if not all(isinstance(n, int) for n in (*first.shape, *second.shape)):
         return xla_form(problem, first, second).astype(dtype)  # a size that is a symbol, in an export
     if 0 in (*first.shape, *second.shape, *problem.shape(role)):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxconv.ops.lowering.forms import FORMS, XLA, Form
 from jaxconv.ops.lowering.problem import Array, Problem, others
@@ -205,9 +206,10 @@ def solve(platform: str | None, mode: Any, p: Problem, first: Array, second: Arr
     def smaller(p: Problem, first: Array, second: Array) -> Array:
         return solve(platform, mode, p, first, second, seen)
 
-    if choice.form is not XLA:
-        # Half types are widened for all but lax's own convolution.
-        first, second, p = first.astype(p.dtype), second.astype(p.dtype), replace(p, half=False)
+    native = p.half and platform != "cpu" and p.role not in choice.form.adds
+    if choice.form is not XLA and not native:
+        wide = jnp.promote_types(p.dtype, jnp.float32) if p.half else p.dtype
+        first, second, p = first.astype(wide), second.astype(wide), replace(p, half=False, dtype=wide)
     if p.ensemble and choice.form.ensemble == "vmap":
         single = replace(p, ensemble=0)
         return jax.vmap(lambda first, second: choice.form.function(single, first, second, smaller))(first, second)

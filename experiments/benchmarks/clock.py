@@ -1,0 +1,40 @@
+"""A clock for programs on a CPU and on an accelerator, where a call returns before its work is done."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+# The default backend as the tables of `jaxconv.ops.lowering` name it.
+PLATFORM = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+SAMPLE = 0.004  # seconds, of a sample on an accelerator
+Call = Callable[[], Any]
+
+
+def wait(result: Any) -> None:
+    """Returns when the result, JAX's or torch's, is computed."""
+    jax.block_until_ready(result)
+    if any(getattr(leaf, "is_cuda", False) for leaf in jax.tree.leaves(result)):
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def seconds(call: Call, times: int = 1) -> float:
+    """Returns what one of ``times`` calls takes that are made one behind the other."""
+    start = time.perf_counter()
+    for _ in range(times):
+        result = call()
+    wait(result)
+    return (time.perf_counter() - start) / times
+
+
+def repeats(once: float) -> int:
+    """Returns how many calls make a sample, of a program that takes so many seconds.
+
+    One on CPU. On an accelerator so many as take 4 ms, at most 40: the launch of one costs more than the work of a
+    small layer, and is hidden behind the work of those before.
+    """
+    return 1 if PLATFORM == "cpu" else max(1, min(40, math.ceil(SAMPLE / once)))
