@@ -7,7 +7,8 @@
 One process; the forms of a problem in turn A B C A B C, medians in ms, under plain `jax.jit` and under the options
 of `jaxconv.jit`. A form that is three times slower than the best at first sight is not timed further; "auto" is what
 the table chooses. Run it on an otherwise idle machine. On an accelerator a time is that of many calls one behind the
-other, and a form that does not compile is left out; ``--scale`` is so many times the examples.
+other, and a form that does not compile, or needs more than twice lax's memory, is left out; ``--scale`` is so many
+times the examples.
 """
 
 import argparse
@@ -18,7 +19,6 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from jaxconv.ops.lowering.problem import ROLES, Problem, others
 RESULTS = Path(__file__).parent / "results" / "forms.json"
 # An outer form, and the inner one by which what it leaves is computed.
 OUTER = ("", "phases", "shuffled", "slabs", "blocks", "apart")
-INNER = ("xla", "product", "products", "patches", "crossed", "tiles", "shifts", "laid out", "uneven")
+INNER = ("xla", "product", "products", "patches", "crossed", "tiles", "shifts", "sums", "laid out", "uneven")
 # Cases of vmap over both arrays: an ensemble, and the gradients of each example.
 ENSEMBLES = {
     "conv 32x28x28x1->6 k5": 8,
@@ -76,23 +76,33 @@ def candidates(p: Problem) -> dict[str, Any]:
     return found | {"auto": "auto"}
 
 
-def measure(p: Problem, options: dict[str, Any] | None, rounds: int, chosen: dict[str, Any]) -> dict[str, float]:
+def needs(program: Any) -> int:
+    """Returns the bytes of a compiled program's arguments, results and temporaries."""
+    memory = program.memory_analysis()
+    return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+
+
+def measure(p: Problem, options: dict[str, Any], rounds: int, chosen: dict[str, Any]) -> dict[str, float]:
     """Returns the median milliseconds of each form."""
     dtype = p.dtype if p.half and clock.PLATFORM != "cpu" else jnp.float32
     lead = (p.ensemble,) if p.ensemble else ()
     a, b = (jnp.asarray(noise((*lead, *p.shape(role)), i), dtype) for i, role in enumerate(others(p.role)))
 
-    def compiled(mode: Any) -> Callable[[], Any] | None:
+    def compiled(mode: Any) -> Any:
         function = jax.jit(lambda a, b: table.solve(clock.PLATFORM, mode, p, a, b), compiler_options=options)
         try:
-            return functools.partial(function.lower(a, b).compile(), a, b)
+            return function.lower(a, b).compile()
         except jax.errors.JaxRuntimeError:
             if clock.PLATFORM == "cpu":
                 raise
             return None
 
     with ThreadPoolExecutor(1 if clock.PLATFORM == "cpu" else None) as pool:
-        calls = {label: call for label, call in zip(chosen, pool.map(compiled, chosen.values()), strict=True) if call}
+        programs = dict(zip(chosen, pool.map(compiled, chosen.values()), strict=True))
+    if clock.PLATFORM != "cpu":
+        most = 2 * needs(programs["xla"])
+        programs = {label: program for label, program in programs.items() if program and needs(program) <= most}
+    calls = {label: functools.partial(program, a, b) for label, program in programs.items()}
     first: dict[str, float] = {}
     for label, call in calls.items():
         once = clock.seconds(call)

@@ -48,7 +48,7 @@ def test_the_forms_of_a_case_are_different_programs_of_it(role):
     problem = forms.problems(case)[role]
     found = forms.candidates(problem)
     assert {"xla", "auto"} <= set(found)
-    times = forms.measure(problem, None, 1, found)
+    times = forms.measure(problem, {}, 1, found)
     assert set(times) == set(found)
     assert min(times.values()) > 0
 

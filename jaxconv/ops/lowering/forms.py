@@ -61,6 +61,7 @@ _ALL = (
     Form("crossed", sums.crossed, ("kernel",), _dense, "vmap", ("kernel",)),
     Form("tiles", sums.tiles, ("output", "kernel"), _dense, "vmap", ("kernel",)),
     Form("shifts", sums.shifts, ("output", "kernel"), lambda p: p.inner == 1, "vmap", ("output", "kernel")),
+    Form("sums", sums.sums, ("kernel",), lambda p: p.inner == 1, "vmap", ("kernel",)),
     Form("turned", smaller.turned, ("input",), _unit_stride),
     Form("phases", smaller.phases, ROLES, lambda p: not _unit_stride(p), adds=("output", "kernel")),
     Form(

@@ -180,6 +180,13 @@ def shifts(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     return _sums_over_places(p, widened(first, p), second).reshape(p.shape("kernel"))
 
 
+def sums(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+    """Each channel by itself: for each tap, the sum over all places of what it sees times the output's gradient."""
+    axes = tuple(range(second.ndim - 1))
+    found = [jnp.sum(widened(seen, p) * second, axes) for _, seen in taps(p, first)]
+    return jnp.stack(found).reshape(p.shape("kernel"))
+
+
 def widened(seen: Array, p: Problem) -> Array:
     """Each channel as often as it has features."""
     return seen if p.outer == 1 else jnp.repeat(seen, p.outer, axis=-1)
