@@ -5,6 +5,7 @@ channels to 128, window 3x3, stride 2, padding 1, dilation 1, groups 1. Left out
 the padding is "SAME"; a pool's stride is its window and its padding "VALID".
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,10 +24,16 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 LETTERS = {"s": "stride", "p": "padding", "o": "output_padding", "d": "dilation", "g": "groups"}
 
 
-def noise(shape: Shape, seed: int) -> np.ndarray:
+def noise(shape: Shape, seed: int, dtype: str = "float32") -> jax.Array:
     """Returns normal random numbers; beyond four million they come again, since drawing them takes longer than all."""
     drawn = np.random.default_rng(seed).standard_normal(min(math.prod(shape), 1 << 22), np.float32)
-    return np.resize(drawn, shape)
+    return _again(jnp.asarray(drawn, dtype), shape)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _again(drawn: jax.Array, shape: Shape) -> jax.Array:
+    size = math.prod(shape)
+    return jnp.tile(drawn, -(-size // max(drawn.size, 1)))[:size].reshape(shape)
 
 
 class Window(NamedTuple):
@@ -129,10 +136,10 @@ class Case:
 
     def arrays(self, dtype: str = "float32") -> tuple[Any, ...]:
         """Returns x, and for a convolution a kernel that keeps the variance, of random numbers."""
-        x = jnp.asarray(noise(self.x, 0), dtype)
+        x = noise(self.x, 0, dtype)
         if self.kernel is None:
             return (x,)
-        return x, jnp.asarray(noise(self.kernel, 2) / math.sqrt(math.prod(self.kernel[:-1])), dtype)
+        return x, noise(self.kernel, 2, dtype) / jnp.sqrt(math.prod(self.kernel[:-1])).astype(dtype)
 
     def jaxconv(self, dtype: str | None = None) -> Call:
         """Returns the op of jaxconv as a function of arrays, and with a dtype its arrays."""
@@ -203,7 +210,7 @@ class Case:
         def tensor(array: Any, *, kernel: bool) -> Any:
             spatial = range(self.rank) if kernel else range(1, self.rank + 1)
             axes = (self.rank + 1, self.rank, *spatial) if kernel else (0, self.rank + 1, *spatial)
-            moved = torch.tensor(np.asarray(array, np.float32)).to(getattr(torch, dtype)).permute(axes)
+            moved = torch.from_dlpack(array).clone().permute(axes)  # on the device of JAX's
             formats = {2: torch.channels_last, 3: torch.channels_last_3d}
             return moved.contiguous(memory_format=formats.get(self.rank, torch.contiguous_format))
 

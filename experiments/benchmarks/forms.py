@@ -86,7 +86,7 @@ def measure(p: Problem, options: dict[str, Any], rounds: int, chosen: dict[str, 
     """Returns the median milliseconds of each form."""
     dtype = p.dtype if p.half and clock.PLATFORM != "cpu" else jnp.float32
     lead = (p.ensemble,) if p.ensemble else ()
-    a, b = (jnp.asarray(noise((*lead, *p.shape(role)), i), dtype) for i, role in enumerate(others(p.role)))
+    a, b = (noise((*lead, *p.shape(role)), i, jnp.dtype(dtype).name) for i, role in enumerate(others(p.role)))
 
     def compiled(mode: Any) -> Any:
         function = jax.jit(lambda a, b: table.solve(clock.PLATFORM, mode, p, a, b), compiler_options=options)

@@ -16,12 +16,14 @@ call is measured three times. On an accelerator a time is that of many calls one
 """
 
 import argparse
+import functools
 import json
 import math
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +90,63 @@ def with_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def compiled(jitted: Any, arguments: tuple[Any, ...]) -> tuple[Callable[[], Any], Found]:
-    """Compiles ahead of time; returns the call, and what compiling took and the program needs."""
+def built(jitted: Any, shapes: tuple[Any, ...]) -> tuple[Any, Found]:
+    """Compiles ahead of time; returns the program, and what compiling took and the program needs."""
     start = time.perf_counter()
-    program = jitted.lower(*arguments).compile()
+    program = jitted.lower(*shapes).compile()
     taken = time.perf_counter() - start
     memory = program.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes
     temporary = memory.temp_size_in_bytes
-    facts = {"compile_s": taken, "memory_mb": (held + temporary) / MEGA, "temporaries_mb": temporary / MEGA}
-    return lambda: program(*arguments), facts
+    return program, {"compile_s": taken, "memory_mb": (held + temporary) / MEGA, "temporaries_mb": temporary / MEGA}
+
+
+def compiled(jitted: Any, arguments: tuple[Any, ...]) -> tuple[Callable[[], Any], Found]:
+    """Returns the call with these arguments, and what `built` found."""
+    program, facts = built(jitted, arguments)
+    return functools.partial(program, *arguments), facts
+
+
+def prepare(case: Case, dtype: str) -> dict[str, dict[str, tuple[Any, Found]]]:
+    """Compiles the case's programs, by pass and candidate; where there are no options both jits are one."""
+    ours, theirs, shapes = case.jaxconv()[0], case.lax()[0], case.shapes(dtype)
+    options = helpful_options()
+    found = {}
+    for what in PASSES:
+        call, reference, arguments = ours, theirs, shapes
+        if what == "gradients":
+            call, reference = with_gradients(ours), with_gradients(theirs)
+            arguments = (jax.eval_shape(theirs, *shapes), *shapes)
+        jitted = {"lax": jax.jit(reference)}
+        if options:
+            jitted["lax, options"] = jax.jit(reference, compiler_options=options)
+        jitted["jaxconv"] = jax.jit(call)
+        if options:
+            jitted["jaxconv.jit"] = jc.jit(call)
+        found[what] = {name: built(function, arguments) for name, function in jitted.items()}
+    return found
+
+
+def all_prepared(cases: Sequence[Case], dtype: str, threads: int, until: float) -> Iterator[tuple[Case, Any]]:
+    """Yields each case with its programs: so many are compiled side by side, and none while one is measured.
+
+    On an accelerator, where forms are young, the error takes the programs' place if one does not compile.
+    """
+
+    def attempt(case: Case) -> Any:
+        try:
+            return prepare(case, dtype)
+        except jax.errors.JaxRuntimeError as error:
+            if clock.PLATFORM == "cpu":
+                raise
+            return str(error)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(cases), threads):
+            if time.perf_counter() > until:
+                return
+            some = cases[first : first + threads]
+            yield from zip(some, pool.map(attempt, some), strict=True)
 
 
 def torch_calls(case: Case, dtype: str, cotangent: Any) -> Calls:
@@ -106,12 +155,9 @@ def torch_calls(case: Case, dtype: str, cotangent: Any) -> Calls:
 
     torch.set_num_threads(os.cpu_count() or 1)
     torch.backends.cudnn.benchmark = True
-    device = "cpu" if clock.PLATFORM == "cpu" else "cuda"
     function, tensors = case.torch(dtype)
-    tensors = tuple(tensor.to(device) for tensor in tensors)
-    last = np.moveaxis(np.asarray(cotangent, np.float32), -1, 1)
     format = {2: torch.channels_last, 3: torch.channels_last_3d}.get(case.rank, torch.contiguous_format)
-    weight = torch.tensor(last).to(device, tensors[0].dtype).contiguous(memory_format=format)
+    weight = torch.from_dlpack(cotangent).clone().movedim(-1, 1).contiguous(memory_format=format)
     leaves = tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
 
     def forward() -> Any:
@@ -142,29 +188,17 @@ def _difference(a: Any, b: Any) -> Any:
     return jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))
 
 
-def measure(case: Case, dtype: str, seconds: float, rounds: int, peak: float, with_torch: bool) -> Found:
+def measure(case: Case, prepared: Any, dtype: str, seconds: float, rounds: int, peak: float, with_torch: bool) -> Found:
     """Returns all that is found out about one case; ``peak`` is the rate of a matrix product in GFLOP/s."""
-    ours, arrays = case.jaxconv(dtype)
-    theirs, _ = case.lax()
-    shape = jax.eval_shape(theirs, *arrays).shape
-    cotangent = jnp.asarray(noise(shape, 1), dtype)
-    options = helpful_options()
+    arrays = case.arrays(dtype)
+    cotangent = noise(jax.eval_shape(case.lax()[0], *arrays).shape, 1, dtype)
     peer = torch_calls(case, dtype, cotangent) if with_torch else {}
     found: Found = {"case": case.name, "family": case.family, "source": case.source, "gflop": 2e-9 * case.macs}
-    for what in PASSES:
+    for what, programs in prepared.items():
         gradients = what == "gradients"
         arguments = (cotangent, *arrays) if gradients else arrays
-        call, reference = map(with_gradients, (ours, theirs)) if gradients else (ours, theirs)
-        jitted = {
-            "lax": jax.jit(reference),
-            "lax, options": jax.jit(reference, compiler_options=options),
-            "jaxconv": jax.jit(call),
-            "jaxconv.jit": jc.jit(call),
-        }
-        if not options:  # Then both jits are one.
-            del jitted["lax, options"], jitted["jaxconv.jit"]
-        programs = {name: compiled(function, arguments) for name, function in jitted.items()}
-        calls = {name: call for name, (call, _) in programs.items()} | ({"torch": peer[what]} if peer else {})
+        calls: Calls = {name: functools.partial(program, *arguments) for name, (program, _) in programs.items()}
+        calls |= {"torch": peer[what]} if peer else {}
         expected = calls["lax"]()
         found[f"{what} difference"] = max(difference(calls[name](), expected) for name in OURS if name in calls)
         times = timed(calls, seconds / len(PASSES), rounds)
@@ -182,7 +216,7 @@ def measure(case: Case, dtype: str, seconds: float, rounds: int, peak: float, wi
                 row["gflops"] = found["gflop"] * (3 if gradients else 1) / row["median_ms"] * 1e3
                 row["share"] = row["gflops"] / peak
             found[what][name] = row
-        if not options:
+        if "jaxconv.jit" not in programs:
             found[what] |= {"lax, options": found[what]["lax"], "jaxconv.jit": found[what]["jaxconv"]}
     if case.scanned:
         found["scan"] = scan(case, dtype, seconds, rounds)
@@ -334,6 +368,10 @@ def figure(found: Found) -> Any:
     return picture
 
 
+def title(section: str, case: Case) -> str:
+    return f"{case.family if section == 'cases' else section}: {case.name}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("python -m experiments.benchmarks.layers")
     parser.add_argument("--rounds", type=int, default=40, help="at most")
@@ -343,6 +381,7 @@ def main() -> None:
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--scale", type=int, default=1, help="so many times the examples")
+    parser.add_argument("--threads", type=int, default=1, help="cases that are compiled side by side")
     parser.add_argument("--until", type=float, default=math.inf, help="seconds after which no further case is begun")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print the file's table, measure nothing")
@@ -356,7 +395,13 @@ def main() -> None:
             write(args.figure, png(figure(found)))
         return
     with_torch = not args.no_torch and clock.PLATFORM in ("cpu", "cuda")
-    head = {**environment(), "dtype": args.dtype, "options": helpful_options(), "scale": args.scale}
+    head = {
+        **environment(),
+        "dtype": args.dtype,
+        "options": helpful_options(),
+        "scale": args.scale,
+        "threads": args.threads,
+    }
     if with_torch:
         import torch
 
@@ -366,7 +411,7 @@ def main() -> None:
     if (args.only or args.missing) and args.out.exists():
         before = json.loads(args.out.read_text())
         rate = before["matrix_product_gflops"]
-        if any(before.get(key, 1) != head[key] for key in head):
+        if any(before.get(key, 1) != head[key] for key in head if key != "threads"):
             raise SystemExit(f"{args.out} is of another machine, version or type: give another --out")
         sections = {name: {case["case"]: case for case in before[name]} for name in sections}
     start = time.perf_counter()
@@ -375,21 +420,23 @@ def main() -> None:
     head |= {"rounds": args.rounds, "seconds": args.seconds, "matrix_product_gflops": rate or peak}
     todo = {"cases": CASES, "growth": list(dict.fromkeys(case for cases in GROWTH.values() for case in cases))}
     for section, cases in todo.items():
+        wanted = []
         for case in (case.scaled(args.scale) for case in cases):
-            if time.perf_counter() - start > args.until:
-                break
-            title = f"{case.family if section == 'cases' else section}: {case.name}"
             known = args.missing and case.name in sections[section]
-            if known or (args.only and not args.only.search(title)):
+            if not known and (args.only is None or args.only.search(title(section, case))):
+                wanted.append(case)
+        for case, prepared in all_prepared(wanted, args.dtype, args.threads, start + args.until):
+            if isinstance(prepared, str):
+                print(f"{title(section, case)} does not compile: {prepared}", flush=True)
                 continue
-            result = measure(case, args.dtype, args.seconds, args.rounds, peak, with_torch)
+            result = measure(case, prepared, args.dtype, args.seconds, args.rounds, peak, with_torch)
             sections[section][case.name] = result
             write_json(args.out, rounded(head | {name: list(entries.values()) for name, entries in sections.items()}))
             for what in PASSES:
                 times = {
                     name: f"{row['median_ms']:.2f} ms, {row['speedup']:.2f}x" for name, row in result[what].items()
                 }
-                print(f"{title}, {what}:", times, flush=True)
+                print(f"{title(section, case)}, {what}:", times, flush=True)
 
 
 if __name__ == "__main__":

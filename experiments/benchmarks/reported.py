@@ -60,7 +60,7 @@ def channels_first_in_a_loop() -> Programs:
 
 def gradients_of_examples() -> Programs:
     """The gradient of a small convolution for each of 300 examples."""
-    x, kernel = jnp.asarray(noise((300, 8, 5, 5, 1), 0)), jnp.asarray(noise((2, 2, 1, 1), 1))
+    x, kernel = noise((300, 8, 5, 5, 1), 0), noise((2, 2, 1, 1), 1)
     layout = ("NHWC", "HWIO", "NHWC")
 
     def gradients(conv: Callable[..., Any], x: Any, kernel: Any) -> Any:
@@ -169,7 +169,7 @@ def of_case(text: str, what: str, dtype: str) -> Programs:
     if what == "forward":
         return {"lax": (theirs, arrays), "jaxconv": (ours, arrays)}
     position = ("input", "kernel").index(what)
-    cotangent = jnp.asarray(noise(jax.eval_shape(theirs, *arrays).shape, 1), dtype)
+    cotangent = noise(jax.eval_shape(theirs, *arrays).shape, 1, dtype)
 
     def gradient(function: Callable[..., Any], cotangent: Any, *arrays: Any) -> Any:
         def of_one(array: Any) -> Any:
@@ -186,7 +186,7 @@ def torch_call(text: str, what: str, dtype: str) -> Callable[[], Any]:
     """Returns the case in torch."""
     case = parse(text)
     shape = jax.eval_shape(case.lax()[0], *case.shapes(dtype)).shape
-    return layers.torch_calls(case, dtype, jnp.asarray(noise(shape, 1), dtype))[what]
+    return layers.torch_calls(case, dtype, noise(shape, 1, dtype))[what]
 
 
 def measure(programs: Programs, peer: Callable[[], Any] | None, seconds: float) -> dict[str, Any]:
@@ -209,8 +209,8 @@ def measure(programs: Programs, peer: Callable[[], Any] | None, seconds: float) 
     return found
 
 
-def entries(report: Report, seconds: float, with_torch: bool) -> Iterator[dict[str, Any]]:
-    """Yields what is found of each program of a report."""
+def entries(report: Report, only: re.Pattern[str], seconds: float, with_torch: bool) -> Iterator[dict[str, Any]]:
+    """Yields what is found of each program of a report whose "issue: case" is wanted."""
     head = {"issue": report.issue, "says": report.says, "what": report.what, "dtype": report.dtype}
     if report.programs:
         yield {
@@ -219,6 +219,8 @@ def entries(report: Report, seconds: float, with_torch: bool) -> Iterator[dict[s
             "found": measure(report.programs(), None, seconds),
         }
     for text in report.cases:
+        if not only.search(f"{report.issue}: {text}"):
+            continue
         peer = torch_call(text, report.what, report.dtype) if with_torch else None
         yield {**head, "case": text, "found": measure(of_case(text, report.what, report.dtype), peer, seconds)}
 
@@ -239,7 +241,7 @@ def table(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m experiments.benchmarks.reported")
-    parser.add_argument("--only", type=re.compile, default=re.compile(""), help="regular expression in the issue")
+    parser.add_argument("--only", type=re.compile, default=re.compile(""), help='regular expression in "issue: case"')
     parser.add_argument("--seconds", type=float, default=2.0, help="for a program")
     parser.add_argument("--no-torch", action="store_true")
     name = "reported.json" if clock.PLATFORM == "cpu" else f"reported_{clock.PLATFORM}.json"
@@ -255,9 +257,9 @@ def main() -> None:
         before = json.loads(args.out.read_text())["reports"]
         found = {(entry["issue"], entry["case"], entry["dtype"]): entry for entry in before}
     for report in REPORTS:
-        if clock.PLATFORM not in report.platforms or not args.only.search(report.issue):
+        if clock.PLATFORM not in report.platforms:
             continue
-        for entry in entries(report, args.seconds, not args.no_torch):
+        for entry in entries(report, args.only, args.seconds, not args.no_torch):
             found[entry["issue"], entry["case"], entry["dtype"]] = layers.rounded(entry)
             print(
                 entry["issue"], entry["case"], {k: v.get("median_ms", v) for k, v in entry["found"].items()}, flush=True

@@ -31,7 +31,8 @@ from jaxconv.ops.arrays import (
     spatial_sizes,
     window_tuple,
 )
-from jaxconv.ops.lowering.maxima import CHAIN, Best, window_maxima
+from jaxconv.ops.lowering import maxima
+from jaxconv.ops.lowering.maxima import CHAIN, Best
 from jaxconv.ops.lowering.primitive import lowering_mode
 
 
@@ -116,9 +117,7 @@ def pool_maxima(x: Best, windows: _Windows) -> Best:
         return (_reduced(x[0], windows, lax.max, _lowest(x[0].dtype)),)
     # Last axis first: then the first maximum in row-major order is the one that stays.
     axes = zip(windows.window, windows.stride, windows.dilation, windows.out, strict=True)
-    for back, numbers in enumerate(reversed(list(axes)), 2):
-        x = window_maxima(x, -back, *numbers)
-    return x
+    return maxima.maxima(x, [maxima.Windows(-back, *numbers) for back, numbers in enumerate(reversed(list(axes)), 2)])
 
 
 def max_pool(
@@ -521,7 +520,8 @@ def _bin_maxima(x: Array, axis: int, bins: Sequence[tuple[int, int]]) -> Array:
     first = {}
     for length in lengths:
         first[length] = sum(run.shape[axis] for run in runs)
-        runs.append(window_maxima((x,), axis, length, 1, 1, n - length + 1)[0])
+        windows = maxima.Windows(axis, length, 1, 1, n - length + 1)
+        runs.append(maxima.maxima((x,), [windows])[0])
     picks = np.array([first[stop - start] + start for start, stop in bins])
     return jnp.take(jnp.concatenate(runs, axis), picks, axis, mode="clip")
 

@@ -8,6 +8,7 @@ import jax
 from jax.extend.core import jaxprs_in_params
 
 from jaxconv.ops.lowering import table
+from jaxconv.ops.lowering.maxima import best_p
 from jaxconv.ops.lowering.primitive import conv_p, problem_of
 from jaxconv.ops.lowering.problem import Shape
 
@@ -105,20 +106,20 @@ def _rows(jaxpr: Any, inside: tuple[str, ...], platform: str) -> Iterator[Explai
             yield Explained(f"lax.{eqn.primitive.name}", shapes, inside, "xla", "lax's own, not jaxconv's", 0)
         name = eqn.params.get("name", eqn.primitive.name)
         if name in _POOLS:
-            yield _pool(eqn, inside)
+            yield _pool(eqn, inside, platform)
             continue
         for inner in jaxprs_in_params(eqn.params):
             yield from _rows(inner, (*inside, name if isinstance(name, str) else eqn.primitive.name), platform)
 
 
-def _pool(eqn: Any, inside: tuple[str, ...]) -> Explained:
+def _pool(eqn: Any, inside: tuple[str, ...], platform: str) -> Explained:
     names = {e.primitive.name for e in eqn.params["jaxpr"].jaxpr.eqns}
-    by_lax = any(name.startswith(("reduce_window", "select_and_scatter")) for name in names)
-    form, why = (
-        ("xla", "lax's own windows: asked for, or they lie side by side")
-        if by_lax
-        else ("slices", "of its taps; on CPU faster than lax's windows: layers.json")
-    )
+    if any(name.startswith(("reduce_window", "select_and_scatter")) for name in names):
+        form, why = "xla", "lax's own windows: asked for, or they lie side by side"
+    elif best_p.name in names and platform == "cuda":
+        form, why = "xla", "lax's own windows; the gradient knows which tap won: layers_cuda.json"
+    else:
+        form, why = "slices", "of its taps; on CPU faster than lax's windows: layers.json"
     return Explained(_POOLS[eqn.params["name"]], (eqn.invars[0].aval.shape,), inside, form, why, 0)
 
 

@@ -1,23 +1,40 @@
-"""The best of each window along one axis, and a derivative that remembers which tap it was."""
+"""The best of each window, and a derivative that remembers which tap it was."""
 
 import functools
-from typing import Any
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, xla
 
-from jaxconv.ops.arrays import slice_axis
+from jaxconv.ops.arrays import pad_axes, slice_axis
 from jaxconv.ops.lowering.primitive import by_itself, register
 from jaxconv.ops.lowering.problem import Array
 from jaxconv.ops.lowering.windows import total
 
 # A window up to this long is a chain of slices, one a tap; a longer one is built by doubling.
 CHAIN = 8
+# On CUDA windows of all axes are looked through at once if no element is seen by more of them, or has more taps.
+COVER, JOINT = 9, 64
 
 # An element is its value, and behind it perhaps its index, negative in the padding: that never wins a tie.
 Best = tuple[Array, ...]
+
+
+class Windows(NamedTuple):
+    """How ``out`` windows lie along one axis, counted from the end, which they just cover."""
+
+    axis: int
+    taps: int
+    stride: int
+    dilation: int
+    out: int
 
 
 def _better(first: Best, second: Best) -> Best:
@@ -34,67 +51,218 @@ def _better(first: Best, second: Best) -> Best:
     return tuple(jnp.where(take, q, p) for p, q in zip(first, second, strict=True))
 
 
-def _seen(a: Array, tap: int, axis: int, stride: int, dilation: int, out: int) -> Array:
-    """What a tap sees of ``out`` windows."""
-    start = tap * dilation
-    return slice_axis(a, axis, start, start + (out - 1) * stride + 1, stride)
+def _seen(a: Array, tap: int, w: Windows) -> Array:
+    """What a tap sees of the windows."""
+    start = tap * w.dilation
+    return slice_axis(a, w.axis, start, start + (w.out - 1) * w.stride + 1, w.stride)
 
 
-def window_maxima(x: Best, axis: int, taps: int, stride: int, dilation: int, out: int) -> Best:
-    """Returns the best element of each of ``out`` windows along one axis, counted from the end."""
-    if taps <= CHAIN:
-        found = best_p.bind(*x, tell=False, axis=axis, taps=taps, stride=stride, dilation=dilation, out=out)
-        return tuple(found)
-    # The best of 2n taps is the better of two bests of n: log(taps) steps. The last two may overlap: no max minds.
+def maxima(x: Best, axes: Sequence[Windows]) -> Best:
+    """Returns the best element of each window; of equal ones the first in row-major order.
+
+    Args:
+      x: the elements.
+      axes: the windows along each axis, the last axis first.
+    """
+    for short, group in itertools.groupby(axes, lambda w: w.taps <= CHAIN):
+        some = tuple(group)
+        x = tuple(best_p.bind(*x, tell=False, axes=some)) if short else functools.reduce(_doubled, some, x)
+    return x
+
+
+def _doubled(x: Best, w: Windows) -> Best:
+    """The best of 2n taps is the better of two bests of n: log(taps) steps. The last two may overlap: no max minds."""
     covered = 1
-    while covered < taps:
-        step = min(covered, taps - covered)
-        count = x[0].shape[axis] - step * dilation
-        x = _better(*(tuple(_seen(a, n, axis, 1, dilation, count) for a in x) for n in (0, step)))
+    while covered < w.taps:
+        step = min(covered, w.taps - covered)
+        near = w._replace(stride=1, out=x[0].shape[w.axis] - step * w.dilation)
+        x = _better(*(tuple(_seen(a, n, near) for a in x) for n in (0, step)))
         covered += step
-    return tuple(_seen(a, 0, axis, stride, dilation, out) for a in x)
+    return tuple(_seen(a, 0, w) for a in x)
 
 
-# A chain of selections, one a tap. Its derivative wants the winning taps, int8, behind the others: ``tell``. It is a
-# primitive so that on CPU these are computed once, by themselves: the compiler would find them again for each window
-# that sees an element.
+# Three primitives, so that each platform computes them its own way. ``best`` are selections; with ``tell`` it also
+# returns the winning taps, int8, an array for each axis, which only ``pick`` and ``place`` read: these take a tangent
+# to the windows from the winners, and a cotangent back to them. Each is the transpose of the other.
 best_p = Primitive("jaxconv_best")
 best_p.multiple_results = True
+pick_p = Primitive("jaxconv_pick")
+place_p = Primitive("jaxconv_place")
 
 
-def _program(platform: str | None, *x: Array, tell: bool, taps: int, **where: int) -> Best:
-    def compute() -> Best:
-        rows = [tuple(_seen(a, tap, **where) for a in x) for tap in range(taps)]
-        if tell:  # Where there is no index, the tap takes its place, and is never negative.
-            rows = [(*row, jnp.full_like(row[0], tap, jnp.int8)) for tap, row in enumerate(rows)]
-        return functools.reduce(_better, rows)
+def _joint(platform: str | None, axes: Sequence[Windows]) -> bool:
+    """Whether the platform's programs look through the windows of all axes at once.
 
-    sizes = (where["out"], *x[0].shape)
-    if tell and platform == "cpu" and all(isinstance(n, int) and n > 0 for n in sizes):
-        return by_itself(compute, x[0])
-    return compute()
+    On an NVIDIA H200, forward and gradient: 1024x32x32x64 k2 0.31 ms, axis by axis 0.50, lax 0.55.
+    """
+    taps, cover = math.prod(w.taps for w in axes), math.prod(-(-w.taps // w.stride) for w in axes)
+    return platform == "cuda" and taps <= JOINT and cover <= COVER and all(w.dilation == 1 for w in axes)
 
 
-def _jvp(primals: Any, tangents: Any, **params: Any) -> Any:
-    *best, tap = best_p.bind(*primals, **params | {"tell": True})
-    where = {name: params[name] for name in ("axis", "stride", "dilation", "out")}
-    moved: list[Any] = [ad.Zero(jax.typeof(a).to_tangent_aval()) for a in best]
+def _joint_taps(axes: Sequence[Windows]) -> Iterator[dict[Windows, int]]:
+    """The taps of a window of several axes, row-major."""
+    rows = sorted(axes, key=lambda w: w.axis)
+    for index in itertools.product(*(range(w.taps) for w in rows)):
+        yield dict(zip(rows, index, strict=True))
+
+
+def _seen_by(a: Array, taps: dict[Windows, int]) -> Array:
+    for w, tap in taps.items():
+        a = _seen(a, tap, w)
+    return a
+
+
+def _chain(rows: list[Best], tell: bool) -> Best:
+    """The best of the rows, and with ``tell`` which it was: it takes the index's place and is never negative."""
+    if tell:
+        rows = [(*row, jnp.full_like(row[0], n, jnp.int8)) for n, row in enumerate(rows)]
+    return functools.reduce(_better, rows)
+
+
+def _best(platform: str | None, *x: Array, tell: bool, axes: tuple[Windows, ...]) -> Best:
+    if platform == "cuda" and not tell and len(x) == 1:
+        return (_by_lax(x[0], axes),)
+    if _joint(platform, axes):
+        found = _chain([tuple(_seen_by(a, taps) for a in x) for taps in _joint_taps(axes)], tell)
+        # The last array holds the taps of all axes.
+        best, won = found[: len(x)], found[len(x) :]
+        return (*best, *(jnp.zeros(shape, jnp.int8) for shape in _shapes(x[0].shape, axes)[: -len(won)]), *won)
+    told: Best = ()
+    for w in axes:
+
+        def compute(x: Best = x, w: Windows = w) -> Best:
+            return _chain([tuple(_seen(a, tap, w) for a in x) for tap in range(w.taps)], tell)
+
+        # On CPU the taps are found once, by themselves: the compiler would find them again for each reader.
+        sized = all(isinstance(n, int) and n > 0 for n in (w.out, *x[0].shape))
+        found = by_itself(compute, x[0]) if tell and platform == "cpu" and sized else compute()
+        x, told = tuple(found[: len(x)]), (*told, *found[len(x) :])
+    return (*x, *told)
+
+
+def _by_lax(x: Array, axes: Sequence[Windows]) -> Array:
+    """lax's maxima: one pass over all axes."""
+    one = dict.fromkeys(range(-x.ndim, 0), 1)
+    window, stride, dilation = (tuple((one | {w.axis: w[i] for w in axes}).values()) for i in (1, 2, 3))
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    lowest = np.asarray(-np.inf if floating else jnp.iinfo(x.dtype).min, x.dtype)
+    return lax.reduce_window(x, lowest, lax.max, window, stride, "VALID", window_dilation=dilation)
+
+
+def _shapes(shape: Sequence[int], axes: Sequence[Windows]) -> list[tuple[int, ...]]:
+    """The shapes after each axis."""
+    found, left = [], list(shape)
+    for w in axes:
+        left[w.axis] = w.out
+        found.append(tuple(left))
+    return found
+
+
+def _pick(platform: str | None, t: Array, *taps: Array, axes: tuple[Windows, ...], size: tuple[int, ...]) -> Array:
+    """What the winners hold of ``t``."""
+    zero = jnp.zeros((), t.dtype)
+    if _joint(platform, axes):
+        return total(jnp.where(taps[-1] == n, _seen_by(t, at), zero) for n, at in enumerate(_joint_taps(axes)))
+    for w, tap in zip(axes, taps, strict=True):
+        t = total(jnp.where(tap == n, _seen(t, n, w), zero) for n in range(w.taps))
+    return t
+
+
+def _place(platform: str | None, y: Array, *taps: Array, axes: tuple[Windows, ...], size: tuple[int, ...]) -> Array:
+    """Lays ``y`` down where the winners are, and adds up what falls together."""
+    if _joint(platform, axes):
+        return _covered(y, taps[-1], axes, size)
+    zero = jnp.zeros((), y.dtype)
+    for w, length, tap in reversed(list(zip(axes, size, taps, strict=True))):
+        y = total(_unseen(jnp.where(tap == n, y, zero), n, w, length) for n in range(w.taps))
+    return y
+
+
+def _unseen(a: Array, tap: int, w: Windows, length: int) -> Array:
+    """Puts what a tap sees of the windows back where it is, among zeros."""
+    start, span = tap * w.dilation, (w.out - 1) * w.stride + 1
+    config = [(0, 0, 0)] * a.ndim
+    config[w.axis] = (start, length - start - span, w.stride - 1)
+    return lax.pad(a, jnp.zeros((), a.dtype), config)
+
+
+def _covered(y: Array, won: Array, axes: Sequence[Windows], size: Sequence[int]) -> Array:
+    """For each element, the sum over the windows that cover it.
+
+    Element ``a * stride + r`` is tap ``r + j * stride`` of the window ``a - j``. So with an axis for ``r`` behind that
+    of the windows there is a term for each ``j``: the map of windows, shifted, compared and spread.
+    """
+    order = sorted(range(len(axes)), key=lambda i: axes[i].axis)
+    rows, lengths = [axes[i] for i in order], [size[i] for i in order]
+    counts = [-(-n // w.stride) for n, w in zip(lengths, rows, strict=True)]
+    lead = y.shape[: y.ndim + rows[0].axis]
+    terms = []
+    for index in itertools.product(*(range(-(-w.taps // w.stride)) for w in rows)):
+        wanted, none = np.zeros((), np.int32), np.zeros((), bool)
+        for i, (j, w) in enumerate(zip(index, rows, strict=True)):
+            tap = np.arange(w.stride) + j * w.stride
+            tap = tap.reshape(-1, *(1,) * (2 * (len(rows) - 1 - i) + 1))
+            wanted, none = wanted * w.taps + tap, none | (tap >= w.taps)
+        wanted = np.where(none, -2, wanted).astype(np.int8)
+        pads = [(j, count - w.out - j) for j, count, w in zip(index, counts, rows, strict=True)]
+        spread = (*lead, *itertools.chain(*((count, 1) for count in counts)), y.shape[-1])
+        values, taps = (pad_axes(a, pads, fill).reshape(spread) for a, fill in ((y, 0), (won, -1)))
+        terms.append(jnp.where(taps == wanted, values, jnp.zeros((), y.dtype)))
+    filled = total(terms).reshape(*lead, *(n * w.stride for n, w in zip(counts, rows, strict=True)), y.shape[-1])
+    return pad_axes(filled, [(0, n - count * w.stride) for n, count, w in zip(lengths, counts, rows, strict=True)])
+
+
+def _best_jvp(primals: Any, tangents: Any, *, tell: bool, axes: tuple[Windows, ...]) -> Any:
+    found = best_p.bind(*primals, tell=True, axes=axes)
+    best, taps = found[: len(primals)], found[len(primals) :]
+    results = found if tell else best
+    moved: list[Any] = [ad.Zero(jax.typeof(a).to_tangent_aval()) for a in results]
     if type(tangents[0]) is not ad.Zero:
-        seen = [_seen(tangents[0], n, **where) for n in range(params["taps"])]
-        moved[0] = total(jnp.where(tap == n, a, jnp.zeros_like(a)) for n, a in enumerate(seen))
-    if params["tell"]:
-        return [*best, tap], [*moved, ad.Zero(jax.typeof(tap).to_tangent_aval())]
-    return best, moved
+        size = tuple(primals[0].shape[w.axis] for w in axes)
+        moved[0] = pick_p.bind(tangents[0], *taps, axes=axes, size=size)
+    return results, moved
 
 
-def _batch(args: Any, dims: Any, **params: Any) -> Any:
-    lanes = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
-    found = best_p.bind(*(batching.bdim_at_front(a, d, lanes) for a, d in zip(args, dims, strict=True)), **params)
-    return found, [0] * len(found)
+def _linear(primitive: Primitive, transpose: Primitive) -> None:
+    """Sets the derivatives of a primitive that is linear in its first operand."""
+
+    def jvp(primals: Any, tangents: Any, **params: Any) -> Any:
+        y = primitive.bind(*primals, **params)
+        if type(tangents[0]) is ad.Zero:
+            return y, ad.Zero(jax.typeof(y).to_tangent_aval())
+        return y, primitive.bind(tangents[0], *primals[1:], **params)
+
+    def transposed(cotangent: Any, t: Any, *taps: Any, **params: Any) -> Any:
+        nothing = [None] * len(taps)
+        if type(cotangent) is ad.Zero:
+            return [ad.Zero(t.aval), *nothing]
+        return [transpose.bind(cotangent, *taps, **params), *nothing]
+
+    ad.primitive_jvps[primitive] = jvp
+    ad.primitive_transposes[primitive] = transposed
 
 
-best_p.def_impl(functools.partial(xla.apply_primitive, best_p))
-best_p.def_abstract_eval(lambda *x, **params: jax.make_jaxpr(functools.partial(_program, None, **params))(*x).out_avals)
-ad.primitive_jvps[best_p] = _jvp
-batching.primitive_batchers[best_p] = _batch
-register(best_p, _program)
+def _define(primitive: Primitive, program: Any) -> None:
+    """Sets what the program of each platform gives: the type, the batching, the lowering."""
+
+    def typed(*arrays: Any, **params: Any) -> Any:
+        found = jax.make_jaxpr(functools.partial(program, None, **params))(*arrays).out_avals
+        return found if primitive.multiple_results else found[0]
+
+    def batched(args: Any, dims: Any, **params: Any) -> Any:
+        lanes = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+        moved = (batching.bdim_at_front(a, d, lanes) for a, d in zip(args, dims, strict=True))
+        found = primitive.bind(*moved, **params)
+        return (found, [0] * len(found)) if primitive.multiple_results else (found, 0)
+
+    primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
+    primitive.def_abstract_eval(typed)
+    batching.primitive_batchers[primitive] = batched
+    register(primitive, program)
+
+
+ad.primitive_jvps[best_p] = _best_jvp
+_linear(pick_p, place_p)
+_linear(place_p, pick_p)
+for _primitive, _program in ((best_p, _best), (pick_p, _pick), (place_p, _place)):
+    _define(_primitive, _program)

@@ -38,7 +38,13 @@ def products(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """A matrix product for each tap: summed for the output, side by side for the kernel."""
     if p.role == "output":
         return total(dot(p, seen, second[index]) for index, seen in taps(p, first))
-    found = [dot_over_places(p, seen, second) for _, seen in taps(p, first)]
+    x = pad_axes(first, p.geometry.padding)
+    found: list[Array] = []
+    for index in itertools.product(*(range(f) for f in p.geometry.window)):
+        if found and not unit(p.geometry.dilation):
+            # One after the other: XLA:GPU would lay out at once what all taps see.
+            x, found[-1] = lax.optimization_barrier((x, found[-1]))
+        found.append(dot_over_places(p, seen_by(x, p.geometry, index), second))
     return jnp.stack(found).reshape(p.shape("kernel"))
 
 

@@ -172,7 +172,76 @@ CPU = (
         "lax's, around YNNPACK: 8x56x56x64->64 k3 in layers.json",
     ),
 )
-ROWS: dict[str, tuple[Row, ...]] = {"cpu": CPU}
+
+
+def _odd(p: Problem) -> bool:
+    """A depthwise convolution that cuDNN has no fast program for."""
+    g = p.geometry
+    return g.rank == 1 or max(g.dilation) > 1 or p.outer > 1 or any(f % 2 == 0 for f in g.window)
+
+
+def _padded_apart(p: Problem) -> bool:
+    """Padding that XLA:GPU lays out beforehand: of different sides, or as wide as the window."""
+    g = p.geometry
+    full = all(low == high == r for (low, high), r in zip(g.padding, g.reach, strict=True))
+    return full or any(low != high for low, high in g.padding)
+
+
+# Measured on an NVIDIA H200 with jaxlib 0.11.2, float32 with TF32 and bfloat16; times are those of
+# results/forms_cuda.json in experiments/benchmarks, of 16 times the examples of layers.json.
+CUDA = (
+    Row(
+        FORMS["phases"],
+        lambda p: _narrow(p) and p.outer == 1 and _strided(p) and p.role == "input",
+        "depthwise, each phase by itself: back from 128x56x56x64 k4 s2 0.18 ms, lax 2.3",
+    ),
+    Row(
+        FORMS["turned"],
+        lambda p: _narrow(p) and p.outer == 1 and p.taps <= 16 and (_odd(p) or _padded_apart(p)),
+        "depthwise, with the kernel turned round, as the way forth",
+    ),
+    Row(
+        FORMS["shifts"],
+        lambda p: _narrow(p) and p.role == "output" and p.taps <= 16 and (_odd(p) or _padded_apart(p)),
+        "depthwise where cuDNN is slow, a sum of shifted maps: 128x56x56x64 k3 d2 0.18 ms, lax 1.5",
+    ),
+    Row(
+        FORMS["sums"],
+        lambda p: _narrow(p) and p.taps <= 16 and _odd(p),
+        "depthwise where cuDNN is slow, a sum over places for each tap: 128x56x56x64 k3 d2 0.37 ms, lax 88",
+    ),
+    Row(
+        FORMS["apart"],
+        lambda p: p.taps == 1 and p.geometry.groups <= UNROLLED,
+        "each group by itself, a matrix product: 128x28x28x240 k1 g3 0.21 ms, lax 0.34",
+    ),
+    Row(
+        FORMS["product"],
+        lambda p: not _strided(p) and p.ensemble == 0,
+        "a matrix product: 128x56x56x64->256 in bfloat16 0.08 ms, lax 0.10; its input's gradient 0.11, lax 0.22",
+    ),
+    Row(
+        FORMS["shuffled"],
+        lambda p: _thin(p) and p.geometry.rank > 1 and p.taps >= math.prod(p.geometry.stride),
+        "few channels, the phases as channels: 128x224x224x3->64 k7 s2 0.51 ms, lax 0.88",
+    ),
+    Row(
+        FORMS["shuffled"],
+        lambda p: _filled(p) == 1 and p.geometry.rank > 1 and min(p.geometry.stride) >= 4,
+        "wide strides, the phases as channels: back from 128x14x14x21 k32 s16 0.66 ms, lax 7.5",
+    ),
+    Row(
+        FORMS["shuffled"],
+        lambda p: _tiled(p) and not p.half and p.role != "kernel",
+        "windows side by side, a matrix product: 128x56x56x96->192 k2 s2 0.17 ms, lax 0.23",
+    ),
+    Row(
+        FORMS["products"],
+        lambda p: p.role == "kernel" and max(p.geometry.dilation) > 1 and p.taps <= 9 and not _strided(p),
+        "a dilated kernel's gradient, a product for each tap: 128x32x32x128 k3 d4 0.60 ms, lax 2.8",
+    ),
+)
+ROWS: dict[str, tuple[Row, ...]] = {"cpu": CPU, "cuda": CUDA}
 
 
 def choose(p: Problem, platform: str | None, mode: Any) -> Choice:

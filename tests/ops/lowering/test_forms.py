@@ -31,6 +31,7 @@ NEEDS: dict[str, dict[str, int]] = {
     "crossed": {"groups": 1},
     "tiles": {"groups": 1},
     "shifts": {"inner": 1},
+    "sums": {"inner": 1},
     "turned": {"stride": 1},
     "phases": {"stride": 2},
     "shuffled": {"stride": 2, "groups": 1, "dilation": 1},
