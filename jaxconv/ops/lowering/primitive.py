@@ -130,7 +130,7 @@ def problem_of(first: Any, second: Any, params: dict[str, Any]) -> Problem:
 def program(platform: str | None, first: Array, second: Array, **params: Any) -> Array:
     """Computes the primitive with ordinary operations, those that the table names for this platform."""
     role, geometry, dtype = params["role"], params["geometry"], params["dtype"]
-    problem = problem_of(first, second, params)
+    problem = replace(problem_of(first, second, params), platform=platform)
     if problem.half and params["narrow"] and platform != "cpu":
         # The libraries of accelerators sum in float32 within themselves. Asked to return it, XLA:GPU would widen the
         # arrays and run a float32 convolution.

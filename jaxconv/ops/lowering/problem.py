@@ -69,6 +69,7 @@ class Problem:
       ensemble: how many independent convolutions of this kind there are, or 0 if the arrays lack the axis.
       precision: of products, as in `jax.lax.conv_general_dilated`.
       ynnpack: whether XLA:CPU may hand convolutions to YNNPACK, as it does unless it is told not to.
+      platform: the one that the program is for, as JAX names it, or None for any.
     """
 
     role: str
@@ -81,6 +82,7 @@ class Problem:
     ensemble: int = 0
     precision: Any = None
     ynnpack: bool = True
+    platform: str | None = None
 
     @property
     def inner(self) -> int:

@@ -19,19 +19,24 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 @dataclass(frozen=True)
 class Choice:
-    """A form, and why it is taken."""
+    """A form, why it is taken, and the forms for what it leaves, if not the table's."""
 
     form: Form
     why: str
+    then: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Row:
-    """A form, the problems that it is taken for among those that it fits, and the measurement that says so."""
+    """A form, the problems that it is taken for among those that it fits, and the measurement that says so.
+
+    ``then`` are the forms for what it leaves to others, the first that fits or lax's; without it the table chooses.
+    """
 
     form: Form
     when: Callable[[Problem], bool]
     why: str
+    then: tuple[str, ...] = ()
 
 
 def _always(p: Problem) -> bool:
@@ -180,65 +185,75 @@ def _odd(p: Problem) -> bool:
     return g.rank == 1 or max(g.dilation) > 1 or p.outer > 1 or any(f % 2 == 0 for f in g.window)
 
 
-def _padded_apart(p: Problem) -> bool:
-    """Padding that XLA:GPU lays out beforehand: of different sides, or as wide as the window."""
-    g = p.geometry
-    full = all(low == high == r for (low, high), r in zip(g.padding, g.reach, strict=True))
-    return full or any(low != high for low, high in g.padding)
+def _uneven(p: Problem) -> bool:
+    """The sides are padded differently, which XLA:GPU lays out beforehand."""
+    return any(low != high for low, high in p.geometry.padding)
 
 
-# Measured on an NVIDIA H200 with jaxlib 0.11.2, float32 with TF32 and bfloat16; times are those of
-# results/forms_cuda.json in experiments/benchmarks, of 16 times the examples of layers.json.
+# Measured on an NVIDIA H200 with jaxlib 0.11.2, float32 (its products in TF32) and bfloat16. Times are those of
+# results/layers_cuda.json in experiments/benchmarks, forward or with the gradients, or else of the file that is named.
 CUDA = (
     Row(
         FORMS["phases"],
-        lambda p: _narrow(p) and p.outer == 1 and _strided(p) and p.role == "input",
-        "depthwise, each phase by itself: back from 128x56x56x64 k4 s2 0.18 ms, lax 2.3",
+        lambda p: _narrow(p) and p.outer == 1 and p.role == "input" and (_odd(p) or not p.half),
+        "depthwise, each phase by itself: back from 256x56x56x64 k4 s2 0.35 ms, lax 4.7",
+        then=("turned", "shifts"),
     ),
     Row(
         FORMS["turned"],
-        lambda p: _narrow(p) and p.outer == 1 and p.taps <= 16 and (_odd(p) or _padded_apart(p)),
-        "depthwise, with the kernel turned round, as the way forth",
+        lambda p: _narrow(p) and p.outer == 1 and p.taps <= 16 and (_odd(p) or _uneven(p)),
+        "depthwise, with the kernel turned round: 128x56x56x64 k3 d2 0.18 ms, lax 1.5, in forms_cuda.json",
+        then=("shifts",),
     ),
     Row(
         FORMS["shifts"],
-        lambda p: _narrow(p) and p.role == "output" and p.taps <= 16 and (_odd(p) or _padded_apart(p)),
-        "depthwise where cuDNN is slow, a sum of shifted maps: 128x56x56x64 k3 d2 0.18 ms, lax 1.5",
+        lambda p: _narrow(p) and p.role == "output" and p.taps <= 16 and (_odd(p) or _uneven(p)),
+        "depthwise where cuDNN is slow, a sum of shifted maps: 256x56x56x64 k3 d2 0.41 ms, lax 2.9",
     ),
     Row(
         FORMS["sums"],
         lambda p: _narrow(p) and p.taps <= 16 and _odd(p),
-        "depthwise where cuDNN is slow, a sum over places for each tap: 128x56x56x64 k3 d2 0.37 ms, lax 88",
+        "depthwise where cuDNN is slow, for each tap a sum over places: 128x56x56x64 k3 d2 0.37 ms, lax 88, in "
+        "forms_cuda.json",
     ),
     Row(
         FORMS["apart"],
         lambda p: p.taps == 1 and p.geometry.groups <= UNROLLED,
-        "each group by itself, a matrix product: 128x28x28x240 k1 g3 0.21 ms, lax 0.34",
+        "each group by itself, a matrix product: 256x28x28x240 k1 g3 0.38 ms, lax 0.49",
+        then=("product",),
     ),
     Row(
         FORMS["product"],
-        lambda p: not _strided(p) and p.ensemble == 0,
-        "a matrix product: 128x56x56x64->256 in bfloat16 0.08 ms, lax 0.10; its input's gradient 0.11, lax 0.22",
+        lambda p: p.half and p.role == "output" and not _strided(p) and p.ensemble == 0,
+        "a matrix product of half types: 256x56x56x256->128 0.17 ms, lax 0.19, in layers_cuda_bfloat16.json",
     ),
     Row(
         FORMS["shuffled"],
-        lambda p: _thin(p) and p.geometry.rank > 1 and p.taps >= math.prod(p.geometry.stride),
-        "few channels, the phases as channels: 128x224x224x3->64 k7 s2 0.51 ms, lax 0.88",
+        lambda p: (
+            _thin(p)
+            and p.geometry.rank == 2
+            and p.taps >= math.prod(p.geometry.stride)
+            and (p.half or p.role == "input" or _filled(p) <= 1.4)
+        ),
+        "few channels, the phases as channels: 256x224x224x3->96 k4 s4 0.27 ms, lax 0.40; gradients 0.61, lax 1.6",
+        then=("product",),
     ),
     Row(
         FORMS["shuffled"],
-        lambda p: _filled(p) == 1 and p.geometry.rank > 1 and min(p.geometry.stride) >= 4,
-        "wide strides, the phases as channels: back from 128x14x14x21 k32 s16 0.66 ms, lax 7.5",
+        lambda p: _filled(p) == 1 and p.geometry.rank == 2 and min(p.geometry.stride) >= 4,
+        "wide strides, the phases as channels: back from 256x14x14x21 k32 s16 1.2 ms, lax 14",
+        then=("product",),
     ),
     Row(
         FORMS["shuffled"],
-        lambda p: _tiled(p) and not p.half and p.role != "kernel",
-        "windows side by side, a matrix product: 128x56x56x96->192 k2 s2 0.17 ms, lax 0.23",
+        lambda p: _tiled(p) and p.geometry.rank == 3 and not p.half and p.role != "kernel",
+        "windows side by side, a matrix product: back from 64x8x14x14x64->32 k2 s2 0.12 ms, lax 0.32",
+        then=("product",),
     ),
     Row(
         FORMS["products"],
         lambda p: p.role == "kernel" and max(p.geometry.dilation) > 1 and p.taps <= 9 and not _strided(p),
-        "a dilated kernel's gradient, a product for each tap: 128x32x32x128 k3 d4 0.60 ms, lax 2.8",
+        "a dilated kernel's gradient, a product for each tap: 256x32x32x128 k3 d4, gradients, 2.0 ms, lax 6.2",
     ),
 )
 ROWS: dict[str, tuple[Row, ...]] = {"cpu": CPU, "cuda": CUDA}
@@ -260,7 +275,7 @@ def choose(p: Problem, platform: str | None, mode: Any) -> Choice:
     if mode == "auto":
         for row in ROWS.get(platform or "", ()):
             if row.form.takes(p) and row.when(p):
-                return Choice(row.form, row.why)
+                return Choice(row.form, row.why, row.then)
     if mode != "auto":
         return Choice(XLA, "none of the forms asked for fits")
     return Choice(XLA, "nothing measured faster" if platform in ROWS else "no measurements on this platform")
@@ -273,7 +288,7 @@ def solve(platform: str | None, mode: Any, p: Problem, first: Array, second: Arr
         seen.append((p, choice))
 
     def smaller(p: Problem, first: Array, second: Array) -> Array:
-        return solve(platform, mode, p, first, second, seen)
+        return solve(platform, choice.then or mode, p, first, second, seen)
 
     native = p.half and platform != "cpu" and p.role not in choice.form.adds
     if choice.form is not XLA and not native:

@@ -60,7 +60,7 @@ def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Ar
             feature_group_count=g.groups,
             **common,
         )
-    first, pads = _reached(first, g)
+    first, pads = _reached(first, g, p.platform == "cuda")
     return _convolution(
         first,
         second,
@@ -73,13 +73,16 @@ def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Ar
     )
 
 
-def _reached(x: Array, g: Geometry) -> tuple[Array, list[tuple[int, int]]]:
-    """The part of the input that windows reach, so that no padding is negative, and its padding."""
+def _reached(x: Array, g: Geometry, whole: bool = False) -> tuple[Array, list[tuple[int, int]]]:
+    """The part of the input that windows reach, so that no padding is negative, and its padding.
+
+    Or the whole of it: XLA:GPU, which would copy the part, lets cuDNN pass over the rest.
+    """
     highs = [
         (m - 1) * t + 1 + r - n - low
         for n, r, (low, _), m, t in zip(g.size, g.reach, g.padding, g.out, g.stride, strict=True)
     ]
-    if all(isinstance(high, int) for high in highs):  # not a symbol, in an export
+    if not whole and all(isinstance(high, int) for high in highs):  # not a symbol, in an export
         x = pad_axes(x, [(0, min(high, 0)) for high in highs])
         highs = [max(high, 0) for high in highs]
     return x, [(low, high) for (low, _), high in zip(g.padding, highs, strict=True)]
