@@ -303,7 +303,11 @@ def table(found: Found) -> str:
         jit = "jaxconv.jit" if candidate == "jaxconv.jit" else "jax.jit"
         cells.append(f"{speedup:.2f} {name}, {what}, {jit}")
         lines.append(f"| {family} | {len(members)} | {' | '.join(cells)} |")
-    versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("python", "jax", "jaxlib", "torch"))
+    versions = ", ".join(
+        f"{name} {found['versions'][name]}"
+        for name in ("python", "jax", "jaxlib", "torch")
+        if name in found["versions"]
+    )
     product = f"a matrix product runs at {found['matrix_product_gflops']:.0f} GFLOP/s"
     return "\n".join([*lines, "", f"{found['dtype']}, {found['device']}; {product}; {versions}."])
 
