@@ -129,6 +129,19 @@ def test_the_speed_tables_are_those_of_the_measurements():
     assert layers.notes(found) in (ROOT / "docs" / "speed.md").read_text()
 
 
+def test_the_tables_of_a_gpu_are_those_of_the_measurements():
+    from experiments.benchmarks import layers, programs, reported
+
+    results, page = layers.RESULTS.parent, (ROOT / "docs" / "gpu.md").read_text()
+    tables = {
+        name: module.table(json.loads((results / f"{name}.json").read_text()))
+        for name, module in (("layers_cuda", layers), ("layers_cuda_bfloat16", layers), ("reported_cuda", reported))
+    }
+    assert [name for name, table in tables.items() if table not in page] == []
+    assert tables["layers_cuda"] in README
+    assert programs.summary(json.loads(programs.RESULTS.read_text())["cases"]) in page
+
+
 def test_the_figures_of_transfer_are_those_measured():
     measured = json.loads((ROOT / "experiments/benchmarks/results/finetune.json").read_text())
     said = re.findall(r"([\d.]+)% in (\d+) s\s", README)

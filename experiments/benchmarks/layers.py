@@ -93,7 +93,7 @@ def with_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def built(jitted: Any, shapes: tuple[Any, ...]) -> tuple[Any, Found]:
-    """Compiles ahead of time; returns the program, and what compiling took and the program needs."""
+    """Compiles ahead of time; returns the program, and what lowering and compiling took and the program needs."""
     start = time.perf_counter()
     program = jitted.lower(*shapes).compile()
     taken = time.perf_counter() - start
@@ -286,28 +286,27 @@ def by_family(found: Found) -> dict[str, list[Found]]:
 
 
 def table(found: Found) -> str:
-    """Returns the README's table in Markdown: geometric means of the speed over plain lax under plain `jax.jit`."""
+    """Returns the README's table in Markdown: geometric means of the speed over plain lax under plain `jax.jit`.
+
+    Without options both jits are one, and have one column; without torch there is none of it.
+    """
     cases, families = found["cases"], by_family(found)
-    lines = [
-        "| layers | | forward, `jax.jit` | forward, `jaxconv.jit` | gradients, `jax.jit` | gradients, `jaxconv.jit` "
-        "| forward, torch = 1 | gradients, torch = 1 | slowest against lax |",
-        "|" + "---|" * 9,
-    ]
+    jits = {"jaxconv": "jax.jit", "jaxconv.jit": "jaxconv.jit"} if found["options"] else {"jaxconv": "jax.jit"}
+    peer = any("torch" in case[what] for case in cases for what in PASSES)
+    heads = [f"{what}, `{jit}`" for what in PASSES for jit in jits.values()]
+    heads += [f"{what}, torch = 1" for what in PASSES if peer]
+    lines = [f"| layers | | {' | '.join(heads)} | slowest against lax |", "|" + "---|" * (len(heads) + 3)]
     for family, members in {**families, "all": cases}.items():
-        rows = {(w, c): [(m[w][c]["speedup"], m["case"]) for m in members] for w in PASSES for c in OURS}
+        rows = {(w, c): [(m[w][c]["speedup"], m["case"]) for m in members] for w in PASSES for c in jits}
         cells = [mean([speedup for speedup, _ in row]) for row in rows.values()]
-        for what in PASSES:
+        for what in PASSES if peer else ():
             best = [m[what]["jaxconv.jit"] for m in members]
             cells.append(mean([row["torch"]["speedup"] for row in best if "torch" in row]))
         (speedup, name), (what, candidate) = min((min(row), key) for key, row in rows.items())
-        jit = "jaxconv.jit" if candidate == "jaxconv.jit" else "jax.jit"
-        cells.append(f"{speedup:.2f} {name}, {what}, {jit}")
+        cells.append(f"{speedup:.2f} {name}, {what}" + (f", {jits[candidate]}" if len(jits) > 1 else ""))
         lines.append(f"| {family} | {len(members)} | {' | '.join(cells)} |")
-    versions = ", ".join(
-        f"{name} {found['versions'][name]}"
-        for name in ("python", "jax", "jaxlib", "torch")
-        if name in found["versions"]
-    )
+    named = (name for name in ("python", "jax", "jaxlib", "torch") if name in found["versions"])
+    versions = ", ".join(f"{name} {found['versions'][name]}" for name in named)
     product = f"a matrix product runs at {found['matrix_product_gflops']:.0f} GFLOP/s"
     return "\n".join([*lines, "", f"{found['dtype']}, {found['device']}; {product}; {versions}."])
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import cases, forms, layers, training
+from experiments.benchmarks import cases, forms, layers, programs, reported, training
 from jaxconv.ops.lowering.problem import ROLES
 from tests.ops.compare import assert_close
 
@@ -57,3 +57,36 @@ def test_the_tables_print_from_the_committed_measurements():
     for module in (layers, training):
         table = module.table(json.loads(module.RESULTS.read_text()))
         assert table.count("\n|") > 5
+
+
+@pytest.mark.parametrize("what", ["forward", "kernel", "input"])
+def test_a_report_is_the_same_computation_in_jaxconv_and_in_lax(what):
+    found = reported.of_case("conv_transpose 1x4x4x3->2 k3 s2", what, "float32")
+    ours, theirs = (jax.jit(function)(*arrays) for function, arrays in (found["jaxconv"], found["lax"]))
+    assert_close(ours, theirs, what=what)
+
+
+def test_a_report_of_a_function_is_measured():
+    calls = reported.gradients_of_examples()
+    ours, theirs = (jax.jit(function)(*arrays) for function, arrays in (calls["jaxconv"], calls["lax"]))
+    assert_close(ours, theirs)
+    found = reported.measure(calls, None, 0.01)
+    assert all(row["median_ms"] > 0 and row["compile_s"] > 0 for row in found.values())
+    entry = {"issue": "an issue", "case": "a case", "what": "forward", "dtype": "float32", "found": found}
+    assert "an issue | a case, float32" in reported.table({"reports": [entry]})
+
+
+def test_the_calls_of_libraries_are_read_off_a_program():
+    line = (
+        "  %cudnn-conv.1 = (f32[8,4,4,16]{3,2,1,0}, u8[0]{0}) custom-call(%x.1, %k), window={size=3x3 pad=1_1x1_1}, "
+        'dim_labels=b01f_o01i->b01f, feature_group_count=2, custom_call_target="__cudnn$convForward", metadata={}'
+    )
+    (call,) = programs.calls(f"ENTRY %main\n  %y = f32[2]{{0}} fusion(%x), kind=kLoop\n{line}\n")
+    assert call == (
+        "f32[8,4,4,16] window={size=3x3 pad=1_1x1_1} dim_labels=b01f_o01i->b01f feature_group_count=2 "
+        'custom_call_target="__cudnn$convForward"'
+    )
+    entry = {"case": "a", "dtype": "float32", "what": "forward", "memory": 1.5}
+    said = programs.summary([entry, entry | {"case": "b", "same": False}, entry | {"case": "c", "same": True}])
+    assert "3 programs, 2 by lax's own convolutions, 1 of them the same calls" in said
+    assert said.endswith("- b, float32, forward")

@@ -20,8 +20,9 @@ from jaxconv.ops.lowering.windows import total
 
 # A window up to this long is a chain of slices, one a tap; a longer one is built by doubling.
 CHAIN = 8
-# On CUDA the windows of all axes are looked through at once if they have no more taps than this.
-JOINT = 9
+# The windows of all axes are looked through at once if they have no more taps than this, by platform; on CPU those
+# that lie side by side.
+JOINT = {"cpu": 32, "cuda": 9}
 
 # An element is its value, and behind it perhaps its index, negative in the padding: that never wins a tie.
 Best = tuple[Array, ...]
@@ -93,10 +94,12 @@ place_p = Primitive("jaxconv_place")
 def _joint(platform: str | None, axes: Sequence[Windows]) -> bool:
     """Whether the platform's programs look through the windows of all axes at once.
 
-    On an NVIDIA H200, with the gradient: 4096x28x28x32 k2 0.31 ms, lax 0.93: layers_cuda.json.
+    Measured with the gradients, in layers.json and layers_cuda.json: 64x32x32x64 k2 on two cores of an Intel Xeon, and
+    4096x28x28x32 k2 on an NVIDIA H200, which took 0.31 ms, lax 0.93.
     """
-    taps = math.prod(w.taps for w in axes)
-    return platform == "cuda" and taps <= JOINT and all(w.dilation == 1 for w in axes)
+    side_by_side = all(w.taps == w.stride for w in axes)
+    few = math.prod(w.taps for w in axes) <= JOINT.get(platform or "", 0)
+    return few and all(w.dilation == 1 for w in axes) and (platform == "cuda" or side_by_side)
 
 
 def _joint_taps(axes: Sequence[Windows]) -> Iterator[dict[Windows, int]]:
@@ -122,20 +125,25 @@ def _chain(rows: list[Best], tell: bool) -> Best:
 def _best(platform: str | None, *x: Array, tell: bool, axes: tuple[Windows, ...]) -> Best:
     if platform == "cuda" and not tell and len(x) == 1:
         return (_by_lax(x[0], axes),)
+    shapes = _shapes(x[0].shape, axes)
+    # On CPU the taps are found once, by themselves: the compiler would find them again for each reader.
+    sized = all(isinstance(n, int) and n > 0 for shape in (x[0].shape, *shapes) for n in shape)
+    alone = tell and platform == "cpu" and sized
+
+    def chained(x: Best, taps: Sequence[dict[Windows, int]]) -> Best:
+        def compute() -> Best:
+            return _chain([tuple(_seen_by(a, at) for a in x) for at in taps], tell)
+
+        return by_itself(compute, x[0]) if alone else compute()
+
     if _joint(platform, axes):
-        found = _chain([tuple(_seen_by(a, taps) for a in x) for taps in _joint_taps(axes)], tell)
+        found = chained(x, list(_joint_taps(axes)))
         # The last array holds the taps of all axes.
         best, won = found[: len(x)], found[len(x) :]
-        return (*best, *(jnp.zeros(shape, jnp.int8) for shape in _shapes(x[0].shape, axes)[: -len(won)]), *won)
+        return (*best, *(jnp.zeros(shape, jnp.int8) for shape in shapes[:-1] if tell), *won)
     told: Best = ()
     for w in axes:
-
-        def compute(x: Best = x, w: Windows = w) -> Best:
-            return _chain([tuple(_seen(a, tap, w) for a in x) for tap in range(w.taps)], tell)
-
-        # On CPU the taps are found once, by themselves: the compiler would find them again for each reader.
-        sized = all(isinstance(n, int) and n > 0 for n in (w.out, *x[0].shape))
-        found = by_itself(compute, x[0]) if tell and platform == "cpu" and sized else compute()
+        found = chained(x, [{w: tap} for tap in range(w.taps)])
         x, told = tuple(found[: len(x)]), (*told, *found[len(x) :])
     return (*x, *told)
 

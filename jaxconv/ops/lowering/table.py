@@ -190,6 +190,11 @@ def _uneven(p: Problem) -> bool:
     return any(low != high for low, high in p.geometry.padding)
 
 
+def _more_than_workspace(p: Problem) -> bool:
+    """The maps, in half types, are larger than the 32 MB that cuBLAS asks for beside them."""
+    return p.places * (p.channels + p.features) >= 1 << 24
+
+
 # Measured on an NVIDIA H200 with jaxlib 0.11.2, float32 (its products in TF32) and bfloat16. Times are those of
 # results/layers_cuda.json in experiments/benchmarks, forward or with the gradients, or else of the file that is named.
 CUDA = (
@@ -224,7 +229,7 @@ CUDA = (
     ),
     Row(
         FORMS["product"],
-        lambda p: p.half and p.role == "output" and not _strided(p) and p.ensemble == 0,
+        lambda p: p.half and p.role == "output" and not _strided(p) and p.ensemble == 0 and _more_than_workspace(p),
         "a matrix product of half types: 256x56x56x256->128 0.17 ms, lax 0.19, in layers_cuda_bfloat16.json",
     ),
     Row(

@@ -26,7 +26,7 @@ PROBLEMS = {
     "depthwise, two features": ((3, 1, 1, 1, 1, 4, 4, 8, "float32"), ("shifts", "sums", "xla")),
     "grouped 1x1": ((1, 1, 0, 0, 1, 2, 6, 4, "float32"), ("apart > product",) * 3),
     "1x1": ((1, 1, 0, 0, 1, 1, 6, 4, "float32"), ("xla", "xla", "xla")),
-    "1x1 half": ((1, 1, 0, 0, 1, 1, 6, 4, "bfloat16"), ("product", "xla", "xla")),
+    "1x1 half, small": ((1, 1, 0, 0, 1, 1, 6, 4, "bfloat16"), ("xla", "xla", "xla")),
     "few channels": ((7, 2, 3, 3, 1, 1, 3, 5, "float32"), ("shuffled > xla",) * 3),
     "few channels, small": ((3, 2, 1, 1, 1, 1, 3, 5, "float32"), ("xla", "xla", "shuffled > xla")),
     "few channels, small, half": ((3, 2, 1, 1, 1, 1, 3, 5, "bfloat16"), ("shuffled > xla",) * 3),
@@ -73,9 +73,17 @@ def test_3d_windows_side_by_side():
     ]
 
 
+# Larger than is computed here.
+LARGE = (1, 1, 0, 0, 1, 1, 8192, 65536, "bfloat16")
+
+
+def test_a_large_1x1_of_half_types_is_a_product():
+    assert [chosen(problem(LARGE, role)) for role in ("output", "kernel", "input")] == ["product", "xla", "xla"]
+
+
 def test_every_row_is_taken():
     rows = set()
-    for numbers, _ in PROBLEMS.values():
+    for numbers in (LARGE, *(numbers for numbers, _ in PROBLEMS.values())):
         for role in ROLES:
             for rank in (2, 3):
                 p = problem(numbers, role, rank)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxconv.ops.lowering import maxima
@@ -42,6 +42,7 @@ def place_by_loops(y, x, axes):
 
 
 @given(windows(), st.integers(0, 2**16))
+@settings(max_examples=12)
 def test_all_platforms_find_the_same_winners_and_place_the_same_gradient(drawn, seed):
     axes, size = drawn
     rng = np.random.default_rng(seed)
