@@ -56,9 +56,7 @@ def problems(case: Case, dtype: str = "float32", ensemble: int = 0) -> dict[str,
     function, _ = case.jaxconv()
     (eqn,) = (e for e in jax.make_jaxpr(function)(*case.shapes(dtype)).eqns if e.primitive.name == "jaxconv_conv")
     first, second = (v.aval for v in eqn.invars)
-    p = replace(problem_of(first, second, eqn.params), ensemble=ensemble)
-    if p.half and clock.PLATFORM != "cpu":
-        p = replace(p, dtype=jnp.dtype(dtype))  # As the primitive does: sums within one call are wider by themselves.
+    p = replace(problem_of(first, second, eqn.params, clock.PLATFORM), ensemble=ensemble)
     return {role: replace(p, role=role) for role in ROLES}
 
 

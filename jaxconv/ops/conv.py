@@ -78,7 +78,7 @@ def conv(
       pad_mode: what stands in the padding: "zeros", "reflect", "edge" or "circular".
       precision: as in `jax.lax.conv_general_dilated`.
       preferred_element_type: element type of the result. Without it the result has the type of the inputs; half types
-        accumulate in float32 either way. On accelerators a half result is rounded before the bias is added.
+        accumulate in float32 either way. On CUDA a half result is rounded before the bias is added.
 
     Returns:
       Array of shape ``(*batch, *output, out)``, sizes as in `jaxconv.conv_output_size`.

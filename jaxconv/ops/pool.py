@@ -96,28 +96,15 @@ def _every(x: Array, axis: int, start: int, count: int, step: int = 1) -> Array:
     return slice_axis(x, axis, start, start + (count - 1) * step + 1, step)
 
 
-def _reduced(x: Array, windows: _Windows, combine: Any, start: Any) -> Array:
-    """Returns what lax makes of windows that just cover ``x``."""
-    lead = (1,) * (x.ndim - 1 - len(windows.window))
-    return lax.reduce_window(
-        x,
-        np.asarray(start, x.dtype),
-        combine,
-        (*lead, *windows.window, 1),
-        (*lead, *windows.stride, 1),
-        "VALID",
-        window_dilation=(*lead, *windows.dilation, 1),
-    )
-
-
 @functools.partial(jax.jit, static_argnames="windows")
 def pool_maxima(x: Best, windows: _Windows) -> Best:
     """Returns the best element of each window."""
-    if lowering_mode() == "xla" and len(x) == 1 and all(d == 1 for d in windows.dilation):
-        return (_reduced(x[0], windows, lax.max, _lowest(x[0].dtype)),)
     # Last axis first: then the first maximum in row-major order is the one that stays.
-    axes = zip(windows.window, windows.stride, windows.dilation, windows.out, strict=True)
-    return maxima.maxima(x, [maxima.Windows(-back, *numbers) for back, numbers in enumerate(reversed(list(axes)), 2)])
+    numbers = reversed(list(zip(windows.window, windows.stride, windows.dilation, windows.out, strict=True)))
+    axes = [maxima.Windows(-back, *row) for back, row in enumerate(numbers, 2)]
+    if lowering_mode() == "xla" and len(x) == 1 and max(windows.dilation) == 1:
+        return (maxima.by_lax(x[0], axes),)
+    return maxima.maxima(x, axes)
 
 
 def max_pool(
@@ -259,7 +246,16 @@ def pool_sums(x: Array, windows: _Windows) -> Array:
     side_by_side = windows.window == windows.stride and max(windows.dilation) == 1 and max(windows.out) > 1
     if side_by_side or lowering_mode() == "xla":
         # Slices are faster where windows overlap: experiments/benchmarks/results/layers.json.
-        return _reduced(x, windows, lax.add, 0)
+        before = (1,) * lead
+        return lax.reduce_window(
+            x,
+            np.zeros((), x.dtype),
+            lax.add,
+            (*before, *windows.window, 1),
+            (*before, *windows.stride, 1),
+            "VALID",
+            window_dilation=(*before, *windows.dilation, 1),
+        )
     for i, numbers in enumerate(zip(windows.window, windows.stride, windows.dilation, windows.out, strict=True)):
         x = _axis_sums(x, lead + i, *numbers)
     return x

@@ -72,8 +72,15 @@ def test_a_report_of_a_function_is_measured():
     assert_close(ours, theirs)
     found = reported.measure(calls, None, 0.01)
     assert all(row["median_ms"] > 0 and row["compile_s"] > 0 for row in found.values())
-    entry = {"issue": "an issue", "case": "a case", "what": "forward", "dtype": "float32", "found": found}
-    assert "an issue | a case, float32" in reported.table({"reports": [entry]})
+    entry = {
+        "issue": "an issue",
+        "case": "a case",
+        "what": "forward",
+        "dtype": "float32",
+        "guessed": True,
+        "found": found,
+    }
+    assert "an issue | a case, shape guessed, float32" in reported.table({"reports": [entry]})
 
 
 def test_the_calls_of_libraries_are_read_off_a_program():

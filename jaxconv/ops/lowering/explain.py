@@ -95,7 +95,7 @@ def _rows(jaxpr: Any, inside: tuple[str, ...], platform: str) -> Iterator[Explai
             if 0 in (*first.shape, *second.shape):
                 yield Explained(_OPS[p["role"]], shapes, inside, "none", "empty", 0)
                 continue
-            problem = problem_of(first, second, p)
+            problem = problem_of(first, second, p, platform)
             taken = table.steps(problem, platform, p["lowering"])
             names = dict.fromkeys(choice.form.name for _, choice in taken)
             lanes = f", {problem.ensemble} of them" if problem.ensemble else ""
@@ -113,11 +113,15 @@ def _rows(jaxpr: Any, inside: tuple[str, ...], platform: str) -> Iterator[Explai
 
 
 def _pool(eqn: Any, inside: tuple[str, ...], platform: str) -> Explained:
-    names = {e.primitive.name for e in eqn.params["jaxpr"].jaxpr.eqns}
+    eqns = eqn.params["jaxpr"].jaxpr.eqns
+    names = {e.primitive.name for e in eqns}
+    maxima = [e for e in eqns if e.primitive is best_p]
     if any(name.startswith(("reduce_window", "select_and_scatter")) for name in names):
         form, why = "xla", "lax's own windows: asked for, or they lie side by side"
-    elif best_p.name in names and platform == "cuda":
-        form, why = "xla", "lax's own windows; the gradient knows which tap won: layers_cuda.json"
+    elif platform == "cuda" and maxima and all(len(e.invars) == 1 and not e.params["tell"] for e in maxima):
+        form, why = "xla", "lax's own windows, one pass over all axes: forms_cuda.json"
+    elif platform == "cuda":
+        form, why = "slices", "of its taps, the gradient by those that won: layers_cuda.json"
     else:
         form, why = "slices", "of its taps; on CPU faster than lax's windows: layers.json"
     return Explained(_POOLS[eqn.params["name"]], (eqn.invars[0].aval.shape,), inside, form, why, 0)

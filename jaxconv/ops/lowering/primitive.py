@@ -7,7 +7,6 @@ program of its own on each platform: `jaxconv.ops.lowering.table` says which.
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -67,7 +66,7 @@ def convolve(
       dtype: that of the result.
       precision: as in `jax.lax.conv_general_dilated`.
       narrow: whether the result is rounded to the arrays' type afterwards: then a cotangent may be rounded to it since
-        nothing is lost, and an accelerator returns its sums rounded already.
+        nothing is lost, and CUDA's libraries return their sums rounded already.
     """
     first, second = _same_axes(first, second)
     if precision is None:
@@ -102,7 +101,7 @@ def _varying(a: Array) -> frozenset[Any]:
     return aval.vma if hasattr(aval, "vma") else aval.mat.varying
 
 
-def problem_of(first: Any, second: Any, params: dict[str, Any]) -> Problem:
+def problem_of(first: Any, second: Any, params: dict[str, Any], platform: str | None = None) -> Problem:
     """Reads the facts off the two arrays' types and the primitive's parameters."""
     role, geometry, dtype = params["role"], params["geometry"], params["dtype"]
     shapes = dict(zip(others(role), (first.shape, second.shape), strict=True))
@@ -113,6 +112,10 @@ def problem_of(first: Any, second: Any, params: dict[str, Any]) -> Problem:
     features = shapes["output"][-1] if "output" in shapes else shapes["kernel"][-1]
     given = jnp.promote_types(first.dtype, second.dtype)
     sums = jnp.promote_types(jnp.float32 if half_type(given) else given, dtype)
+    if platform == "cuda" and half_type(given) and params["narrow"]:
+        # The libraries sum in float32 within themselves. Asked to return it, XLA:GPU would widen the arrays and run a
+        # float32 convolution.
+        sums = given
     return Problem(
         role,
         geometry,
@@ -124,17 +127,14 @@ def problem_of(first: Any, second: Any, params: dict[str, Any]) -> Problem:
         ensemble=first.shape[0] if ensemble else 0,
         precision=params["precision"],
         ynnpack=params["ynnpack"],
+        platform=platform,
     )
 
 
 def program(platform: str | None, first: Array, second: Array, **params: Any) -> Array:
     """Computes the primitive with ordinary operations, those that the table names for this platform."""
     role, geometry, dtype = params["role"], params["geometry"], params["dtype"]
-    problem = replace(problem_of(first, second, params), platform=platform)
-    if problem.half and params["narrow"] and platform != "cpu":
-        # The libraries of accelerators sum in float32 within themselves. Asked to return it, XLA:GPU would widen the
-        # arrays and run a float32 convolution.
-        problem = replace(problem, dtype=jnp.promote_types(first.dtype, second.dtype))
+    problem = problem_of(first, second, params, platform)
     if not all(isinstance(n, int) for n in (*first.shape, *second.shape)):
         return xla_form(problem, first, second).astype(dtype)  # a size that is a symbol, in an export
     if 0 in (*first.shape, *second.shape, *problem.shape(role)):

@@ -64,7 +64,7 @@ class Problem:
       batch: N.
       channels: C.
       features: O.
-      dtype: the type in which sums are taken.
+      dtype: the type that a sum is returned in: as wide as sums are taken, but on CUDA half where it is rounded anyway.
       half: whether the arrays that come in are of a half type.
       ensemble: how many independent convolutions of this kind there are, or 0 if the arrays lack the axis.
       precision: of products, as in `jax.lax.conv_general_dilated`.

@@ -41,8 +41,8 @@ def products(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     x = pad_axes(first, p.geometry.padding)
     found: list[Array] = []
     for index in itertools.product(*(range(f) for f in p.geometry.window)):
-        if found and not unit(p.geometry.dilation):
-            # One after the other: XLA:GPU would lay out at once what all taps see.
+        if found and p.platform == "cuda":
+            # One after the other: else XLA lays out at once what all taps see.
             x, found[-1] = lax.optimization_barrier((x, found[-1]))
         found.append(dot_over_places(p, seen_by(x, p.geometry, index), second))
     return jnp.stack(found).reshape(p.shape("kernel"))

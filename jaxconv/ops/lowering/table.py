@@ -200,7 +200,7 @@ def _more_than_workspace(p: Problem) -> bool:
 CUDA = (
     Row(
         FORMS["phases"],
-        lambda p: _narrow(p) and p.outer == 1 and p.role == "input" and (_odd(p) or not p.half),
+        lambda p: _narrow(p) and p.outer == 1 and p.role == "input" and p.taps <= 25 and (_odd(p) or not p.half),
         "depthwise, each phase by itself: back from 256x56x56x64 k4 s2 0.35 ms, lax 4.7",
         then=("turned", "shifts"),
     ),
@@ -217,9 +217,9 @@ CUDA = (
     ),
     Row(
         FORMS["sums"],
-        lambda p: _narrow(p) and p.taps <= 16 and _odd(p),
-        "depthwise where cuDNN is slow, for each tap a sum over places: 128x56x56x64 k3 d2 0.37 ms, lax 88, in "
-        "forms_cuda.json",
+        lambda p: _narrow(p) and ((p.taps <= 16 and _odd(p)) or (p.taps == 49 and not p.half and not _strided(p))),
+        "depthwise where cuDNN is slow, for each tap a sum over places: 128x56x56x64 k3 d2 0.37 ms, lax 88; "
+        "128x56x56x96 k7 2.9 ms, lax 8.0, in forms_cuda.json",
     ),
     Row(
         FORMS["apart"],
@@ -230,7 +230,7 @@ CUDA = (
     Row(
         FORMS["product"],
         lambda p: p.half and p.role == "output" and not _strided(p) and p.ensemble == 0 and _more_than_workspace(p),
-        "a matrix product of half types: 256x56x56x256->128 0.17 ms, lax 0.19, in layers_cuda_bfloat16.json",
+        "a matrix product of half types: 256x56x56x256->128 0.16 ms, lax 0.19, in layers_cuda_bfloat16.json",
     ),
     Row(
         FORMS["shuffled"],
@@ -295,7 +295,8 @@ def solve(platform: str | None, mode: Any, p: Problem, first: Array, second: Arr
     def smaller(p: Problem, first: Array, second: Array) -> Array:
         return solve(platform, choice.then or mode, p, first, second, seen)
 
-    native = p.half and platform != "cpu" and p.role not in choice.form.adds
+    # CUDA's libraries take half types as they are.
+    native = p.half and platform == "cuda" and p.role not in choice.form.adds
     if choice.form is not XLA and not native:
         wide = jnp.promote_types(p.dtype, jnp.float32) if p.half else p.dtype
         first, second, p = first.astype(wide), second.astype(wide), replace(p, half=False, dtype=wide)

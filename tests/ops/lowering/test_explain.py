@@ -76,6 +76,8 @@ def test_other_platforms_have_their_own_choice():
     assert found == ["product", "xla", "xla"]
     pools = [jc.explain(lambda x: jc.max_pool(x, 3, stride=1), X, platform=p)[0].form for p in ("cpu", "cuda")]
     assert pools == ["slices", "xla"]
+    rows = jc.explain(jax.grad(lambda x: jnp.sum(jc.max_pool(x, 2))), X, platform="cuda")
+    assert [(row.form, "won" in row.why) for row in rows if row.op == "max_pool"] == [("slices", True)] * 2
 
 
 def test_what_a_form_leaves_is_shown():

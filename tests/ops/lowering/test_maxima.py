@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jaxconv as jc
 from jaxconv.ops.lowering import maxima
 from jaxconv.ops.lowering.maxima import Windows
 
@@ -15,38 +16,43 @@ PLATFORMS = ("cpu", "cuda", None)
 
 @st.composite
 def windows(draw):
-    """Draws windows of one to three axes, the last first, and the sizes that they just cover."""
-    axes, size = [], []
-    for back in range(draw(st.integers(1, 3))):
+    """Draws windows of one to three axes, the last first, and a shape that they just cover."""
+    axes, shape = [], []
+    rank = draw(st.integers(1, 3))
+    some = draw(st.lists(st.booleans(), min_size=rank, max_size=rank).filter(any))  # an axis may have no windows
+    for back in range(rank):
         taps, stride, out = (draw(st.integers(1, high)) for high in (4, 3, 3))
         dilation = draw(st.sampled_from([1, 1, 2]))
-        axes.append(Windows(-2 - back, taps, stride, dilation, out))
-        size.append((out - 1) * stride + (taps - 1) * dilation + 1)
-    return tuple(axes), tuple(size)
+        if some[back]:
+            axes.append(Windows(-2 - back, taps, stride, dilation, out))
+            out = (out - 1) * stride + (taps - 1) * dilation + 1
+        shape.insert(0, out)
+    return tuple(axes), (2, *shape, 2)
 
 
 def place_by_loops(y, x, axes):
     """Adds each number of y to the first largest element that its window sees."""
     order = sorted(axes, key=lambda w: w.axis)
     back = np.zeros(x.shape)
-    for n in range(x.shape[0]):
-        for c in range(x.shape[-1]):
-            for at in np.ndindex(*y.shape[1:-1]):
-                best = None
-                for tap in np.ndindex(*(w.taps for w in order)):
-                    where = tuple(a * w.stride + t * w.dilation for a, t, w in zip(at, tap, order, strict=True))
-                    if best is None or x[(n, *where, c)] > x[(n, *best, c)]:
-                        best = where
-                back[(n, *best, c)] += y[(n, *at, c)]
+    for at in np.ndindex(*y.shape):
+        best = None
+        for taps in np.ndindex(*(w.taps for w in order)):
+            where = list(at)
+            for w, tap in zip(order, taps, strict=True):
+                where[w.axis] = at[w.axis] * w.stride + tap * w.dilation
+            if best is None or x[tuple(where)] > x[best]:
+                best = tuple(where)
+        back[best] += y[at]
     return back
 
 
 @given(windows(), st.integers(0, 2**16))
 @settings(max_examples=12)
 def test_all_platforms_find_the_same_winners_and_place_the_same_gradient(drawn, seed):
-    axes, size = drawn
+    axes, shape = drawn
+    size = tuple(shape[w.axis] for w in axes)
     rng = np.random.default_rng(seed)
-    x = rng.integers(-2, 3, (2, *reversed(size), 2)).astype(np.float32)  # with ties
+    x = rng.integers(-2, 3, shape).astype(np.float32)  # with ties
     indices = np.arange(x.size, dtype=np.int32).reshape(x.shape)
     found = {p: maxima._best(p, jnp.asarray(x), jnp.asarray(indices), tell=False, axes=axes) for p in PLATFORMS}
     for p in PLATFORMS:
@@ -72,3 +78,27 @@ def test_the_told_taps_have_the_same_types_on_every_platform(platform):
     types = jax.eval_shape(lambda x: maxima._best(None, x, tell=True, axes=axes), x)
     found = maxima._best(platform, x, tell=True, axes=axes)
     assert [(a.shape, a.dtype) for a in found] == [(a.shape, a.dtype) for a in types]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: jc.max_pool(x, (2, 9)),
+        lambda x: jc.max_pool(x, (9, 2)),
+        lambda x: jc.max_pool(x, (2, 3), stride=(2, 1)),
+        lambda x: jc.max_pool(x, 2, ceil_mode=True),
+        lambda x: jc.adaptive_max_pool(x, (6, 5)),
+        lambda x: jc.adaptive_max_pool(x, (4, 18)),
+        lambda x: jc.max_pool_with_indices(x, 3)[0],
+    ],
+)
+def test_gradients_lower_on_every_platform(pool, platform):
+    """And here they are those of finite differences."""
+    x = np.random.default_rng(0).permutation(2 * 18 * 18 * 2).reshape(2, 18, 18, 2).astype(np.float32)
+    loss = lambda x: jnp.sum(pool(x) ** 2)  # noqa: E731
+    assert jax.jit(jax.grad(loss)).trace(x).lower(lowering_platforms=(platform,)).as_text()
+    direction = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
+    want = (float(loss(x + 0.25 * direction)) - float(loss(x - 0.25 * direction))) / 0.5
+    if platform == "cpu":
+        np.testing.assert_allclose(jnp.vdot(jax.grad(loss)(x), direction), want, rtol=2e-2)
