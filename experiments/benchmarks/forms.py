@@ -62,7 +62,7 @@ def problems(case: Case, dtype: str = "float32", ensemble: int = 0) -> dict[str,
 
 def name(p: Problem, mode: Any) -> str:
     """The forms that are run, outermost first; a problem that none of the mode takes is lax's."""
-    return " > ".join(dict.fromkeys(choice.form.name for _, choice in table.steps(p, clock.PLATFORM, mode)))
+    return " > ".join(dict.fromkeys(choice.form.name for _, choice in table.steps(p, mode)))
 
 
 def candidates(p: Problem) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def measure(p: Problem, options: dict[str, Any], rounds: int, chosen: dict[str, 
     a, b = (noise((*lead, *p.shape(role)), i, jnp.dtype(dtype).name) for i, role in enumerate(others(p.role)))
 
     def compiled(mode: Any) -> Any:
-        function = jax.jit(lambda a, b: table.solve(clock.PLATFORM, mode, p, a, b), compiler_options=options)
+        function = jax.jit(lambda a, b: table.solve(mode, p, a, b), compiler_options=options)
         try:
             return function.lower(a, b).compile()
         except jax.errors.JaxRuntimeError:

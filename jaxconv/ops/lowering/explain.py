@@ -96,7 +96,7 @@ def _rows(jaxpr: Any, inside: tuple[str, ...], platform: str) -> Iterator[Explai
                 yield Explained(_OPS[p["role"]], shapes, inside, "none", "empty", 0)
                 continue
             problem = problem_of(first, second, p, platform)
-            taken = table.steps(problem, platform, p["lowering"])
+            taken = table.steps(problem, p["lowering"])
             names = dict.fromkeys(choice.form.name for _, choice in taken)
             lanes = f", {problem.ensemble} of them" if problem.ensemble else ""
             macs = problem.macs * (problem.ensemble or 1)

@@ -142,9 +142,9 @@ def program(platform: str | None, first: Array, second: Array, **params: Any) ->
         return jnp.zeros((problem.ensemble, *shape) if first.ndim > geometry.rank + 2 else shape, dtype)
 
     def compute() -> Array:
-        return table.solve(platform, params["lowering"], problem, first, second).astype(dtype)
+        return table.solve(params["lowering"], problem, first, second).astype(dtype)
 
-    if platform == "cpu" and table.stands_alone(problem, platform, params["lowering"]):
+    if platform == "cpu" and table.stands_alone(problem, params["lowering"]):
         return by_itself(compute, first)
     return compute()
 

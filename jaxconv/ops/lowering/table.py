@@ -264,12 +264,11 @@ CUDA = (
 ROWS: dict[str, tuple[Row, ...]] = {"cpu": CPU, "cuda": CUDA}
 
 
-def choose(p: Problem, platform: str | None, mode: Any) -> Choice:
+def choose(p: Problem, mode: Any) -> Choice:
     """Returns the form for this problem.
 
     Args:
       p: the convolution.
-      platform: the one that the program is for, as JAX names it, or None for any other.
       mode: what `jaxconv.lowering` was given.
     """
     if mode == "xla":
@@ -278,25 +277,25 @@ def choose(p: Problem, platform: str | None, mode: Any) -> Choice:
         if FORMS[name].takes(p):
             return Choice(FORMS[name], "asked for")
     if mode == "auto":
-        for row in ROWS.get(platform or "", ()):
+        for row in ROWS.get(p.platform or "", ()):
             if row.form.takes(p) and row.when(p):
                 return Choice(row.form, row.why, row.then)
     if mode != "auto":
         return Choice(XLA, "none of the forms asked for fits")
-    return Choice(XLA, "nothing measured faster" if platform in ROWS else "no measurements on this platform")
+    return Choice(XLA, "nothing measured faster" if p.platform in ROWS else "no measurements on this platform")
 
 
-def solve(platform: str | None, mode: Any, p: Problem, first: Array, second: Array, seen: Any = None) -> Array:
+def solve(mode: Any, p: Problem, first: Array, second: Array, seen: Any = None) -> Array:
     """Computes the problem by the form that is chosen for it; ``seen``, a list, is told the problems and choices."""
-    choice = choose(p, platform, mode)
+    choice = choose(p, mode)
     if seen is not None:
         seen.append((p, choice))
 
     def smaller(p: Problem, first: Array, second: Array) -> Array:
-        return solve(platform, choice.then or mode, p, first, second, seen)
+        return solve(choice.then or mode, p, first, second, seen)
 
     # CUDA's libraries take half types as they are.
-    native = p.half and platform == "cuda" and p.role not in choice.form.adds
+    native = p.half and p.platform == "cuda" and p.role not in choice.form.adds
     if choice.form is not XLA and not native:
         wide = jnp.promote_types(p.dtype, jnp.float32) if p.half else p.dtype
         first, second, p = first.astype(wide), second.astype(wide), replace(p, half=False, dtype=wide)
@@ -306,16 +305,16 @@ def solve(platform: str | None, mode: Any, p: Problem, first: Array, second: Arr
     return choice.form.function(p, first, second, smaller)
 
 
-def steps(p: Problem, platform: str | None, mode: Any) -> list[tuple[Problem, Choice]]:
+def steps(p: Problem, mode: Any) -> list[tuple[Problem, Choice]]:
     """Returns the problem and the smaller ones that its form leaves, each with what is chosen for it."""
     seen: list[tuple[Problem, Choice]] = []
     lead = (p.ensemble,) if p.ensemble else ()
     arrays = (jax.ShapeDtypeStruct((*lead, *p.shape(name)), p.dtype) for name in others(p.role))
-    jax.eval_shape(lambda a, b: solve(platform, mode, p, a, b, seen), *arrays)
+    jax.eval_shape(lambda a, b: solve(mode, p, a, b, seen), *arrays)
     return seen
 
 
-def stands_alone(p: Problem, platform: str | None, mode: Any) -> bool:
+def stands_alone(p: Problem, mode: Any) -> bool:
     """Whether a compiler must not fuse what computes the problem with what stands before and behind it.
 
     A sum of shifted maps would be computed again by each of its readers. The gradient of a kernel reads its maps
@@ -324,5 +323,5 @@ def stands_alone(p: Problem, platform: str | None, mode: Any) -> bool:
     """
     if p.role != "kernel" and 1 not in (p.inner, p.outer):
         return False
-    forms = {choice.form for _, choice in steps(p, platform, mode)}
+    forms = {choice.form for _, choice in steps(p, mode)}
     return XLA not in forms if p.role == "kernel" else FORMS["shifts"] in forms

@@ -49,7 +49,7 @@ def problem(numbers: tuple, role: str, rank: int = 2) -> Problem:
 
 
 def chosen(p: Problem) -> str:
-    return " > ".join(dict.fromkeys(choice.form.name for _, choice in table.steps(p, "cuda", "auto")))
+    return " > ".join(dict.fromkeys(choice.form.name for _, choice in table.steps(p, "auto")))
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -61,7 +61,7 @@ def test_the_choice_and_its_values(name, role):
     dtype = p.dtype
     arrays = arrays_of(p, dtype)
     want, magnitude = summed(p, *(np.asarray(a, np.float64) for a in arrays))
-    got = np.asarray(jax.jit(functools.partial(table.solve, "cuda", "auto", p))(*arrays), np.float64)
+    got = np.asarray(jax.jit(functools.partial(table.solve, "auto", p))(*arrays), np.float64)
     # Rounded once to the type, whatever the program sums in.
     bound = jnp.finfo(dtype).eps * np.abs(want) + 16 * jnp.finfo(jnp.float32).eps * magnitude
     assert np.all(np.abs(got - want) <= bound + 1e-30)
@@ -120,7 +120,7 @@ def test_cuda_passes_over_what_windows_do_not_reach():
     """The copy of the rest is XLA:CPU's need alone: there a negative padding is not safe."""
     p = problem(PROBLEMS["not reached"][0], "kernel")
     texts = [
-        jax.jit(functools.partial(table.solve, "cuda", "xla", dataclasses.replace(p, platform=platform)))
+        jax.jit(functools.partial(table.solve, "xla", dataclasses.replace(p, platform=platform)))
         .lower(*arrays_of(p))
         .as_text()
         for platform in ("cuda", "cpu")

@@ -74,7 +74,13 @@ def problem(draws: Draws, role: str, needs: dict[str, int]) -> Problem:
     geometry = Geometry(size, window, stride, padding, dilation, groups)
     features = groups * draws.integer(1, 3)
     return Problem(
-        role, geometry, draws.integer(needs.get("batch", 1), 3), groups * inner, features, jnp.dtype(jnp.float32)
+        role,
+        geometry,
+        draws.integer(needs.get("batch", 1), 3),
+        groups * inner,
+        features,
+        jnp.dtype(jnp.float32),
+        platform="cpu",
     )
 
 
@@ -119,7 +125,7 @@ def arrays_of(p: Problem, dtype=np.float32, lead=()) -> list[np.ndarray]:
 
 
 def computed(p: Problem, mode, arrays) -> np.ndarray:
-    return np.asarray(quick_jit(functools.partial(table.solve, "cpu", mode, p))(*arrays))
+    return np.asarray(quick_jit(functools.partial(table.solve, mode, p))(*arrays))
 
 
 def check(draws: Draws, name: str, role: str) -> None:
@@ -170,7 +176,7 @@ def problem_with(name: str, role: str) -> Problem:
     inner = needs.get("inner", 2)
     padding = ((0, 0) if window[0] == 1 else (1, 1),) * rank
     geometry = Geometry((9, 8), window, stride, padding, dilation, groups)
-    return Problem(role, geometry, 2, groups * inner, groups * 2, jnp.dtype(jnp.float32))
+    return Problem(role, geometry, 2, groups * inner, groups * 2, jnp.dtype(jnp.float32), platform="cpu")
 
 
 @pytest.mark.parametrize("name", [name for name, form in FORMS.items() if form.ensemble != "no"])
@@ -182,7 +188,7 @@ def test_an_ensemble_is_each_of_its_members(name, count):
         arrays = arrays_of(p, lead=(count,))
         mode = ALONE[name]
         together = computed(dataclasses.replace(p, ensemble=count), mode, arrays)
-        alone = quick_jit(functools.partial(table.solve, "cpu", "xla", p))
+        alone = quick_jit(functools.partial(table.solve, "xla", p))
         each = np.stack([alone(*(a[i] for a in arrays)) for i in range(count)])
         np.testing.assert_allclose(together, each, rtol=1e-5, atol=1e-5)
 
@@ -191,12 +197,18 @@ def test_an_ensemble_is_each_of_its_members(name, count):
 @pytest.mark.parametrize("role", ROLES)
 def test_many_groups_are_a_loop(name, role):
     p = Problem(
-        role, Geometry((4, 3), (3, 2), (1, 2), ((1, 1), (0, 1)), (1, 1), 34), 2, 68, 102, jnp.dtype(jnp.float32)
+        role,
+        Geometry((4, 3), (3, 2), (1, 2), ((1, 1), (0, 1)), (1, 1), 34),
+        2,
+        68,
+        102,
+        jnp.dtype(jnp.float32),
+        platform="cpu",
     )
     arrays = arrays_of(p)
     mode = (name, "members")
     np.testing.assert_allclose(computed(p, mode, arrays), summed(p, *map(np.float64, arrays))[0], rtol=1e-5, atol=1e-5)
-    program = jax.make_jaxpr(functools.partial(table.solve, "cpu", mode, p))(*arrays)
+    program = jax.make_jaxpr(functools.partial(table.solve, mode, p))(*arrays)
     assert str(program).count("conv_general_dilated[") == 1
 
 
@@ -204,7 +216,7 @@ def test_many_groups_are_a_loop(name, role):
 def test_twice_gives_the_same_bits(name, role):
     p = problem_with(name, role)
     arrays = arrays_of(p)
-    run = jax.jit(functools.partial(table.solve, "cpu", ALONE[name], p))
+    run = jax.jit(functools.partial(table.solve, ALONE[name], p))
     np.testing.assert_array_equal(run(*arrays), run(*arrays))
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the libr
 def compiled(p: Problem, mode) -> str:
     """The program as XLA has optimized it; its choices need its usual passes."""
     arrays = (jax.ShapeDtypeStruct(p.shape(name), p.dtype) for name in others(p.role))
-    function = functools.partial(table.solve, "cpu", mode, p)
+    function = functools.partial(table.solve, mode, p)
     options = {"xla_backend_optimization_level": 3}
     return jax.jit(function, compiler_options=options).lower(*arrays).compile().as_text()
 
@@ -27,7 +27,7 @@ def compiled(p: Problem, mode) -> str:
 def problem(role, size=(12, 12), window=(3, 3), padding=((1, 1), (1, 1)), batch=2, channels=4, features=17):
     rank = len(size)
     geometry = Geometry(size, window, (1,) * rank, padding[:rank], (1,) * rank)
-    return Problem(role, geometry, batch, channels, features, jnp.dtype(jnp.float32))
+    return Problem(role, geometry, batch, channels, features, jnp.dtype(jnp.float32), platform="cpu")
 
 
 @pytest.mark.parametrize("role", ["output", "kernel"])
