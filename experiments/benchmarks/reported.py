@@ -163,7 +163,7 @@ REPORTS = (
 
 
 def of_case(text: str, what: str, dtype: str) -> Programs:
-    """Returns the case in lax, in jaxconv and in torch, forward or the gradient of one of its two arrays."""
+    """Returns the case in lax and in jaxconv, forward or the gradient of one of its two arrays."""
     case = parse(text)
     arrays = case.arrays(dtype)
     ours, theirs = case.jaxconv()[0], case.lax()[0]
