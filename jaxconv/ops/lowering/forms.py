@@ -9,7 +9,7 @@ make NaN of results whose own windows do not see it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jaxconv.ops.lowering import smaller, sums
+from jaxconv.ops.lowering import onednn, smaller, sums
 from jaxconv.ops.lowering.problem import ROLES, Array, Problem, Solve
 from jaxconv.ops.lowering.windows import unit
 from jaxconv.ops.lowering.xla import as_large, laid_out, uneven, xla
@@ -53,6 +53,7 @@ def _unit_stride(p: Problem) -> bool:
 XLA = Form("xla", lambda p, first, second, solve: xla(p, first, second), ROLES, lambda p: True)
 _ALL = (
     XLA,
+    Form("onednn", onednn.convolution, ("output",), onednn.fits),
     Form("laid out", laid_out, ("kernel",), _dense),
     Form("uneven", uneven, ("output",), lambda p: _dense(p) and p.geometry.rank > 1 and as_large(p)),
     Form("product", sums.product, ROLES, lambda p: _dense(p) and p.taps == 1, "vmap"),

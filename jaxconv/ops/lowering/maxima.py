@@ -267,7 +267,7 @@ def _define(primitive: Primitive, program: Any) -> None:
     primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
     primitive.def_abstract_eval(typed)
     batching.primitive_batchers[primitive] = batched
-    register(primitive, program)
+    register(primitive, lambda platform, _, *arrays, **params: program(platform, *arrays, **params))
 
 
 ad.primitive_jvps[best_p] = _best_jvp

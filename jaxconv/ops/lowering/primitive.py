@@ -15,7 +15,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxconv.ops.lowering import forms, table
+from jaxconv.ops.lowering import forms, onednn, table
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, half_type, others
 from jaxconv.ops.lowering.xla import xla as xla_form
 
@@ -34,7 +34,8 @@ def lowering(mode: str | tuple[str, ...]) -> Any:
 
     Args:
       mode: "auto", the default: by the table of the platform. "xla": lax's own convolution and its gradients
-        everywhere. A tuple of names of forms: the first of them that has a program for the problem, else lax's.
+        everywhere. "portable": by the table, without the programs that cannot be written to a disk, for what
+        `jax.experimental.serialize_executable` is to take. A tuple of names of forms: the first of them that has a program for the problem, else lax's.
 
     Raises:
       ValueError: no such mode, or no such form.
@@ -43,9 +44,9 @@ def lowering(mode: str | tuple[str, ...]) -> Any:
     ...     y = jc.conv(jnp.ones((8, 8, 3)), jnp.ones((3, 3, 3, 4)))
     """
     names = (mode,) if isinstance(mode, str) else tuple(mode)
-    known = ("auto", "xla") if isinstance(mode, str) else tuple(forms.FORMS)
+    known = ("auto", "portable", "xla") if isinstance(mode, str) else tuple(forms.FORMS)
     if not names or set(names) - set(known):
-        raise ValueError(f"lowering must be 'auto', 'xla' or a tuple of {', '.join(forms.FORMS)}, got {mode!r}")
+        raise ValueError(f"lowering must be 'auto', 'portable', 'xla' or a tuple of {', '.join(forms.FORMS)}, got {mode!r}")
     return _mode(mode if isinstance(mode, str) else names)
 
 
@@ -101,8 +102,10 @@ def _varying(a: Array) -> frozenset[Any]:
     return aval.vma if hasattr(aval, "vma") else aval.mat.varying
 
 
-def problem_of(first: Any, second: Any, params: dict[str, Any], platform: str | None = None) -> Problem:
-    """Reads the facts off the two arrays' types and the primitive's parameters."""
+def problem_of(
+    first: Any, second: Any, params: dict[str, Any], platform: str | None = None, context: Any = None
+) -> Problem:
+    """Reads the facts off the two arrays' types, the primitive's parameters, and JAX's context of a lowering rule."""
     role, geometry, dtype = params["role"], params["geometry"], params["dtype"]
     shapes = dict(zip(others(role), (first.shape, second.shape), strict=True))
     ensemble = len(first.shape) > (geometry.rank + 2)
@@ -128,13 +131,14 @@ def problem_of(first: Any, second: Any, params: dict[str, Any], platform: str | 
         precision=params["precision"],
         ynnpack=params["ynnpack"],
         platform=platform,
+        onednn=platform == "cpu" and params["lowering"] != "portable" and onednn.callable_here(context),
     )
 
 
-def program(platform: str | None, first: Array, second: Array, **params: Any) -> Array:
+def program(platform: str | None, context: Any, first: Array, second: Array, **params: Any) -> Array:
     """Computes the primitive with ordinary operations, those that the table names for this platform."""
     role, geometry, dtype = params["role"], params["geometry"], params["dtype"]
-    problem = problem_of(first, second, params, platform)
+    problem = problem_of(first, second, params, platform, context)
     if not all(isinstance(n, int) for n in (*first.shape, *second.shape)):
         return xla_form(problem, first, second).astype(dtype)  # a size that is a symbol, in an export
     if 0 in (*first.shape, *second.shape, *problem.shape(role)):
@@ -287,17 +291,17 @@ batching.primitive_batchers[conv_p] = _batch
 
 
 def register(primitive: Primitive, function: Callable[..., Any]) -> None:
-    """Lowers the primitive on each platform to ``function(platform, *arrays, **params)``, traced."""
+    """Lowers the primitive on each platform to ``function(platform, context, *arrays, **params)``, traced."""
     for platform in (None, *table.ROWS):
         mlir.register_lowering(primitive, _rule(primitive, functools.partial(function, platform)), platform=platform)
 
 
 def _rule(primitive: Primitive, function: Callable[..., Any]) -> Any:
-    plain = mlir.lower_fun(function, multiple_results=primitive.multiple_results)
-
     def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
         # How arrays are split over devices is settled by the types outside; the program itself need not know.
         bare = [jax.core.ShapedArray(a.shape, a.dtype) for a in ctx.avals_in]
+        traced = functools.partial(function, ctx.module_context)
+        plain = mlir.lower_fun(traced, multiple_results=primitive.multiple_results)
         with jax.sharding.use_abstract_mesh(_NO_MESH):
             return plain(ctx.replace(avals_in=bare), *operands, **params)
 

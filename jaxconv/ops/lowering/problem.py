@@ -70,6 +70,7 @@ class Problem:
       precision: of products, as in `jax.lax.conv_general_dilated`.
       ynnpack: whether XLA:CPU may hand convolutions to YNNPACK, as it does unless it is told not to.
       platform: the one that the program is for, as JAX names it, or None for any.
+      onednn: whether the program may call oneDNN: see `jaxconv.ops.lowering.onednn`.
     """
 
     role: str
@@ -83,6 +84,7 @@ class Problem:
     precision: Any = None
     ynnpack: bool = True
     platform: str | None = None
+    onednn: bool = False
 
     @property
     def inner(self) -> int:

@@ -89,6 +89,7 @@ CPU = (
         "many small matrix products: batched",
     ),
     Row(FORMS["members"], _always, "one member after the other; lax makes groups of them, training.json"),
+    Row(FORMS["onednn"], _always, "oneDNN's: layers.json"),
     Row(
         FORMS["product"],
         lambda p: p.role != "input" or not _strided(p),
@@ -276,11 +277,11 @@ def choose(p: Problem, mode: Any) -> Choice:
     for name in mode if isinstance(mode, tuple) else ():
         if FORMS[name].takes(p):
             return Choice(FORMS[name], "asked for")
-    if mode == "auto":
+    if mode in ("auto", "portable"):
         for row in ROWS.get(p.platform or "", ()):
             if row.form.takes(p) and row.when(p):
                 return Choice(row.form, row.why, row.then)
-    if mode != "auto":
+    if isinstance(mode, tuple):
         return Choice(XLA, "none of the forms asked for fits")
     return Choice(XLA, "nothing measured faster" if p.platform in ROWS else "no measurements on this platform")
 
@@ -300,7 +301,7 @@ def solve(mode: Any, p: Problem, first: Array, second: Array, seen: Any = None) 
         wide = jnp.promote_types(p.dtype, jnp.float32) if p.half else p.dtype
         first, second, p = first.astype(wide), second.astype(wide), replace(p, half=False, dtype=wide)
     if p.ensemble and choice.form.ensemble == "vmap":
-        single = replace(p, ensemble=0)
+        single = replace(p, ensemble=0, onednn=False)
         return jax.vmap(lambda first, second: choice.form.function(single, first, second, smaller))(first, second)
     return choice.form.function(p, first, second, smaller)
 

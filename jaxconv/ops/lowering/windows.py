@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
+from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape
 
 
@@ -40,6 +41,8 @@ def dot_over_places(p: Problem, a: Array, b: Array) -> Array:
     XLA:CPU first turns the operand on the left round in memory, so the narrower one stands there. Without the barrier
     it would see that a product turned round is that of the operands exchanged.
     """
+    if p.onednn and p.dtype == jnp.float32:
+        return onednn.product_over_places(a, b)
     axes = tuple(range(a.ndim - 1))
     exchanged = a.shape[-1] > b.shape[-1]
     first, second = (b, a) if exchanged else (a, b)
