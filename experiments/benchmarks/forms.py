@@ -71,7 +71,7 @@ def candidates(p: Problem) -> dict[str, Any]:
     for outer, turn, inner in itertools.product(OUTER, ("", "turned"), INNER):
         mode = tuple(form for form in (outer, turn, inner) if form)
         found.setdefault(name(p, mode), mode)
-    return found | {"auto": "auto"}
+    return found | {"auto": "auto", "portable": "portable"}
 
 
 def needs(program: Any) -> int:
@@ -87,7 +87,8 @@ def measure(p: Problem, options: dict[str, Any], rounds: int, chosen: dict[str, 
     a, b = (noise((*lead, *p.shape(role)), i, jnp.dtype(dtype).name) for i, role in enumerate(others(p.role)))
 
     def compiled(mode: Any) -> Any:
-        function = jax.jit(lambda a, b: table.solve(mode, p, a, b), compiler_options=options)
+        problem = replace(p, onednn=False) if mode == "portable" else p
+        function = jax.jit(lambda a, b: table.solve(mode, problem, a, b), compiler_options=options)
         try:
             return function.lower(a, b).compile()
         except jax.errors.JaxRuntimeError:

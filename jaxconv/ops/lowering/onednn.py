@@ -5,6 +5,7 @@ does not know how to read ends the process: so they are asked for only of the ve
 run on.
 """
 
+from dataclasses import replace
 import functools
 import json
 import math
@@ -16,8 +17,11 @@ import jax.numpy as jnp
 import jaxlib.version
 from jax.sharding import Mesh
 
-from jaxconv.ops.lowering.problem import Array, Problem, Solve
+from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Solve
+from jaxconv.ops.lowering.xla import _reached as reached
 
+# An axis of length one, as a geometry has it.
+_UNIT: dict[str, Any] = {"size": 1, "window": 1, "stride": 1, "padding": (0, 0), "dilation": 1}
 VERSIONS = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2")
 
 
@@ -54,12 +58,17 @@ def fits(p: Problem) -> bool:
     """Whether its convolution computes this problem."""
     g = p.geometry
     padded = all(0 <= side <= r for r, sides in zip(g.reach, g.padding, strict=True) for side in sides)
-    return p.onednn and p.dtype == jnp.float32 and 1 <= g.rank <= 3 and padded
+    return p.onednn and p.dtype == jnp.float32 and 1 <= g.rank <= 3 and padded and (p.role == "output" or g.groups == 1)
 
 
 def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """The output by oneDNN's direct convolution, groups included."""
+    if p.role == "kernel":
+        return _kernel(p, first, second)
     g = p.geometry
+    if g.rank == 1 and g.groups > 1:  # its program for one axis is slow
+        flat = replace(g, **{name: (one, *getattr(g, name)) for name, one in _UNIT.items()})
+        return convolution(replace(p, geometry=flat), first[:, None], second[None], solve)[:, 0]
     last = g.rank + 1
     numbers = {"dims": g.rank + 2}
     spatial = list(range(1, last))
@@ -80,6 +89,23 @@ def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
         "feature_groups": g.groups,
     }
     return _call("convolution", {"onednn_conv_config": config}, p.shape("output"), first, second)
+
+
+def _kernel(p: Problem, first: Array, second: Array) -> Array:
+    g = p.geometry
+    first, pads = reached(first, g)
+    last, spatial = g.rank + 1, range(1, g.rank + 1)
+    swapped = replace(
+        p,
+        role="output",
+        geometry=Geometry(first.shape[1:-1], g.out, g.dilation, tuple(pads), g.stride),
+        batch=p.channels,
+        channels=p.batch,
+    )
+    kernel = convolution(
+        swapped, first.transpose(last, *spatial, 0), second.transpose(*spatial, 0, last), None
+    )
+    return kernel.transpose(*spatial, 0, last)
 
 
 def product_over_places(a: Array, b: Array) -> Array:

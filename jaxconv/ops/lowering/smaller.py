@@ -244,7 +244,8 @@ def slabs(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
 
 def members(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """An ensemble one after the other; of many, two at a time, since small ones leave cores idle."""
-    single = replace(p, ensemble=0)
+    # In a loop, small calls of oneDNN take longer than what the compiler writes itself.
+    single = replace(p, ensemble=0, onednn=p.onednn and p.ensemble <= UNROLLED)
     if p.ensemble <= UNROLLED:
         return jnp.stack([solve(single, first[i], second[i]) for i in range(p.ensemble)])
     return lax.scan(lambda _, pair: (None, solve(single, *pair)), None, (first, second), unroll=2)[1]

@@ -84,12 +84,21 @@ CPU = (
         "an ensemble of sums of shifted maps: batched",
     ),
     Row(
+        FORMS["crossed"],
+        lambda p: p.ensemble > UNROLLED and p.role == "kernel" and p.taps > 1 and p.inner * p.features <= 256,
+        "the gradients of many examples, what rows and columns see: 64 of 1x14x14x6->16 k5 0.5 ms, lax 1.0",
+    ),
+    Row(
         FORMS["products"],
         lambda p: p.ensemble > UNROLLED and p.role == "kernel" and p.inner * p.features <= 256 and p.places <= 1024,
         "many small matrix products: batched",
     ),
     Row(FORMS["members"], _always, "one member after the other; lax makes groups of them, training.json"),
-    Row(FORMS["onednn"], _always, "oneDNN's: layers.json"),
+    Row(
+        FORMS["onednn"],
+        lambda p: p.role == "output" and not (_narrow(p) and p.taps <= 4),
+        "oneDNN's: 8x28x28x128->128 k3 4.0 ms, lax 4.8; 8x56x56x96 k7 g96 1.0 ms, lax 108",
+    ),
     Row(
         FORMS["product"],
         lambda p: p.role != "input" or not _strided(p),
@@ -140,13 +149,18 @@ CPU = (
         "few channels, a product of several windows: 8x128x128x3->32 k3 in layers.json",
     ),
     Row(
+        FORMS["onednn"],
+        lambda p: p.role == "kernel" and p.geometry.rank == 1 and p.taps >= 9 and p.inner >= 16,
+        "oneDNN's, with the output as window: 8x4096x32->32 k9 2.0 ms, lax 2.8",
+    ),
+    Row(
         FORMS["slabs"],
         lambda p: _thin(p) and p.role == "kernel" and p.batch >= 64 and p.geometry.rank > 1,
         "few channels, the window's rows by themselves: 256x28x28x1->6 k5, gradients, in layers.json",
     ),
     Row(
         FORMS["tiles"],
-        lambda p: _thin(p) and p.role == "kernel" and p.batch >= 64,
+        lambda p: _thin(p) and p.role == "kernel" and (p.batch >= 64 or (p.onednn and by_ynnpack(p))),
         "few channels, a product of several windows: 128x28x28x1->32 k3, gradients, in layers.json",
     ),
     Row(
@@ -161,11 +175,16 @@ CPU = (
             p.role == "kernel"
             and by_ynnpack(p)
             and p.inner >= 16
-            and p.places >= 4096
+            and p.places >= (1024 if p.onednn else 4096)
             and math.prod(p.geometry.size) >= 196
             and laid_by_one(p) <= held(p)
         ),
         "around YNNPACK, which is slow at it: 8x64x64x64->64 k3, gradients, in layers.json",
+    ),
+    Row(
+        FORMS["patches"],
+        lambda p: p.onednn and p.role == "kernel" and by_ynnpack(p) and p.places * p.taps * p.inner <= held(p),
+        "around YNNPACK, small maps: 8x7x7x512->512 k3 5.2 ms, lax 6.5",
     ),
     Row(
         FORMS["laid out"],
