@@ -53,7 +53,7 @@ def _unit_stride(p: Problem) -> bool:
 XLA = Form("xla", lambda p, first, second, solve: xla(p, first, second), ROLES, lambda p: True)
 _ALL = (
     XLA,
-    Form("onednn", onednn.convolution, ("output", "kernel"), onednn.fits),
+    Form("onednn", onednn.convolution, ROLES, onednn.fits),
     Form("laid out", laid_out, ("kernel",), _dense),
     Form("uneven", uneven, ("output",), lambda p: _dense(p) and p.geometry.rank > 1 and as_large(p)),
     Form("product", sums.product, ROLES, lambda p: _dense(p) and p.taps == 1, "vmap"),

@@ -1,27 +1,25 @@
 """oneDNN's convolution and matrix product, which jaxlib carries on Linux and x86-64 and XLA:CPU does not choose.
 
 A program can call them by name, as JAX's own attention calls cuDNN's. XLA makes no promise about the names, and what it
-does not know how to read ends the process: so they are asked for only of the versions of jaxlib that the tests have
-run on.
+does not know how to read ends the process: so they are called only in the versions of jaxlib that the tests have run
+on.
 """
 
-from dataclasses import replace
 import functools
 import json
 import math
 import platform
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jaxlib.version
-from jax.sharding import Mesh
 
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Solve
-from jaxconv.ops.lowering.xla import _reached as reached
+from jaxconv.ops.lowering.windows import flipped, opposite, swapped, unit
+from jaxconv.ops.lowering.xla import reached
 
-# An axis of length one, as a geometry has it.
-_UNIT: dict[str, Any] = {"size": 1, "window": 1, "stride": 1, "padding": (0, 0), "dilation": 1}
 VERSIONS = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2")
 
 
@@ -36,44 +34,59 @@ def callable_here(context: Any = None) -> bool:
     """Whether a program for the CPU may call it.
 
     A program that is written to a disk may not: jaxlib cannot write the call. Nor may one that the compiler divides
-    over devices, which would let each compute the whole.
+    over devices: it would let each of them compute the whole.
 
     Args:
       context: what JAX tells a lowering rule of the module that it writes; without it, a module for one device.
     """
     if not carried() or (jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir):
         return False
-    if context is None:
-        return True
-    axes = context.axis_context
-    mesh = getattr(axes, "mesh", None)
-    if isinstance(mesh, (Mesh, jax.sharding.AbstractMesh)):
-        whole = mesh.size == 1 or set(mesh.axis_names) <= set(getattr(axes, "manual_axes", ()))
-    else:
-        whole = getattr(axes, "num_devices", 1) in (None, 1)
-    return whole and not context.lowering_parameters.for_export
+    return context is None or not (context.lowering_parameters.for_export or _divided(context.axis_context))
+
+
+def _divided(axes: Any) -> bool:
+    """Whether the compiler divides the module: over devices that no shard_map names."""
+    if hasattr(axes, "manual_axes"):
+        return not set(axes.mesh.axis_names) <= set(axes.manual_axes)
+    return getattr(axes, "num_devices", 1) not in (None, 1)
 
 
 def fits(p: Problem) -> bool:
-    """Whether its convolution computes this problem."""
+    """Whether it has a program for the problem."""
     g = p.geometry
     padded = all(0 <= side <= r for r, sides in zip(g.reach, g.padding, strict=True) for side in sides)
-    return p.onednn and p.dtype == jnp.float32 and 1 <= g.rank <= 3 and padded and (p.role == "output" or g.groups == 1)
+    plain = {"output": True, "input": unit(g.stride), "kernel": g.groups == 1}[p.role]
+    return p.onednn and p.dtype == jnp.float32 and 1 <= g.rank <= 3 and padded and plain
 
 
 def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """The output by oneDNN's direct convolution, groups included."""
-    if p.role == "kernel":
-        return _kernel(p, first, second)
+    """Its forward convolution in the three roles: on the way back with the kernel turned round, the axes of channels
+    and features exchanged; for the kernel with the output as window, the channels as examples."""
     g = p.geometry
-    if g.rank == 1 and g.groups > 1:  # its program for one axis is slow
-        flat = replace(g, **{name: (one, *getattr(g, name)) for name, one in _UNIT.items()})
-        return convolution(replace(p, geometry=flat), first[:, None], second[None], solve)[:, 0]
-    last = g.rank + 1
+    last, spatial = g.rank + 1, range(1, g.rank + 1)
+    if p.role == "output":
+        return _convolution(p, first, second)
+    if p.role == "input":
+        kernel = flipped(first, g.rank) if g.groups == 1 else flipped(swapped(first, g.groups), g.rank)
+        return _convolution(opposite(p), second, kernel, exchanged=g.groups == 1)
+    first, pads = reached(first, g)
+    geometry = Geometry(first.shape[1:-1], g.out, g.dilation, tuple(pads), g.stride)
+    across = replace(p, role="output", geometry=geometry, batch=p.channels, channels=p.batch)
+    kernel = _convolution(across, first.transpose(last, *spatial, 0), second.transpose(*spatial, 0, last))
+    return kernel.transpose(*spatial, 0, last)
+
+
+def _convolution(p: Problem, first: Array, second: Array, exchanged: bool = False) -> Array:
+    """The output; the kernel's last axes are channels and features, or ``exchanged``."""
+    g = p.geometry
+    if g.rank == 1 and g.groups > 1:  # one axis alone is slow
+        flat = Geometry((1, *g.size), (1, *g.window), (1, *g.stride), ((0, 0), *g.padding), (1, *g.dilation), g.groups)
+        return _convolution(replace(p, geometry=flat), first[:, None], second[None])[:, 0]
+    last, spatial = g.rank + 1, list(range(1, g.rank + 1))
     numbers = {"dims": g.rank + 2}
-    spatial = list(range(1, last))
-    maps = {"data": {"batch_dim": 0, "feature_dim": last, "spatial_dims": spatial}} | numbers
-    kernel = {"input_feature_dim": g.rank, "output_feature_dim": last, "spatial_dims": list(range(g.rank))}
+    maps = numbers | {"data": {"batch_dim": 0, "feature_dim": last, "spatial_dims": spatial}}
+    inner, outer = (last, g.rank) if exchanged else (g.rank, last)
+    kernel = {"input_feature_dim": inner, "output_feature_dim": outer, "spatial_dims": list(range(g.rank))}
     window = {
         "size": g.window,
         "pad_left": [low for low, _ in g.padding],
@@ -83,29 +96,12 @@ def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     }
     config = numbers | {
         "input": maps,
-        "kernel": {"filter": kernel} | numbers,
+        "kernel": numbers | {"filter": kernel},
         "output": maps,
         "window": window,
         "feature_groups": g.groups,
     }
     return _call("convolution", {"onednn_conv_config": config}, p.shape("output"), first, second)
-
-
-def _kernel(p: Problem, first: Array, second: Array) -> Array:
-    g = p.geometry
-    first, pads = reached(first, g)
-    last, spatial = g.rank + 1, range(1, g.rank + 1)
-    swapped = replace(
-        p,
-        role="output",
-        geometry=Geometry(first.shape[1:-1], g.out, g.dilation, tuple(pads), g.stride),
-        batch=p.channels,
-        channels=p.batch,
-    )
-    kernel = convolution(
-        swapped, first.transpose(last, *spatial, 0), second.transpose(*spatial, 0, last), None
-    )
-    return kernel.transpose(*spatial, 0, last)
 
 
 def product_over_places(a: Array, b: Array) -> Array:

@@ -46,7 +46,9 @@ def lowering(mode: str | tuple[str, ...]) -> Any:
     names = (mode,) if isinstance(mode, str) else tuple(mode)
     known = ("auto", "portable", "xla") if isinstance(mode, str) else tuple(forms.FORMS)
     if not names or set(names) - set(known):
-        raise ValueError(f"lowering must be 'auto', 'portable', 'xla' or a tuple of {', '.join(forms.FORMS)}, got {mode!r}")
+        raise ValueError(
+            f"lowering must be 'auto', 'portable', 'xla' or a tuple of {', '.join(forms.FORMS)}, got {mode!r}"
+        )
     return _mode(mode if isinstance(mode, str) else names)
 
 

@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape, Solve, others
-from jaxconv.ops.lowering.windows import flipped, swapped, total
+from jaxconv.ops.lowering.windows import flipped, opposite, swapped, total
 
 # `blocks` takes groups together up to so many channels: with more the zeros cost, with fewer the slices do.
 BLOCK = 32
@@ -23,10 +23,7 @@ UNROLLED = 16
 def turned(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """The way back at stride 1 is a convolution of the output with the kernel turned round."""
     g = p.geometry
-    pads = tuple((r - low, r - high) for r, (low, high) in zip(g.reach, g.padding, strict=True))
-    back = replace(g, size=g.out, padding=pads)
-    forth = replace(p, role="output", geometry=back, channels=p.features, features=p.channels)
-    return solve(forth, second, flipped(swapped(first, g.groups), g.rank))
+    return solve(opposite(p), second, flipped(swapped(first, g.groups), g.rank))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
+from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.problem import ROLES, Array, Geometry, Problem, Solve
-from jaxconv.ops.lowering.windows import dot, dot_over_places, seen_by, taps, total, unit
+from jaxconv.ops.lowering.windows import dot, seen_by, taps, total, unit
 
 
 def product(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
@@ -32,6 +33,23 @@ def spread(y: Array, g: Geometry) -> Array:
     for n, m, s, (low, _) in zip(g.size, g.out, g.stride, g.padding, strict=True):
         config.append((-low, n + low - ((m - 1) * s + 1), s - 1))
     return lax.pad(y, jnp.zeros((), y.dtype), [*config, (0, 0, 0)])
+
+
+def dot_over_places(p: Problem, a: Array, b: Array) -> Array:
+    """Contracts all axes but the last of both: ``(channels, features)``.
+
+    XLA:CPU first turns the operand on the left round in memory, so the narrower one stands there. Without the barrier
+    it would see that a product turned round is that of the operands exchanged.
+    """
+    if p.onednn and p.dtype == jnp.float32:
+        return onednn.product_over_places(a, b)
+    axes = tuple(range(a.ndim - 1))
+    exchanged = a.shape[-1] > b.shape[-1]
+    first, second = (b, a) if exchanged else (a, b)
+    found = lax.dot_general(
+        first, second, ((axes, axes), ((), ())), precision=p.precision, preferred_element_type=p.dtype
+    )
+    return lax.optimization_barrier(found).T if exchanged else found
 
 
 def products(p: Problem, first: Array, second: Array, solve: Solve) -> Array:

@@ -96,12 +96,12 @@ CPU = (
     Row(FORMS["members"], _always, "one member after the other; lax makes groups of them, training.json"),
     Row(
         FORMS["onednn"],
-        lambda p: p.role == "output" and not (_narrow(p) and p.taps <= 4),
+        lambda p: p.role != "kernel" and not (_narrow(p) and p.taps <= 4),
         "oneDNN's: 8x28x28x128->128 k3 4.0 ms, lax 4.8; 8x56x56x96 k7 g96 1.0 ms, lax 108",
     ),
     Row(
         FORMS["product"],
-        lambda p: p.role != "input" or not _strided(p),
+        lambda p: p.role == "kernel" or (not p.onednn and (p.role == "output" or not _strided(p))),
         "a matrix product: 8x56x56x256->64 4.9 ms, lax 12.7",
     ),
     Row(
@@ -176,7 +176,7 @@ CPU = (
             and by_ynnpack(p)
             and p.inner >= 16
             and p.places >= (1024 if p.onednn else 4096)
-            and math.prod(p.geometry.size) >= 196
+            and (p.onednn or math.prod(p.geometry.size) >= 196)
             and laid_by_one(p) <= held(p)
         ),
         "around YNNPACK, which is slow at it: 8x64x64x64->64 k3, gradients, in layers.json",
@@ -344,4 +344,6 @@ def stands_alone(p: Problem, mode: Any) -> bool:
     if p.role != "kernel" and 1 not in (p.inner, p.outer):
         return False
     forms = {choice.form for _, choice in steps(p, mode)}
+    if p.onednn and forms <= {FORMS["product"], FORMS["onednn"]}:
+        return False  # a call takes its arrays as they are
     return XLA not in forms if p.role == "kernel" else FORMS["shifts"] in forms

@@ -4,12 +4,12 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
-from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape
 
 
@@ -35,23 +35,6 @@ def dot(p: Problem, a: Array, b: Array) -> Array:
     )
 
 
-def dot_over_places(p: Problem, a: Array, b: Array) -> Array:
-    """Contracts all axes but the last of both: ``(channels, features)``.
-
-    XLA:CPU first turns the operand on the left round in memory, so the narrower one stands there. Without the barrier
-    it would see that a product turned round is that of the operands exchanged.
-    """
-    if p.onednn and p.dtype == jnp.float32:
-        return onednn.product_over_places(a, b)
-    axes = tuple(range(a.ndim - 1))
-    exchanged = a.shape[-1] > b.shape[-1]
-    first, second = (b, a) if exchanged else (a, b)
-    found = lax.dot_general(
-        first, second, ((axes, axes), ((), ())), precision=p.precision, preferred_element_type=p.dtype
-    )
-    return lax.optimization_barrier(found).T if exchanged else found
-
-
 def total(terms: Iterable[Array]) -> Array:
     """Adds them up, the first first."""
     return functools.reduce(lax.add, terms)
@@ -60,6 +43,14 @@ def total(terms: Iterable[Array]) -> Array:
 def unit(values: Sequence[int]) -> bool:
     """Whether all are 1."""
     return all(v == 1 for v in values)
+
+
+def opposite(p: Problem) -> Problem:
+    """The way back at stride 1 as a convolution of the output, with the kernel turned round."""
+    g = p.geometry
+    pads = tuple((r - low, r - high) for r, (low, high) in zip(g.reach, g.padding, strict=True))
+    back = replace(g, size=g.out, padding=pads)
+    return replace(p, role="output", geometry=back, channels=p.features, features=p.channels)
 
 
 def flipped(kernel: Array, rank: int) -> Array:

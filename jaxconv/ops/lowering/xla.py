@@ -60,7 +60,7 @@ def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Ar
             feature_group_count=g.groups,
             **common,
         )
-    first, pads = _reached(first, g, p.platform == "cuda")
+    first, pads = reached(first, g, p.platform == "cuda")
     return _convolution(
         first,
         second,
@@ -73,7 +73,7 @@ def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Ar
     )
 
 
-def _reached(x: Array, g: Geometry, whole: bool = False) -> tuple[Array, list[tuple[int, int]]]:
+def reached(x: Array, g: Geometry, whole: bool = False) -> tuple[Array, list[tuple[int, int]]]:
     """The part of the input that windows reach, so that no padding is negative, and its padding.
 
     Or the whole of it: XLA:GPU, which would copy the part, lets cuDNN pass over the rest.
@@ -94,7 +94,7 @@ def laid_out(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     Left to XLA:CPU, it is done well outside of loops and falls to a naive convolution inside of them.
     """
     g = p.geometry
-    first, pads = _reached(first, g)
+    first, pads = reached(first, g)
     last, spatial = g.rank + 1, range(1, g.rank + 1)
     s = _letters(g.rank)
     kernel = _convolution(
