@@ -39,7 +39,8 @@ def callable_here(context: Any = None) -> bool:
     Args:
       context: what JAX tells a lowering rule of the module that it writes; without it, a module for one device.
     """
-    if not carried() or (jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir):
+    cached = jax.config.values["jax_enable_compilation_cache"] and jax.config.values["jax_compilation_cache_dir"]
+    if not carried() or cached:
         return False
     return context is None or not (context.lowering_parameters.for_export or _divided(context.axis_context))
 

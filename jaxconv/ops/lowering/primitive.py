@@ -34,8 +34,8 @@ def lowering(mode: str | tuple[str, ...]) -> Any:
 
     Args:
       mode: "auto", the default: by the table of the platform. "xla": lax's own convolution and its gradients
-        everywhere. "portable": by the table, without the programs that cannot be written to a disk, for what
-        `jax.experimental.serialize_executable` is to take. A tuple of names of forms: the first of them that has a program for the problem, else lax's.
+        everywhere. "portable": by the table, without calls of oneDNN, for a compiled program that is to be written to
+        a disk. A tuple of names of forms: the first of them that has a program for the problem, else lax's.
 
     Raises:
       ValueError: no such mode, or no such form.
@@ -46,9 +46,8 @@ def lowering(mode: str | tuple[str, ...]) -> Any:
     names = (mode,) if isinstance(mode, str) else tuple(mode)
     known = ("auto", "portable", "xla") if isinstance(mode, str) else tuple(forms.FORMS)
     if not names or set(names) - set(known):
-        raise ValueError(
-            f"lowering must be 'auto', 'portable', 'xla' or a tuple of {', '.join(forms.FORMS)}, got {mode!r}"
-        )
+        modes = "'auto', 'portable', 'xla' or a tuple of " + ", ".join(forms.FORMS)
+        raise ValueError(f"lowering must be {modes}, got {mode!r}")
     return _mode(mode if isinstance(mode, str) else names)
 
 
