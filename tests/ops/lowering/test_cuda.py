@@ -98,9 +98,11 @@ def test_every_row_is_taken():
 def test_half_types_stay_half_where_the_library_sums_wide(role):
     """Elsewhere the sum is asked for in float32; XLA:GPU would widen the arrays for it."""
     x, k = jnp.ones((2, 8, 8, 16), jnp.bfloat16), jnp.ones((3, 3, 16, 16), jnp.bfloat16)
-    y, back = jax.vjp(lambda x, k: jc.conv(x, k, bias=jnp.ones(16, jnp.bfloat16)), x, k)
-    function = {"output": lambda: jc.conv(x, k), "input": lambda: back(y)[0], "kernel": lambda: back(y)[1]}[role]
-    lowered = {p: jax.jit(function).trace().lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda", "tpu")}
+    with jc.lowering("portable"):
+        y, back = jax.vjp(lambda x, k: jc.conv(x, k, bias=jnp.ones(16, jnp.bfloat16)), x, k)
+        function = {"output": lambda: jc.conv(x, k), "input": lambda: back(y)[0], "kernel": lambda: back(y)[1]}[role]
+        traced = jax.jit(function).trace()
+        lowered = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda", "tpu")}
     types = {
         p: {line.rsplit("x", 1)[1].split(">")[0] for line in text.splitlines() if "stablehlo.convolution" in line}
         for p, text in lowered.items()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxconv.ops.lowering import table
+from jaxconv.ops.lowering import onednn, table
 from jaxconv.ops.lowering.forms import FORMS
 from jaxconv.ops.lowering.problem import ROLES, Geometry, Problem, others
 from tests.ops.draws import Draws, Searched, uniform
@@ -40,11 +40,19 @@ NEEDS: dict[str, dict[str, int]] = {
     "slabs": {"ranks": 2},
     "examples": {"batch": 2},
 }
+# oneDNN in each role, each with what it needs there.
+ONEDNN = {"output": {}, "input": {"stride": 1}, "kernel": {"groups": 1}}
 CASES = [(name, role) for name in NEEDS for role in FORMS[name].roles]
+CASES += [("onednn", role) for role in ONEDNN if onednn.carried()]
 
 
-def problem(draws: Draws, role: str, needs: dict[str, int]) -> Problem:
+def ids(text: str) -> str:
+    return text.replace(" ", "-")
+
+
+def problem(draws: Draws, name: str, role: str) -> Problem:
     """Draws a problem that has what a form needs, at the edges of what it takes more often than not."""
+    needs = ONEDNN[role] if name == "onednn" else NEEDS[name]
     rank = draws.integer(needs.get("ranks", 1), 3)
     most = (5, 3, 2)[rank - 1]
     taps = needs.get("taps")
@@ -81,6 +89,7 @@ def problem(draws: Draws, role: str, needs: dict[str, int]) -> Problem:
         features,
         jnp.dtype(jnp.float32),
         platform="cpu",
+        onednn=name == "onednn" or (onednn.carried() and draws.integer(0, 1) > 0),
     )
 
 
@@ -129,7 +138,7 @@ def computed(p: Problem, mode, arrays) -> np.ndarray:
 
 
 def check(draws: Draws, name: str, role: str) -> None:
-    p = problem(draws, role, NEEDS[name])
+    p = problem(draws, name, role)
     assert FORMS[name].takes(p), p
     first, second = arrays_of(p)
     want, magnitude = summed(p, first.astype(np.float64), second.astype(np.float64))
@@ -139,7 +148,7 @@ def check(draws: Draws, name: str, role: str) -> None:
     assert np.all(np.abs(got - want) <= 8 * np.finfo(np.float32).eps * magnitude + 1e-30), (name, p)
 
 
-@pytest.mark.parametrize(("name", "role"), CASES, ids=lambda v: v.replace(" ", "-"))
+@pytest.mark.parametrize(("name", "role"), CASES, ids=ids)
 @given(st.data())
 @settings(max_examples=6)
 def test_forms_equal_the_sums(name, role, data):
@@ -147,18 +156,18 @@ def test_forms_equal_the_sums(name, role, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "role"), CASES, ids=lambda v: v.replace(" ", "-"))
+@pytest.mark.parametrize(("name", "role"), CASES, ids=ids)
 @given(st.data())
 @settings(max_examples=20)
 def test_forms_equal_the_sums_at_length(name, role, data):
     check(Searched(data), name, role)
 
 
-@pytest.mark.parametrize("name", [name for name in NEEDS if name != "xla"])
-def test_half_types_are_summed_in_float32(name):
-    for role in FORMS[name].roles:
+@pytest.mark.parametrize(("name", "role"), [case for case in CASES if case[0] != "xla"], ids=ids)
+def test_half_types_are_summed_in_float32(name, role):
+    for own in {False, onednn.carried()}:
         for dtype in (jnp.bfloat16, jnp.float16):
-            p = problem_with(name, role)
+            p = dataclasses.replace(problem_with(name, role), half=True, onednn=own or name == "onednn")
             first, second = arrays_of(p, dtype)
             want, _ = summed(p, first.astype(np.float64), second.astype(np.float64))
             got = computed(p, ALONE[name], (first, second))
@@ -168,7 +177,7 @@ def test_half_types_are_summed_in_float32(name):
 
 def problem_with(name: str, role: str) -> Problem:
     """A fixed problem that the form takes."""
-    needs = NEEDS[name]
+    needs = ONEDNN[role] if name == "onednn" else NEEDS[name]
     rank = 2
     window = (1 if needs.get("taps") == 1 else 3,) * rank
     stride, dilation = (2 if needs.get("stride") == 2 else 1,) * rank, (2 if needs.get("dilation") == 2 else 1,) * rank
@@ -176,7 +185,8 @@ def problem_with(name: str, role: str) -> Problem:
     inner = needs.get("inner", 2)
     padding = ((0, 0) if window[0] == 1 else (1, 1),) * rank
     geometry = Geometry((9, 8), window, stride, padding, dilation, groups)
-    return Problem(role, geometry, 2, groups * inner, groups * 2, jnp.dtype(jnp.float32), platform="cpu")
+    facts = {"platform": "cpu", "onednn": name == "onednn"}
+    return Problem(role, geometry, 2, groups * inner, groups * 2, jnp.dtype(jnp.float32), **facts)
 
 
 @pytest.mark.parametrize("name", [name for name, form in FORMS.items() if form.ensemble != "no"])
@@ -212,7 +222,7 @@ def test_many_groups_are_a_loop(name, role):
     assert str(program).count("conv_general_dilated[") == 1
 
 
-@pytest.mark.parametrize(("name", "role"), CASES, ids=lambda v: v.replace(" ", "-"))
+@pytest.mark.parametrize(("name", "role"), CASES, ids=ids)
 def test_twice_gives_the_same_bits(name, role):
     p = problem_with(name, role)
     arrays = arrays_of(p)
@@ -221,4 +231,4 @@ def test_twice_gives_the_same_bits(name, role):
 
 
 def test_every_form_is_tested():
-    assert {*NEEDS, "members"} == set(FORMS)
+    assert {*NEEDS, "onednn", "members"} == set(FORMS)

@@ -1,0 +1,174 @@
+"""Where oneDNN is called and where not, that it is the same from run to run, and what it computes in whole programs."""
+
+import concurrent.futures
+import functools
+import types
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.serialize_executable import deserialize_and_load, serialize
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxconv as jc
+from jaxconv.ops.lowering import onednn
+from tests.ops.compare import assert_close
+from tests.ops.draws import uniform
+
+pytestmark = pytest.mark.skipif(not onednn.carried(), reason="this jaxlib is not known to carry oneDNN")
+
+X, K = uniform(1, (8, 9, 8, 6)).astype(np.float32), uniform(2, (3, 3, 6, 5)).astype(np.float32)
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+
+def loss(x, k):
+    return jnp.sum(jnp.sin(jc.conv(jnp.cos(x), k)))
+
+
+def text(f, *args) -> str:
+    return jax.jit(f).lower(*args).as_text()
+
+
+def calls(program: str) -> int:
+    return program.count("@__onednn$")
+
+
+def close(got, want) -> None:
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert_close(one, other)
+
+
+def test_the_version_that_the_tests_run_on_is_known():
+    """One that is not falls back to slower programs: add it to the list once these tests have passed on it."""
+    assert jax.lib.__version__ in onednn.VERSIONS
+
+
+def test_all_three_roles_call_it():
+    assert calls(text(jc.conv, X, K)) == 1
+    k = uniform(3, (9, 16, 4)).astype(np.float32)
+    assert calls(text(jax.grad(loss, (0, 1)), X.reshape(2, -1, 16), k)) == 3
+    (row,) = jc.explain(jc.conv, X, K, platform="cpu")
+    assert row.form == "onednn"
+
+
+@pytest.mark.parametrize("version", ["0.9.2", "99.0.0"])
+def test_an_unknown_version_is_not_asked(version, monkeypatch):
+    onednn.carried.cache_clear()
+    monkeypatch.setattr(onednn.jaxlib.version, "__version__", version)
+    try:
+        assert not onednn.carried()
+        assert calls(text(lambda x, k: jc.conv(x + 1, k), X, K)) == 0
+    finally:
+        onednn.carried.cache_clear()
+
+
+def test_an_unknown_machine_is_not_asked(monkeypatch):
+    onednn.carried.cache_clear()
+    monkeypatch.setattr(onednn.platform, "machine", lambda: "aarch64")
+    try:
+        assert not onednn.carried()
+    finally:
+        onednn.carried.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.complex64, jnp.int32])
+def test_other_types_are_left_to_lax(dtype):
+    with jax.enable_x64(True):
+        x, k = jnp.ones((2, 5, 4, 3), dtype), jnp.ones((2, 2, 3, 4), dtype)
+        conv = functools.partial(jc.conv_general_dilated, window_strides=(1, 1), padding="SAME")
+        assert calls(text(functools.partial(conv, dimension_numbers=NUMBERS), x, k)) == 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_types_are_summed_in_float32(dtype):
+    x, k = jnp.full((1, 1, 1, 4096), 0.1, dtype), jnp.ones((1, 1, 4096, 1), dtype)
+    assert calls(text(jc.conv, x, k)) == 1
+    want = np.float64(np.asarray(x, np.float64).sum())
+    assert float(jc.conv(x, k)[0, 0, 0, 0]) == float(jnp.asarray(want, dtype))
+
+
+def test_an_export_calls_nothing_that_it_may_not():
+    exported = jax.export.export(jax.jit(jax.grad(loss, (0, 1))), platforms=("cpu", "cuda"))(X, K)
+    assert calls(exported.mlir_module()) == 0
+    got = jax.export.deserialize(exported.serialize()).call(X, K)
+    close(got, jax.jit(jax.grad(loss, (0, 1)))(X, K))
+
+
+def test_a_portable_program_can_be_written_to_a_disk():
+    with jc.lowering("portable"):
+        compiled = jax.jit(jax.grad(loss, (0, 1))).lower(X, K).compile()
+    assert "__onednn" not in compiled.as_text()
+    got = deserialize_and_load(*serialize(compiled), execution_devices=jax.devices()[:1])(X, K)
+    close(got, jax.jit(jax.grad(loss, (0, 1)))(X, K))
+
+
+def test_programs_for_jaxs_cache_on_disk_are_portable(tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        assert calls(text(lambda x, k: jc.conv(x, k) + 2, X, K)) == 0
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(params=[AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def mesh(request):
+    return jax.make_mesh((2,), ("batch",), axis_types=(request.param,), devices=jax.devices()[:2])
+
+
+def test_what_the_compiler_divides_does_not_call_it(mesh):
+    """Each device would compute the whole."""
+    with jax.set_mesh(mesh):
+        x = jax.device_put(X, NamedSharding(mesh, P("batch")))
+        compiled = jax.jit(jc.conv).lower(x, K).compile()
+        assert "__onednn" not in compiled.as_text()
+        assert "all-gather" not in compiled.as_text()
+        assert_close(compiled(x, K), jc.conv(X, K))
+
+
+def test_what_a_shard_map_divides_calls_it(mesh):
+    with jax.set_mesh(mesh):
+        x = jax.device_put(X, NamedSharding(mesh, P("batch")))
+        f = jax.jit(jax.shard_map(jc.conv, in_specs=(P("batch"), P()), out_specs=P("batch")))
+        assert calls(f.lower(x, K).as_text()) == 1
+        assert_close(f(x, K), jc.conv(X, K))
+
+
+def test_a_shard_map_over_some_axes_alone_does_not_call_it():
+    axes = types.SimpleNamespace(mesh=types.SimpleNamespace(axis_names=("a", "b")), manual_axes={"a"})
+    context = types.SimpleNamespace(axis_context=axes, lowering_parameters=types.SimpleNamespace(for_export=False))
+    assert not onednn.callable_here(context)
+    axes.manual_axes = {"a", "b"}
+    assert onednn.callable_here(context)
+
+
+def networks(x, ks):
+    """Convolutions that do not wait for each other, and some in a loop."""
+    maps = [jc.conv(x * (i + 1), k, groups=6 // k.shape[-2]) for i, k in enumerate(ks)]
+    chain = jax.lax.scan(lambda y, _: (jnp.tanh(jc.conv(y, ks[0])), None), x, length=3)[0]
+    return sum(jnp.mean(jnp.sin(y)) for y in maps) + jnp.mean(chain)
+
+
+def test_it_gives_the_same_bits_whatever_runs_beside_it():
+    """Four threads run the same program at once, on the two or more threads that it shares out its work to."""
+    ks = [uniform(i, shape).astype(np.float32) for i, shape in enumerate([(3, 3, 6, 6), (1, 1, 6, 4), (5, 3, 1, 12)])]
+    run = jax.jit(jax.value_and_grad(networks, (0, 1)))
+    first = jax.tree.map(np.asarray, run(X, ks))
+    with jc.lowering("xla"):
+        close(first, jax.jit(jax.value_and_grad(networks, (0, 1)))(X, ks))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda _: jax.tree.map(np.asarray, run(X, ks)), range(40)):
+            jax.tree.map(np.testing.assert_array_equal, got, first)
+
+
+@pytest.mark.parametrize("taps", [4, 9])
+def test_one_axis_with_groups_is_computed_as_two(taps):
+    x, k = uniform(3, (2, 11, 6)).astype(np.float32), uniform(4, (taps, 1, 12)).astype(np.float32)
+    f = functools.partial(jc.conv, groups=6)
+    with jc.lowering(("onednn",)):
+        got = jax.jit(f)(x, k)
+        assert calls(jax.jit(f).lower(x, k).as_text()) == 1
+    with jc.lowering("xla"):
+        assert_close(got, jax.jit(f)(x, k))
