@@ -175,6 +175,7 @@ CPU = (
             p.role == "kernel"
             and by_ynnpack(p)
             and p.inner >= 16
+            and p.taps <= 49
             and p.places >= (1024 if p.onednn else 4096)
             and (p.onednn or math.prod(p.geometry.size) >= 196)
             and laid_by_one(p) <= held(p)
