@@ -381,6 +381,7 @@ LAYERS = {
         conv 2x16x28x28x32->64 k3 s2 p1
         conv 2x8x14x14x128->128 k3
         conv 8x16x32x32x8->16 k3
+        conv 8x8x16x16x16->32 k3
         conv 2x16x28x28x64->64 k3 g64
     """,
     "pools": """

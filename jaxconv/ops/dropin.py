@@ -1,5 +1,6 @@
 """The drop-in for `jax.lax.conv_general_dilated`, for the frameworks that take one."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,20 +82,22 @@ def conv_general_dilated(
 
 def _in_our_terms(lhs: Array, rhs: Array, shape: tuple[int, ...], wanted: Any, options: dict[str, Any]) -> Array | None:
     """Returns the convolution by our primitive, or None where it is not one of ours."""
-    rank, groups = len(shape) - 2, options["feature_group_count"]
+    rank, groups = len(shape) - 2, operator.index(options["feature_group_count"])
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, options["dimension_numbers"])
     to_last = [(spec[0], *spec[2:], spec[1]) for spec in (numbers.lhs_spec, numbers.out_spec)]
     to_kernel = (*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0])
     x, kernel = jnp.transpose(lhs, to_last[0]), jnp.transpose(rhs, to_kernel)
     size, out = x.shape[1:-1], tuple(shape[i] for i in to_last[1])[1:-1]
-    window, spread = kernel.shape[:rank], tuple(options["lhs_dilation"] or (1,) * rank)
-    strides, dilations = tuple(options["window_strides"]), tuple(options["rhs_dilation"] or (1,) * rank)
+    window = kernel.shape[:rank]
+    given = (options[name] for name in ("lhs_dilation", "window_strides", "rhs_dilation"))
+    spread, strides, dilations = (tuple(map(operator.index, (1,) * rank if v is None else v)) for v in given)
     if not all(isinstance(n, int) and n > 0 for n in (*window, *size, *out)):
         return None
     reach = [window_extent(f, d) - 1 for f, d in zip(window, dilations, strict=True)]
     pads = options["padding"]
     if isinstance(pads, str):
         pads = lax.padtype_to_pads(size, [r + 1 for r in reach], strides, pads)
+    pads = [(operator.index(low), operator.index(high)) for low, high in pads]
     if all(s == 1 for s in spread):
         y = correlate(x, kernel, strides, tuple(pads), dilations, groups, options["precision"], wanted)
     elif all(s == 1 for s in strides):

@@ -97,6 +97,10 @@ def primitives(f, *args):
     [
         ({}, True),
         ({"precision": "highest"}, True),
+        (
+            {"window_strides": np.array([1, 2]), "padding": np.ones((2, 2), int), "rhs_dilation": (np.int64(2),) * 2},
+            True,
+        ),
         ({"preferred_element_type": jnp.float32}, True),
         ({"preferred_element_type": jnp.int32}, False),
         ({"batch_group_count": 2}, False),

@@ -61,7 +61,9 @@ _OPS = {
 def explain(function: Callable[..., Any], *args: Any, platform: str | None = None) -> Explanation:
     """Lists the convolutions and pools in a function, and what is chosen for each: nothing is compiled or run.
 
-    Looks into `jit`, `scan`, `cond`, `remat`, `shard_map` and whatever else holds a function.
+    Looks into `jit`, `scan`, `cond`, `remat`, `shard_map` and whatever else holds a function. What is said of a CPU is
+    for one device, or inside of a shard_map: a program that the compiler divides over devices does not call oneDNN.
+    Matrix products over places call it too, where the form is "onednn" or not.
 
     Args:
       function: takes ``args``. To see the gradients too, pass ``jax.grad`` of it.
@@ -74,9 +76,9 @@ def explain(function: Callable[..., Any], *args: Any, platform: str | None = Non
     Raises:
       ValueError: no such platform.
 
-    >>> rows = explain(lambda x, k: jc.conv(x, k), jnp.ones((1, 8, 8, 3)), jnp.ones((1, 1, 3, 4)), platform="cpu")
+    >>> rows = explain(lambda x, k: jc.conv(x, k), jnp.ones((1, 8, 8, 3)), jnp.ones((1, 1, 3, 4)), platform="tpu")
     >>> rows[0].op, rows[0].form
-    ('conv', 'product')
+    ('conv', 'xla')
     """
     platform = platform or jax.default_backend()
     platform = "cuda" if platform == "gpu" else platform

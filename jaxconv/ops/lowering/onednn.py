@@ -30,34 +30,41 @@ def carried() -> bool:
     return known and platform.system() == "Linux" and platform.machine() in ("x86_64", "AMD64")
 
 
+def computes(dtype: Any, rank: int) -> bool:
+    """Whether it has programs for sums of this type along so many axes."""
+    return dtype == jnp.float32 and 1 <= rank <= 3
+
+
 def callable_here(context: Any = None) -> bool:
     """Whether a program for the CPU may call it.
 
     A program that is written to a disk may not: jaxlib cannot write the call. Nor may one that the compiler divides
-    over devices: it would let each of them compute the whole.
+    over devices: it would let each of them compute the whole. JAX's cache on disk counts if it is set when the program
+    is lowered.
 
     Args:
       context: what JAX tells a lowering rule of the module that it writes; without it, a module for one device.
     """
-    cached = jax.config.values["jax_enable_compilation_cache"] and jax.config.values["jax_compilation_cache_dir"]
+    cached = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if not carried() or cached:
         return False
     return context is None or not (context.lowering_parameters.for_export or _divided(context.axis_context))
 
 
 def _divided(axes: Any) -> bool:
-    """Whether the compiler divides the module: over devices that no shard_map names."""
+    """Whether the compiler divides the module: over devices that no shard_map names, or that are not told."""
     if hasattr(axes, "manual_axes"):
         return not set(axes.mesh.axis_names) <= set(axes.manual_axes)
-    return getattr(axes, "num_devices", 1) not in (None, 1)
+    return getattr(axes, "num_devices", 0) != 1
 
 
 def fits(p: Problem) -> bool:
     """Whether it has a program for the problem."""
     g = p.geometry
+    # The way back has the rest of the window's reach as padding, which must not be negative.
     padded = all(0 <= side <= r for r, sides in zip(g.reach, g.padding, strict=True) for side in sides)
     plain = {"output": True, "input": unit(g.stride), "kernel": g.groups == 1}[p.role]
-    return p.onednn and p.dtype == jnp.float32 and 1 <= g.rank <= 3 and padded and plain
+    return p.onednn and padded and plain
 
 
 def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
@@ -84,8 +91,8 @@ def _convolution(p: Problem, first: Array, second: Array, exchanged: bool = Fals
         flat = Geometry((1, *g.size), (1, *g.window), (1, *g.stride), ((0, 0), *g.padding), (1, *g.dilation), g.groups)
         return _convolution(replace(p, geometry=flat), first[:, None], second[None])[:, 0]
     last, spatial = g.rank + 1, list(range(1, g.rank + 1))
-    numbers = {"dims": g.rank + 2}
-    maps = numbers | {"data": {"batch_dim": 0, "feature_dim": last, "spatial_dims": spatial}}
+    rank = {"dims": g.rank + 2}
+    image = rank | {"data": {"batch_dim": 0, "feature_dim": last, "spatial_dims": spatial}}
     inner, outer = (last, g.rank) if exchanged else (g.rank, last)
     kernel = {"input_feature_dim": inner, "output_feature_dim": outer, "spatial_dims": list(range(g.rank))}
     window = {
@@ -95,10 +102,10 @@ def _convolution(p: Problem, first: Array, second: Array, exchanged: bool = Fals
         "strides": g.stride,
         "window_dilations": g.dilation,
     }
-    config = numbers | {
-        "input": maps,
-        "kernel": numbers | {"filter": kernel},
-        "output": maps,
+    config = rank | {
+        "input": image,
+        "kernel": rank | {"filter": kernel},
+        "output": image,
         "window": window,
         "feature_groups": g.groups,
     }

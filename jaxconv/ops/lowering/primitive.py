@@ -34,8 +34,9 @@ def lowering(mode: str | tuple[str, ...]) -> Any:
 
     Args:
       mode: "auto", the default: by the table of the platform. "xla": lax's own convolution and its gradients
-        everywhere. "portable": by the table, without calls of oneDNN, for a compiled program that is to be written to
-        a disk. A tuple of names of forms: the first of them that has a program for the problem, else lax's.
+        everywhere. "portable": by the table, without calls of oneDNN, for a program that is to be written to a disk
+        or read by other tools. A tuple of names of forms: the first of them that has a program for the problem, else
+        lax's; their matrix products may be oneDNN's.
 
     Raises:
       ValueError: no such mode, or no such form.
@@ -132,7 +133,10 @@ def problem_of(
         precision=params["precision"],
         ynnpack=params["ynnpack"],
         platform=platform,
-        onednn=platform == "cpu" and params["lowering"] != "portable" and onednn.callable_here(context),
+        onednn=platform == "cpu"
+        and params["lowering"] != "portable"
+        and onednn.computes(sums, geometry.rank)
+        and onednn.callable_here(context),
     )
 
 

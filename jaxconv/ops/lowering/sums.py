@@ -36,12 +36,12 @@ def spread(y: Array, g: Geometry) -> Array:
 
 
 def dot_over_places(p: Problem, a: Array, b: Array) -> Array:
-    """Contracts all axes but the last of both: ``(channels, features)``.
+    """Contracts all axes but the last of both: ``(channels, features)``; by oneDNN where it may be called.
 
     XLA:CPU first turns the operand on the left round in memory, so the narrower one stands there. Without the barrier
     it would see that a product turned round is that of the operands exchanged.
     """
-    if p.onednn and p.dtype == jnp.float32:
+    if p.onednn:
         return onednn.product_over_places(a, b)
     axes = tuple(range(a.ndim - 1))
     exchanged = a.shape[-1] > b.shape[-1]

@@ -69,6 +69,10 @@ def _strided(p: Problem) -> bool:
     return max(p.geometry.stride) > 1
 
 
+def _spread(p: Problem) -> bool:
+    return _strided(p) or max(p.geometry.dilation) > 1
+
+
 # Measured on two cores of an AMD EPYC with jaxlib 0.10.2, float32. Times are those of results/forms.json in
 # experiments/benchmarks, which times forms one by one, or else in the file that is named, which names its machine.
 CPU = (
@@ -85,35 +89,30 @@ CPU = (
     ),
     Row(
         FORMS["crossed"],
-        lambda p: p.ensemble > UNROLLED and p.role == "kernel" and p.taps > 1 and p.inner * p.features <= 256,
-        "the gradients of many examples, what rows and columns see: 64 of 1x14x14x6->16 k5 0.5 ms, lax 1.0",
-    ),
-    Row(
-        FORMS["products"],
         lambda p: p.ensemble > UNROLLED and p.role == "kernel" and p.inner * p.features <= 256 and p.places <= 1024,
-        "many small matrix products: batched",
+        "the gradients of many examples, what rows and columns see: 64 of 1x14x14x6->16 k5 0.4 ms, lax 1.4",
     ),
     Row(FORMS["members"], _always, "one member after the other; lax makes groups of them, training.json"),
     Row(
         FORMS["onednn"],
         lambda p: p.role != "kernel" and not (_narrow(p) and p.taps <= 4),
-        "oneDNN's: 8x28x28x128->128 k3 4.0 ms, lax 4.8; 8x56x56x96 k7 g96 1.0 ms, lax 108",
+        "oneDNN's: 8x128x128x32->32 k3 5.1 ms, lax 10; 8x56x56x96 k7 g96 1.0 ms, lax 105",
     ),
     Row(
         FORMS["product"],
         lambda p: p.role == "kernel" or (not p.onednn and (p.role == "output" or not _strided(p))),
-        "a matrix product: 8x56x56x256->64 4.9 ms, lax 12.7",
+        "a matrix product: 8x56x56x256->64, its kernel's gradient 3.1 ms, lax 19",
     ),
     Row(
         FORMS["phases"],
         lambda p: _narrow(p) and _strided(p) and p.role != "kernel",
-        "depthwise, each phase by itself: 8x56x56x144 k5 s2 2.1 ms, lax 39",
+        "depthwise, each phase by itself: 8x56x56x144 k5 s2 1.0 ms, lax 27",
     ),
-    Row(FORMS["shifts"], _narrow, "depthwise, a sum of shifted maps: 8x56x56x96 k7 8.7 ms, lax 150"),
+    Row(FORMS["shifts"], _narrow, "depthwise, a sum of shifted maps: 8x56x56x96 k7 2.4 ms, lax 105"),
     Row(
         FORMS["shifts"],
         lambda p: p.role == "output" and p.inner == 1 and p.taps <= 32 and not _strided(p),
-        "one channel, a sum of shifted maps: 8x16384x1->32 k9 0.8 ms, lax 2.1",
+        "one channel, a sum of shifted maps: 8x16384x1->32 k9 0.4 ms, lax 1.4",
     ),
     Row(FORMS["turned"], _always, "a convolution with the kernel turned round, with the choice for that"),
     Row(
@@ -124,10 +123,14 @@ CPU = (
     Row(
         FORMS["blocks"],
         _always,
-        "groups taken together: 8x28x28x256 k3 g32 13 ms, lax 52; its kernel's gradient 25 ms, lax 4010",
+        "groups taken together: 8x28x28x256 k3 g32 14 ms, lax 38; its kernel's gradient 9 ms, lax 2570",
     ),
     Row(FORMS["apart"], _always, "each group by itself: lax's own way is naive"),
-    Row(FORMS["patches"], lambda p: _tiled(p) and p.inner < 16, "side by side: 8x224x224x3->96 k4 s4 3.4 ms, lax 4.3"),
+    Row(
+        FORMS["patches"],
+        lambda p: _tiled(p) and p.inner < 16,
+        "windows side by side, without oneDNN",
+    ),
     Row(
         FORMS["shuffled"],
         lambda p: _tiled(p) and (p.inner >= 64 or p.role == "kernel"),
@@ -136,7 +139,7 @@ CPU = (
     Row(
         FORMS["shuffled"],
         lambda p: p.role == "input" and _filled(p) <= 1.4 and p.inner * math.prod(p.geometry.stride) >= 12,
-        "the phases as channels: back from 21 to 21 channels k32 s16 24 ms, lax 870",
+        "the phases as channels: back from 21 to 21 channels k32 s16 16 ms, lax 580",
     ),
     Row(
         FORMS["phases"],
@@ -146,21 +149,29 @@ CPU = (
     Row(
         FORMS["tiles"],
         lambda p: _thin(p) and p.taps <= 27 and p.role == "output" and tiles_held(p, tile_size(p)) <= 1,
-        "few channels, a product of several windows: 8x128x128x3->32 k3 in layers.json",
+        "few channels, a product of several windows, where oneDNN is not to be had",
     ),
     Row(
         FORMS["onednn"],
-        lambda p: p.role == "kernel" and p.geometry.rank == 1 and p.taps >= 9 and p.inner >= 16,
-        "oneDNN's, with the output as window: 8x4096x32->32 k9 2.4 ms, lax 2.9",
+        lambda p: p.role == "kernel" and p.geometry.rank == 1 and p.taps >= 9 and p.inner >= 16 and not _spread(p),
+        "oneDNN's, with the output as window: 8x4096x32->32 k9 2.0 ms, lax 2.6",
+    ),
+    Row(
+        FORMS["onednn"],
+        lambda p: p.role == "kernel" and p.batch >= 8 and by_ynnpack(p) and 4 < p.inner < 16 and not _spread(p),
+        "oneDNN's, with the output as window: 256x14x14x6->16 k5 1.0 ms, lax 3.2",
     ),
     Row(
         FORMS["onednn"],
         lambda p: (
             p.role == "kernel"
+            and p.geometry.rank == 3
             and p.batch >= 8
-            and ((p.geometry.rank == 3 and p.inner >= 16) or (by_ynnpack(p) and 4 < p.inner < 16))
+            and p.inner >= 16
+            and p.places < 4096 * p.batch
+            and not _spread(p)
         ),
-        "oneDNN's, with the output as window: 256x14x14x6->16 k5 1.3 ms, lax 3.2",
+        "oneDNN's, with the output as window: 8x8x16x16x16->32 k3, gradients, in layers.json",
     ),
     Row(
         FORMS["slabs"],
@@ -194,17 +205,17 @@ CPU = (
     Row(
         FORMS["patches"],
         lambda p: p.onednn and p.role == "kernel" and by_ynnpack(p) and p.places * p.taps * p.inner <= held(p),
-        "around YNNPACK, small maps: 8x7x7x512->512 k3 5.2 ms, lax 6.5",
+        "around YNNPACK, small maps: 8x7x7x512->512 k3 4.9 ms, lax 5.8",
     ),
     Row(
         FORMS["laid out"],
         _always,
-        "as lax's, and as fast in a compiled loop, where lax's is up to 44 times slower: layers.json",
+        "as lax's, and as fast in a compiled loop, where lax's is many times slower: layers.json",
     ),
     Row(
         FORMS["uneven"],
         lambda p: by_ynnpack(p) and 32 <= p.inner <= 64 and p.features >= 16 and p.places * p.features > 250_000,
-        "lax's, around YNNPACK: 8x56x56x64->64 k3 in layers.json",
+        "lax's, around YNNPACK, where oneDNN is not to be had: 8x64x64x64->64 k3",
     ),
 )
 
@@ -354,6 +365,6 @@ def stands_alone(p: Problem, mode: Any) -> bool:
     if p.role != "kernel" and 1 not in (p.inner, p.outer):
         return False
     forms = {choice.form for _, choice in steps(p, mode)}
-    if p.onednn and forms <= {FORMS["product"], FORMS["onednn"]}:
+    if p.onednn and not p.ensemble and forms <= {FORMS["product"], FORMS["onednn"]}:
         return False  # a call takes its arrays as they are
     return XLA not in forms if p.role == "kernel" else FORMS["shifts"] in forms
