@@ -94,7 +94,7 @@ place_p = Primitive("jaxconv_place")
 def _joint(platform: str | None, axes: Sequence[Windows]) -> bool:
     """Whether the platform's programs look through the windows of all axes at once: those before the channels.
 
-    Measured with the gradients, in layers.json and layers_cuda.json: 64x32x32x64 k2 on two cores of an Intel Xeon, and
+    Measured with the gradients, in layers.json and layers_cuda.json: 64x32x32x64 k2 on two cores of a CPU, and
     4096x28x28x32 k2 on an NVIDIA H200, which took 0.31 ms, lax 0.93.
     """
     side_by_side = all(w.taps == w.stride for w in axes)
