@@ -63,8 +63,11 @@ def fits(p: Problem) -> bool:
     g = p.geometry
     # The way back has the rest of the window's reach as padding, which must not be negative.
     padded = all(0 <= side <= r for r, sides in zip(g.reach, g.padding, strict=True) for side in sides)
+    # Its grouped programs write where they must not, or never end, where the padding is larger than the map.
+    held = all(r < n for r, n in zip(g.reach, g.out if p.role == "input" else g.size, strict=True))
+    safe = held and (g.groups == 1 or max(g.dilation) == 1)
     plain = {"output": True, "input": unit(g.stride), "kernel": g.groups == 1}[p.role]
-    return p.onednn and padded and plain
+    return p.onednn and padded and safe and plain
 
 
 def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:

@@ -52,7 +52,7 @@ def ids(text: str) -> str:
 
 def problem(draws: Draws, name: str, role: str) -> Problem:
     """Draws a problem that has what a form needs, at the edges of what it takes more often than not."""
-    needs = ONEDNN[role] if name == "onednn" else NEEDS[name]
+    needs = NEEDS[name] if name in NEEDS else ONEDNN[role] | draws.choice([{"groups": 1}, {"dilation": 1}])
     rank = draws.integer(needs.get("ranks", 1), 3)
     most = (5, 3, 2)[rank - 1]
     taps = needs.get("taps")
@@ -77,6 +77,8 @@ def problem(draws: Draws, name: str, role: str) -> Problem:
     size = tuple(
         max(1, r + 1 - low - high) + draws.integer(0, 4) for r, (low, high) in zip(reach, padding, strict=True)
     )
+    if name == "onednn":
+        size = tuple(max(n, 2 * r + 1) for n, r in zip(size, reach, strict=True))
     groups = {None: draws.integer(1, 3), 1: 1, 2: draws.integer(2, 4)}[needs.get("groups")]
     inner = {None: draws.integer(1, 3), 1: 1, 2: draws.integer(2, 3)}[needs.get("inner")]
     geometry = Geometry(size, window, stride, padding, dilation, groups)

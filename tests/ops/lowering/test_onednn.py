@@ -184,6 +184,17 @@ def test_it_gives_the_same_bits_whatever_runs_beside_it():
             jax.tree.map(np.testing.assert_array_equal, got, first)
 
 
+@pytest.mark.parametrize(
+    ("size", "window", "dilation", "groups"),
+    [((2, 2), 5, 2, 6), ((1, 3), 3, 1, 6), ((4, 4), 3, 4, 1), ((9, 9), 3, 2, 6)],
+    ids=["as in a test of DeepLab", "flat", "dilated", "grouped and dilated"],
+)
+def test_it_is_not_called_for_what_breaks_it(size, window, dilation, groups):
+    """oneDNN's grouped programs wrote past their memory, or never ended, where the padding is larger than the map."""
+    x, k = jnp.ones((2, *size, 6)), jnp.ones((window, window, 6 // groups, 6))
+    assert calls(text(functools.partial(jc.conv, dilation=dilation, groups=groups), x, k)) == 0
+
+
 @pytest.mark.parametrize("taps", [4, 9])
 def test_one_axis_with_groups_is_computed_as_two(taps):
     x, k = uniform(3, (2, 11, 6)).astype(np.float32), uniform(4, (taps, 1, 12)).astype(np.float32)
