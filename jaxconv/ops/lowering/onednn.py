@@ -65,7 +65,9 @@ def fits(p: Problem) -> bool:
     padded = all(0 <= side <= r for r, sides in zip(g.reach, g.padding, strict=True) for side in sides)
     # Its grouped programs write where they must not, or never end, where the padding is larger than the map.
     held = all(r < n for r, n in zip(g.reach, g.out if p.role == "input" else g.size, strict=True))
-    safe = held and (g.groups == 1 or max(g.dilation) == 1)
+    # On one channel a stride gives wrong numbers where the output's last axis is of length one.
+    channels, stride = (p.batch, g.dilation) if p.role == "kernel" else (p.channels, g.stride)
+    safe = held and (g.groups == 1 or max(g.dilation) == 1) and (channels > 1 or unit(stride))
     plain = {"output": True, "input": unit(g.stride), "kernel": g.groups == 1}[p.role]
     return p.onednn and padded and safe and plain
 
@@ -103,7 +105,7 @@ def _convolution(p: Problem, first: Array, second: Array, exchanged: bool = Fals
         "pad_left": [low for low, _ in g.padding],
         "pad_right": [high for _, high in g.padding],
         "strides": g.stride,
-        "window_dilations": g.dilation,
+        "window_dilations": [d if f > 1 else 1 for d, f in zip(g.dilation, g.window, strict=True)],
     }
     config = rank | {
         "input": image,

@@ -81,6 +81,10 @@ def problem(draws: Draws, name: str, role: str) -> Problem:
         size = tuple(max(n, 2 * r + 1) for n, r in zip(size, reach, strict=True))
     groups = {None: draws.integer(1, 3), 1: 1, 2: draws.integer(2, 4)}[needs.get("groups")]
     inner = {None: draws.integer(1, 3), 1: 1, 2: draws.integer(2, 3)}[needs.get("inner")]
+    if name == "onednn" and groups * inner == 1:
+        stride = (1,) * rank
+    if name == "onednn" and role == "kernel" and max(dilation) > 1:
+        needs = needs | {"batch": 2}
     geometry = Geometry(size, window, stride, padding, dilation, groups)
     features = groups * draws.integer(1, 3)
     return Problem(
