@@ -1,8 +1,8 @@
 """oneDNN's convolution and matrix product, which jaxlib carries on Linux and x86-64 and XLA:CPU does not choose.
 
 A program can call them by name, as JAX's own attention calls cuDNN's. XLA makes no promise about the names, and what it
-does not know how to read ends the process: so they are called only in the versions of jaxlib that the tests have run
-on.
+does not know how to read ends the process: so they are called only in the versions of jaxlib that they were tried
+in, and for no problem of a kind at which oneDNN was seen to fail: see `fits`.
 """
 
 import functools
@@ -20,6 +20,7 @@ from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Solve
 from jaxconv.ops.lowering.windows import flipped, opposite, swapped, unit
 from jaxconv.ops.lowering.xla import reached
 
+# Those in which tests/ops/lowering/test_onednn.py and test_forms.py pass.
 VERSIONS = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2")
 
 
