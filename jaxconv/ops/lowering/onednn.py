@@ -15,7 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jaxlib.version
+from jax import lax
 
+from jaxconv.ops.arrays import pad_axes
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Solve
 from jaxconv.ops.lowering.windows import flipped, opposite, swapped, unit
 from jaxconv.ops.lowering.xla import reached
@@ -69,38 +71,80 @@ def fits(p: Problem) -> bool:
     # On one channel a stride gives wrong numbers where the output's last axis is of length one.
     channels, stride = (p.batch, g.dilation) if p.role == "kernel" else (p.channels, g.stride)
     safe = held and (g.groups == 1 or max(g.dilation) == 1) and (channels > 1 or unit(stride))
-    plain = {"output": True, "input": unit(g.stride), "kernel": g.groups == 1}[p.role]
+    plain = {"output": True, "input": unit(g.stride), "kernel": g.dilation[-1] == 1 or g.rank < 3}[p.role]
     return p.onednn and padded and safe and plain
 
 
 def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """Its forward convolution in the three roles: on the way back with the kernel turned round, the axes of channels
-    and features exchanged; for the kernel with the output as window, the channels as examples."""
-    g = p.geometry
-    last, spatial = g.rank + 1, range(1, g.rank + 1)
+    and features exchanged."""
+    rank, groups = p.geometry.rank, p.geometry.groups
     if p.role == "output":
-        return _convolution(p, first, second)
+        return _convolution(p, first, second, rank)
     if p.role == "input":
-        kernel = flipped(first, g.rank) if g.groups == 1 else flipped(swapped(first, g.groups), g.rank)
-        return _convolution(opposite(p), second, kernel, exchanged=g.groups == 1)
-    first, pads = reached(first, g)
-    geometry = Geometry(first.shape[1:-1], g.out, g.dilation, tuple(pads), g.stride)
-    across = replace(p, role="output", geometry=geometry, batch=p.channels, channels=p.batch)
-    kernel = _convolution(across, first.transpose(last, *spatial, 0), second.transpose(*spatial, 0, last))
-    return kernel.transpose(*spatial, 0, last)
+        kernel = flipped(first if groups == 1 else swapped(first, groups), rank)
+        return _convolution(opposite(p), second, kernel, rank + 1 if groups == 1 else rank)
+    some = replace(p, batch=together(p))
+    if some.batch == p.batch:
+        return _kernel(p, first, second)
+
+    def add(i: Array, sums: Array) -> Array:
+        x, y = (lax.dynamic_slice_in_dim(a, i * some.batch, some.batch) for a in (first, second))
+        return sums + _kernel(some, x, y)
+
+    return lax.fori_loop(0, p.batch // some.batch, add, jnp.zeros(p.shape("kernel"), p.dtype))
 
 
-def _convolution(p: Problem, first: Array, second: Array, exchanged: bool = False) -> Array:
-    """The output; the kernel's last axes are channels and features, or ``exchanged``."""
+def together(p: Problem) -> int:
+    """How many examples a kernel's gradient takes at a time: as many as divide the batch, eight or more, and hold no
+    more than a million numbers, which a cache does; else all."""
+    held = sum(math.prod(p.shape(name)) for name in ("input", "output")) / p.batch
+    fit = [m for m in range(8, p.batch + 1) if p.batch % m == 0 and (m == 8 or m * held <= 2**20 * 1.25)]
+    return max(fit, default=p.batch)
+
+
+def _kernel(p: Problem, x: Array, y: Array) -> Array:
+    """The kernel, by a convolution whose map is the input, whose window is the output, and whose channels are examples.
+
+    The channels become places of the map: they join its last axis, so that one step of the window goes from channel to
+    channel, and from the last to the next tap's first. With dilation there they have an axis of their own.
+    """
     g = p.geometry
+    x, pads = reached(x, g)
+    if p.inner <= 4:  # it is slow at padding so few
+        x, pads = pad_axes(x, pads), [(0, 0)] * g.rank
+    size = x.shape[1:-1]
+    x = x.reshape(p.batch, *size, g.groups, p.inner)
+    x = x.transpose(*range(1, g.rank + 1), g.rank + 2, g.rank + 1, 0)
+    if g.dilation[-1] == 1:
+        c = p.inner
+        geometry = Geometry(
+            (*size[:-1], size[-1] * c),
+            g.out,
+            g.dilation,
+            (*pads[:-1], (pads[-1][0] * c, pads[-1][1] * c)),
+            (*g.stride[:-1], g.stride[-1] * c),
+            g.groups,
+        )
+    else:
+        geometry = Geometry((*size, p.inner), (*g.out, 1), (*g.dilation, 1), (*pads, (0, 0)), (*g.stride, 1), g.groups)
+        y = y[..., None, :]
+    across = replace(p, role="output", geometry=geometry, batch=1, channels=g.groups * p.batch)
+    return _convolution(across, x.reshape(across.shape("input")), y, 0).reshape(p.shape("kernel"))
+
+
+def _convolution(p: Problem, first: Array, second: Array, inner: int) -> Array:
+    """The output. Axis ``inner`` of the kernel has the channels, the last of the others the features."""
+    g = p.geometry
+    last, spatial = g.rank + 1, list(range(1, g.rank + 1))
+    *places, outer = (axis for axis in range(g.rank + 2) if axis != inner)
     if g.rank == 1 and g.groups > 1:  # one axis alone is slow
         flat = Geometry((1, *g.size), (1, *g.window), (1, *g.stride), ((0, 0), *g.padding), (1, *g.dilation), g.groups)
-        return _convolution(replace(p, geometry=flat), first[:, None], second[None])[:, 0]
-    last, spatial = g.rank + 1, list(range(1, g.rank + 1))
+        second = jnp.expand_dims(second, places[0])
+        return _convolution(replace(p, geometry=flat), first[:, None], second, inner + (inner > places[0]))[:, 0]
     rank = {"dims": g.rank + 2}
     image = rank | {"data": {"batch_dim": 0, "feature_dim": last, "spatial_dims": spatial}}
-    inner, outer = (last, g.rank) if exchanged else (g.rank, last)
-    kernel = {"input_feature_dim": inner, "output_feature_dim": outer, "spatial_dims": list(range(g.rank))}
+    kernel = {"input_feature_dim": inner, "output_feature_dim": outer, "spatial_dims": places}
     window = {
         "size": g.window,
         "pad_left": [low for low, _ in g.padding],

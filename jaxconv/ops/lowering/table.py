@@ -99,6 +99,19 @@ CPU = (
         "oneDNN's: 8x128x128x32->32 k3 5.1 ms, lax 10; 8x56x56x96 k7 g96 1.0 ms, lax 105",
     ),
     Row(
+        FORMS["onednn"],
+        lambda p: (
+            p.role == "kernel"
+            and p.taps > 1
+            and (p.taps * p.inner > 27 or p.geometry.rank == 3)
+            and p.features > 2
+            and not _narrow(p)
+            and not (p.geometry.groups == 1 and _tiled(p))
+            and not (p.geometry.groups > 1 and p.geometry.rank == 1)
+        ),
+        "oneDNN's, with the examples as channels: TODO",
+    ),
+    Row(
         FORMS["product"],
         lambda p: p.role == "kernel" or (not p.onednn and (p.role == "output" or not _strided(p))),
         "a matrix product: 8x56x56x256->64, its kernel's gradient 3.1 ms, lax 19",
@@ -147,28 +160,6 @@ CPU = (
         "few channels, a product of several windows, where oneDNN is not to be had",
     ),
     Row(
-        FORMS["onednn"],
-        lambda p: p.role == "kernel" and p.geometry.rank == 1 and p.taps >= 9 and p.inner >= 16 and not _spread(p),
-        "oneDNN's, with the output as window: 8x4096x32->32 k9 2.0 ms, lax 2.6",
-    ),
-    Row(
-        FORMS["onednn"],
-        lambda p: p.role == "kernel" and p.batch >= 8 and by_ynnpack(p) and 4 < p.inner < 16 and not _spread(p),
-        "oneDNN's, with the output as window: 256x14x14x6->16 k5 1.0 ms, lax 3.2",
-    ),
-    Row(
-        FORMS["onednn"],
-        lambda p: (
-            p.role == "kernel"
-            and p.geometry.rank == 3
-            and p.batch >= 8
-            and p.inner >= 16
-            and p.places < 4096 * p.batch
-            and not _spread(p)
-        ),
-        "oneDNN's, with the output as window: 8x8x16x16x16->32 k3, gradients, in layers.json",
-    ),
-    Row(
         FORMS["slabs"],
         lambda p: _thin(p) and p.role == "kernel" and p.batch >= 64 and p.geometry.rank > 1,
         "few channels, the window's rows by themselves: 256x28x28x1->6 k5, gradients, in layers.json",
@@ -196,11 +187,6 @@ CPU = (
             and laid_by_one(p) <= held(p)
         ),
         "around YNNPACK, which is slow at it: 8x64x64x64->64 k3, gradients, in layers.json",
-    ),
-    Row(
-        FORMS["patches"],
-        lambda p: p.onednn and p.role == "kernel" and by_ynnpack(p) and p.places * p.taps * p.inner <= held(p),
-        "around YNNPACK, small maps: 8x7x7x512->512 k3 4.9 ms, lax 5.8",
     ),
     Row(
         FORMS["laid out"],

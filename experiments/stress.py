@@ -1,0 +1,171 @@
+"""Draws convolutions at random and has oneDNN compute each, in a process of its own whose memory is checked.
+
+A bug of oneDNN may end the process, never return, write past an array or give wrong numbers; each would be a user's. So
+`jaxconv.ops.lowering.onednn.fits` lets through only kinds of problem that were drawn here by the thousand:
+
+    python -m experiments.stress --minutes 30                 # as this machine computes
+    python -m experiments.stress --minutes 30 --isa AVX2      # as a machine without AVX-512 does
+"""
+
+import argparse
+import collections
+import json
+import math
+import os
+import random
+import selectors
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxconv.ops.lowering import onednn
+from jaxconv.ops.lowering.forms import FORMS
+from jaxconv.ops.lowering.problem import Geometry, Problem, others
+
+# glibc's checks of the memory around each array.
+CHECKED = {"LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"}
+KINDS = ("mixed", "depthwise", "grouped", "flat", "wide", "few", "large", "deep")
+REPEATS = 3
+
+
+def draw(seed: int) -> tuple[str, Problem] | None:
+    """Draws a problem: its kind, and it; None if it has no output or is not let through."""
+    r = random.Random(seed)
+    kind = r.choice(KINDS)
+    rank = {"flat": 1, "deep": 3, "large": 2}.get(kind) or r.choice([1, 2, 2, 2, 3])
+    longest = {1: 600, 2: 40, 3: 12}[rank] * (4 if kind == "large" else 1)
+    size = tuple(r.choice([1, 2, 3, 4, 5, 7, 8, 11, r.randint(1, longest), longest]) for _ in range(rank))
+    widest = {"flat": 130, "wide": 20}.get(kind, (11, 7, 4)[rank - 1])
+    window = tuple(r.choice([1, 2, 3, 3, r.randint(1, widest)]) for _ in range(rank))
+    dilation = tuple(r.choice([1, 1, 2, 3, 6, 12]) for _ in range(rank)) if r.random() < 0.4 else (1,) * rank
+    stride = tuple(r.choice([1, 1, 2, 2, 3, 4, 7]) for _ in range(rank)) if r.random() < 0.5 else (1,) * rank
+    reach = [(f - 1) * d for f, d in zip(window, dilation, strict=True)]
+    padding = {
+        "none": tuple((0, 0) for _ in reach),
+        "same": tuple((a // 2, a - a // 2) for a in reach),
+        "full": tuple((a, a) for a in reach),
+        "left": tuple((a, 0) for a in reach),
+        "any": tuple((r.randint(0, a), r.randint(0, a)) for a in reach),
+    }[r.choice(["none", "same", "same", "full", "left", "any"])]
+    counts = [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 24, 31, 32, 33, 48, 64, 96]
+    if kind == "depthwise":
+        groups, inner, outer = r.choice([2, *counts[1:], 144]), 1, r.choice([1, 1, 1, 2, 3])
+    elif kind == "grouped":
+        groups, inner, outer = r.choice([2, 3, 4, 8, 16, 32]), r.choice(counts[:9]), r.choice(counts[:9])
+    elif kind == "few":
+        groups, inner, outer = 1, r.choice([1, 2, 3, 4]), r.choice(counts)
+    else:
+        groups, inner, outer = r.choice([1, 1, 1, 1, 2, 4]), r.choice(counts), r.choice(counts)
+    batch = 1 if kind == "large" else r.choice([1, 1, 2, 3, 5, 8, 16, 33])
+    role = r.choice(["output", "input", "kernel"])
+    geometry = Geometry(size, window, stride if role != "input" else (1,) * rank, padding, dilation, groups)
+    if min(geometry.out) < 1:
+        return None
+    p = Problem(
+        role, geometry, batch, groups * inner, groups * outer, jnp.dtype(jnp.float32), platform="cpu", onednn=True
+    )
+    small = p.macs < 3e8 and max(math.prod(p.shape(name)) for name in ("input", "output")) < 4e6
+    return (kind, p) if small and onednn.fits(p) else None
+
+
+def check(p: Problem, seed: int) -> str:
+    """Computes it some times and compares with lax; returns what is wrong, or nothing."""
+    rng = np.random.default_rng(seed)
+    arrays = [jnp.asarray(rng.standard_normal(p.shape(name)), jnp.float32) for name in others(p.role)]
+
+    def computed(name: str) -> Any:
+        return jax.jit(lambda first, second: FORMS[name].function(p, first, second, None))  # type: ignore[arg-type]
+
+    want = np.asarray(computed("xla")(*arrays))
+    run = computed("onednn")
+    found = [np.asarray(run(*arrays)) for _ in range(REPEATS)]
+    if any((one != found[0]).any() for one in found[1:]):
+        return "not the same bits twice"
+    magnitude = np.asarray(computed("xla")(*(abs(a) for a in arrays)))
+    worst = float((abs(found[0] - want) / (magnitude + 1e-30)).max())
+    return "" if worst < 1e-4 else f"off by {worst:.3g} of the sum of magnitudes"
+
+
+def child(start: int, seconds: float) -> None:
+    """Draws from seed ``start`` on, and says what it does before it does it: a line may be the last."""
+    end = time.monotonic() + seconds
+    seed = start
+    while time.monotonic() < end:
+        seed += 1
+        drawn = draw(seed)
+        if drawn is None:
+            continue
+        kind, p = drawn
+        print(json.dumps({"seed": seed, "kind": kind, "problem": repr(p)}), flush=True)
+        wrong = check(p, seed)
+        print(json.dumps({"seed": seed, "wrong": wrong}), flush=True)
+
+
+def watched(start: int, seconds: float, isa: str | None, patience: float) -> tuple[int, collections.Counter[str], Any]:
+    """Runs a child until it ends or says nothing for ``patience`` seconds: the last seed, counts, what went wrong."""
+    env = os.environ | CHECKED | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
+    command = [sys.executable, "-m", "experiments.stress", "--child", str(start), "--minutes", str(seconds / 60)]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    counts: collections.Counter[str] = collections.Counter()
+    wrong: list[dict[str, Any]] = []
+    last: dict[str, Any] = {"seed": start}
+    selector = selectors.DefaultSelector()
+    selector.register(process.stdout, selectors.EVENT_READ)
+    ended = "hung"
+    while selector.select(patience):
+        line = process.stdout.readline()
+        if not line:
+            ended = f"ended with {process.wait()}" if process.wait() else ""
+            break
+        said = json.loads(line)
+        if "problem" in said:
+            last = said
+            continue
+        counts[last["kind"]] += 1
+        if said["wrong"]:
+            wrong.append(last | said)
+        last = {"seed": said["seed"]}
+    process.kill()
+    if ended:
+        wrong.append(last | {"wrong": ended, "stderr": process.stderr.read()[-500:]})
+    return last["seed"], counts, wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=0, help="the first one; each problem has the next")
+    parser.add_argument("--isa", help="the widest instructions that oneDNN may use: SSE41, AVX2, AVX512_CORE, ...")
+    parser.add_argument("--patience", type=float, default=60, help="seconds for one problem")
+    parser.add_argument("--out", type=Path, help="a file for the counts and failures, JSON")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child is not None:
+        child(args.child, args.minutes * 60)
+        return
+    end, seed = time.monotonic() + args.minutes * 60, args.seed
+    counts: collections.Counter[str] = collections.Counter()
+    wrong: list[dict[str, Any]] = []
+    while (left := end - time.monotonic()) > 5:
+        # A child for five minutes: what many programs leave behind in one process is not what is looked for.
+        seed, some, failed = watched(seed, min(left, 300), args.isa, args.patience)
+        counts += some
+        wrong += failed
+        for one in failed:
+            print(one, flush=True)
+        report = {"isa": args.isa, "jaxlib": jax.lib.__version__, "drawn": dict(counts), "wrong": wrong}
+        if args.out:
+            args.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"{sum(counts.values())} problems, {len(wrong)} of them wrong: {dict(counts)}")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
