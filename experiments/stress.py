@@ -112,7 +112,8 @@ def watched(start: int, seconds: float, isa: str | None, patience: float) -> tup
     env = os.environ | CHECKED | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
     command = [sys.executable, "-m", "experiments.stress", "--child", str(start), "--minutes", str(seconds / 60)]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     counts: collections.Counter[str] = collections.Counter()
     wrong: list[dict[str, Any]] = []
     last: dict[str, Any] = {"seed": start}

@@ -25,6 +25,9 @@ from jaxconv.ops.lowering.xla import reached
 # Those in which tests/ops/lowering/test_onednn.py and test_forms.py pass.
 VERSIONS = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2")
 
+# So many numbers are held in a cache: a kernel's gradient takes examples as long as they are no more.
+HELD = 5 * 2**18
+
 
 @functools.cache
 def carried() -> bool:
@@ -96,11 +99,11 @@ def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
 
 
 def together(p: Problem) -> int:
-    """How many examples a kernel's gradient takes at a time: as many as divide the batch, eight or more, and hold no
-    more than a million numbers, which a cache does; else all."""
-    held = sum(math.prod(p.shape(name)) for name in ("input", "output")) / p.batch
-    fit = [m for m in range(8, p.batch + 1) if p.batch % m == 0 and (m == 8 or m * held <= 2**20 * 1.25)]
-    return max(fit, default=p.batch)
+    """How many examples a kernel's gradient takes at a time: the most that divide the batch and hold no more than
+    `HELD` numbers; eight if those are more; all if the batch has no such part."""
+    one = sum(math.prod(p.shape(name)) for name in ("input", "output")) / p.batch
+    parts = [m for m in range(8, p.batch + 1) if p.batch % m == 0 and (m == 8 or m * one <= HELD)]
+    return max(parts, default=p.batch)
 
 
 def _kernel(p: Problem, x: Array, y: Array) -> Array:

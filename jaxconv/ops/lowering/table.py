@@ -102,14 +102,18 @@ CPU = (
         FORMS["onednn"],
         lambda p: (
             p.role == "kernel"
+            and p.geometry.groups == 1
+            and (p.taps * p.inner > 27 or p.geometry.rank == 3 or (p.inner > 1 and p.batch <= 16 and not by_ynnpack(p)))
             and p.taps > 1
-            and (p.taps * p.inner > 27 or p.geometry.rank == 3)
             and p.features > 2
-            and not _narrow(p)
-            and not (p.geometry.groups == 1 and _tiled(p))
-            and not (p.geometry.groups > 1 and p.geometry.rank == 1)
+            and not _tiled(p)
         ),
         "oneDNN's, with the examples as channels: TODO",
+    ),
+    Row(
+        FORMS["onednn"],
+        lambda p: p.role == "kernel" and p.geometry.groups > 1 and p.geometry.rank > 1 and p.inner > 1 and p.taps > 1,
+        "oneDNN's, with the examples as channels: 8x28x28x256 k3 g32, TODO",
     ),
     Row(
         FORMS["product"],
@@ -182,8 +186,8 @@ CPU = (
             and by_ynnpack(p)
             and p.inner >= 16
             and p.taps <= 49
-            and p.places >= (1024 if p.onednn else 4096)
-            and (p.onednn or math.prod(p.geometry.size) >= 196)
+            and p.places >= 4096
+            and math.prod(p.geometry.size) >= 196
             and laid_by_one(p) <= held(p)
         ),
         "around YNNPACK, which is slow at it: 8x64x64x64->64 k3, gradients, in layers.json",
