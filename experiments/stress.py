@@ -1,7 +1,8 @@
 """Draws convolutions at random and has oneDNN compute each, in a process of its own whose memory is checked.
 
 A bug of oneDNN may end the process, never return, write past an array or give wrong numbers; each would be a user's. So
-`jaxconv.ops.lowering.onednn.fits` lets through only kinds of problem that were drawn here by the thousand:
+`jaxconv.ops.lowering.onednn.fits` lets through only kinds of problem that were drawn here by the thousand, as
+results/onednn_*.json of experiments/benchmarks say:
 
     python -m experiments.stress --minutes 30                 # as this machine computes
     python -m experiments.stress --minutes 30 --isa AVX2      # as a machine without AVX-512 does
@@ -9,6 +10,7 @@ A bug of oneDNN may end the process, never return, write past an array or give w
 
 import argparse
 import collections
+import functools
 import json
 import math
 import os
@@ -16,6 +18,7 @@ import random
 import selectors
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -24,12 +27,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.ops.lowering import onednn
-from jaxconv.ops.lowering.forms import FORMS
+from experiments.report import environment
+from jaxconv.ops.lowering import onednn, table
 from jaxconv.ops.lowering.problem import Geometry, Problem, others
 
 # glibc's checks of the memory around each array.
-CHECKED = {"LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"}
+CHECKED = {"JAX_PLATFORMS": "cpu", "LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"}
 KINDS = ("mixed", "depthwise", "grouped", "flat", "wide", "few", "large", "deep")
 REPEATS = 3
 
@@ -79,11 +82,11 @@ def check(p: Problem, seed: int) -> str:
     rng = np.random.default_rng(seed)
     arrays = [jnp.asarray(rng.standard_normal(p.shape(name)), jnp.float32) for name in others(p.role)]
 
-    def computed(name: str) -> Any:
-        return jax.jit(lambda first, second: FORMS[name].function(p, first, second, None))  # type: ignore[arg-type]
+    def computed(mode: Any) -> Any:
+        return jax.jit(functools.partial(table.solve, mode, p))
 
     want = np.asarray(computed("xla")(*arrays))
-    run = computed("onednn")
+    run = computed(("onednn",))
     found = [np.asarray(run(*arrays)) for _ in range(REPEATS)]
     if any((one != found[0]).any() for one in found[1:]):
         return "not the same bits twice"
@@ -107,35 +110,40 @@ def child(start: int, seconds: float) -> None:
         print(json.dumps({"seed": seed, "wrong": wrong}), flush=True)
 
 
-def watched(start: int, seconds: float, isa: str | None, patience: float) -> tuple[int, collections.Counter[str], Any]:
+def watched(
+    start: int, seconds: float, isa: str | None, patience: float
+) -> tuple[int, collections.Counter[str], list[dict[str, Any]]]:
     """Runs a child until it ends or says nothing for ``patience`` seconds: the last seed, counts, what went wrong."""
     env = os.environ | CHECKED | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
     command = [sys.executable, "-m", "experiments.stress", "--child", str(start), "--minutes", str(seconds / 60)]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stderr is not None
     counts: collections.Counter[str] = collections.Counter()
     wrong: list[dict[str, Any]] = []
     last: dict[str, Any] = {"seed": start}
-    selector = selectors.DefaultSelector()
-    selector.register(process.stdout, selectors.EVENT_READ)
-    ended = "hung"
-    while selector.select(patience):
-        line = process.stdout.readline()
-        if not line:
-            ended = f"ended with {process.wait()}" if process.wait() else ""
-            break
-        said = json.loads(line)
-        if "problem" in said:
-            last = said
-            continue
-        counts[last["kind"]] += 1
-        if said["wrong"]:
-            wrong.append(last | said)
-        last = {"seed": said["seed"]}
-    process.kill()
-    if ended:
-        wrong.append(last | {"wrong": ended, "stderr": process.stderr.read()[-500:]})
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, bufsize=0) as process,
+        selectors.DefaultSelector() as selector,
+    ):
+        assert process.stdout is not None
+        selector.register(process.stdout, selectors.EVENT_READ)
+        ended = "hung"
+        while selector.select(patience):
+            line = process.stdout.readline()
+            if not line:
+                ended = f"ended with {process.returncode}" if process.wait() else ""
+                break
+            said = json.loads(line)
+            if "problem" in said:
+                last = said
+                continue
+            counts[last["kind"]] += 1
+            if said["wrong"]:
+                wrong.append(last | said)
+            last = {"seed": said["seed"]}
+        process.kill()
+        if ended:
+            errors.seek(0)
+            wrong.append(last | {"wrong": ended, "stderr": errors.read()[-500:]})
     return last["seed"], counts, wrong
 
 
@@ -161,7 +169,7 @@ def main() -> None:
         wrong += failed
         for one in failed:
             print(one, flush=True)
-        report = {"isa": args.isa, "jaxlib": jax.lib.__version__, "drawn": dict(counts), "wrong": wrong}
+        report = environment() | {"isa": args.isa, "first seed": args.seed, "drawn": dict(counts), "wrong": wrong}
         if args.out:
             args.out.write_text(json.dumps(report, indent=1) + "\n")
     print(f"{sum(counts.values())} problems, {len(wrong)} of them wrong: {dict(counts)}")

@@ -25,7 +25,7 @@ from jaxconv.ops.lowering.xla import reached
 # Those in which tests/ops/lowering/test_onednn.py and test_forms.py pass.
 VERSIONS = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2")
 
-# So many numbers are held in a cache: a kernel's gradient takes examples as long as they are no more.
+# So many numbers of input and output a kernel's gradient takes at a time, so that they stay in a cache.
 HELD = 5 * 2**18
 
 
@@ -71,23 +71,28 @@ def fits(p: Problem) -> bool:
     padded = all(0 <= side <= r for r, sides in zip(g.reach, g.padding, strict=True) for side in sides)
     # Its grouped programs write where they must not, or never end, where the padding is larger than the map.
     held = all(r < n for r, n in zip(g.reach, g.out if p.role == "input" else g.size, strict=True))
-    # On one channel a stride gives wrong numbers where the output's last axis is of length one.
-    channels, stride = (p.batch, g.dilation) if p.role == "kernel" else (p.channels, g.stride)
-    safe = held and (g.groups == 1 or max(g.dilation) == 1) and (channels > 1 or unit(stride))
-    plain = {"output": True, "input": unit(g.stride), "kernel": g.dilation[-1] == 1 or g.rank < 3}[p.role]
+    # A stride gives wrong numbers on one channel, and where the last axis of what it computes is of length one.
+    if p.role == "kernel":
+        channels, stride, length = p.batch, g.dilation, g.window[-1] * p.inner
+    else:
+        channels, stride, length = p.channels, g.stride, g.out[-1]
+    strided = unit(stride) or (channels > 1 and length > 1)
+    safe = held and strided and (g.groups == 1 or max(g.dilation) == 1)
+    # A kernel's gradient may want an axis more, of which there are three.
+    plain = {"output": True, "input": unit(g.stride), "kernel": g.rank < 3 or _joined(p)}[p.role]
     return p.onednn and padded and safe and plain
 
 
 def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """Its forward convolution in the three roles: on the way back with the kernel turned round, the axes of channels
-    and features exchanged."""
+    """Its forward convolution: on the way back with the kernel turned round, the axes of channels and features
+    exchanged; for the kernel see `_kernel`."""
     rank, groups = p.geometry.rank, p.geometry.groups
     if p.role == "output":
         return _convolution(p, first, second, rank)
     if p.role == "input":
         kernel = flipped(first if groups == 1 else swapped(first, groups), rank)
         return _convolution(opposite(p), second, kernel, rank + 1 if groups == 1 else rank)
-    some = replace(p, batch=together(p))
+    some = replace(p, batch=at_a_time(p))
     if some.batch == p.batch:
         return _kernel(p, first, second)
 
@@ -98,12 +103,17 @@ def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     return lax.fori_loop(0, p.batch // some.batch, add, jnp.zeros(p.shape("kernel"), p.dtype))
 
 
-def together(p: Problem) -> int:
+def at_a_time(p: Problem) -> int:
     """How many examples a kernel's gradient takes at a time: the most that divide the batch and hold no more than
-    `HELD` numbers; eight if those are more; all if the batch has no such part."""
+    `HELD` numbers, but eight or more."""
     one = sum(math.prod(p.shape(name)) for name in ("input", "output")) / p.batch
-    parts = [m for m in range(8, p.batch + 1) if p.batch % m == 0 and (m == 8 or m * one <= HELD)]
-    return max(parts, default=p.batch)
+    parts = [m for m in range(8, p.batch + 1) if p.batch % m == 0] or [p.batch]
+    return max((m for m in parts if m * one <= HELD), default=parts[0])
+
+
+def _joined(p: Problem) -> bool:
+    """Whether a kernel's gradient has the channels on the map's last axis: if its steps there are all the same."""
+    return p.geometry.dilation[-1] == 1 or p.inner == 1
 
 
 def _kernel(p: Problem, x: Array, y: Array) -> Array:
@@ -112,25 +122,19 @@ def _kernel(p: Problem, x: Array, y: Array) -> Array:
     The channels become places of the map: they join its last axis, so that one step of the window goes from channel to
     channel, and from the last to the next tap's first. With dilation there they have an axis of their own.
     """
-    g = p.geometry
+    g, c = p.geometry, p.inner
     x, pads = reached(x, g)
-    if p.inner <= 4:  # it is slow at padding so few
+    if c <= 4 or g.groups > 1:  # it is slow at padding so few, and grouped wrong at padding more than there is
         x, pads = pad_axes(x, pads), [(0, 0)] * g.rank
     size = x.shape[1:-1]
-    x = x.reshape(p.batch, *size, g.groups, p.inner)
-    x = x.transpose(*range(1, g.rank + 1), g.rank + 2, g.rank + 1, 0)
-    if g.dilation[-1] == 1:
-        c = p.inner
+    x = x.reshape(p.batch, *size, g.groups, c).transpose(*range(1, g.rank + 1), g.rank + 2, g.rank + 1, 0)
+    if _joined(p):
+        (*lead, n), (*before, (low, high)), (*steps, stride) = size, pads, g.stride
         geometry = Geometry(
-            (*size[:-1], size[-1] * c),
-            g.out,
-            g.dilation,
-            (*pads[:-1], (pads[-1][0] * c, pads[-1][1] * c)),
-            (*g.stride[:-1], g.stride[-1] * c),
-            g.groups,
+            (*lead, n * c), g.out, g.dilation, (*before, (low * c, high * c)), (*steps, stride * c), g.groups
         )
     else:
-        geometry = Geometry((*size, p.inner), (*g.out, 1), (*g.dilation, 1), (*pads, (0, 0)), (*g.stride, 1), g.groups)
+        geometry = Geometry((*size, c), (*g.out, 1), (*g.dilation, 1), (*pads, (0, 0)), (*g.stride, 1), g.groups)
         y = y[..., None, :]
     across = replace(p, role="output", geometry=geometry, batch=1, channels=g.groups * p.batch)
     return _convolution(across, x.reshape(across.shape("input")), y, 0).reshape(p.shape("kernel"))

@@ -69,10 +69,6 @@ def _strided(p: Problem) -> bool:
     return max(p.geometry.stride) > 1
 
 
-def _spread(p: Problem) -> bool:
-    return _strided(p) or max(p.geometry.dilation) > 1
-
-
 # Measured on two cores of an AMD EPYC with jaxlib 0.10.2, float32. Times are those of results/forms.json in
 # experiments/benchmarks, which times forms one by one, or else in the file that is named, which names its machine.
 CPU = (
@@ -351,5 +347,5 @@ def stands_alone(p: Problem, mode: Any) -> bool:
         return False
     forms = {choice.form for _, choice in steps(p, mode)}
     if p.onednn and not p.ensemble and forms <= {FORMS["product"], FORMS["onednn"]}:
-        return False  # a call takes its arrays as they are
+        return False  # a call reads its arrays once; a branch around it made no step of training.json faster
     return XLA not in forms if p.role == "kernel" else FORMS["shifts"] in forms

@@ -80,13 +80,14 @@ def problem(draws: Draws, name: str, role: str) -> Problem:
         max(1, r + 1 - low - high) + draws.integer(0, 4) for r, (low, high) in zip(reach, padding, strict=True)
     )
     if name == "onednn":
-        size = tuple(max(n, 2 * r + 1) for n, r in zip(size, reach, strict=True))
+        size = tuple(max(n, (2 * r if role == "input" else r) + 1) for n, r in zip(size, reach, strict=True))
     groups = {None: draws.integer(1, 3), 1: 1, 2: draws.integer(2, 4)}[needs.get("groups")]
     inner = {None: draws.integer(1, 3), 1: 1, 2: draws.integer(2, 3)}[needs.get("inner")]
-    if name == "onednn" and groups * inner == 1:
-        stride = (1,) * rank
+    if name == "onednn" and role != "kernel":
+        out = Geometry(size, window, stride, padding, dilation).out
+        stride = (1,) * rank if groups * inner == 1 or out[-1] == 1 else stride
     if name == "onednn" and role == "kernel" and max(dilation) > 1:
-        needs = needs | {"batch": 2}
+        needs, inner = needs | {"batch": 2}, max(inner, 2)
     geometry = Geometry(size, window, stride, padding, dilation, groups)
     features = groups * draws.integer(1, 3)
     return Problem(

@@ -13,7 +13,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxconv as jc
-from jaxconv.ops.lowering import onednn
+from jaxconv.ops.lowering import onednn, table
+from jaxconv.ops.lowering.problem import Geometry, Problem
 from tests.ops.compare import assert_close
 from tests.ops.draws import uniform
 
@@ -216,6 +217,35 @@ def test_a_kernels_gradient_takes_some_of_many_examples_at_a_time(monkeypatch):
     assert "while" in text(f, K, x)
     assert_close(jax.jit(f)(K, x), whole)
     jax.clear_caches()
+
+
+@pytest.mark.parametrize(
+    ("batch", "held", "many"), [(24, 100, 12), (24, 90, 8), (24, 250, 24), (36, 10, 9), (36, 125, 12), (7, 1, 7), (37, 1, 37)]
+)
+def test_so_many_examples_are_taken_at_a_time(batch, held, many, monkeypatch):
+    monkeypatch.setattr(onednn, "HELD", held)
+    geometry = Geometry((4,), (3,), (1,), ((1, 1),), (1,))
+    assert onednn.at_a_time(Problem("kernel", geometry, batch, 1, 1, jnp.dtype(jnp.float32))) == many
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride", "padding", "groups", "channels", "dilation"),
+    [
+        (5, 5, 5, (4, 0), 2, 5, 1),
+        (9, 9, 6, (8, 0), 2, 5, 1),
+        (600, 3, 3, (0, 0), 1, 1, 12),
+        (40, 3, 1, (2, 2), 1, 7, 2),
+    ],
+    ids=["cropped to one place", "cropped to three", "one channel, dilated", "dilated"],
+)
+def test_kernels_gradients_that_want_care(size, window, stride, padding, groups, channels, dilation):
+    """Grouped programs must not pad more than there is; nor may there be a stride to an axis of length one."""
+    geometry = Geometry((size,), (window,), (stride,), (padding,), (dilation,), groups)
+    facts = {"platform": "cpu", "onednn": True}
+    p = Problem("kernel", geometry, 33, groups * channels, groups * 17, jnp.dtype(jnp.float32), **facts)
+    x, y = (uniform(i, p.shape(name)).astype(np.float32) for i, name in enumerate(("input", "output")))
+    got, want = (jax.jit(functools.partial(table.solve, mode, p))(x, y) for mode in (("onednn",), "xla"))
+    assert_close(got, want)
 
 
 @pytest.mark.parametrize("taps", [4, 9])

@@ -1,0 +1,55 @@
+"""The script that draws problems for oneDNN draws all kinds, and says what is wrong."""
+
+import dataclasses
+import json
+
+import pytest
+
+from experiments import stress
+from jaxconv.ops.lowering import onednn
+from jaxconv.ops.lowering.forms import FORMS
+from jaxconv.ops.lowering.problem import ROLES
+
+DRAWN = [drawn for seed in range(400) if (drawn := stress.draw(seed)) is not None]
+
+
+def test_it_draws_every_kind_in_every_role_and_nothing_that_is_not_let_through():
+    assert {kind for kind, _ in DRAWN} == set(stress.KINDS)
+    assert {p.role for _, p in DRAWN} == set(ROLES)
+    assert all(onednn.fits(p) for _, p in DRAWN)
+
+
+@pytest.mark.skipif(not onednn.callable_here(), reason="oneDNN is not called here")
+def test_it_sees_a_wrong_number(monkeypatch):
+    p = min((p for _, p in DRAWN), key=lambda p: p.macs)
+    assert stress.check(p, 0) == ""
+    right = FORMS["onednn"].function
+    wrong = dataclasses.replace(FORMS["onednn"], function=lambda *args: right(*args) * 1.001)
+    monkeypatch.setitem(FORMS, "onednn", wrong)
+    assert "off by" in stress.check(p, 0)
+
+
+def test_it_sees_a_child_that_hangs_on_the_second_of_two_problems(monkeypatch, tmp_path):
+    told = [
+        {"seed": 1, "kind": "few", "problem": "a"},
+        {"seed": 1, "wrong": ""},
+        {"seed": 2, "kind": "few", "problem": "b"},
+    ]
+    lines = "\\n".join(json.dumps(line) for line in told)
+    child = tmp_path / "child"
+    child.write_text(f"#!/bin/sh\nprintf '{lines}\\n'\nexec sleep 60\n")
+    child.chmod(0o755)
+    monkeypatch.setattr(stress.sys, "executable", str(child))
+    monkeypatch.setitem(stress.CHECKED, "LD_PRELOAD", "")
+    seed, counts, wrong = stress.watched(0, 60, None, 1)
+    assert (seed, counts["few"]) == (2, 1)
+    assert (wrong[0]["problem"], wrong[0]["wrong"]) == ("b", "hung")
+
+
+@pytest.mark.slow
+def test_it_sees_a_child_that_dies(monkeypatch):
+    monkeypatch.setitem(stress.CHECKED, "LD_PRELOAD", "")
+    monkeypatch.setitem(stress.CHECKED, "JAX_PLATFORMS", "no such platform")
+    _, counts, wrong = stress.watched(0, 5, None, 60)
+    assert not counts
+    assert "ended with" in wrong[0]["wrong"]
