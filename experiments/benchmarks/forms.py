@@ -38,7 +38,7 @@ from jaxconv.ops.lowering.problem import ROLES, Problem, others
 RESULTS = Path(__file__).parent / "results" / "forms.json"
 # An outer form, and the inner one by which what it leaves is computed.
 OUTER = ("", "phases", "shuffled", "slabs", "blocks", "apart")
-INNER = ("xla", "onednn", "product", "products", "patches", "crossed", "tiles", "shifts", "sums", "laid out", "uneven")
+INNER = ("xla", "onednn", "product", "products", "crossed", "tiles", "shifts", "sums", "laid out", "uneven")
 # Cases of vmap over both arrays: an ensemble, and the gradients of each example.
 ENSEMBLES = {
     "conv 32x28x28x1->6 k5": 8,

@@ -34,6 +34,7 @@ import numpy as np
 import optax
 
 import jaxconv as jc
+from experiments.benchmarks import clock
 from experiments.benchmarks.jit import ratios
 from experiments.report import environment, write_json
 
@@ -42,6 +43,7 @@ KEPT = RESULTS.with_stem("training_kept")
 BASES = ("flax", "equinox", "torch")
 NAMES = ("jaxconv", "jaxconv.jit", "jaxconv (xla)", "flax", "flax + drop-in", "equinox", "torch", "torch.compile")
 LEAST_ROUNDS = 5
+BLOCK = 0.1
 CLASSES, MEMBERS = 10, 8
 RATE, MOMENTUM = 1e-3, 0.9
 
@@ -364,9 +366,10 @@ def agree(ready: dict[str, Candidate], checks: dict[str, Any]) -> None:
 
 
 def measure(ready: dict[str, Candidate], rounds: int, seconds: float) -> dict[str, np.ndarray]:
-    """Returns the seconds of each round, after one that does not count.
+    """Returns the seconds of a call in each round, after one round that does not count.
 
-    Each time is of a call right behind another of the same program, as a step of training follows a step.
+    A round has `BLOCK` seconds of calls of one program right behind each other, as steps of training follow each other,
+    or one call that takes longer; the call before them does not count.
     """
     times: dict[str, list[float]] = {name: [] for name in ready}
     begin = time.perf_counter()
@@ -376,11 +379,10 @@ def measure(ready: dict[str, Candidate], rounds: int, seconds: float) -> dict[st
         for name, candidate in ready.items():
             # The idle threads of one framework spin for some milliseconds before they leave the cores to the next.
             time.sleep(0.02)
-            candidate.call()
-            start = time.perf_counter()
-            candidate.call()
+            many = max(1, math.ceil(BLOCK / clock.seconds(candidate.call)))
+            taken = clock.seconds(candidate.call, many)
             if i:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(taken)
     return {name: np.array(t) for name, t in times.items()}
 
 

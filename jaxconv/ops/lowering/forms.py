@@ -58,7 +58,6 @@ _ALL = (
     Form("uneven", uneven, ("output",), lambda p: _dense(p) and p.geometry.rank > 1 and as_large(p)),
     Form("product", sums.product, ROLES, lambda p: _dense(p) and p.taps == 1, "vmap"),
     Form("products", sums.products, ("output", "kernel"), _dense, "vmap", ("output",)),
-    Form("patches", sums.patches, ("output", "kernel"), lambda p: _dense(p) and p.taps > 1, "vmap"),
     Form("crossed", sums.crossed, ("kernel",), _dense, "vmap", ("kernel",)),
     Form("tiles", sums.tiles, ("output", "kernel"), _dense, "vmap", ("kernel",)),
     Form("shifts", sums.shifts, ("output", "kernel"), lambda p: p.inner == 1, "vmap", ("output", "kernel")),

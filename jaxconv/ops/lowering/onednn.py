@@ -15,11 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jaxlib.version
-from jax import lax
 
 from jaxconv.ops.arrays import pad_axes
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Solve
-from jaxconv.ops.lowering.windows import flipped, opposite, swapped, unit
+from jaxconv.ops.lowering.windows import flipped, in_parts, opposite, swapped, unit
 from jaxconv.ops.lowering.xla import reached
 
 # Those in which tests/ops/lowering/test_onednn.py and test_forms.py pass.
@@ -92,15 +91,9 @@ def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     if p.role == "input":
         kernel = flipped(first if groups == 1 else swapped(first, groups), rank)
         return _convolution(opposite(p), second, kernel, rank + 1 if groups == 1 else rank)
-    some = replace(p, batch=at_a_time(p))
-    if some.batch == p.batch:
-        return _kernel(p, first, second)
-
-    def add(i: Array, sums: Array) -> Array:
-        x, y = (lax.dynamic_slice_in_dim(a, i * some.batch, some.batch) for a in (first, second))
-        return sums + _kernel(some, x, y)
-
-    return lax.fori_loop(0, p.batch // some.batch, add, jnp.zeros(p.shape("kernel"), p.dtype))
+    size = at_a_time(p)
+    some = functools.partial(_kernel, replace(p, batch=size))
+    return in_parts(p, size, p.shape("kernel"), some, first, second)
 
 
 def at_a_time(p: Problem) -> int:

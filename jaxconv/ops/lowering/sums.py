@@ -10,7 +10,7 @@ from jax import lax
 from jaxconv.ops.arrays import pad_axes, slice_axis
 from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.problem import ROLES, Array, Geometry, Problem, Solve
-from jaxconv.ops.lowering.windows import dot, seen_by, taps, total, unit
+from jaxconv.ops.lowering.windows import dot, in_parts, seen_by, taps, total, unit
 
 
 def product(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
@@ -66,14 +66,6 @@ def products(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     return jnp.stack(found).reshape(p.shape("kernel"))
 
 
-def patches(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """One matrix product of all that a window sees, side by side."""
-    seen = jnp.concatenate([seen for _, seen in taps(p, first)], axis=-1)
-    if p.role == "output":
-        return dot(p, seen, second.reshape(-1, p.features))
-    return dot_over_places(p, seen, second).reshape(p.shape("kernel"))
-
-
 def crossed(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """The kernel's gradient as a matrix product of what its rows see of the input and its columns of the output.
 
@@ -85,14 +77,13 @@ def crossed(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     some = replace(p, batch=together(p), geometry=seen)
     room = seen.out[-1] - g.out[-1]
 
-    def add(i: Array, sums: Array) -> Array:
-        x, y = (lax.dynamic_slice_in_dim(a, i * some.batch, some.batch) for a in (first, second))
+    def add(x: Array, y: Array) -> Array:
         inputs = jnp.concatenate([part for _, part in taps(some, x)], axis=-1)
         outputs = [pad_axes(y, [(0, 0)] * (g.rank - 1) + [(move, room - move)]) for move in moves]
-        return sums + dot_over_places(p, jnp.concatenate(outputs, axis=-1), inputs)
+        return dot_over_places(p, jnp.concatenate(outputs, axis=-1), inputs)
 
-    start = jnp.zeros((len(moves) * p.features, math.prod(seen.window) * p.inner), p.dtype)
-    found = lax.fori_loop(0, p.batch // some.batch, add, start)
+    shape = (len(moves) * p.features, math.prod(seen.window) * p.inner)
+    found = in_parts(p, some.batch, shape, add, first, second)
     found = found.reshape(len(moves), p.features, *seen.window, p.inner)
     return jnp.moveaxis(found, (0, 1), (g.rank, -1)).reshape(p.shape("kernel"))
 

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -38,6 +38,20 @@ def dot(p: Problem, a: Array, b: Array) -> Array:
 def total(terms: Iterable[Array]) -> Array:
     """Adds them up, the first first."""
     return functools.reduce(lax.add, terms)
+
+
+def in_parts(
+    p: Problem, size: int, shape: Shape, compute: Callable[[Array, Array], Array], first: Array, second: Array
+) -> Array:
+    """Adds up what ``compute`` makes, of this shape, of ``size`` examples at a time, which divide the batch."""
+    if size == p.batch:
+        return compute(first, second)
+
+    def add(i: Array, sums: Array) -> Array:
+        parts = [lax.dynamic_slice_in_dim(a, i * size, size) for a in (first, second)]
+        return sums + compute(*parts)
+
+    return lax.fori_loop(0, p.batch // size, add, jnp.zeros(shape, p.dtype))
 
 
 def unit(values: Sequence[int]) -> bool:

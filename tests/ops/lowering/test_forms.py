@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,6 @@ NEEDS: dict[str, dict[str, int]] = {
     "uneven": {"groups": 1, "padded": 1, "ranks": 2, "stride": 1},
     "product": {"taps": 1, "groups": 1},
     "products": {"groups": 1},
-    "patches": {"groups": 1, "taps": 2},
     "crossed": {"groups": 1},
     "tiles": {"groups": 1},
     "shifts": {"inner": 1},
@@ -55,12 +53,7 @@ def problem(draws: Draws, name: str, role: str) -> Problem:
     needs = NEEDS[name] if name in NEEDS else ONEDNN[role] | draws.choice([{"groups": 1}, {"dilation": 1}])
     rank = draws.integer(needs.get("ranks", 1), 3)
     most = (5, 3, 2)[rank - 1]
-    taps = needs.get("taps")
-    window = draws.integers(1, most, rank)
-    if taps == 1:
-        window = (1,) * rank
-    elif taps and math.prod(window) == 1:
-        window = (2,) * rank
+    window = (1,) * rank if needs.get("taps") == 1 else draws.integers(1, most, rank)
     fixed_stride = needs.get("stride") == 1
     stride = (1,) * rank if fixed_stride else draws.integers(1, 3, rank)
     if needs.get("stride") == 2 and max(stride) == 1:

@@ -220,7 +220,8 @@ def test_a_kernels_gradient_takes_some_of_many_examples_at_a_time(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("batch", "held", "many"), [(24, 100, 12), (24, 90, 8), (24, 250, 24), (36, 10, 9), (36, 125, 12), (7, 1, 7), (37, 1, 37)]
+    ("batch", "held", "many"),
+    [(24, 100, 12), (24, 90, 8), (24, 250, 24), (36, 10, 9), (36, 125, 12), (7, 1, 7), (37, 1, 37)],
 )
 def test_so_many_examples_are_taken_at_a_time(batch, held, many, monkeypatch):
     monkeypatch.setattr(onednn, "HELD", held)
