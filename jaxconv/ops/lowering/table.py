@@ -104,12 +104,12 @@ CPU = (
             and p.features > 2
             and not _tiled(p)
         ),
-        "oneDNN's, with the examples as channels: TODO",
+        "oneDNN's, with the examples as channels: 8x56x56x64->64 k3, gradients 12 ms, lax 31, in layers.json",
     ),
     Row(
         FORMS["onednn"],
         lambda p: p.role == "kernel" and p.geometry.groups > 1 and p.geometry.rank > 1 and p.inner > 1 and p.taps > 1,
-        "oneDNN's, with the examples as channels: 8x28x28x256 k3 g32, TODO",
+        "oneDNN's, with the examples as channels: 8x28x28x256->256 k3 g32, gradients 8 ms, lax 2640, in layers.json",
     ),
     Row(
         FORMS["product"],
