@@ -1,8 +1,7 @@
 """Draws convolutions at random and has oneDNN compute each, in a process of its own whose memory is checked.
 
 A bug of oneDNN may end the process, never return, write past an array or give wrong numbers; each would be a user's. So
-`jaxconv.ops.lowering.onednn.fits` lets through only kinds of problem that were drawn here by the thousand, as
-results/onednn_*.json of experiments/benchmarks say:
+`jaxconv.ops.lowering.onednn.fits` lets through only kinds of problem that were drawn here by the thousand:
 
     python -m experiments.stress --minutes 30                 # as this machine computes
     python -m experiments.stress --minutes 30 --isa AVX2      # as a machine without AVX-512 does
