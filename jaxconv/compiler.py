@@ -123,9 +123,9 @@ def keep_memory() -> bool:
 
     XLA asks for the memory of a program's temporaries at each call and gives it back. Blocks above 32 MB glibc takes
     from the system each time, which clears them page by page: experiments/benchmarks/results/training_kept.json has
-    steps of training without that, training.json with it; large ones are faster, small ones slower. From now on blocks
-    below 2 GB stay with the process, which holds on to the most that it ever used, and all its threads share one heap.
-    Accelerators' memory is not meant.
+    steps of training without that, training.json with it; ResNet-18's and a U-Net's are faster, small ones are not.
+    From now on blocks below 2 GB stay with the process, which holds on to the most that it ever used, and all its
+    threads share one heap. Accelerators' memory is not meant.
 
     Call it at the start of a program, before the first array: threads that have allocated already go on as they were.
     Set by hand it is ``MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=2147483647 MALLOC_TRIM_THRESHOLD_=-1``.

@@ -7,10 +7,13 @@ from typing import Any
 
 import jax
 
-# The default backend as the tables of `jaxconv.ops.lowering` name it.
-PLATFORM = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
 SAMPLE = 0.004  # seconds, of a sample on an accelerator
 Call = Callable[[], Any]
+
+
+def platform() -> str:
+    """Returns the default backend as the tables of `jaxconv.ops.lowering` name it."""
+    return {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
 
 
 def wait(result: Any) -> None:
@@ -37,4 +40,4 @@ def repeats(once: float) -> int:
     One on CPU. On an accelerator so many as take 4 ms, at most 40: the launch of one costs more than the work of a
     small layer, and is hidden behind the work of those before.
     """
-    return 1 if PLATFORM == "cpu" else max(1, min(40, math.ceil(SAMPLE / once)))
+    return 1 if platform() == "cpu" else max(1, min(40, math.ceil(SAMPLE / once)))

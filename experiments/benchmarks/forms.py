@@ -56,7 +56,7 @@ def problems(case: Case, dtype: str = "float32", ensemble: int = 0) -> dict[str,
     function, _ = case.jaxconv()
     (eqn,) = (e for e in jax.make_jaxpr(function)(*case.shapes(dtype)).eqns if e.primitive.name == "jaxconv_conv")
     first, second = (v.aval for v in eqn.invars)
-    p = replace(problem_of(first, second, eqn.params, clock.PLATFORM), ensemble=ensemble)
+    p = replace(problem_of(first, second, eqn.params, clock.platform()), ensemble=ensemble)
     return {role: replace(p, role=role) for role in ROLES}
 
 
@@ -82,7 +82,7 @@ def needs(program: Any) -> int:
 
 def measure(p: Problem, options: dict[str, Any], rounds: int, chosen: dict[str, Any]) -> dict[str, float]:
     """Returns the median milliseconds of each form."""
-    dtype = p.dtype if p.half and clock.PLATFORM != "cpu" else jnp.float32
+    dtype = p.dtype if p.half and clock.platform() != "cpu" else jnp.float32
     lead = (p.ensemble,) if p.ensemble else ()
     a, b = (noise((*lead, *p.shape(role)), i, jnp.dtype(dtype).name) for i, role in enumerate(others(p.role)))
 
@@ -92,13 +92,13 @@ def measure(p: Problem, options: dict[str, Any], rounds: int, chosen: dict[str, 
         try:
             return function.lower(a, b).compile()
         except jax.errors.JaxRuntimeError:
-            if clock.PLATFORM == "cpu":
+            if clock.platform() == "cpu":
                 raise
             return None
 
-    with ThreadPoolExecutor(1 if clock.PLATFORM == "cpu" else None) as pool:
+    with ThreadPoolExecutor(1 if clock.platform() == "cpu" else None) as pool:
         programs = dict(zip(chosen, pool.map(compiled, chosen.values()), strict=True))
-    if clock.PLATFORM != "cpu":
+    if clock.platform() != "cpu":
         most = 2 * needs(programs["xla"])
         programs = {label: program for label, program in programs.items() if program and needs(program) <= most}
     calls = {label: functools.partial(program, a, b) for label, program in programs.items()}
@@ -107,7 +107,7 @@ def measure(p: Problem, options: dict[str, Any], rounds: int, chosen: dict[str, 
         clock.seconds(call)  # oneDNN writes its code in the first call
         once = clock.seconds(call)
         slow = once > 3 * min(first.values(), default=once)
-        first[label] = once if slow and clock.PLATFORM == "cpu" else min(once, clock.seconds(call))
+        first[label] = once if slow and clock.platform() == "cpu" else min(once, clock.seconds(call))
     best = min(first.values())
     times = {label: [t] for label, t in first.items()}
     running = {label: clock.repeats(t) for label, t in first.items() if t < 3 * best}

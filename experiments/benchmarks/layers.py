@@ -54,12 +54,12 @@ def timed(calls: Calls, seconds: float, rounds: int) -> dict[str, np.ndarray]:
 
     def once(name: str) -> float:
         taken = clock.seconds(calls[name], many[name])
-        if name == "torch" and clock.PLATFORM == "cpu":
+        if name == "torch" and clock.platform() == "cpu":
             time.sleep(0.01)  # Its threads spin a while after their work, on the cores that the next candidate wants.
         return taken
 
     first = {name: once(name) for name in calls}
-    if clock.PLATFORM != "cpu":
+    if clock.platform() != "cpu":
         many = {name: clock.repeats(once(name)) for name in calls}
         for name in calls:
             once(name)  # The results of calls on their way need memory that the first sample asks for.
@@ -139,7 +139,7 @@ def all_prepared(cases: Sequence[Case], dtype: str, threads: int, until: float) 
         try:
             return prepare(case, dtype)
         except jax.errors.JaxRuntimeError as error:
-            if clock.PLATFORM == "cpu":
+            if clock.platform() == "cpu":
                 raise
             return str(error)
 
@@ -399,7 +399,7 @@ def main() -> None:
         if args.figure:
             write(args.figure, png(figure(found)))
         return
-    with_torch = not args.no_torch and clock.PLATFORM in ("cpu", "cuda")
+    with_torch = not args.no_torch and clock.platform() in ("cpu", "cuda")
     head = {
         **environment(),
         "dtype": args.dtype,
@@ -420,7 +420,7 @@ def main() -> None:
             raise SystemExit(f"{args.out} is of another machine, version or type: give another --out")
         sections = {name: {case["case"]: case for case in before[name]} for name in sections}
     start = time.perf_counter()
-    peak = matrix_product(args.dtype, 2048 if clock.PLATFORM == "cpu" else 8192)
+    peak = matrix_product(args.dtype, 2048 if clock.platform() == "cpu" else 8192)
     # Of the run of all layers; each layer's share is of the rate on the day when it was measured.
     head |= {"rounds": args.rounds, "seconds": args.seconds, "matrix_product_gflops": rate or peak}
     todo = {"cases": CASES, "growth": list(dict.fromkeys(case for cases in GROWTH.values() for case in cases))}

@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--only", type=re.compile, default=re.compile(""), help='regular expression in "issue: case"')
     parser.add_argument("--seconds", type=float, default=2.0, help="for a program")
     parser.add_argument("--no-torch", action="store_true")
-    name = "reported.json" if clock.PLATFORM == "cpu" else f"reported_{clock.PLATFORM}.json"
+    name = "reported.json" if clock.platform() == "cpu" else f"reported_{clock.platform()}.json"
     parser.add_argument("--out", type=Path, default=RESULTS / name)
     args = parser.parse_args()
     head: dict[str, Any] = {**environment(), "seconds": args.seconds}
@@ -264,7 +264,7 @@ def main() -> None:
             raise SystemExit(f"{args.out} is of another machine or version: give another --out")
         found = {(entry["issue"], entry["case"], entry["dtype"]): entry for entry in before["reports"]}
     for report in REPORTS:
-        if clock.PLATFORM not in report.platforms:
+        if clock.platform() not in report.platforms:
             continue
         for entry in entries(report, args.only, args.seconds, not args.no_torch):
             found[entry["issue"], entry["case"], entry["dtype"]] = layers.rounded(entry)

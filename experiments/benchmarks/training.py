@@ -34,6 +34,7 @@ import numpy as np
 import optax
 
 import jaxconv as jc
+from experiments.benchmarks import clock
 from experiments.benchmarks.jit import ratios
 from experiments.report import environment, write_json
 
@@ -364,14 +365,6 @@ def agree(ready: dict[str, Candidate], checks: dict[str, Any]) -> None:
             raise SystemExit(f"{name} computes {checks[name]}, jaxconv {checks['jaxconv']}")
 
 
-def seconds_of(call: Callable[[], Any], many: int) -> float:
-    """Returns what one of so many calls takes, each of which waits for its result."""
-    start = time.perf_counter()
-    for _ in range(many):
-        call()
-    return (time.perf_counter() - start) / many
-
-
 def measure(ready: dict[str, Candidate], rounds: int, seconds: float) -> dict[str, np.ndarray]:
     """Returns the seconds of a call in each round, after one round that does not count.
 
@@ -386,8 +379,8 @@ def measure(ready: dict[str, Candidate], rounds: int, seconds: float) -> dict[st
         for name, candidate in ready.items():
             # The idle threads of one framework spin for some milliseconds before they leave the cores to the next.
             time.sleep(0.02)
-            many = max(1, math.ceil(BLOCK / seconds_of(candidate.call, 1)))
-            taken = seconds_of(candidate.call, many)
+            many = max(1, math.ceil(BLOCK / clock.seconds(candidate.call)))
+            taken = clock.seconds(candidate.call, many)
             if i:
                 times[name].append(taken)
     return {name: np.array(t) for name, t in times.items()}

@@ -347,5 +347,5 @@ def stands_alone(p: Problem, mode: Any) -> bool:
         return False
     forms = {choice.form for _, choice in steps(p, mode)}
     if p.onednn and not p.ensemble and forms <= {FORMS["product"], FORMS["onednn"]}:
-        return False  # a call reads its arrays once; a branch around it made no step of training.json faster
+        return False  # a call reads its arrays once
     return XLA not in forms if p.role == "kernel" else FORMS["shifts"] in forms
