@@ -1,8 +1,6 @@
-"""`jaxconv.jit`: `jax.jit` with the compiler options that are measured to help; and what helps a process on CPU."""
+"""`jaxconv.jit`: `jax.jit` with the compiler options that are measured to help."""
 
-import ctypes
 import functools
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -114,29 +112,4 @@ def jit(
     return _Jitted(function, compiler_options, arguments)
 
 
-# The numbers by which glibc's mallopt knows its settings, and what they are set to; the one that may be refused first.
-_KEPT = {"M_MMAP_THRESHOLD": (-3, 2**31 - 1), "M_TRIM_THRESHOLD": (-1, -1), "M_ARENA_MAX": (-8, 1)}
-
-
-def keep_memory() -> bool:
-    """Lets this process keep the memory that arrays on the CPU leave, for the arrays to come.
-
-    XLA asks for the memory of a program's temporaries at each call and gives it back. Blocks above 32 MB glibc takes
-    from the system each time, which clears them page by page: experiments/benchmarks/results/training_kept.json has
-    steps of training without that, training.json with it; ResNet-18's and a U-Net's are faster, small ones are not.
-    From now on blocks below 2 GB stay with the process, which holds on to the most that it ever used, and all its
-    threads share one heap. Accelerators' memory is not meant.
-
-    Call it at the start of a program, before the first array: threads that have allocated already go on as they were.
-    Set by hand it is ``MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=2147483647 MALLOC_TRIM_THRESHOLD_=-1``.
-
-    Returns:
-      Whether it is done: False where the C library is not glibc, or an old one that refuses such thresholds.
-
-    >>> done = keep_memory()  # doctest: +SKIP
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return mallopt is not None and all(mallopt(setting, value) == 1 for setting, value in _KEPT.values())
-
-
-__all__ = ["jit", "keep_memory"]
+__all__ = ["jit"]

@@ -1,9 +1,5 @@
 """`jaxconv.jit` is `jax.jit` everywhere, and carries options at top level only."""
 
-import platform
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -84,32 +80,3 @@ def test_the_cpu_option_takes_the_convolution_out_of_the_fusion():
     if "ynn_fusion" not in jax.jit(f).lower(x, k).compile().as_text():
         pytest.skip("this jaxlib does not fuse it in the first place")
     assert "ynn_fusion" not in jax.jit(f, compiler_options=compiler.helpful_options()).lower(x, k).compile().as_text()
-
-
-PROGRAM = """
-import resource, sys
-import jaxconv as jc
-if sys.argv[1] == "kept":
-    assert jc.keep_memory()
-import jax, jax.numpy as jnp
-f = jax.jit(lambda x: x + 1)
-x = jnp.ones(2**24)
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
-        f(x).block_until_ready()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(min(faults() for _ in range(8)))
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's")
-def test_memory_that_is_kept_is_not_asked_for_again():
-    """In processes of their own: it cannot be undone. An array is 64 MB, 16384 pages of 4 kB."""
-    faults = {}
-    for how in ("default", "kept"):
-        run = subprocess.run([sys.executable, "-c", PROGRAM, how], check=True, capture_output=True, text=True)
-        faults[how] = int(run.stdout)
-    if faults["default"] < 1000:
-        pytest.skip("this system hands out large pages anyway")
-    assert faults["kept"] < faults["default"] / 4

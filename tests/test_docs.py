@@ -29,7 +29,7 @@ NO_FORMULA = {
     "figures": "inspect.figures.*",
     "layers and tools of any function, which compute nothing of their own": """Layer Fn Identity Flatten
         map_layers inline backbone auxiliary on_map resized top_down frozen remat mixed_precision jit explain lowering
-        keep_memory convs_saveable""",
+        convs_saveable""",
     "files and data sets": """data.cifar10 data.fashion_mnist data.mnist5k data.read_idx data.split train.save
         train.restore""",
     "draws of where to cut, flip or cover": "data.random_* data.cutout",

@@ -128,7 +128,7 @@ def test_the_speed_tables_are_those_of_the_measurements():
 
     for module in (layers, training):
         assert module.table(json.loads(module.RESULTS.read_text())) in README
-    assert training.table(json.loads(training.KEPT.read_text())) in (ROOT / "docs" / "steps.md").read_text()
+    assert training.table(json.loads(training.HUGE_PAGES.read_text())) in (ROOT / "docs" / "steps.md").read_text()
     found = json.loads(layers.RESULTS.read_text())
     assert layers.notes(found) in (ROOT / "docs" / "speed.md").read_text()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-SAMPLE = 0.004  # seconds, of a sample on an accelerator
+SAMPLE = 0.004  # seconds, of a sample
 Call = Callable[[], Any]
 
 
@@ -26,18 +26,33 @@ def wait(result: Any) -> None:
 
 
 def seconds(call: Call, times: int = 1) -> float:
-    """Returns what one of ``times`` calls takes that are made one behind the other."""
+    """Returns what one of ``times`` calls takes that are made one behind the other.
+
+    On CPU each is waited for, as torch computes there: what a call costs beside its work is not hidden.
+    """
+    each = platform() == "cpu"
     start = time.perf_counter()
     for _ in range(times):
         result = call()
+        if each:
+            wait(result)
     wait(result)
     return (time.perf_counter() - start) / times
 
 
 def repeats(once: float) -> int:
-    """Returns how many calls make a sample, of a program that takes so many seconds.
+    """Returns how many calls make a sample, of a program that takes so many seconds: 4 ms of them, at most 40.
 
-    One on CPU. On an accelerator so many as take 4 ms, at most 40: the launch of one costs more than the work of a
-    small layer, and is hidden behind the work of those before.
+    On an accelerator the launch of one costs more than the work of a small layer, and is hidden behind the work of
+    those before.
     """
-    return 1 if platform() == "cpu" else max(1, min(40, math.ceil(SAMPLE / once)))
+    return max(1, min(40, math.ceil(SAMPLE / once)))
+
+
+def sample(call: Call, times: int) -> float:
+    """Returns what one of ``times`` calls takes, behind one that does not count.
+
+    That one finds the caches and the heap as another program left them, and would be measured for it.
+    """
+    seconds(call)
+    return seconds(call, times)

@@ -6,9 +6,9 @@
 
 One process; the forms of a problem in turn A B C A B C, medians in ms, under plain `jax.jit` and under the options
 of `jaxconv.jit`. A form that is three times slower than the best at first sight is not timed further; "auto" is what
-the table chooses. Run it on an otherwise idle machine. On an accelerator a time is that of many calls one behind the
-other, and a form that does not compile, or needs more than twice lax's memory, is left out; ``--scale`` is so many
-times the examples.
+the table chooses. Run it on an otherwise idle machine. A sample is 4 ms of calls of one form right behind each other,
+after one that does not count. On an accelerator a form that does not compile, or needs more than twice lax's memory, is
+left out; ``--scale`` is so many times the examples.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def measure(p: Problem, options: dict[str, Any], rounds: int, chosen: dict[str, 
     running = {label: clock.repeats(t) for label, t in first.items() if t < 3 * best}
     for _ in range(rounds):
         for label, many in running.items():
-            times[label].append(clock.seconds(calls[label], many))
+            times[label].append(clock.sample(calls[label], many))
     return {label: statistics.median(t[1:] or t) * 1e3 for label, t in times.items()}
 
 

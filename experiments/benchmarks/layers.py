@@ -9,10 +9,11 @@ One process, candidates in turn A B A B, forward, and forward with the gradients
 paired rounds with their 95 % bootstrap interval; above 1 is faster. The base is lax under plain `jax.jit`. Run it on an
 otherwise idle machine.
 
-``lax, options`` is lax with the compiler options of `jaxconv.jit`, ``jaxconv`` the op under plain `jax.jit`, ``torch``
-runs in channels-last memory, on a GPU with cudnn's own search for the fastest. A candidate that takes over a second a
-call is measured three times. On an accelerator a time is that of many calls one behind the other; give it work with
-``--scale 16``, so many times the examples, and another ``--out``.
+A sample is 4 ms of calls of one program right behind each other, after one that does not count, or one call that takes
+longer. ``lax, options`` is lax with the compiler options of `jaxconv.jit`, ``jaxconv`` the op under plain `jax.jit`,
+``torch`` runs in channels-last memory, on a GPU with cudnn's own search for the fastest. A candidate that takes over a
+second a call is measured three times. Give an accelerator work with ``--scale 16``, so many times the examples, and
+another ``--out``.
 """
 
 import argparse
@@ -50,20 +51,17 @@ Found = dict[str, Any]
 
 def timed(calls: Calls, seconds: float, rounds: int) -> dict[str, np.ndarray]:
     """Calls all in turn, at least 5 rounds (3 of a slow one), until the seconds or the rounds are used up."""
-    many = dict.fromkeys(calls, 1)
+    first = {name: clock.seconds(call) for name, call in calls.items()}
+    # The first call of torch on a GPU looks for the fastest program.
+    slow = {name for name, taken in first.items() if taken > 1 and clock.seconds(calls[name]) > 1}
+    many = {name: clock.repeats(clock.sample(call, 1)) for name, call in calls.items() if name not in slow}
 
     def once(name: str) -> float:
-        taken = clock.seconds(calls[name], many[name])
+        taken = clock.seconds(calls[name]) if name in slow else clock.sample(calls[name], many[name])
         if name == "torch" and clock.platform() == "cpu":
             time.sleep(0.01)  # Its threads spin a while after their work, on the cores that the next candidate wants.
         return taken
 
-    first = {name: once(name) for name in calls}
-    if clock.platform() != "cpu":
-        many = {name: clock.repeats(once(name)) for name in calls}
-        for name in calls:
-            once(name)  # The results of calls on their way need memory that the first sample asks for.
-    slow = {name for name, taken in first.items() if taken > 1}
     least = 3 if len(slow) == len(calls) else 5
     times: dict[str, list[float]] = {name: [] for name in calls}
     start = time.perf_counter()

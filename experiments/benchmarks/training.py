@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.training                   # writes results/training.json
     python -m experiments.benchmarks.training --only unet       # one network again, the others' results kept
-    python -m experiments.benchmarks.training --keep-memory     # after `jaxconv.keep_memory()`: training_kept.json
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m experiments.benchmarks.training     # training_huge_pages.json
     python -m experiments.benchmarks.training --table           # prints the table of the file that is there
 
 Wants flax, equinox and torch. A step is the forward pass, softmax cross-entropy (of each pixel for the U-Net), the
@@ -39,7 +39,7 @@ from experiments.benchmarks.jit import ratios
 from experiments.report import environment, write_json
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
-KEPT = RESULTS.with_stem("training_kept")
+HUGE_PAGES = RESULTS.with_stem("training_huge_pages")
 BASES = ("flax", "equinox", "torch")
 NAMES = ("jaxconv", "jaxconv.jit", "jaxconv (xla)", "flax", "flax + drop-in", "equinox", "torch", "torch.compile")
 LEAST_ROUNDS = 5
@@ -444,12 +444,12 @@ def main() -> None:
     parser.add_argument(
         "--torch-compile", type=float, default=90, metavar="SECONDS", help="limit for each compilation; 0 leaves it out"
     )
-    parser.add_argument("--keep-memory", action="store_true", help="for all candidates, as it is the process's")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    results = KEPT if options.keep_memory else RESULTS
-    if options.keep_memory and not jc.keep_memory():
-        raise SystemExit("--keep-memory wants glibc")
+    asked = "malloc.hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
+    if asked and "[madvise]" not in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
+        raise SystemExit("GLIBC_TUNABLES asks for huge pages, which this system gives to all or to none")
+    results = HUGE_PAGES if asked else RESULTS
     found = json.loads(results.read_text()) if results.exists() else []
     if not options.table:
         import torch

@@ -27,12 +27,12 @@ from jaxconv.ops.arrays import (
     apply_along,
     as_floats,
     pad_axes,
-    slice_axis,
     spatial_sizes,
     window_tuple,
 )
 from jaxconv.ops.lowering import maxima
-from jaxconv.ops.lowering.maxima import CHAIN, Best
+from jaxconv.ops.lowering.linear import moving_sums, windows_sums
+from jaxconv.ops.lowering.maxima import Best
 from jaxconv.ops.lowering.primitive import lowering_mode
 
 
@@ -89,11 +89,6 @@ def _lowest(dtype: Any) -> Any:
     if jnp.issubdtype(dtype, jnp.integer):
         return jnp.iinfo(dtype).min
     raise DTypeError(f"x must be a floating-point or an integer array, got {dtype}")
-
-
-def _every(x: Array, axis: int, start: int, count: int, step: int = 1) -> Array:
-    """Returns ``count`` elements of one axis."""
-    return slice_axis(x, axis, start, start + (count - 1) * step + 1, step)
 
 
 @functools.partial(jax.jit, static_argnames="windows")
@@ -257,7 +252,7 @@ def pool_sums(x: Array, windows: _Windows) -> Array:
             window_dilation=(*before, *windows.dilation, 1),
         )
     for i, numbers in enumerate(zip(windows.window, windows.stride, windows.dilation, windows.out, strict=True)):
-        x = _axis_sums(x, lead + i, *numbers)
+        x = _axis_sums(x, i - 1 - len(windows.window), *numbers)
     return x
 
 
@@ -265,21 +260,9 @@ def _axis_sums(x: Array, axis: int, taps: int, stride: int, dilation: int, out: 
     """Returns the sum of each of ``out`` windows along one axis, which they just cover."""
     if out == 1 and dilation == 1:
         return jnp.sum(x, axis, keepdims=True)
-    if taps <= CHAIN:
-        return functools.reduce(lax.add, (_every(x, axis, tap * dilation, out, stride) for tap in range(taps)))
-    # The sum of 2n taps is one of two sums of n: log(taps) steps. A window is put together from those that it holds.
-    total, at, length = None, 0, 1
-    while at < taps:
-        if taps & length:
-            part = _every(x, axis, at * dilation, out, stride)
-            total = part if total is None else total + part
-            at += length
-        if at < taps:
-            count = x.shape[axis] - length * dilation
-            x = _every(x, axis, 0, count) + _every(x, axis, length * dilation, count)
-        length *= 2
-    assert total is not None
-    return total
+    if stride == 1:
+        return moving_sums(x, axis, taps, dilation)
+    return windows_sums(x, axis, taps, stride, dilation, out)
 
 
 def _counts(windows: _Windows, count_include_pad: bool) -> np.ndarray:

@@ -101,6 +101,19 @@ def test_long_windows_equal_the_loop(window, dilation):
     assert_array_equal(ours, indices)
 
 
+@pytest.mark.parametrize("window", [9, 12, 16, 17])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_long_windows_sums_equal_the_loop(window, dilation):
+    """At stride 1 the gradient is such a sum again."""
+    x, options = uniform(1, (2, 40, 2)), {"stride": 1, "dilation": dilation, "padding": ((3, 2),)}
+    want = oracle.avg_pool(x, (window,), **options)
+    cotangent = uniform(2, want.shape)
+    y, (gradient,) = value_and_pullback(lambda x: jc.avg_pool(x, (window,), **options), [x], cotangent)
+    each = oracle.avg_pool(np.eye(40)[..., None], (window,), **options)[..., 0]
+    assert_close(y, want)
+    assert_close(gradient, np.einsum("bon,io->bin", cotangent, each))
+
+
 def gradient_of_sum(pool, x):
     return jax.jit(jax.grad(lambda x: pool(x).sum()))(x)
 

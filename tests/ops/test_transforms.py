@@ -77,6 +77,7 @@ ROWS = [
         with_options(jc.avg_pool, 3, stride=2, padding=1, ceil_mode=True, count_include_pad=False),
         (IMAGE,),
     ),
+    Row("avg_pool-long", with_options(jc.avg_pool, (11,), stride=1, padding=3), ((12, 2),)),
     Row("lp_pool", with_options(jc.lp_pool, (2, 3), stride=(1, 2), p=2), (IMAGE,)),
     Row("lp_pool-3", with_options(jc.lp_pool, 2, p=3), (IMAGE,)),
     Row("global_avg_pool", jc.global_avg_pool, (IMAGE,)),

@@ -11,15 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, xla
+from jax.interpreters import ad
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
-from jaxconv.ops.lowering.primitive import by_itself, register
+from jaxconv.ops.lowering.linear import CHAIN, define, linear
+from jaxconv.ops.lowering.primitive import by_itself
 from jaxconv.ops.lowering.problem import Array
 from jaxconv.ops.lowering.windows import total
 
-# A window up to this long is a chain of slices, one a tap; a longer one is built by doubling.
-CHAIN = 8
 # The windows of all axes are looked through at once if they have no more taps than this, by platform; on CPU those
 # that lie side by side.
 JOINT = {"cpu": 32, "cuda": 9}
@@ -232,46 +231,8 @@ def _best_jvp(primals: Any, tangents: Any, *, tell: bool, axes: tuple[Windows, .
     return results, moved
 
 
-def _linear(primitive: Primitive, transpose: Primitive) -> None:
-    """Sets the derivatives of a primitive that is linear in its first operand."""
-
-    def jvp(primals: Any, tangents: Any, **params: Any) -> Any:
-        y = primitive.bind(*primals, **params)
-        if type(tangents[0]) is ad.Zero:
-            return y, ad.Zero(jax.typeof(y).to_tangent_aval())
-        return y, primitive.bind(tangents[0], *primals[1:], **params)
-
-    def transposed(cotangent: Any, t: Any, *taps: Any, **params: Any) -> Any:
-        nothing = [None] * len(taps)
-        if type(cotangent) is ad.Zero:
-            return [ad.Zero(t.aval), *nothing]
-        return [transpose.bind(cotangent, *taps, **params), *nothing]
-
-    ad.primitive_jvps[primitive] = jvp
-    ad.primitive_transposes[primitive] = transposed
-
-
-def _define(primitive: Primitive, program: Any) -> None:
-    """Sets what the program of each platform gives: the type, the batching, the lowering."""
-
-    def typed(*arrays: Any, **params: Any) -> Any:
-        found = jax.make_jaxpr(functools.partial(program, None, **params))(*arrays).out_avals
-        return found if primitive.multiple_results else found[0]
-
-    def batched(args: Any, dims: Any, **params: Any) -> Any:
-        lanes = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
-        moved = (batching.bdim_at_front(a, d, lanes) for a, d in zip(args, dims, strict=True))
-        found = primitive.bind(*moved, **params)
-        return (found, [0] * len(found)) if primitive.multiple_results else (found, 0)
-
-    primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
-    primitive.def_abstract_eval(typed)
-    batching.primitive_batchers[primitive] = batched
-    register(primitive, lambda platform, _, *arrays, **params: program(platform, *arrays, **params))
-
-
 ad.primitive_jvps[best_p] = _best_jvp
-_linear(pick_p, place_p)
-_linear(place_p, pick_p)
+linear(pick_p, place_p.bind)
+linear(place_p, pick_p.bind)
 for _primitive, _program in ((best_p, _best), (pick_p, _pick), (place_p, _place)):
-    _define(_primitive, _program)
+    define(_primitive, _program)

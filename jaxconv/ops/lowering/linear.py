@@ -1,0 +1,101 @@
+"""Primitives that stand for a program each, of the platform; the sums of windows, which transpose to such sums."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, xla
+
+from jaxconv.ops.arrays import pad_axes, slice_axis
+from jaxconv.ops.lowering.primitive import register
+from jaxconv.ops.lowering.problem import Array
+
+# A window up to this long is a chain of slices, one a tap; a longer one is built by doubling.
+CHAIN = 8
+
+
+def linear(primitive: Primitive, transpose: Callable[..., Any]) -> None:
+    """Sets the derivatives of a primitive that is linear in its first operand, with its transpose."""
+
+    def jvp(primals: Any, tangents: Any, **params: Any) -> Any:
+        y = primitive.bind(*primals, **params)
+        if type(tangents[0]) is ad.Zero:
+            return y, ad.Zero(jax.typeof(y).to_tangent_aval())
+        return y, primitive.bind(tangents[0], *primals[1:], **params)
+
+    def transposed(cotangent: Any, t: Any, *taps: Any, **params: Any) -> Any:
+        nothing = [None] * len(taps)
+        if type(cotangent) is ad.Zero:
+            return [ad.Zero(t.aval), *nothing]
+        return [transpose(cotangent, *taps, **params), *nothing]
+
+    ad.primitive_jvps[primitive] = jvp
+    ad.primitive_transposes[primitive] = transposed
+
+
+def define(primitive: Primitive, program: Any) -> None:
+    """Sets what the program of each platform gives: the type, the batching, the lowering."""
+
+    def typed(*arrays: Any, **params: Any) -> Any:
+        found = jax.make_jaxpr(functools.partial(program, None, **params))(*arrays).out_avals
+        return found if primitive.multiple_results else found[0]
+
+    def batched(args: Any, dims: Any, **params: Any) -> Any:
+        lanes = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+        moved = (batching.bdim_at_front(a, d, lanes) for a, d in zip(args, dims, strict=True))
+        found = primitive.bind(*moved, **params)
+        return (found, [0] * len(found)) if primitive.multiple_results else (found, 0)
+
+    primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
+    primitive.def_abstract_eval(typed)
+    batching.primitive_batchers[primitive] = batched
+    register(primitive, lambda platform, _, *arrays, **params: program(platform, *arrays, **params))
+
+
+def moving_sums(x: Array, axis: int, taps: int, dilation: int) -> Array:
+    """The sum of each window of stride 1 along a spatial axis, counted from the end: at most -2.
+
+    Its transpose is the same of the padded cotangent: a sum of what the taps see, not of a padded map for each.
+    """
+    return sums_p.bind(x, axis=axis, taps=taps, dilation=dilation)
+
+
+def windows_sums(x: Array, axis: int, taps: int, stride: int, dilation: int, out: int) -> Array:
+    """The sum of each of ``out`` windows along one axis, which they just cover."""
+
+    def every(x: Array, start: int, count: int, step: int = 1) -> Array:
+        return slice_axis(x, axis, start, start + (count - 1) * step + 1, step)
+
+    if taps <= CHAIN:
+        return functools.reduce(lax.add, (every(x, tap * dilation, out, stride) for tap in range(taps)))
+    # The sum of 2n taps is one of two sums of n: log(taps) steps. A window is put together from those that it holds.
+    total, at, length = None, 0, 1
+    while at < taps:
+        if taps & length:
+            part = every(x, at * dilation, out, stride)
+            total = part if total is None else total + part
+            at += length
+        if at < taps:
+            count = x.shape[axis] - length * dilation
+            x = every(x, 0, count) + every(x, length * dilation, count)
+        length *= 2
+    assert total is not None
+    return total
+
+
+def _sums(platform: str | None, x: Array, *, axis: int, taps: int, dilation: int) -> Array:
+    return windows_sums(x, axis, taps, 1, dilation, x.shape[axis] - (taps - 1) * dilation)
+
+
+def _back(y: Array, *, axis: int, taps: int, dilation: int) -> Array:
+    reach = (taps - 1) * dilation
+    pads = [(reach, reach)] + [(0, 0)] * (-2 - axis)
+    return moving_sums(pad_axes(y, pads), axis, taps, dilation)
+
+
+sums_p = Primitive("jaxconv_sums")
+linear(sums_p, _back)
+define(sums_p, _sums)
