@@ -31,7 +31,7 @@ from jaxconv.ops.arrays import (
     window_tuple,
 )
 from jaxconv.ops.lowering import maxima
-from jaxconv.ops.lowering.linear import moving_sums, windows_sums
+from jaxconv.ops.lowering.linear import moving_sums, tile_sums, windows_sums
 from jaxconv.ops.lowering.maxima import Best
 from jaxconv.ops.lowering.primitive import lowering_mode
 
@@ -237,11 +237,8 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
 def pool_sums(x: Array, windows: _Windows) -> Array:
     """Sums each window; half types stay in the float32 in which they are summed."""
     x = windows.lay_out(x.astype(accumulator(x.dtype)), 0)
-    lead = x.ndim - 1 - len(windows.window)
-    side_by_side = windows.window == windows.stride and max(windows.dilation) == 1 and max(windows.out) > 1
-    if side_by_side or lowering_mode() == "xla":
-        # Slices are faster where windows overlap: experiments/benchmarks/results/layers.json.
-        before = (1,) * lead
+    if lowering_mode() == "xla":
+        before = (1,) * (x.ndim - 1 - len(windows.window))
         return lax.reduce_window(
             x,
             np.zeros((), x.dtype),
@@ -251,6 +248,9 @@ def pool_sums(x: Array, windows: _Windows) -> Array:
             "VALID",
             window_dilation=(*before, *windows.dilation, 1),
         )
+    if windows.window == windows.stride and max(windows.dilation) == 1 and max(windows.out) > 1:
+        return tile_sums(x, windows.window)
+    # Slices are faster where windows overlap: experiments/benchmarks/results/layers.json.
     for i, numbers in enumerate(zip(windows.window, windows.stride, windows.dilation, windows.out, strict=True)):
         x = _axis_sums(x, i - 1 - len(windows.window), *numbers)
     return x

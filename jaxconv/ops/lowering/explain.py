@@ -8,6 +8,7 @@ import jax
 from jax.extend.core import jaxprs_in_params
 
 from jaxconv.ops.lowering import table
+from jaxconv.ops.lowering.linear import copies_p, tiles_p
 from jaxconv.ops.lowering.maxima import best_p
 from jaxconv.ops.lowering.primitive import conv_p, problem_of
 from jaxconv.ops.lowering.problem import Shape
@@ -119,7 +120,11 @@ def _pool(eqn: Any, inside: tuple[str, ...], platform: str) -> Explained:
     names = {e.primitive.name for e in eqns}
     maxima = [e for e in eqns if e.primitive is best_p]
     if any(name.startswith(("reduce_window", "select_and_scatter")) for name in names):
-        form, why = "xla", "lax's own windows: asked for, or they lie side by side"
+        form, why = "xla", "lax's own windows: asked for"
+    elif copies_p.name in names and platform == "cpu":
+        form, why = "copies", "the windows lie side by side: layers.json"
+    elif names & {tiles_p.name, copies_p.name}:
+        form, why = "xla", "lax's own windows: they lie side by side"
     elif platform == "cuda" and maxima and all(len(e.invars) == 1 and not e.params["tell"] for e in maxima):
         form, why = "xla", "lax's own windows, one pass over all axes: forms_cuda.json"
     elif platform == "cuda":

@@ -1,10 +1,12 @@
-"""Primitives that stand for a program each, of the platform; the sums of windows, which transpose to such sums."""
+"""Primitives that stand for a program each, of the platform; the sums of windows, with transposes of their own."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, xla
@@ -99,3 +101,39 @@ def _back(y: Array, *, axis: int, taps: int, dilation: int) -> Array:
 sums_p = Primitive("jaxconv_sums")
 linear(sums_p, _back)
 define(sums_p, _sums)
+
+
+def tile_sums(x: Array, window: tuple[int, ...]) -> Array:
+    """The sums of windows that lie side by side along the spatial axes, which they just cover.
+
+    They are lax's. Their transpose are copies, on CPU written as such, elsewhere as lax has it: sums over zeros.
+    """
+    return tiles_p.bind(x, window=window)
+
+
+def _windows(x: Array, window: tuple[int, ...], stride: tuple[int, ...]) -> Array:
+    before = (1,) * (x.ndim - 1 - len(window))
+    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, (*before, *window, 1), (*before, *stride, 1), "VALID")
+
+
+def _tiles(platform: str | None, x: Array, *, window: tuple[int, ...]) -> Array:
+    return _windows(x, window, window)
+
+
+def _copies(platform: str | None, y: Array, *, window: tuple[int, ...]) -> Array:
+    lead, sizes = y.shape[: -1 - len(window)], y.shape[-1 - len(window) : -1]
+    if platform != "cpu":
+        pads = [(0, 0, 0)] * len(lead) + [(taps - 1,) * 3 for taps in window] + [(0, 0, 0)]
+        return _windows(lax.pad(y, np.zeros((), y.dtype), pads), window, (1,) * len(window))
+    one = [n for size in sizes for n in (size, 1)]
+    many = [n for pair in zip(sizes, window, strict=True) for n in pair]
+    copies = jnp.broadcast_to(y.reshape(*lead, *one, y.shape[-1]), (*lead, *many, y.shape[-1]))
+    return copies.reshape(*lead, *(n * taps for n, taps in zip(sizes, window, strict=True)), y.shape[-1])
+
+
+tiles_p = Primitive("jaxconv_tiles")
+copies_p = Primitive("jaxconv_copies")
+linear(tiles_p, copies_p.bind)
+linear(copies_p, tiles_p.bind)
+define(tiles_p, _tiles)
+define(copies_p, _copies)
