@@ -8,8 +8,8 @@ import jax
 from jax.extend.core import jaxprs_in_params
 
 from jaxconv.ops.lowering import table
-from jaxconv.ops.lowering.linear import copies_p, tiles_p
-from jaxconv.ops.lowering.maxima import best_p
+from jaxconv.ops.lowering.linear import copies_p, sums_p, tiles_p
+from jaxconv.ops.lowering.maxima import best_p, pick_p, place_p
 from jaxconv.ops.lowering.primitive import conv_p, problem_of
 from jaxconv.ops.lowering.problem import Shape
 
@@ -50,6 +50,8 @@ class Explanation(tuple[Explained, ...]):
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
+# Primitives that look through windows tap by tap.
+_WINDOWED = {p.name for p in (best_p, pick_p, place_p, sums_p)}
 # Pools are jitted functions of these names, through derivatives too.
 _POOLS = {"pool_maxima": "max_pool", "pool_sums": "avg_pool or lp_pool"}
 _OPS = {
@@ -125,12 +127,16 @@ def _pool(eqn: Any, inside: tuple[str, ...], platform: str) -> Explained:
         form, why = "copies", "the windows lie side by side: layers.json"
     elif names & {tiles_p.name, copies_p.name}:
         form, why = "xla", "lax's own windows: they lie side by side"
+    elif not names & {"slice", "pad", *_WINDOWED}:
+        form, why = "sum", "the window is the whole map"
     elif platform == "cuda" and maxima and all(len(e.invars) == 1 and not e.params["tell"] for e in maxima):
         form, why = "xla", "lax's own windows, one pass over all axes: forms_cuda.json"
     elif platform == "cuda":
         form, why = "slices", "of its taps, the gradient by those that won: layers_cuda.json"
+    elif platform == "cpu":
+        form, why = "slices", "of its taps, faster than lax's windows: layers.json"
     else:
-        form, why = "slices", "of its taps; on CPU faster than lax's windows: layers.json"
+        form, why = "slices", "of its taps, as on CPU; not measured on this platform"
     return Explained(_POOLS[eqn.params["name"]], (eqn.invars[0].aval.shape,), inside, form, why, 0)
 
 

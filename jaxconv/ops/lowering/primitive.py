@@ -28,7 +28,7 @@ ynnpack = jax.make_user_context(True)
 
 
 def lowering(mode: str | tuple[str, ...]) -> Any:
-    """A context in which the programs of convolutions are chosen otherwise.
+    """A context in which the programs of convolutions are chosen otherwise; of pools, by "xla" alone.
 
     It is part of the key of jit's cache, so a function that is already compiled obeys it too.
 
