@@ -31,7 +31,7 @@ from jaxconv.ops.arrays import (
     window_tuple,
 )
 from jaxconv.ops.lowering import maxima
-from jaxconv.ops.lowering.linear import moving_sums, tile_sums, windows_sums
+from jaxconv.ops.lowering.linear import moving_sums, sums_by_lax, tile_sums, windows_sums
 from jaxconv.ops.lowering.maxima import Best
 from jaxconv.ops.lowering.primitive import lowering_mode
 
@@ -238,16 +238,7 @@ def pool_sums(x: Array, windows: _Windows) -> Array:
     """Sums each window; half types stay in the float32 in which they are summed."""
     x = windows.lay_out(x.astype(accumulator(x.dtype)), 0)
     if lowering_mode() == "xla":
-        before = (1,) * (x.ndim - 1 - len(windows.window))
-        return lax.reduce_window(
-            x,
-            np.zeros((), x.dtype),
-            lax.add,
-            (*before, *windows.window, 1),
-            (*before, *windows.stride, 1),
-            "VALID",
-            window_dilation=(*before, *windows.dilation, 1),
-        )
+        return sums_by_lax(x, windows.window, windows.stride, windows.dilation)
     if windows.window == windows.stride and max(windows.dilation) == 1 and max(windows.out) > 1:
         return tile_sums(x, windows.window)
     # Slices are faster where windows overlap: experiments/benchmarks/results/layers.json.

@@ -19,8 +19,9 @@ from jaxconv.train import TrainState, restore, save
 from jaxconv.train.checkpoint import load
 from tests.train.toys import Centered, Linear, assert_same
 
-# Orbax's event loop, left open by a restore that fails, says so when it is collected: in whatever test runs then.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# A restore that fails closes its event loop; a read of TensorStore that ends later finds it closed, and says so in
+# whatever test runs then.
+pytestmark = pytest.mark.filterwarnings(r"ignore:(?s).*Event loop is closed:pytest.PytestUnraisableExceptionWarning")
 
 HISTORY = [{"loss": 1.0}, {"loss": 0.1}, {"loss": float("nan")}, {"loss": 0.3}]
 

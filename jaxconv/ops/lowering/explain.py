@@ -50,8 +50,7 @@ class Explanation(tuple[Explained, ...]):
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-# Primitives that look through windows tap by tap.
-_WINDOWED = {p.name for p in (best_p, pick_p, place_p, sums_p)}
+_MAXIMA = {p.name for p in (best_p, pick_p, place_p)}
 # Pools are jitted functions of these names, through derivatives too.
 _POOLS = {"pool_maxima": "max_pool", "pool_sums": "avg_pool or lp_pool"}
 _OPS = {
@@ -127,11 +126,11 @@ def _pool(eqn: Any, inside: tuple[str, ...], platform: str) -> Explained:
         form, why = "copies", "the windows lie side by side: layers.json"
     elif names & {tiles_p.name, copies_p.name}:
         form, why = "xla", "lax's own windows: they lie side by side"
-    elif not names & {"slice", "pad", *_WINDOWED}:
+    elif not names & {"slice", "pad", sums_p.name, *_MAXIMA}:
         form, why = "sum", "the window is the whole map"
     elif platform == "cuda" and maxima and all(len(e.invars) == 1 and not e.params["tell"] for e in maxima):
         form, why = "xla", "lax's own windows, one pass over all axes: forms_cuda.json"
-    elif platform == "cuda":
+    elif platform == "cuda" and names & _MAXIMA:
         form, why = "slices", "of its taps, the gradient by those that won: layers_cuda.json"
     elif platform == "cpu":
         form, why = "slices", "of its taps, faster than lax's windows: layers.json"

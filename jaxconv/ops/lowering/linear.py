@@ -1,7 +1,7 @@
 """Primitives that stand for a program each, of the platform; the sums of windows, with transposes of their own."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jax.interpreters import ad, batching, xla
 from jaxconv.ops.arrays import pad_axes, slice_axis
 from jaxconv.ops.lowering.primitive import register
 from jaxconv.ops.lowering.problem import Array
+from jaxconv.ops.lowering.windows import total
 
 # A window up to this long is a chain of slices, one a tap; a longer one is built by doubling.
 CHAIN = 8
@@ -72,20 +73,20 @@ def windows_sums(x: Array, axis: int, taps: int, stride: int, dilation: int, out
         return slice_axis(x, axis, start, start + (count - 1) * step + 1, step)
 
     if taps <= CHAIN:
-        return functools.reduce(lax.add, (every(x, tap * dilation, out, stride) for tap in range(taps)))
+        return total(every(x, tap * dilation, out, stride) for tap in range(taps))
     # The sum of 2n taps is one of two sums of n: log(taps) steps. A window is put together from those that it holds.
-    total, at, length = None, 0, 1
+    found, at, length = None, 0, 1
     while at < taps:
         if taps & length:
             part = every(x, at * dilation, out, stride)
-            total = part if total is None else total + part
+            found = part if found is None else found + part
             at += length
         if at < taps:
             count = x.shape[axis] - length * dilation
             x = every(x, 0, count) + every(x, length * dilation, count)
         length *= 2
-    assert total is not None
-    return total
+    assert found is not None
+    return found
 
 
 def _sums(platform: str | None, x: Array, *, axis: int, taps: int, dilation: int) -> Array:
@@ -111,23 +112,26 @@ def tile_sums(x: Array, window: tuple[int, ...]) -> Array:
     return tiles_p.bind(x, window=window)
 
 
-def _windows(x: Array, window: tuple[int, ...], stride: tuple[int, ...]) -> Array:
+def sums_by_lax(x: Array, window: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Array:
+    """lax's sums, in one pass over all spatial axes, which the windows just cover."""
     before = (1,) * (x.ndim - 1 - len(window))
-    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, (*before, *window, 1), (*before, *stride, 1), "VALID")
+    sizes, steps, gaps = ((*before, *numbers, 1) for numbers in (window, stride, dilation))
+    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, sizes, steps, "VALID", window_dilation=gaps)
 
 
 def _tiles(platform: str | None, x: Array, *, window: tuple[int, ...]) -> Array:
-    return _windows(x, window, window)
+    return sums_by_lax(x, window, window, (1,) * len(window))
 
 
 def _copies(platform: str | None, y: Array, *, window: tuple[int, ...]) -> Array:
     lead, sizes = y.shape[: -1 - len(window)], y.shape[-1 - len(window) : -1]
     if platform != "cpu":
         pads = [(0, 0, 0)] * len(lead) + [(taps - 1,) * 3 for taps in window] + [(0, 0, 0)]
-        return _windows(lax.pad(y, np.zeros((), y.dtype), pads), window, (1,) * len(window))
-    one = [n for size in sizes for n in (size, 1)]
+        one = (1,) * len(window)
+        return sums_by_lax(lax.pad(y, np.zeros((), y.dtype), pads), window, one, one)
+    once = [n for size in sizes for n in (size, 1)]
     many = [n for pair in zip(sizes, window, strict=True) for n in pair]
-    copies = jnp.broadcast_to(y.reshape(*lead, *one, y.shape[-1]), (*lead, *many, y.shape[-1]))
+    copies = jnp.broadcast_to(y.reshape(*lead, *once, y.shape[-1]), (*lead, *many, y.shape[-1]))
     return copies.reshape(*lead, *(n * taps for n, taps in zip(sizes, window, strict=True)), y.shape[-1])
 
 
