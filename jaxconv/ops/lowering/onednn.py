@@ -18,7 +18,7 @@ import jaxlib.version
 
 from jaxconv.ops.arrays import pad_axes
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Solve
-from jaxconv.ops.lowering.windows import flipped, in_parts, opposite, swapped, unit
+from jaxconv.ops.lowering.windows import flipped, in_parts, opposite, swapped, unit, widened
 from jaxconv.ops.lowering.xla import reached
 
 # Those in which tests/ops/lowering/test_onednn.py and test_forms.py pass.
@@ -26,6 +26,10 @@ VERSIONS = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2")
 
 # So many numbers of input and output a kernel's gradient takes at a time, so that they stay in a cache.
 HELD = 5 * 2**18
+
+# So many places a depthwise kernel's gradient adds up one after the other. Of numbers that are all positive the sum is
+# then off by about 60 units in the last place, as lax's is over 2**17 places; it grows as the root of their number.
+CHAIN = 2**14
 
 
 @functools.cache
@@ -72,11 +76,12 @@ def fits(p: Problem) -> bool:
     held = all(r < n for r, n in zip(g.reach, g.out if p.role == "input" else g.size, strict=True))
     # A stride gives wrong numbers on one channel, and where the last axis of what it computes is of length one.
     if p.role == "kernel":
-        channels, stride, length = p.batch, g.dilation, g.window[-1] * p.inner
+        channels = p.features if depthwise(p) else p.batch
+        stride, length = g.dilation, g.window[-1] * p.inner
     else:
         channels, stride, length = p.channels, g.stride, g.out[-1]
     strided = unit(stride) or (channels > 1 and length > 1)
-    safe = held and strided and (g.groups == 1 or max(g.dilation) == 1)
+    safe = strided and (g.groups == 1 or (held and max(g.dilation) == 1))
     # A kernel's gradient may want an axis more, of which there are three.
     plain = {"output": True, "input": unit(g.stride), "kernel": g.rank < 3 or _joined(p)}[p.role]
     return p.onednn and padded and safe and plain
@@ -84,24 +89,66 @@ def fits(p: Problem) -> bool:
 
 def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """Its forward convolution: on the way back with the kernel turned round, the axes of channels and features
-    exchanged; for the kernel see `_kernel`."""
+    exchanged; for the kernel see `_kernel` and `_depthwise`."""
     rank, groups = p.geometry.rank, p.geometry.groups
+    if p.role == "kernel":
+        size = at_a_time(p)
+        some = functools.partial(_depthwise if depthwise(p) else _kernel, replace(p, batch=size))
+        return in_parts(p, size, p.shape("kernel"), some, first, second)
+    # As the gradient of the kernel will see them: XLA would else compute twice what has two shapes.
+    along = depthwise(p) and rank < 3 and unit(p.geometry.stride) and at_a_time(p) == p.batch
+    compute = _along_examples if along else _convolution
     if p.role == "output":
-        return _convolution(p, first, second, rank)
-    if p.role == "input":
-        kernel = flipped(first if groups == 1 else swapped(first, groups), rank)
-        return _convolution(opposite(p), second, kernel, rank + 1 if groups == 1 else rank)
-    size = at_a_time(p)
-    some = functools.partial(_kernel, replace(p, batch=size))
-    return in_parts(p, size, p.shape("kernel"), some, first, second)
+        return compute(p, first, second, rank)
+    kernel = flipped(first if groups == 1 else swapped(first, groups), rank)
+    return compute(opposite(p), second, kernel, rank + 1 if groups == 1 else rank)
 
 
 def at_a_time(p: Problem) -> int:
     """How many examples a kernel's gradient takes at a time: the most that divide the batch and hold no more than
-    `HELD` numbers, but eight or more."""
+    `HELD` numbers, but eight or more. Depthwise it may be fewer, and all, if they have no more than `CHAIN` places."""
     one = sum(math.prod(p.shape(name)) for name in ("input", "output")) / p.batch
-    parts = [m for m in range(8, p.batch + 1) if p.batch % m == 0] or [p.batch]
-    return max((m for m in parts if m * one <= HELD), default=parts[0])
+    most, least = HELD / one, 8
+    if depthwise(p):
+        chain = CHAIN // math.prod(p.geometry.out) if p.geometry.rank < 3 else 1
+        most, least = p.batch if p.batch <= chain else min(most, chain), 1
+    parts = [m for m in range(least, p.batch + 1) if p.batch % m == 0] or [p.batch]
+    return max((m for m in parts if m <= most), default=parts[0])
+
+
+def depthwise(p: Problem) -> bool:
+    """Whether each filter sees one channel of several."""
+    return p.inner == 1 and p.geometry.groups > 1
+
+
+def _depthwise(p: Problem, x: Array, y: Array) -> Array:
+    """The kernel, by a depthwise convolution whose window is the output, and whose first axis of the map the examples.
+
+    Of three axes there is no other: so they are taken one example at a time.
+    """
+    g = p.geometry
+    x, pads = reached(widened(x, p), g)
+    within = all(max(sides) < m <= n for sides, m, n in zip(pads, g.out, x.shape[1:-1], strict=True))
+    if not (within and unit(g.stride)):  # it is wrong at padding with dilation, or more than a window reaches
+        x, pads = pad_axes(x, pads), [(0, 0)] * g.rank
+    geometry = Geometry(x.shape[1:-1], g.out, g.dilation, tuple(pads), g.stride, p.features)
+    if g.rank < 3:
+        geometry, x, y = _stacked(geometry, p.batch, p.batch), x[None], y[None]
+    across = replace(p, role="output", geometry=geometry, batch=1, channels=p.features)
+    return _convolution(across, x, y, 0).reshape(p.shape("kernel"))
+
+
+def _stacked(g: Geometry, size: int, window: int) -> Geometry:
+    """The geometry with one axis more in front."""
+    return Geometry(
+        (size, *g.size), (window, *g.window), (1, *g.stride), ((0, 0), *g.padding), (1, *g.dilation), g.groups
+    )
+
+
+def _along_examples(p: Problem, first: Array, second: Array, inner: int) -> Array:
+    """The output, the examples an axis of the map over which the window does not reach."""
+    across = replace(p, geometry=_stacked(p.geometry, p.batch, 1), batch=1)
+    return _convolution(across, first[None], second[None], inner + 1)[0]
 
 
 def _joined(p: Problem) -> bool:
@@ -160,6 +207,14 @@ def _convolution(p: Problem, first: Array, second: Array, inner: int) -> Array:
         "feature_groups": g.groups,
     }
     return _call("convolution", {"onednn_conv_config": config}, p.shape("output"), first, second)
+
+
+def product(a: Array, b: Array, turned: bool) -> Array:
+    """Contracts the last axis of a with the first of the matrix b, or with its second where b is turned round."""
+    flat = a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+    features = b.shape[0 if turned else 1]
+    y = _call("matmul", {"onednn_matmul_config": {"transpose_b": turned}}, (flat.shape[0], features), flat, b)
+    return y.reshape(*a.shape[:-1], features)
 
 
 def product_over_places(a: Array, b: Array) -> Array:

@@ -10,19 +10,20 @@ from jax import lax
 from jaxconv.ops.arrays import pad_axes, slice_axis
 from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.problem import ROLES, Array, Geometry, Problem, Solve
-from jaxconv.ops.lowering.windows import dot, in_parts, seen_by, taps, total, unit
+from jaxconv.ops.lowering.windows import dot, in_parts, seen_by, taps, total, unit, widened
 
 
 def product(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """A window of one tap is a matrix product through the depth, at every place or at each ``stride``-th."""
     g = p.geometry
-    if p.role == "output":
-        return dot(p, seen_by(pad_axes(first, g.padding), g, (0,) * g.rank), second.reshape(second.shape[-2:]))
+    if p.role == "input":
+        kernel = first.reshape(first.shape[-2:])
+        return spread(onednn.product(second, kernel, True) if p.onednn else dot(p, second, kernel.T), g)
+    seen = seen_by(pad_axes(first, g.padding), g, (0,) * g.rank)
     if p.role == "kernel":
-        seen = seen_by(pad_axes(first, g.padding), g, (0,) * g.rank)
         return dot_over_places(p, seen, second).reshape(p.shape("kernel"))
-    back = dot(p, second, first.reshape(first.shape[-2:]).T)
-    return spread(back, g)
+    kernel = second.reshape(second.shape[-2:])
+    return onednn.product(seen, kernel, False) if p.onednn else dot(p, seen, kernel)
 
 
 def spread(y: Array, g: Geometry) -> Array:
@@ -200,11 +201,6 @@ def sums(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     axes = tuple(range(second.ndim - 1))
     found = [jnp.sum(widened(seen, p) * second, axes) for _, seen in taps(p, first)]
     return jnp.stack(found).reshape(p.shape("kernel"))
-
-
-def widened(seen: Array, p: Problem) -> Array:
-    """Each channel as often as it has features."""
-    return seen if p.outer == 1 else jnp.repeat(seen, p.outer, axis=-1)
 
 
 def _sums_over_places(p: Problem, x: Array, y: Array) -> Array:

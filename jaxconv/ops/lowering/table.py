@@ -65,6 +65,11 @@ def _thin(p: Problem) -> bool:
     return p.inner <= 4
 
 
+def _pointwise(p: Problem) -> bool:
+    """A matrix product of all places as they lie."""
+    return p.taps == 1 and p.geometry.groups == 1 and not _strided(p)
+
+
 def _strided(p: Problem) -> bool:
     return max(p.geometry.stride) > 1
 
@@ -91,7 +96,7 @@ CPU = (
     Row(FORMS["members"], _always, "one member after the other; lax makes groups of them, training.json"),
     Row(
         FORMS["onednn"],
-        lambda p: p.role != "kernel" and not (_narrow(p) and p.taps <= 4),
+        lambda p: p.role != "kernel" and not _pointwise(p) and not (_narrow(p) and p.taps <= 4),
         "oneDNN's: 8x128x128x32->32 k3 5.1 ms, lax 10; 8x56x56x96 k7 g96 1.0 ms, lax 105",
     ),
     Row(
@@ -108,12 +113,17 @@ CPU = (
     ),
     Row(
         FORMS["onednn"],
+        lambda p: p.role == "kernel" and _narrow(p) and p.taps > 4 and not _strided(p),
+        "oneDNN's, with the examples as an axis of the map",
+    ),
+    Row(
+        FORMS["onednn"],
         lambda p: p.role == "kernel" and p.geometry.groups > 1 and p.geometry.rank > 1 and p.inner > 1 and p.taps > 1,
         "oneDNN's, with the examples as channels: 8x28x28x256->256 k3 g32, gradients 6 ms, lax 2610, in layers.json",
     ),
     Row(
         FORMS["product"],
-        lambda p: p.role == "kernel" or (not p.onednn and (p.role == "output" or not _strided(p))),
+        lambda p: p.role == "kernel" or _pointwise(p) or (p.role == "output" and not p.onednn),
         "a matrix product: 8x56x56x256->64, its kernel's gradient 3.1 ms, lax 19",
     ),
     Row(

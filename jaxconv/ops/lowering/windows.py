@@ -28,6 +28,11 @@ def seen_by(padded: Array, g: Geometry, index: Shape) -> Array:
     return padded
 
 
+def widened(seen: Array, p: Problem) -> Array:
+    """Each channel as often as it has features."""
+    return seen if p.outer == 1 else jnp.repeat(seen, p.outer, axis=-1)
+
+
 def dot(p: Problem, a: Array, b: Array) -> Array:
     """Contracts the last axis of a with the first of b."""
     return lax.dot_general(

@@ -94,12 +94,15 @@ def test_an_ensemble_calls_it_for_each_member_and_batches_its_products():
     assert "@__onednn$matmul" not in program
 
 
-def test_the_gradient_of_a_1x1_kernel_is_its_matrix_product():
-    f = jax.grad(lambda k, x: jnp.sum(jc.conv(x, k) ** 2))
-    assert "@__onednn$matmul" in text(f, K[:1, :1], X)
+def test_a_1x1_convolution_is_its_matrix_product_in_all_roles():
+    """Of the same two-dimensional arrays, so that XLA computes what they are made of once."""
+    f = jax.grad(loss, (0, 1))
+    program = text(f, X, K[:1, :1])
+    assert program.count("@__onednn$matmul") == calls(program) == 3
+    assert program.count("-> tensor<576x6xf32>") + program.count("-> tensor<576x5xf32>") >= 3
     with jc.lowering("xla"):
-        want = jax.jit(f)(K[:1, :1], X)
-    assert_close(jax.jit(f)(K[:1, :1], X), want)
+        want = jax.jit(f)(X, K[:1, :1])
+    close(jax.jit(f)(X, K[:1, :1]), want)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -186,8 +189,8 @@ def test_it_gives_the_same_bits_whatever_runs_beside_it():
 
 @pytest.mark.parametrize(
     ("size", "window", "dilation", "groups"),
-    [((2, 2), 5, 2, 6), ((1, 3), 3, 1, 6), ((4, 4), 3, 4, 1), ((9, 9), 3, 2, 6)],
-    ids=["as in a test of DeepLab", "flat", "dilated", "grouped and dilated"],
+    [((2, 2), 5, 2, 6), ((1, 3), 3, 1, 6), ((9, 9), 3, 2, 6)],
+    ids=["as in a test of DeepLab", "flat", "grouped and dilated"],
 )
 def test_it_is_not_called_for_what_breaks_it(size, window, dilation, groups):
     """oneDNN's grouped programs wrote past their memory, or never ended, where the padding is larger than the map."""
@@ -227,6 +230,57 @@ def test_so_many_examples_are_taken_at_a_time(batch, held, many, monkeypatch):
     monkeypatch.setattr(onednn, "HELD", held)
     geometry = Geometry((4,), (3,), (1,), ((1, 1),), (1,))
     assert onednn.at_a_time(Problem("kernel", geometry, batch, 1, 1, jnp.dtype(jnp.float32))) == many
+
+
+@pytest.mark.parametrize(
+    ("batch", "held", "chain", "many"), [(24, 1, 96, 24), (24, 1, 95, 1), (24, 90, 95, 4), (24, 1000, 60, 12)]
+)
+def test_so_many_examples_are_added_up_in_a_depthwise_chain(batch, held, chain, many, monkeypatch):
+    monkeypatch.setattr(onednn, "HELD", held)
+    monkeypatch.setattr(onednn, "CHAIN", chain)
+    geometry = Geometry((4,), (3,), (1,), ((1, 1),), (1,), 2)
+    assert onednn.at_a_time(Problem("kernel", geometry, batch, 2, 2, jnp.dtype(jnp.float32))) == many
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("outer", [1, 2])
+@pytest.mark.parametrize("chain", [onednn.CHAIN, 1])
+def test_a_depthwise_kernels_gradient_is_a_call(rank, outer, chain, monkeypatch):
+    """One for all examples, an axis of the map like the others; of three axes, or of large maps, one for each."""
+    monkeypatch.setattr(onednn, "CHAIN", chain)
+    jax.clear_caches()
+    x = uniform(8, (3, *(9, 8, 7)[:rank], 6)).astype(np.float32)
+    k = uniform(9, (*(5, 3, 3)[:rank], 1, 6 * outer)).astype(np.float32)
+    f = jax.grad(lambda x, k: jnp.sum(jnp.sin(jc.conv(jnp.cos(x), k, groups=6))), (0, 1))
+    program = text(f, x, k)
+    assert calls(program) == 3
+    assert ("while" in program) == (rank == 3 or chain == 1)
+    with jc.lowering("xla"):
+        want = jax.jit(f)(x, k)
+    close(jax.jit(f)(x, k), want)
+    jax.clear_caches()
+
+
+def test_a_depthwise_chain_loses_few_digits():
+    """Of numbers that are all positive, which are the worst to add up one after the other."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.uniform(size=(4, 64, 64, 8)).astype(np.float32) for _ in range(2))
+    geometry = Geometry((64, 64), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 8)
+    p = Problem("kernel", geometry, 4, 8, 8, jnp.dtype(jnp.float32), platform="cpu", onednn=True)
+    assert onednn.at_a_time(p) == 4
+    got = np.asarray(jax.jit(functools.partial(table.solve, ("onednn",), p))(x, y))[1, 1, 0]
+    want = np.sum(np.float64(x) * y, (0, 1, 2))
+    assert np.max(np.abs(got - want) / want) <= 100 * np.finfo(np.float32).eps
+
+
+def test_a_window_may_reach_past_the_map():
+    x = uniform(10, (2, 5, 6, 4)).astype(np.float32)
+    k = uniform(11, (3, 3, 4, 5)).astype(np.float32)
+    f = jax.grad(lambda x, k: jnp.sum(jnp.sin(jc.conv(x, k, dilation=7))), (0, 1))
+    assert calls(text(f, x, k)) == 3
+    with jc.lowering("xla"):
+        want = jax.jit(f)(x, k)
+    close(jax.jit(f)(x, k), want)
 
 
 @pytest.mark.parametrize(
