@@ -61,7 +61,9 @@ def test_a_network_comes_back_from_bytes_as_it_was(family):
     exported = jax.export.export(jax.jit(output), platforms=("cpu", "cuda"))(*arguments)
     back = jax.export.deserialize(exported.serialize())
     assert back.platforms == ("cpu", "cuda")
-    got, wanted = back.call(*arguments), jax.jit(output)(*arguments)
+    got = back.call(*arguments)
+    with jc.lowering("portable"):  # an export has no calls of oneDNN, which sums in another order
+        wanted = jax.jit(output)(*arguments)
     assert jax.tree.structure(got) == jax.tree.structure(wanted)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         assert np.std(b) > 1e-6

@@ -1,0 +1,147 @@
+"""The digits that a sum loses: every convolution of `cases` in its three roles against float64.
+
+    python -m experiments.benchmarks.digits             # writes results/digits.json
+    python -m experiments.benchmarks.digits --table     # shows what the file holds, measures nothing
+
+An error is the largest difference from float64, as a multiple of float32's step at 1 (1.2e-7) times the sum of the
+magnitudes of what was added up. Numbers are drawn from a normal distribution, whose sums cancel as a gradient's do, and
+uniformly from 0 to 1, whose partial sums are as large as they can be. Candidates are lax, jaxconv and torch.
+"""
+
+import argparse
+import functools
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks.cases import CASES
+from experiments.benchmarks.forms import problems
+from experiments.report import environment, write_json
+from jaxconv.ops.lowering import table as choices
+from jaxconv.ops.lowering.problem import ROLES, Problem, others
+
+RESULTS = Path(__file__).parent / "results" / "digits.json"
+DRAWN: dict[str, Callable[[np.random.Generator, Any], np.ndarray]] = {
+    "normal": lambda rng, shape: rng.standard_normal(shape, np.float32),
+    "positive": lambda rng, shape: rng.random(shape, np.float32),
+}
+Found = dict[str, Any]
+
+
+def exactly(p: Problem, *arrays: np.ndarray) -> np.ndarray:
+    """What float64 gives."""
+    with jax.enable_x64(True):
+        wide = replace(p, dtype=jnp.dtype(jnp.float64), onednn=False)
+        run = jax.jit(functools.partial(choices.solve, "portable", wide))
+        return np.asarray(run(*(np.float64(a) for a in arrays)))
+
+
+def by_torch(p: Problem, first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
+    """What torch gives, or None where it has no such padding."""
+    import torch
+
+    g = p.geometry
+    if any(low != high for low, high in g.padding):
+        return None
+    arrays = dict(zip(others(p.role), (first, second), strict=True))
+    front, last = (0, g.rank + 1, *range(1, g.rank + 1)), (0, *range(2, g.rank + 2), 1)
+    kernel_front, kernel_last = (g.rank + 1, g.rank, *range(g.rank)), (*range(2, g.rank + 2), 1, 0)
+
+    def given(name: str) -> Any:
+        turn = kernel_front if name == "kernel" else front
+        return torch.from_numpy(arrays.get(name, np.zeros(p.shape(name), np.float32)).transpose(turn))
+
+    pads = [low for low, _ in g.padding]
+    if p.role == "output":
+        y = torch.convolution(
+            given("input"), given("kernel"), None, g.stride, pads, g.dilation, False, [0] * g.rank, g.groups
+        )
+        return y.permute(last).numpy()
+    wanted = [p.role == "input", p.role == "kernel", False]
+    x, k, _ = torch.ops.aten.convolution_backward(
+        *map(given, ("output", "input", "kernel")),
+        None,
+        g.stride,
+        pads,
+        g.dilation,
+        False,
+        [0] * g.rank,
+        g.groups,
+        wanted,
+    )
+    return (x.permute(last) if p.role == "input" else k.permute(kernel_last)).numpy()
+
+
+def measure(p: Problem) -> Found:
+    """The errors of each candidate, by how the numbers are drawn."""
+    found: Found = {}
+    for kind, draw in DRAWN.items():
+        arrays = [draw(np.random.default_rng(i), p.shape(name)) for i, name in enumerate(others(p.role))]
+        want = exactly(p, *arrays)
+        size = exactly(p, *map(np.abs, arrays))
+        got = {
+            "lax": jax.jit(functools.partial(choices.solve, "xla", p))(*arrays),
+            "jaxconv": jax.jit(functools.partial(choices.solve, "auto", p))(*arrays),
+            "torch": by_torch(p, *arrays),
+        }
+        step = np.finfo(np.float32).eps * np.maximum(size, np.finfo(np.float32).tiny)
+        found[kind] = {n: float(np.max(np.abs(y - want) / step)) for n, y in got.items() if y is not None}
+    return found
+
+
+def rows(found: Found) -> Iterator[tuple[str, str, list[Found]]]:
+    """For each role and kind of numbers the errors of all layers."""
+    for role in ROLES[::-1]:
+        for kind in DRAWN:
+            yield role, kind, [case[role][kind] for case in found["cases"]]
+
+
+def table(found: Found) -> str:
+    """Returns the errors in Markdown: the median and the worst of all layers."""
+    names = ("lax", "jaxconv", "torch")
+    lines = [
+        "| computed | numbers | " + " | ".join(f"{name}, median | worst" for name in names) + " |",
+        "|---|---|" + "---|" * 2 * len(names),
+    ]
+    said = {"output": "output", "input": "image's gradient", "kernel": "kernel's gradient"}
+    for role, kind, errors in rows(found):
+        cells = []
+        for name in names:
+            values = [e[name] for e in errors if name in e]
+            cells += [f"{statistics.median(values):.2g}", f"{max(values):.2g}"]
+        lines.append(f"| {said[role]} | {kind} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", type=re.compile, help="regular expression for the cases")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="print the file's table, measure nothing")
+    args = parser.parse_args()
+    if args.table:
+        print(table(json.loads(args.out.read_text())))
+        return
+    import torch
+
+    head = environment()
+    head["versions"]["torch"] = torch.__version__
+    found: list[Found] = []
+    for case in CASES:
+        if case.op.startswith("conv") and (args.only is None or args.only.search(case.name)):
+            result = {role: measure(p) for role, p in problems(case).items()}
+            found.append({"case": case.name, **result})
+            write_json(args.out, head | {"cases": found})
+            print(case.name, result, flush=True)
+
+
+if __name__ == "__main__":
+    main()
