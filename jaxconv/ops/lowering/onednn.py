@@ -27,8 +27,8 @@ VERSIONS = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2")
 # So many numbers of input and output a kernel's gradient takes at a time, so that they stay in a cache.
 HELD = 5 * 2**18
 
-# So many places a depthwise kernel's gradient adds up one after the other. Of numbers that are all positive the sum is
-# then off by about 60 units in the last place, as lax's is over 2**17 places; it grows as the root of their number.
+# So many places a kernel's gradient may add up one after the other, where oneDNN does: of numbers that are all the same
+# the sum is then off by 550 steps of float32, as torch's is and less than lax's is at its worst: digits.json.
 CHAIN = 2**14
 
 
@@ -76,15 +76,15 @@ def fits(p: Problem) -> bool:
     held = all(r < n for r, n in zip(g.reach, g.out if p.role == "input" else g.size, strict=True))
     # A stride gives wrong numbers on one channel, and where the last axis of what it computes is of length one.
     if p.role == "kernel":
-        channels = p.features if depthwise(p) else p.batch
-        stride, length = g.dilation, g.window[-1] * p.inner
+        channels, stride, length = p.batch, g.dilation, g.window[-1] * p.inner
     else:
         channels, stride, length = p.channels, g.stride, g.out[-1]
     strided = unit(stride) or (channels > 1 and length > 1)
     safe = strided and (g.groups == 1 or (held and max(g.dilation) == 1))
     # A kernel's gradient may want an axis more, of which there are three.
     plain = {"output": True, "input": unit(g.stride), "kernel": g.rank < 3 or _joined(p)}[p.role]
-    return p.onednn and padded and safe and plain
+    chained = p.role == "kernel" and (p.depthwise or g.rank == 1)
+    return p.onednn and padded and safe and plain and not (chained and math.prod(g.out) > CHAIN)
 
 
 def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
@@ -93,10 +93,10 @@ def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     rank, groups = p.geometry.rank, p.geometry.groups
     if p.role == "kernel":
         size = at_a_time(p)
-        some = functools.partial(_depthwise if depthwise(p) else _kernel, replace(p, batch=size))
+        some = functools.partial(_depthwise if p.depthwise else _kernel, replace(p, batch=size))
         return in_parts(p, size, p.shape("kernel"), some, first, second)
-    # As the gradient of the kernel will see them: XLA would else compute twice what has two shapes.
-    along = depthwise(p) and rank < 3 and unit(p.geometry.stride) and at_a_time(p) == p.batch
+    # In the shape in which `_depthwise` reads them: XLA would compute twice an array that is read in two shapes.
+    along = p.depthwise and p.outer == 1 and rank < 3 and unit(p.geometry.stride) and at_a_time(p) == p.batch
     compute = _along_examples if along else _convolution
     if p.role == "output":
         return compute(p, first, second, rank)
@@ -106,19 +106,18 @@ def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
 
 def at_a_time(p: Problem) -> int:
     """How many examples a kernel's gradient takes at a time: the most that divide the batch and hold no more than
-    `HELD` numbers, but eight or more. Depthwise it may be fewer, and all, if they have no more than `CHAIN` places."""
+    `HELD` numbers, but eight or more.
+
+    Depthwise all, if they have no more than `CHAIN` places, and else no more than have. Of three axes one.
+    """
     one = sum(math.prod(p.shape(name)) for name in ("input", "output")) / p.batch
-    most, least = HELD / one, 8
-    if depthwise(p):
-        chain = CHAIN // math.prod(p.geometry.out) if p.geometry.rank < 3 else 1
-        most, least = p.batch if p.batch <= chain else min(most, chain), 1
-    parts = [m for m in range(least, p.batch + 1) if p.batch % m == 0] or [p.batch]
-    return max((m for m in parts if m <= most), default=parts[0])
-
-
-def depthwise(p: Problem) -> bool:
-    """Whether each filter sees one channel of several."""
-    return p.inner == 1 and p.geometry.groups > 1
+    if not p.depthwise:
+        parts = [m for m in range(8, p.batch + 1) if p.batch % m == 0] or [p.batch]
+        return max((m for m in parts if m * one <= HELD), default=parts[0])
+    if p.geometry.rank == 3 or p.places <= CHAIN:
+        return 1 if p.geometry.rank == 3 else p.batch
+    most = max(1, min(CHAIN // math.prod(p.geometry.out), HELD // one))
+    return max(m for m in range(1, p.batch + 1) if p.batch % m == 0 and m <= most)
 
 
 def _depthwise(p: Problem, x: Array, y: Array) -> Array:
@@ -133,12 +132,12 @@ def _depthwise(p: Problem, x: Array, y: Array) -> Array:
         x, pads = pad_axes(x, pads), [(0, 0)] * g.rank
     geometry = Geometry(x.shape[1:-1], g.out, g.dilation, tuple(pads), g.stride, p.features)
     if g.rank < 3:
-        geometry, x, y = _stacked(geometry, p.batch, p.batch), x[None], y[None]
+        geometry, x, y = _with_axis(geometry, p.batch, p.batch), x[None], y[None]
     across = replace(p, role="output", geometry=geometry, batch=1, channels=p.features)
     return _convolution(across, x, y, 0).reshape(p.shape("kernel"))
 
 
-def _stacked(g: Geometry, size: int, window: int) -> Geometry:
+def _with_axis(g: Geometry, size: int, window: int) -> Geometry:
     """The geometry with one axis more in front."""
     return Geometry(
         (size, *g.size), (window, *g.window), (1, *g.stride), ((0, 0), *g.padding), (1, *g.dilation), g.groups
@@ -147,7 +146,7 @@ def _stacked(g: Geometry, size: int, window: int) -> Geometry:
 
 def _along_examples(p: Problem, first: Array, second: Array, inner: int) -> Array:
     """The output, the examples an axis of the map over which the window does not reach."""
-    across = replace(p, geometry=_stacked(p.geometry, p.batch, 1), batch=1)
+    across = replace(p, geometry=_with_axis(p.geometry, p.batch, 1), batch=1)
     return _convolution(across, first[None], second[None], inner + 1)[0]
 
 
@@ -186,9 +185,10 @@ def _convolution(p: Problem, first: Array, second: Array, inner: int) -> Array:
     last, spatial = g.rank + 1, list(range(1, g.rank + 1))
     *places, outer = (axis for axis in range(g.rank + 2) if axis != inner)
     if g.rank == 1 and g.groups > 1:  # one axis alone is slow
-        flat = Geometry((1, *g.size), (1, *g.window), (1, *g.stride), ((0, 0), *g.padding), (1, *g.dilation), g.groups)
         second = jnp.expand_dims(second, places[0])
-        return _convolution(replace(p, geometry=flat), first[:, None], second, inner + (inner > places[0]))[:, 0]
+        return _convolution(
+            replace(p, geometry=_with_axis(g, 1, 1)), first[:, None], second, inner + (inner > places[0])
+        )[:, 0]
     rank = {"dims": g.rank + 2}
     image = rank | {"data": {"batch_dim": 0, "feature_dim": last, "spatial_dims": spatial}}
     kernel = {"input_feature_dim": inner, "output_feature_dim": outer, "spatial_dims": places}

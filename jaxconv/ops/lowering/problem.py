@@ -97,6 +97,11 @@ class Problem:
         return self.features // self.geometry.groups
 
     @property
+    def depthwise(self) -> bool:
+        """Whether each filter sees one channel of several."""
+        return self.inner == 1 and self.geometry.groups > 1
+
+    @property
     def taps(self) -> int:
         return math.prod(self.geometry.window)
 

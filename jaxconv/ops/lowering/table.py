@@ -55,11 +55,6 @@ def _filled(p: Problem) -> float:
     return math.prod(-(-f // s) * s / f for f, s in zip(g.window, g.stride, strict=True))
 
 
-def _narrow(p: Problem) -> bool:
-    """Each filter sees one channel of several."""
-    return p.inner == 1 and p.geometry.groups > 1
-
-
 def _thin(p: Problem) -> bool:
     """A filter sees few channels, too few for a matrix product of one window's taps."""
     return p.inner <= 4
@@ -85,7 +80,7 @@ CPU = (
     ),
     Row(
         FORMS["shifts"],
-        lambda p: p.ensemble > 0 and (_narrow(p) or p.role == "output" or p.ensemble > UNROLLED),
+        lambda p: p.ensemble > 0 and (p.depthwise or p.role == "output" or p.ensemble > UNROLLED),
         "an ensemble of sums of shifted maps: batched",
     ),
     Row(
@@ -96,7 +91,7 @@ CPU = (
     Row(FORMS["members"], _always, "one member after the other; lax makes groups of them, training.json"),
     Row(
         FORMS["onednn"],
-        lambda p: p.role != "kernel" and not _pointwise(p) and not (_narrow(p) and p.taps <= 4),
+        lambda p: p.role != "kernel" and not _pointwise(p) and not (p.depthwise and p.taps <= 4),
         "oneDNN's: 8x128x128x32->32 k3 5.1 ms, lax 10; 8x56x56x96 k7 g96 1.0 ms, lax 105",
     ),
     Row(
@@ -113,7 +108,7 @@ CPU = (
     ),
     Row(
         FORMS["onednn"],
-        lambda p: p.role == "kernel" and _narrow(p) and p.taps > 4 and not _strided(p),
+        lambda p: p.role == "kernel" and p.depthwise and p.taps > 4 and not _strided(p),
         "oneDNN's, with the examples as an axis of the map",
     ),
     Row(
@@ -128,10 +123,10 @@ CPU = (
     ),
     Row(
         FORMS["phases"],
-        lambda p: _narrow(p) and _strided(p) and p.role != "kernel",
+        lambda p: p.depthwise and _strided(p) and p.role != "kernel",
         "depthwise, each phase by itself: 8x56x56x144 k5 s2 1.0 ms, lax 27",
     ),
-    Row(FORMS["shifts"], _narrow, "depthwise, a sum of shifted maps: 8x56x56x96 k7 2.4 ms, lax 105"),
+    Row(FORMS["shifts"], lambda p: p.depthwise, "depthwise, a sum of shifted maps: 8x56x56x96 k7 2.4 ms, lax 105"),
     Row(
         FORMS["shifts"],
         lambda p: p.role == "output" and p.inner == 1 and p.taps <= 32 and not _strided(p),
@@ -232,24 +227,24 @@ def _more_than_workspace(p: Problem) -> bool:
 CUDA = (
     Row(
         FORMS["phases"],
-        lambda p: _narrow(p) and p.outer == 1 and p.role == "input" and p.taps <= 25 and (_odd(p) or not p.half),
+        lambda p: p.depthwise and p.outer == 1 and p.role == "input" and p.taps <= 25 and (_odd(p) or not p.half),
         "depthwise, each phase by itself: back from 256x56x56x64 k4 s2 0.35 ms, lax 4.7",
         then=("turned", "shifts"),
     ),
     Row(
         FORMS["turned"],
-        lambda p: _narrow(p) and p.outer == 1 and p.taps <= 16 and (_odd(p) or _uneven(p)),
+        lambda p: p.depthwise and p.outer == 1 and p.taps <= 16 and (_odd(p) or _uneven(p)),
         "depthwise, with the kernel turned round: 128x56x56x64 k3 d2 0.18 ms, lax 1.5, in forms_cuda.json",
         then=("shifts",),
     ),
     Row(
         FORMS["shifts"],
-        lambda p: _narrow(p) and p.role == "output" and p.taps <= 16 and (_odd(p) or _uneven(p)),
+        lambda p: p.depthwise and p.role == "output" and p.taps <= 16 and (_odd(p) or _uneven(p)),
         "depthwise where cuDNN is slow, a sum of shifted maps: 256x56x56x64 k3 d2 0.41 ms, lax 2.9",
     ),
     Row(
         FORMS["sums"],
-        lambda p: _narrow(p) and ((p.taps <= 16 and _odd(p)) or (p.taps == 49 and not p.half and not _strided(p))),
+        lambda p: p.depthwise and ((p.taps <= 16 and _odd(p)) or (p.taps == 49 and not p.half and not _strided(p))),
         "depthwise where cuDNN is slow, for each tap a sum over places: 128x56x56x64 k3 d2 0.37 ms, lax 88; "
         "128x56x56x96 k7 2.9 ms, lax 8.0, in forms_cuda.json",
     ),

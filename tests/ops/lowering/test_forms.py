@@ -72,9 +72,9 @@ def problem(draws: Draws, name: str, role: str) -> Problem:
     size = tuple(
         max(1, r + 1 - low - high) + draws.integer(0, 4) for r, (low, high) in zip(reach, padding, strict=True)
     )
-    if name == "onednn":
-        size = tuple(max(n, (2 * r if role == "input" else r) + 1) for n, r in zip(size, reach, strict=True))
     groups = {None: draws.integer(1, 3), 1: 1, 2: draws.integer(2, 4)}[needs.get("groups")]
+    if name == "onednn" and groups > 1:  # not past the map
+        size = tuple(max(n, (2 * r if role == "input" else r) + 1) for n, r in zip(size, reach, strict=True))
     inner = {None: draws.integer(1, 3), 1: 1, 2: draws.integer(2, 3)}[needs.get("inner")]
     if name == "onednn" and role != "kernel":
         out = Geometry(size, window, stride, padding, dilation).out
