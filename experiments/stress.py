@@ -6,7 +6,7 @@ A bug of oneDNN may end the process, never return, write past an array or give w
     python -m experiments.stress --minutes 30                 # as this machine computes
     python -m experiments.stress --minutes 30 --isa AVX2      # as a machine without AVX-512 does
 
-benchmarks/results/stress.json and stress_avx2.json are what two such runs of 25 minutes found.
+benchmarks/results/stress.json and stress_avx2.json are what two such runs of 15 minutes found.
 """
 
 import argparse

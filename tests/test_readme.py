@@ -124,13 +124,14 @@ def test_the_flax_example_explains_what_it_says(capsys):
 
 
 def test_the_speed_tables_are_those_of_the_measurements():
-    from experiments.benchmarks import layers, training
+    from experiments.benchmarks import digits, layers, training
 
     for module in (layers, training):
         assert module.table(json.loads(module.RESULTS.read_text())) in README
     assert training.table(json.loads(training.HUGE_PAGES.read_text())) in (ROOT / "docs" / "steps.md").read_text()
-    found = json.loads(layers.RESULTS.read_text())
-    assert layers.notes(found) in (ROOT / "docs" / "speed.md").read_text()
+    page = (ROOT / "docs" / "speed.md").read_text()
+    assert layers.notes(json.loads(layers.RESULTS.read_text())) in page
+    assert digits.table(json.loads(digits.RESULTS.read_text())) in page
 
 
 def test_the_tables_of_a_gpu_are_those_of_the_measurements():

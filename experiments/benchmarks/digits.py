@@ -4,16 +4,18 @@
     python -m experiments.benchmarks.digits --table     # shows what the file holds, measures nothing
 
 An error is the largest difference from float64, as a multiple of float32's step at 1 (1.2e-7) times the sum of the
-magnitudes of what was added up. Numbers are drawn from a normal distribution, whose sums cancel as a gradient's do, and
-uniformly from 0 to 1, whose partial sums are as large as they can be. Candidates are lax, jaxconv and torch.
+magnitudes of what was added up. Numbers are drawn from a normal distribution, whose sums cancel as a gradient's do, or
+uniformly from 0 to 1; or they are all 0.1, when each step of a sum is rounded the same way. Candidates are lax, jaxconv
+and torch.
 """
 
 import argparse
 import functools
+import itertools
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,13 @@ from experiments.benchmarks.cases import CASES
 from experiments.benchmarks.forms import problems
 from experiments.report import environment, write_json
 from jaxconv.ops.lowering import table as choices
-from jaxconv.ops.lowering.problem import ROLES, Problem, others
+from jaxconv.ops.lowering.problem import Problem, others
 
 RESULTS = Path(__file__).parent / "results" / "digits.json"
 DRAWN: dict[str, Callable[[np.random.Generator, Any], np.ndarray]] = {
     "normal": lambda rng, shape: rng.standard_normal(shape, np.float32),
     "positive": lambda rng, shape: rng.random(shape, np.float32),
+    "all the same": lambda rng, shape: np.full(shape, 0.1, np.float32),
 }
 Found = dict[str, Any]
 
@@ -93,37 +96,30 @@ def measure(p: Problem) -> Found:
             "torch": by_torch(p, *arrays),
         }
         step = np.finfo(np.float32).eps * np.maximum(size, np.finfo(np.float32).tiny)
-        found[kind] = {n: float(np.max(np.abs(y - want) / step)) for n, y in got.items() if y is not None}
+        found[kind] = {n: float(f"{np.max(np.abs(y - want) / step):.4g}") for n, y in got.items() if y is not None}
     return found
 
 
-def rows(found: Found) -> Iterator[tuple[str, str, list[Found]]]:
-    """For each role and kind of numbers the errors of all layers."""
-    for role in ROLES[::-1]:
-        for kind in DRAWN:
-            yield role, kind, [case[role][kind] for case in found["cases"]]
-
-
 def table(found: Found) -> str:
-    """Returns the errors in Markdown: the median and the worst of all layers."""
+    """Returns the errors in Markdown: the median and the worst of all layers, for torch of those that it has."""
     names = ("lax", "jaxconv", "torch")
     lines = [
         "| computed | numbers | " + " | ".join(f"{name}, median | worst" for name in names) + " |",
         "|---|---|" + "---|" * 2 * len(names),
     ]
     said = {"output": "output", "input": "image's gradient", "kernel": "kernel's gradient"}
-    for role, kind, errors in rows(found):
+    for (role, text), kind in itertools.product(said.items(), DRAWN):
         cells = []
         for name in names:
-            values = [e[name] for e in errors if name in e]
-            cells += [f"{statistics.median(values):.2g}", f"{max(values):.2g}"]
-        lines.append(f"| {said[role]} | {kind} | " + " | ".join(cells) + " |")
+            values = [e[name] for case in found["cases"] if name in (e := case[role][kind])]
+            cells += [f"{summary(values):.2g}" if values else "" for summary in (statistics.median, max)]
+        lines.append(f"| {text} | {kind} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=re.compile, help="regular expression for the cases")
+    parser.add_argument("--only", type=re.compile, help="a regular expression: those cases again, the others kept")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print the file's table, measure nothing")
     args = parser.parse_args()
@@ -134,13 +130,13 @@ def main() -> None:
 
     head = environment()
     head["versions"]["torch"] = torch.__version__
-    found: list[Found] = []
+    before = json.loads(args.out.read_text())["cases"] if args.only and args.out.exists() else []
+    found = {case["case"]: case for case in before}
     for case in CASES:
         if case.op.startswith("conv") and (args.only is None or args.only.search(case.name)):
-            result = {role: measure(p) for role, p in problems(case).items()}
-            found.append({"case": case.name, **result})
-            write_json(args.out, head | {"cases": found})
-            print(case.name, result, flush=True)
+            found[case.name] = {"case": case.name} | {role: measure(p) for role, p in problems(case).items()}
+            write_json(args.out, head | {"cases": list(found.values())})
+            print(found[case.name], flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import cases, forms, layers, programs, reported, training
+from experiments.benchmarks import cases, digits, forms, layers, programs, reported, training
 from jaxconv.ops.lowering.problem import ROLES
 from tests.ops.compare import assert_close
 
@@ -54,9 +54,20 @@ def test_the_forms_of_a_case_are_different_programs_of_it(role):
 
 
 def test_the_tables_print_from_the_committed_measurements():
-    for module in (layers, training):
+    for module in (layers, training, digits):
         table = module.table(json.loads(module.RESULTS.read_text()))
         assert table.count("\n|") > 5
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("case", ["conv 2x5x6x4->6 k3 s2 p1 g2", "conv_transpose 2x4x4x3->2 k3 s2", "conv 2x9x3->2 k3"])
+def test_the_digits_of_three_libraries_are_of_the_same_sums(case):
+    for p in forms.problems(cases.parse(case)).values():
+        found = digits.measure(p)
+        assert set(found) == set(digits.DRAWN)
+        for errors in found.values():
+            assert {"lax", "jaxconv"} <= set(errors)
+            assert all(0 <= error < 10 for error in errors.values())
 
 
 @pytest.mark.parametrize("what", ["forward", "kernel", "input"])

@@ -65,7 +65,7 @@ def explain(function: Callable[..., Any], *args: Any, platform: str | None = Non
 
     Looks into `jit`, `scan`, `cond`, `remat`, `shard_map` and whatever else holds a function. What is said of a CPU is
     for one device, or inside of a shard_map: a program that the compiler divides over devices does not call oneDNN.
-    Matrix products over places call it too, where the form is "onednn" or not.
+    Matrix products of a window of one tap call it too, where the form is "product".
 
     Args:
       function: takes ``args``. To see the gradients too, pass ``jax.grad`` of it.
