@@ -417,11 +417,14 @@ def main() -> None:
         if any(before.get(key, 1) != head[key] for key in head if key != "threads"):
             raise SystemExit(f"{args.out} is of another machine, version or type: give another --out")
         sections = {name: {case["case"]: case for case in before[name]} for name in sections}
+    todo = {"cases": CASES, "growth": list(dict.fromkeys(case for cases in GROWTH.values() for case in cases))}
+    scaled = [title(section, c.scaled(args.scale)) for section, cases in todo.items() for c in cases]
+    if args.only and not any(map(args.only.search, scaled)):
+        raise SystemExit(f"no case has {args.only.pattern!r}: there are {', '.join(scaled[:3])}, ...")
     start = time.perf_counter()
     peak = matrix_product(args.dtype, 2048 if clock.platform() == "cpu" else 8192)
     # Of the run of all layers; each layer's share is of the rate on the day when it was measured.
     head |= {"rounds": args.rounds, "seconds": args.seconds, "matrix_product_gflops": rate or peak}
-    todo = {"cases": CASES, "growth": list(dict.fromkeys(case for cases in GROWTH.values() for case in cases))}
     for section, cases in todo.items():
         wanted = []
         for case in (case.scaled(args.scale) for case in cases):

@@ -91,17 +91,15 @@ def _lowest(dtype: Any) -> Any:
     raise DTypeError(f"x must be a floating-point or an integer array, got {dtype}")
 
 
-@functools.partial(jax.jit, static_argnames=("windows", "fills"))
-def pool_maxima(x: Best, windows: _Windows, fills: tuple[Any, ...]) -> Best:
-    """Returns the best element of each window; those of the padding are ``fills``."""
+@functools.partial(jax.jit, static_argnames="windows")
+def pool_maxima(x: Best, windows: _Windows) -> Best:
+    """Returns the best element of each window."""
     # Last axis first: then the first maximum in row-major order is the one that stays.
-    w = windows
-    numbers = reversed(list(zip(w.window, w.stride, w.dilation, w.out, w.overhang, strict=True)))
+    numbers = reversed(list(zip(windows.window, windows.stride, windows.dilation, windows.out, strict=True)))
     axes = [maxima.Windows(-back, *row) for back, row in enumerate(numbers, 2)]
-    x = tuple(pad_axes(a, w.crop) for a in x)
-    if lowering_mode() == "xla" and len(x) == 1 and max(w.dilation) == 1:
-        return (maxima.by_lax(x[0], axes, fills),)
-    return maxima.maxima(x, axes, fills)
+    if lowering_mode() == "xla" and len(x) == 1 and max(windows.dilation) == 1:
+        return (maxima.by_lax(x[0], axes),)
+    return maxima.maxima(x, axes)
 
 
 def max_pool(
@@ -142,7 +140,7 @@ def max_pool(
     x = jnp.asarray(x)
     lowest = _lowest(x.dtype)
     windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
-    return pool_maxima((x,), windows, (lowest,))[0]
+    return pool_maxima((windows.lay_out(x, lowest),), windows)[0]
 
 
 def max_pool_with_indices(
@@ -179,8 +177,8 @@ def max_pool_with_indices(
     windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
     places = np.arange(np.prod(windows.size), dtype=np.int32).reshape(*windows.size, 1)
     # Added to zeros made of x, so that they are split over devices as x is.
-    indices = jnp.zeros_like(x, dtype=jnp.int32) + places
-    y, indices = pool_maxima((x, indices), windows, (lowest, -1))
+    indices = windows.lay_out(jnp.zeros_like(x, dtype=jnp.int32) + places, -1)
+    y, indices = pool_maxima((windows.lay_out(x, lowest), indices), windows)
     return y, indices
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 from jax.extend.core import jaxprs_in_params
 
-from jaxconv.ops.lowering import table
+from jaxconv.ops.lowering import onednn, table
 from jaxconv.ops.lowering.linear import copies_p, sums_p, tiles_p
 from jaxconv.ops.lowering.maxima import best_p, pick_p, place_p
 from jaxconv.ops.lowering.primitive import conv_p, problem_of
-from jaxconv.ops.lowering.problem import Shape
+from jaxconv.ops.lowering.problem import Problem, Shape
 
 # lax's own, which nobody chooses for.
 _LAX = {"conv_general_dilated", "reduce_window_max", "reduce_window_sum", "reduce_window", "select_and_scatter_add"}
@@ -58,6 +58,7 @@ _OPS = {
     "input": "conv: gradient of the input, or conv_transpose",
     "kernel": "conv: gradient of the kernel",
 }
+_CACHED = "; without oneDNN, as jax_compilation_cache_dir is set"
 
 
 def explain(function: Callable[..., Any], *args: Any, platform: str | None = None) -> Explanation:
@@ -104,7 +105,8 @@ def _rows(jaxpr: Any, inside: tuple[str, ...], platform: str) -> Iterator[Explai
             names = dict.fromkeys(choice.form.name for _, choice in taken)
             lanes = f", {problem.ensemble} of them" if problem.ensemble else ""
             macs = problem.macs * (problem.ensemble or 1)
-            yield Explained(_OPS[p["role"]] + lanes, shapes, inside, " > ".join(names), taken[0][1].why, macs)
+            why = taken[0][1].why + (_CACHED if _kept_from(problem, p["lowering"]) else "")
+            yield Explained(_OPS[p["role"]] + lanes, shapes, inside, " > ".join(names), why, macs)
         elif eqn.primitive.name in _LAX:
             shapes = tuple(v.aval.shape for v in eqn.invars)
             yield Explained(f"lax.{eqn.primitive.name}", shapes, inside, "xla", "lax's own, not jaxconv's", 0)
@@ -114,6 +116,12 @@ def _rows(jaxpr: Any, inside: tuple[str, ...], platform: str) -> Iterator[Explai
             continue
         for inner in jaxprs_in_params(eqn.params):
             yield from _rows(inner, (*inside, name if isinstance(name, str) else eqn.primitive.name), platform)
+
+
+def _kept_from(p: Problem, mode: Any) -> bool:
+    """Whether oneDNN would be there for the problem, but for JAX's cache on disk."""
+    able = onednn.carried() and onednn.computes(p.dtype, p.geometry.rank)
+    return mode == "auto" and p.platform == "cpu" and able and not onednn.callable_here()
 
 
 def _pool(eqn: Any, inside: tuple[str, ...], platform: str) -> Explained:

@@ -28,18 +28,13 @@ Best = tuple[Array, ...]
 
 
 class Windows(NamedTuple):
-    """How ``out`` windows lie along one axis, counted from the end, which they just cover with its padding.
-
-    The padding is (low, high), negative where the axis is cut off. It is put on just before the axis is looked through,
-    so that an axis is not yet padded while those behind it still have all their elements.
-    """
+    """How ``out`` windows lie along one axis, counted from the end, which they just cover."""
 
     axis: int
     taps: int
     stride: int
     dilation: int
     out: int
-    padding: tuple[int, int] = (0, 0)
 
 
 def _better(first: Best, second: Best) -> Best:
@@ -62,32 +57,17 @@ def _seen(a: Array, tap: int, w: Windows) -> Array:
     return slice_axis(a, w.axis, start, start + (w.out - 1) * w.stride + 1, w.stride)
 
 
-def maxima(x: Best, axes: Sequence[Windows], fills: tuple[Any, ...] = (0, 0)) -> Best:
+def maxima(x: Best, axes: Sequence[Windows]) -> Best:
     """Returns the best element of each window; of equal ones the first in row-major order.
 
     Args:
       x: the elements.
       axes: the windows along each axis, the last axis first.
-      fills: what an element of the padding is.
     """
     for short, group in itertools.groupby(axes, lambda w: w.taps <= CHAIN):
         some = tuple(group)
-        if short:
-            x = tuple(best_p.bind(*x, tell=False, axes=some, fills=fills))
-        else:
-            x = functools.reduce(lambda x, w: _doubled(padded(x, [w], fills), w), some, x)
+        x = tuple(best_p.bind(*x, tell=False, axes=some)) if short else functools.reduce(_doubled, some, x)
     return x
-
-
-def padded(x: Best, axes: Sequence[Windows], fills: tuple[Any, ...], back: bool = False) -> Best:
-    """Pads these axes, or with ``back`` takes the padding off."""
-    pads = {w.axis: (-w.padding[0], -w.padding[1]) if back else w.padding for w in axes}
-    if not any(map(any, pads.values())):
-        return x
-    return tuple(
-        lax.pad(a, np.asarray(fill, a.dtype), [(*pads.get(axis, (0, 0)), 0) for axis in range(-a.ndim, 0)])
-        for a, fill in zip(x, fills, strict=False)
-    )
 
 
 def _doubled(x: Best, w: Windows) -> Best:
@@ -142,9 +122,9 @@ def _chain(rows: list[Best], tell: bool) -> Best:
     return functools.reduce(_better, rows)
 
 
-def _best(platform: str | None, *x: Array, tell: bool, axes: tuple[Windows, ...], fills: tuple[Any, ...]) -> Best:
+def _best(platform: str | None, *x: Array, tell: bool, axes: tuple[Windows, ...]) -> Best:
     if platform == "cuda" and not tell and len(x) == 1:
-        return (by_lax(x[0], axes, fills),)
+        return (by_lax(x[0], axes),)
     shapes = _shapes(x[0].shape, axes)
     # On CPU the taps are found once, by themselves: the compiler would find them again for each reader.
     sized = all(isinstance(n, int) and n > 0 for shape in (x[0].shape, *shapes) for n in shape)
@@ -157,20 +137,19 @@ def _best(platform: str | None, *x: Array, tell: bool, axes: tuple[Windows, ...]
         return by_itself(compute, x[0]) if alone else compute()
 
     if _joint(platform, axes):
-        found = chained(padded(x, axes, fills), list(_joint_taps(axes)))
+        found = chained(x, list(_joint_taps(axes)))
         # The last array holds the taps of all axes.
         best, won = found[: len(x)], found[len(x) :]
         return (*best, *(jnp.zeros(shape, jnp.int8) for shape in shapes[:-1] if tell), *won)
     told: Best = ()
     for w in axes:
-        found = chained(padded(x, [w], fills), [{w: tap} for tap in range(w.taps)])
+        found = chained(x, [{w: tap} for tap in range(w.taps)])
         x, told = tuple(found[: len(x)]), (*told, *found[len(x) :])
     return (*x, *told)
 
 
-def by_lax(x: Array, axes: Sequence[Windows], fills: tuple[Any, ...]) -> Array:
+def by_lax(x: Array, axes: Sequence[Windows]) -> Array:
     """lax's maxima: one pass over all axes."""
-    (x,) = padded((x,), axes, fills)
     one = dict.fromkeys(range(-x.ndim, 0), 1)
     window, stride, dilation = (tuple((one | {w.axis: w[i] for w in axes}).values()) for i in (1, 2, 3))
     floating = jnp.issubdtype(x.dtype, jnp.floating)
@@ -191,23 +170,19 @@ def _pick(platform: str | None, t: Array, *taps: Array, axes: tuple[Windows, ...
     """What the winners hold of ``t``."""
     zero = jnp.zeros((), t.dtype)
     if _joint(platform, axes):
-        (t,) = padded((t,), axes, (0,))
         return total(jnp.where(taps[-1] == n, _seen_by(t, at), zero) for n, at in enumerate(_joint_taps(axes)))
     for w, tap in zip(axes, taps, strict=True):
-        (t,) = padded((t,), [w], (0,))
         t = total(jnp.where(tap == n, _seen(t, n, w), zero) for n in range(w.taps))
     return t
 
 
 def _place(platform: str | None, y: Array, *taps: Array, axes: tuple[Windows, ...], size: tuple[int, ...]) -> Array:
     """Lays ``y`` down where the winners are, and adds up what falls together."""
-    lengths = [n + sum(w.padding) for n, w in zip(size, axes, strict=True)]
     if _joint(platform, axes):
-        return padded((_covered(y, taps[-1], axes, lengths),), axes, (0,), back=True)[0]
+        return _covered(y, taps[-1], axes, size)
     zero = jnp.zeros((), y.dtype)
-    for w, length, tap in reversed(list(zip(axes, lengths, taps, strict=True))):
+    for w, length, tap in reversed(list(zip(axes, size, taps, strict=True))):
         y = total(_unseen(jnp.where(tap == n, y, zero), n, w, length) for n in range(w.taps))
-        (y,) = padded((y,), [w], (0,), back=True)
     return y
 
 
@@ -245,8 +220,8 @@ def _covered(y: Array, won: Array, axes: Sequence[Windows], size: Sequence[int])
     return pad_axes(filled, [(0, n - count * w.stride) for n, count, w in zip(lengths, counts, rows, strict=True)])
 
 
-def _best_jvp(primals: Any, tangents: Any, *, tell: bool, axes: tuple[Windows, ...], fills: tuple[Any, ...]) -> Any:
-    found = best_p.bind(*primals, tell=True, axes=axes, fills=fills)
+def _best_jvp(primals: Any, tangents: Any, *, tell: bool, axes: tuple[Windows, ...]) -> Any:
+    found = best_p.bind(*primals, tell=True, axes=axes)
     best, taps = found[: len(primals)], found[len(primals) :]
     results = found if tell else best
     moved: list[Any] = [ad.Zero(jax.typeof(a).to_tangent_aval()) for a in results]

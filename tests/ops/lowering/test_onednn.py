@@ -135,6 +135,8 @@ def test_programs_for_jaxs_cache_on_disk_are_portable(tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     try:
         assert calls(text(lambda x, k: jc.conv(x, k) + 2, X, K)) == 0
+        (row,) = jc.explain(jc.conv, X, K, platform="cpu")
+        assert row.why.endswith("without oneDNN, as jax_compilation_cache_dir is set")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
 
