@@ -39,12 +39,20 @@ DRAWN: dict[str, Callable[[np.random.Generator, Any], np.ndarray]] = {
 Found = dict[str, Any]
 
 
-def exactly(p: Problem, *arrays: np.ndarray) -> np.ndarray:
+def computed(mode: str, p: Problem) -> Callable[..., Any]:
+    """The problem in a mode of `jaxconv.lowering`, compiled once."""
+    return jax.jit(functools.partial(choices.solve, mode, p))
+
+
+def exactly(p: Problem) -> Callable[..., np.ndarray]:
     """What float64 gives."""
-    with jax.enable_x64(True):
-        wide = replace(p, dtype=jnp.dtype(jnp.float64), onednn=False)
-        run = jax.jit(functools.partial(choices.solve, "portable", wide))
-        return np.asarray(run(*(np.float64(a) for a in arrays)))
+    run = computed("portable", replace(p, dtype=jnp.dtype(jnp.float64), onednn=False))
+
+    def wide(*arrays: np.ndarray) -> np.ndarray:
+        with jax.enable_x64(True):
+            return np.asarray(run(*map(np.float64, arrays)))
+
+    return wide
 
 
 def by_torch(p: Problem, first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
@@ -86,15 +94,12 @@ def by_torch(p: Problem, first: np.ndarray, second: np.ndarray) -> np.ndarray | 
 def measure(p: Problem) -> Found:
     """The errors of each candidate, by how the numbers are drawn."""
     found: Found = {}
+    exact, by_lax, by_jaxconv = exactly(p), computed("xla", p), computed("auto", p)
     for kind, draw in DRAWN.items():
         arrays = [draw(np.random.default_rng(i), p.shape(name)) for i, name in enumerate(others(p.role))]
-        want = exactly(p, *arrays)
-        size = exactly(p, *map(np.abs, arrays))
-        got = {
-            "lax": jax.jit(functools.partial(choices.solve, "xla", p))(*arrays),
-            "jaxconv": jax.jit(functools.partial(choices.solve, "auto", p))(*arrays),
-            "torch": by_torch(p, *arrays),
-        }
+        want = exact(*arrays)
+        size = exact(*map(np.abs, arrays))
+        got = {"lax": by_lax(*arrays), "jaxconv": by_jaxconv(*arrays), "torch": by_torch(p, *arrays)}
         step = np.finfo(np.float32).eps * np.maximum(size, np.finfo(np.float32).tiny)
         found[kind] = {n: float(f"{np.max(np.abs(y - want) / step):.4g}") for n, y in got.items() if y is not None}
     return found
