@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxconv as jc
@@ -80,3 +81,54 @@ def test_the_cpu_option_takes_the_convolution_out_of_the_fusion():
     if "ynn_fusion" not in jax.jit(f).lower(x, k).compile().as_text():
         pytest.skip("this jaxlib does not fuse it in the first place")
     assert "ynn_fusion" not in jax.jit(f, compiler_options=compiler.helpful_options()).lower(x, k).compile().as_text()
+
+
+def test_a_function_is_traced_once():
+    seen = []
+
+    @jc.jit
+    def f(x, *, more):
+        seen.append(x.shape)
+        return x + more["y"]
+
+    for x in (np.ones(3, np.float32), np.ones(3, np.float32), np.ones((2, 3), np.float32)):
+        f(x, more={"y": 1.0})
+    assert seen == [(3,), (2, 3)]
+
+
+def test_without_jit_it_is_the_function():
+    with jax.disable_jit():
+        assert not isinstance(jc.jit(lambda x: (type(x), x))(jnp.ones(2))[1], jax.core.Tracer)
+
+
+def test_what_it_compiled_is_forgotten():
+    seen = []
+    f = jc.jit(lambda x: seen.append(x) or x + 1)
+    f(1)
+    f.clear_cache()
+    f(1)
+    assert len(seen) == 2
+
+
+def test_what_a_jitted_function_has_not_it_has_not():
+    assert not hasattr(jc.jit(plus), "no_such_thing")
+
+
+@pytest.mark.parametrize("size", [2**20, 2**23])
+def test_a_block_holds_the_largest_array_and_half_of_it(size):
+    def f(x):
+        return jax.lax.scan(lambda c, _: (jnp.sum(jnp.ones((2, size)) * c), None), x, length=2)[0]
+
+    assert compiler._block(jax.make_jaxpr(f)(jnp.ones(()))) == max(2**24, 3 * size * 4)
+
+
+# The compiler warns of each array that is larger than a block.
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the option is XLA:CPU's")
+@pytest.mark.parametrize(("options", "warns"), [({}, False), ({compiler.BLOCKS: 2**20}, True)])
+def test_no_array_is_larger_than_a_block_unless_the_caller_says_so(options, warns, capfd):
+    def f(x):
+        once = jnp.sort(x, axis=0)
+        return jnp.sort(once[::-1] + 1, axis=0) - once
+
+    jc.jit(f, compiler_options=options)(jnp.ones((5, 2**20)))
+    assert ("larger than the per-heap size limit" in capfd.readouterr().err) == warns
