@@ -29,12 +29,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.report import environment
-from jaxconv.ops.lowering import onednn, table
+from jaxconv.ops.lowering import table
 from jaxconv.ops.lowering.problem import Geometry, Problem, others
 
 # glibc's checks of the memory around each array.
 CHECKED = {"JAX_PLATFORMS": "cpu", "LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"}
-KINDS = ("mixed", "depthwise", "grouped", "flat", "wide", "few", "large", "deep", "far", "point", "channelwise")
+KINDS = (
+    "mixed",
+    "depthwise",
+    "grouped",
+    "flat",
+    "wide",
+    "few",
+    "large",
+    "deep",
+    "far",
+    "point",
+    "channelwise",
+    "split",
+)
 REPEATS = 3
 
 
@@ -49,7 +62,7 @@ def draw(seed: int) -> tuple[str, Problem] | None:
         size = tuple(min(n, r.randint(2, 9)) for n in size)
     widest = {"flat": 130, "wide": 20, "point": 1}.get(kind, (11, 7, 4)[rank - 1])
     window = tuple(min(widest, r.choice([1, 2, 3, 3, r.randint(1, widest)])) for _ in range(rank))
-    dilated, strided = {"far": (0.9, 0.2), "channelwise": (0.0, 0.1)}.get(kind, (0.4, 0.5))
+    dilated, strided = {"far": (0.9, 0.2), "channelwise": (0.0, 0.1), "split": (0.0, 1.0)}.get(kind, (0.4, 0.5))
     dilation = tuple(r.choice([1, 1, 2, 3, 6, 12]) for _ in range(rank)) if r.random() < dilated else (1,) * rank
     stride = tuple(r.choice([1, 1, 2, 2, 3, 4, 7]) for _ in range(rank)) if r.random() < strided else (1,) * rank
     reach = [(f - 1) * d for f, d in zip(window, dilation, strict=True)]
@@ -61,8 +74,8 @@ def draw(seed: int) -> tuple[str, Problem] | None:
         "any": tuple((r.randint(0, a), r.randint(0, a)) for a in reach),
     }[r.choice(["none", "same", "same", "full", "left", "any"])]
     counts = [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 24, 31, 32, 33, 48, 64, 96]
-    if kind in ("depthwise", "channelwise"):
-        groups, inner, outer = r.choice([2, *counts[1:], 144]), 1, r.choice([1, 1, 1, 2, 3])
+    if kind in ("depthwise", "channelwise", "split"):
+        groups, inner, outer = r.choice([2, *counts[1:], 144]), 1, 1 if kind == "split" else r.choice([1, 1, 1, 2, 3])
     elif kind == "grouped":
         groups, inner, outer = r.choice([2, 3, 4, 8, 16, 32]), r.choice(counts[:9]), r.choice(counts[:9])
     elif kind in ("few", "far", "point"):
@@ -70,7 +83,7 @@ def draw(seed: int) -> tuple[str, Problem] | None:
     else:
         groups, inner, outer = r.choice([1, 1, 1, 1, 2, 4]), r.choice(counts), r.choice(counts)
     batch = 1 if kind == "large" else r.choice([1, 1, 2, 3, 5, 8, 16, 33])
-    role = r.choice(["output", "input", "kernel"])
+    role = "kernel" if kind == "split" else r.choice(["output", "input", "kernel"])
     geometry = Geometry(size, window, stride if role != "input" else (1,) * rank, padding, dilation, groups)
     if min(geometry.out) < 1:
         return None
@@ -78,10 +91,19 @@ def draw(seed: int) -> tuple[str, Problem] | None:
         role, geometry, batch, groups * inner, groups * outer, jnp.dtype(jnp.float32), platform="cpu", onednn=True
     )
     small = p.macs < 3e8 and max(math.prod(p.shape(name)) for name in ("input", "output")) < 4e6
-    return (kind, p) if small and onednn.fits(p) else None
+    let = small and not any(choice.form is table.XLA for _, choice in table.steps(p, forms(kind, p)))
+    return (kind, p) if let else None
 
 
-def check(p: Problem, seed: int) -> str:
+def forms(kind: str, p: Problem) -> tuple[str, ...]:
+    """The forms with which the table has oneDNN compute it."""
+    if kind == "split":
+        return "split", "onednn"
+    # A convolution of one tap is a product, with a stride only in the kernel's role.
+    return ("product", "onednn") if p.role == "kernel" or max(p.geometry.stride) == 1 else ("onednn",)
+
+
+def check(kind: str, p: Problem, seed: int) -> str:
     """Computes it some times and compares with lax; returns what is wrong, or nothing."""
     rng = np.random.default_rng(seed)
     arrays = [jnp.asarray(rng.standard_normal(p.shape(name)), jnp.float32) for name in others(p.role)]
@@ -90,9 +112,7 @@ def check(p: Problem, seed: int) -> str:
         return jax.jit(functools.partial(table.solve, mode, p))
 
     want = np.asarray(computed("xla")(*arrays))
-    # As the table has them: a convolution of one tap is a product, with a stride only in the kernel's role.
-    product = p.role == "kernel" or max(p.geometry.stride) == 1
-    run = computed(("product", "onednn") if product else ("onednn",))
+    run = computed(forms(kind, p))
     found = [np.asarray(run(*arrays)) for _ in range(REPEATS)]
     if any((one != found[0]).any() for one in found[1:]):
         return "not the same bits twice"
@@ -112,7 +132,7 @@ def child(start: int, seconds: float) -> None:
             continue
         kind, p = drawn
         print(json.dumps({"seed": seed, "kind": kind, "problem": repr(p)}), flush=True)
-        wrong = check(p, seed)
+        wrong = check(kind, p, seed)
         print(json.dumps({"seed": seed, "wrong": wrong}), flush=True)
 
 

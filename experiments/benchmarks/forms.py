@@ -37,7 +37,7 @@ from jaxconv.ops.lowering.problem import ROLES, Problem, others
 
 RESULTS = Path(__file__).parent / "results" / "forms.json"
 # An outer form, and the inner one by which what it leaves is computed.
-OUTER = ("", "phases", "shuffled", "slabs", "blocks", "apart")
+OUTER = ("", "split", "phases", "shuffled", "slabs", "blocks", "apart")
 INNER = ("xla", "onednn", "product", "products", "crossed", "tiles", "shifts", "sums", "laid out", "uneven")
 # Cases of vmap over both arrays: an ensemble, and the gradients of each example.
 ENSEMBLES = {

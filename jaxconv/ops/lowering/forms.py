@@ -50,6 +50,10 @@ def _unit_stride(p: Problem) -> bool:
     return unit(p.geometry.stride)
 
 
+def _strided_depthwise(p: Problem) -> bool:
+    return p.depthwise and p.outer == 1 and not _unit_stride(p) and unit(p.geometry.dilation)
+
+
 XLA = Form("xla", lambda p, first, second, solve: xla(p, first, second), ROLES, lambda p: True)
 _ALL = (
     XLA,
@@ -67,6 +71,7 @@ _ALL = (
     Form(
         "shuffled", smaller.shuffled, ROLES, lambda p: _dense(p) and not _unit_stride(p) and unit(p.geometry.dilation)
     ),
+    Form("split", smaller.split, ("kernel",), _strided_depthwise, adds=("kernel",)),
     Form("apart", smaller.apart, ROLES, lambda p: not _dense(p)),
     Form("blocks", smaller.blocks, ROLES, lambda p: not _dense(p) and smaller.block_size(p) > 1),
     Form("slabs", smaller.slabs, ("output", "kernel"), lambda p: p.geometry.rank > 1, adds=("output",)),

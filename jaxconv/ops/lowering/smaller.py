@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape, Solve, others
-from jaxconv.ops.lowering.windows import flipped, opposite, swapped, total
+from jaxconv.ops.lowering.windows import flipped, in_parts, opposite, swapped, total
 
 # `blocks` takes groups together up to so many channels: with more the zeros cost, with fewer the slices do.
 BLOCK = 32
@@ -161,6 +161,47 @@ def shuffled(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     x = x.transpose(0, *(1 + i for i in together), x.ndim - 1)
     x = x.reshape(p.batch, *(n * s for n, s in zip(size, g.stride, strict=True)), p.channels)
     return pad_axes(x, [(-low, -high) for low, high in ends])
+
+
+def split_up(p: Problem) -> tuple[Problem, list[int]]:
+    """One example of a depthwise convolution with stride as one without, and what each axis of the input lacks for it.
+
+    Element ``a * stride + r`` of an axis is element ``(a, r)`` of two, the same array in memory, and the window sees
+    all ``r``. The last axis's ``r`` are channels, the others' an axis of their own. The window begins with so many
+    zeros that its padding is a multiple of the stride.
+    """
+    g, many = p.geometry, p.geometry.stride[-1]
+    size: list[int] = []
+    window: list[int] = []
+    padding: list[tuple[int, int]] = []
+    missing = []
+    for axis, (n, f, m, s) in enumerate(zip(g.size, g.window, g.out, g.stride, strict=True)):
+        low = -(-g.padding[axis][0] // s)
+        taps = -(-(low * s - g.padding[axis][0] + f) // s)
+        seen = min(-(-n // s), m + taps - 1 - low)
+        own = [s] if s > 1 and axis < g.rank - 1 else []
+        size += [seen, *own]
+        window += [taps, *own]
+        padding += [(low, m + taps - 1 - low - seen), *((0, 0) for _ in own)]
+        missing.append(seen * s - n)
+    unit = (1,) * len(size)
+    geometry = Geometry(tuple(size), tuple(window), unit, tuple(padding), unit, many * g.groups)
+    return replace(p, geometry=geometry, batch=1, channels=many * p.channels, features=many * p.features), missing
+
+
+def split(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+    """The gradient of a depthwise kernel as of one without stride, one example at a time: see `split_up`."""
+    g, (small, missing) = p.geometry, split_up(p)
+
+    def one(x: Array, y: Array) -> Array:
+        x = pad_axes(x, [(0, more) for more in missing]).reshape(small.shape("input"))
+        y = jnp.concatenate([y] * g.stride[-1], axis=-1).reshape(small.shape("output"))
+        fronts = [-low % s for s, (low, _) in zip(g.stride, g.padding, strict=True)]
+        filled = [-(-(z + f) // s) * s for z, f, s in zip(fronts, g.window, g.stride, strict=True)]
+        k = solve(small, x, y).reshape(*filled, 1, p.features)
+        return k[tuple(slice(z, z + f) for z, f in zip(fronts, g.window, strict=True))]
+
+    return in_parts(p, 1, p.shape("kernel"), one, first, second)
 
 
 def apart(p: Problem, first: Array, second: Array, solve: Solve) -> Array:

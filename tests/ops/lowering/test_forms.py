@@ -33,6 +33,7 @@ NEEDS: dict[str, dict[str, int]] = {
     "turned": {"stride": 1},
     "phases": {"stride": 2},
     "shuffled": {"stride": 2, "groups": 1, "dilation": 1},
+    "split": {"stride": 2, "dilation": 1, "inner": 1, "groups": 2, "outer": 1},
     "apart": {"groups": 2},
     "blocks": {"groups": 2},
     "slabs": {"ranks": 2},
@@ -82,7 +83,7 @@ def problem(draws: Draws, name: str, role: str) -> Problem:
     if name == "onednn" and role == "kernel" and max(dilation) > 1:
         needs, inner = needs | {"batch": 2}, max(inner, 2)
     geometry = Geometry(size, window, stride, padding, dilation, groups)
-    features = groups * draws.integer(1, 3)
+    features = groups * needs.get("outer", draws.integer(1, 3))
     return Problem(
         role,
         geometry,
