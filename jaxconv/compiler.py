@@ -18,8 +18,8 @@ YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 OPTIONS: dict[str, dict[str, Any]] = {"cpu": {YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE"}}
 
 # XLA:CPU asks for the temporaries of a program in one block at each call. One above 32 MB glibc takes from the system
-# each time, which clears it page by page when it is first touched; smaller ones it keeps. With this option there are
-# several blocks, of so many bytes each: a step of MobileNetV2 has 1 page fault, not 24,700: training.json.
+# each time, which clears it page by page when it is first touched; of smaller ones it keeps many. With this option
+# there are several blocks, of so many bytes each, an int32: docs/steps.md has the page faults with and without.
 BLOCKS = "xla_multiheap_size_constraint_per_heap"
 LEAST_BLOCK, MOST_BLOCK = 2**24, 2**31 - 1
 
@@ -44,7 +44,7 @@ def _known(option: str, value: Any) -> bool:
 
 
 def helpful_options() -> dict[str, Any]:
-    """Returns the options that `jit` adds on the default backend with this jaxlib.
+    """Returns the options that `jit` adds on the default backend with this jaxlib, whatever the program.
 
     >>> isinstance(helpful_options(), dict)
     True
@@ -53,25 +53,32 @@ def helpful_options() -> dict[str, Any]:
     return {option: value for option, value in wanted.items() if _known(option, value)}
 
 
-def _block(jaxpr: Any) -> int:
-    """Returns how many bytes a block has: half as much again as the largest array, which has to go into one.
+def _blocks(jaxpr: Any) -> dict[str, int]:
+    """Returns the option of so many bytes: half as many again as the largest array that is named in the trace has.
 
-    The compiler pads some, and logs a warning for each that is larger than a block.
+    The compiler logs a warning for each array that is larger than a block. Programs of convolutions pad theirs.
     """
-    return max(LEAST_BLOCK, _largest(jaxpr) * 3 // 2)
+    size = max(LEAST_BLOCK, _largest(jaxpr) * 3 // 2)
+    return {BLOCKS: size} if size <= MOST_BLOCK else {}
 
 
 def _largest(jaxpr: Any) -> int:
-    """Returns the bytes of the largest array that is computed."""
+    """Returns the bytes of the largest array that is computed, of those whose sizes are known."""
     made = (v.aval for eqn in jaxpr.eqns for v in eqn.outvars if hasattr(v.aval, "dtype"))
-    inside = (_largest(inner) for eqn in jaxpr.eqns for inner in jaxprs_in_params(eqn.params))
-    return max((*(math.prod(a.shape) * a.dtype.itemsize for a in made), *inside), default=0)
+    sizes = [math.prod(a.shape) * a.dtype.itemsize for a in made if all(isinstance(n, int) for n in a.shape)]
+    return max([*sizes, *(_largest(inner) for eqn in jaxpr.eqns for inner in jaxprs_in_params(eqn.params))], default=0)
 
 
 def _told(handed: bool, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Calls a function whose convolutions are told whether YNNPACK gets them."""
     with ynnpack(handed):
         return function(*args, **kwargs)
+
+
+def _types(args: Any, kwargs: Any) -> Any:
+    """Returns what tells calls apart: all but the values of static arguments, which share the first one's block."""
+    leaves, tree = jax.tree.flatten((args, kwargs))
+    return tree, tuple((getattr(a, "shape", None), getattr(a, "dtype", None)) for a in leaves)
 
 
 class _Jitted:
@@ -82,22 +89,23 @@ class _Jitted:
         self._options = options or {}
         self._make = functools.partial(jax.jit, function, **arguments)
         self._plain = self._make()
-        self._top: dict[Any, tuple[Any, bool]] = {}  # by the arguments' shapes
+        self._top: dict[Any, tuple[Any, bool]] = {}  # by the arguments' types
 
     def _now(self, args: Any, kwargs: Any) -> tuple[Any, bool]:
         """Returns the jitted function for here, and whether XLA:CPU hands its convolutions to YNNPACK."""
         inside = jax.extend.core.get_opaque_trace_state() != _top_level()
         if inside or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             return self._plain, ynnpack.value
-        shapes = tuple(getattr(leaf, "shape", None) for leaf in jax.tree.leaves((args, kwargs)))
-        if shapes not in self._top:
-            options = helpful_options() | self._options
-            handed = "CONVOLUTION" in str(options.get(YNNPACK, "CONVOLUTION"))
-            if jax.default_backend() == "cpu" and _known(BLOCKS, LEAST_BLOCK):
-                size = _block(_told(handed, self._plain.trace, *args, **kwargs).jaxpr)
-                options = {BLOCKS: min(size, MOST_BLOCK)} | options
-            self._top[shapes] = self._make(compiler_options=options) if options else self._plain, handed
-        return self._top[shapes]
+        options = helpful_options() | self._options
+        handed = "CONVOLUTION" in str(options.get(YNNPACK, "CONVOLUTION"))
+        blocks = jax.default_backend() == "cpu" and BLOCKS not in options and _known(BLOCKS, LEAST_BLOCK)
+        key = _types(args, kwargs) if blocks else ()
+        found = self._top.get(key)
+        if found is None:
+            if blocks:
+                options |= _blocks(_told(handed, self._plain.trace, *args, **kwargs).jaxpr)
+            found = self._top[key] = self._make(compiler_options=options) if options else self._plain, handed
+        return found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         jitted, handed = self._now(args, kwargs)
@@ -112,16 +120,18 @@ class _Jitted:
             jitted.clear_cache()
         self._top.clear()
 
-    def __getattr__(self, name: str) -> Any:
-        """Offers what a jitted function has for arguments: lower, trace, eval_shape."""
-        if name.startswith("__") or "_plain" not in self.__dict__ or not hasattr(self._plain, name):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    def trace(self, *args: Any, **kwargs: Any) -> Any:
+        return self._of("trace", args, kwargs)
 
-        def of(*args: Any, **kwargs: Any) -> Any:
-            jitted, handed = self._now(args, kwargs)
-            return _told(handed, getattr(jitted, name), *args, **kwargs)
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        return self._of("lower", args, kwargs)
 
-        return of
+    def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
+        return self._of("eval_shape", args, kwargs)
+
+    def _of(self, name: str, args: Any, kwargs: Any) -> Any:
+        jitted, handed = self._now(args, kwargs)
+        return _told(handed, getattr(jitted, name), *args, **kwargs)
 
 
 def jit(
@@ -129,13 +139,13 @@ def jit(
 ) -> Any:
     """`jax.jit` with the compiler options that are known to help on the backend in use.
 
-    The options are resolved at the first call with arguments of these shapes. One that this jaxlib does not know is
+    The options are resolved at the first call with arguments of these types. One that this jaxlib does not know is
     left out. They hold at top level only: inside any trace it is plain `jax.jit`. Where they change how a sum is
     ordered, results differ from those of `jax.jit` by rounding.
 
-    On CPU: convolutions and products stay with XLA and oneDNN (YNNPACK's are slower), and a program's temporaries are
-    asked for in several blocks, which the system need not clear again at each call: experiments/benchmarks, jit.json
-    and training.json.
+    On CPU: convolutions and products are not handed to YNNPACK, which is slower at them, and a program's temporaries
+    are asked for in several blocks instead of one, so that the system need not clear so many pages at each call:
+    experiments/benchmarks/results, jit.json and training.json.
 
     Args:
       function: what to compile; without it, a decorator is returned.

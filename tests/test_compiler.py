@@ -1,6 +1,9 @@
 """`jaxconv.jit` is `jax.jit` everywhere, and carries options at top level only."""
 
+import os
+
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -97,8 +100,10 @@ def test_a_function_is_traced_once():
 
 
 def test_without_jit_it_is_the_function():
+    seen = []
     with jax.disable_jit():
-        assert not isinstance(jc.jit(lambda x: (type(x), x))(jnp.ones(2))[1], jax.core.Tracer)
+        jc.jit(seen.append)(jnp.ones(2))
+    assert not isinstance(seen[0], jax.core.Tracer)
 
 
 def test_what_it_compiled_is_forgotten():
@@ -110,8 +115,12 @@ def test_what_it_compiled_is_forgotten():
     assert len(seen) == 2
 
 
-def test_what_a_jitted_function_has_not_it_has_not():
-    assert not hasattr(jc.jit(plus), "no_such_thing")
+def test_it_is_a_jitted_function_to_jax():
+    f = jc.jit(plus)
+    assert isinstance(f, jax.stages.Wrapped)
+    assert f.eval_shape(jnp.ones(3)).shape == f.trace(jnp.ones(3)).out_info.shape == (3,)
+    exported = jax.export.export(f)(jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 3"), jnp.float32))
+    assert exported.call(jnp.ones((2, 3))).tolist() == [[2.0] * 3] * 2
 
 
 @pytest.mark.parametrize("size", [2**20, 2**23])
@@ -119,11 +128,29 @@ def test_a_block_holds_the_largest_array_and_half_of_it(size):
     def f(x):
         return jax.lax.scan(lambda c, _: (jnp.sum(jnp.ones((2, size)) * c), None), x, length=2)[0]
 
-    assert compiler._block(jax.make_jaxpr(f)(jnp.ones(()))) == max(2**24, 3 * size * 4)
+    assert compiler._blocks(jax.make_jaxpr(f)(jnp.ones(()))) == {compiler.BLOCKS: max(2**24, 3 * size * 4)}
+
+
+@pytest.mark.parametrize("shape", [(2**15, 2**15), None])
+def test_an_array_that_is_too_large_or_of_unknown_size_sets_no_block(shape):
+    shape = shape or jax.export.symbolic_shape("b, 3")
+    jaxpr = jax.jit(lambda x: x + 1).trace(jax.ShapeDtypeStruct(shape, jnp.float32)).jaxpr
+    assert compiler._blocks(jaxpr).get(compiler.BLOCKS, 0) in (0, 2**24)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the option is XLA:CPU's")
+def test_arguments_of_another_type_have_their_own_blocks(monkeypatch):
+    asked = []
+    monkeypatch.setattr(compiler, "_blocks", lambda jaxpr: asked.append(jaxpr.in_avals) or {})
+    f = jc.jit(lambda x, more: x + more["y"])
+    for dtype, name in ((jnp.float16, "y"), (jnp.float32, "y"), (jnp.float32, "y")):
+        f(jnp.ones(3, dtype), {name: 1})
+    assert [str(avals[0].dtype) for avals in asked] == ["float16", "float32"]
 
 
 # The compiler warns of each array that is larger than a block.
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the option is XLA:CPU's")
+@pytest.mark.skipif(os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") > "1", reason="warnings are hidden")
 @pytest.mark.parametrize(("options", "warns"), [({}, False), ({compiler.BLOCKS: 2**20}, True)])
 def test_no_array_is_larger_than_a_block_unless_the_caller_says_so(options, warns, capfd):
     def f(x):

@@ -128,7 +128,9 @@ def test_the_speed_tables_are_those_of_the_measurements():
 
     for module in (layers, training):
         assert module.table(json.loads(module.RESULTS.read_text())) in README
-    assert training.table(json.loads(training.HUGE_PAGES.read_text())) in (ROOT / "docs" / "steps.md").read_text()
+    steps = (ROOT / "docs" / "steps.md").read_text()
+    assert training.table(json.loads(training.HUGE_PAGES.read_text())) in steps
+    assert training.faults_table(json.loads(training.RESULTS.read_text())) in steps
     page = (ROOT / "docs" / "speed.md").read_text()
     assert layers.notes(json.loads(layers.RESULTS.read_text())) in page
     assert digits.table(json.loads(digits.RESULTS.read_text())) in page

@@ -39,8 +39,11 @@ RESULTS = Path(__file__).parent / "results" / "forms.json"
 # An outer form, and the inner one by which what it leaves is computed.
 OUTER = ("", "split", "phases", "shuffled", "slabs", "blocks", "apart")
 INNER = ("xla", "onednn", "product", "products", "crossed", "tiles", "shifts", "sums", "laid out", "uneven")
-# Cases of vmap over both arrays: an ensemble, and the gradients of each example.
-ENSEMBLES = {
+# Cases that layers.py has not: of how many in an ensemble, or of the gradients of each example (vmap over both arrays).
+MORE = {
+    "conv 8x56x56x96->96 k7 s2 p3 g96": 0,
+    "conv 8x14x14x384->384 k7 s2 p3 g384": 0,
+    "conv 128x14x14x64->64 k7 s2 p3 g64": 0,
     "conv 32x28x28x1->6 k5": 8,
     "conv 32x14x14x6->16 k5 pvalid": 8,
     "conv 32x14x14x32->64 k3": 8,
@@ -134,7 +137,7 @@ def main() -> None:
     entries = {(entry["case"], entry["role"]): entry for entry in before}
     start = time.perf_counter()
     todo = [(case.scaled(options.scale), 0) for case in CASES if case.kernel is not None]
-    for case, ensemble in [*todo, *((parse(name), many) for name, many in ENSEMBLES.items())]:
+    for case, ensemble in [*todo, *((parse(name), many) for name, many in MORE.items())]:
         title = f"{ensemble} of {case.name}" if ensemble else case.name
         if not re.search(options.only, title):
             continue

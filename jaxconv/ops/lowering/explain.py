@@ -1,17 +1,18 @@
 """`jaxconv.explain`: which program each convolution and pool of a function becomes, and why."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
 from jaxconv.ops.lowering import onednn, table
 from jaxconv.ops.lowering.linear import copies_p, sums_p, tiles_p
 from jaxconv.ops.lowering.maxima import best_p, pick_p, place_p
 from jaxconv.ops.lowering.primitive import conv_p, problem_of
-from jaxconv.ops.lowering.problem import Problem, Shape
+from jaxconv.ops.lowering.problem import Geometry, Problem, Shape
 
 # lax's own, which nobody chooses for.
 _LAX = {"conv_general_dilated", "reduce_window_max", "reduce_window_sum", "reduce_window", "select_and_scatter_add"}
@@ -24,6 +25,7 @@ class Explained:
     Args:
       op: what is computed, such as "conv", "conv: gradient of the kernel".
       shapes: those of its two arrays, or of its one.
+      how: of a convolution what is not by default: "stride 2, padding 1, groups 96", and a type other than float32.
       inside: the transformations that it is inside of, outermost first, such as "scan".
       form: the program, with what it leaves to others: "phases > products".
       why: the table's reason.
@@ -32,6 +34,7 @@ class Explained:
 
     op: str
     shapes: tuple[Shape, ...]
+    how: str
     inside: tuple[str, ...]
     form: str
     why: str
@@ -42,10 +45,10 @@ class Explanation(tuple[Explained, ...]):
     """The rows; printed, a table."""
 
     def __str__(self) -> str:
-        rows = [("op", "shapes", "inside", "form", "why")]
+        rows = [("op", "shapes", "how", "inside", "form", "why")]
         for row in self:
             shapes = ", ".join("x".join(map(str, shape)) for shape in row.shapes)
-            rows.append((row.op, shapes, " > ".join(row.inside), row.form, row.why))
+            rows.append((row.op, shapes, row.how, " > ".join(row.inside), row.form, row.why))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -74,7 +77,7 @@ def explain(function: Callable[..., Any], *args: Any, platform: str | None = Non
       platform: "cpu", "cuda" (or "gpu"), "rocm" or "tpu"; by default that of the default backend.
 
     Returns:
-      A tuple of rows with op, shapes, inside, form, why, macs; its ``str`` is a table.
+      A tuple of rows with op, shapes, how, inside, form, why, macs; its ``str`` is a table.
 
     Raises:
       ValueError: no such platform.
@@ -97,8 +100,9 @@ def _rows(jaxpr: Any, inside: tuple[str, ...], platform: str) -> Iterator[Explai
             p = eqn.params
             first, second = (v.aval for v in eqn.invars)
             shapes = (first.shape, second.shape)
+            how = _how(p["geometry"], first.dtype)
             if 0 in (*first.shape, *second.shape):
-                yield Explained(_OPS[p["role"]], shapes, inside, "none", "empty", 0)
+                yield Explained(_OPS[p["role"]], shapes, how, inside, "none", "empty", 0)
                 continue
             problem = problem_of(first, second, p, platform)
             taken = table.steps(problem, p["lowering"])
@@ -106,16 +110,34 @@ def _rows(jaxpr: Any, inside: tuple[str, ...], platform: str) -> Iterator[Explai
             lanes = f", {problem.ensemble} of them" if problem.ensemble else ""
             macs = problem.macs * (problem.ensemble or 1)
             why = taken[0][1].why + (_CACHED if _kept_from(problem, p["lowering"]) else "")
-            yield Explained(_OPS[p["role"]] + lanes, shapes, inside, " > ".join(names), why, macs)
+            yield Explained(_OPS[p["role"]] + lanes, shapes, how, inside, " > ".join(names), why, macs)
         elif eqn.primitive.name in _LAX:
             shapes = tuple(v.aval.shape for v in eqn.invars)
-            yield Explained(f"lax.{eqn.primitive.name}", shapes, inside, "xla", "lax's own, not jaxconv's", 0)
+            yield Explained(f"lax.{eqn.primitive.name}", shapes, "", inside, "xla", "lax's own, not jaxconv's", 0)
         name = eqn.params.get("name", eqn.primitive.name)
         if name in _POOLS:
             yield _pool(eqn, inside, platform)
             continue
         for inner in jaxprs_in_params(eqn.params):
             yield from _rows(inner, (*inside, name if isinstance(name, str) else eqn.primitive.name), platform)
+
+
+def _how(g: Geometry, dtype: Any) -> str:
+    """What is not by default; numbers that are all the same as one."""
+
+    def short(numbers: Sequence[Any]) -> str:
+        one = len(set(numbers)) == 1 and not isinstance(numbers[0], tuple)
+        return str(numbers[0]) if one else str(tuple(numbers))
+
+    padding = {n for pair in g.padding for n in pair}
+    numbers = {
+        "stride": (short(g.stride), "1"),
+        "padding": (short([*padding] if len(padding) == 1 else g.padding), "0"),
+        "dilation": (short(g.dilation), "1"),
+        "groups": (str(g.groups), "1"),
+    }
+    said = [f"{name} {value}" for name, (value, plain) in numbers.items() if value != plain]
+    return ", ".join([*said, *([str(dtype)] if dtype != jnp.float32 else [])])
 
 
 def _kept_from(p: Problem, mode: Any) -> bool:
@@ -144,7 +166,7 @@ def _pool(eqn: Any, inside: tuple[str, ...], platform: str) -> Explained:
         form, why = "slices", "of its taps, faster than lax's windows: layers.json"
     else:
         form, why = "slices", "of its taps, as on CPU; not measured on this platform"
-    return Explained(_POOLS[eqn.params["name"]], (eqn.invars[0].aval.shape,), inside, form, why, 0)
+    return Explained(_POOLS[eqn.params["name"]], (eqn.invars[0].aval.shape,), "", inside, form, why, 0)
 
 
 __all__ = ["explain"]

@@ -32,10 +32,6 @@ HELD = 5 * 2**18
 CHAIN = 2**14
 
 
-# So many axes a map may have.
-AXES = 3
-
-
 @functools.cache
 def carried() -> bool:
     """Whether this jaxlib is known to carry it."""
@@ -45,7 +41,7 @@ def carried() -> bool:
 
 def computes(dtype: Any, rank: int) -> bool:
     """Whether it has programs for sums of this type along so many axes."""
-    return dtype == jnp.float32 and 1 <= rank <= AXES
+    return dtype == jnp.float32 and 1 <= rank <= 3
 
 
 def callable_here(context: Any = None) -> bool:
@@ -86,9 +82,9 @@ def fits(p: Problem) -> bool:
     strided = unit(stride) or (channels > 1 and length > 1)
     safe = strided and (g.groups == 1 or (held and max(g.dilation) == 1))
     # A kernel's gradient may want an axis more, of which there are three.
-    plain = {"output": True, "input": unit(g.stride), "kernel": g.rank < AXES or _joined(p)}[p.role]
+    plain = {"output": True, "input": unit(g.stride), "kernel": g.rank < 3 or _joined(p)}[p.role]
     chained = p.role == "kernel" and (p.depthwise or g.rank == 1)
-    return p.onednn and g.rank <= AXES and padded and safe and plain and not (chained and math.prod(g.out) > CHAIN)
+    return p.onednn and g.rank <= 3 and padded and safe and plain and not (chained and math.prod(g.out) > CHAIN)
 
 
 def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:

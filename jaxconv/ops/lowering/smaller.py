@@ -192,12 +192,12 @@ def split_up(p: Problem) -> tuple[Problem, list[int]]:
 def split(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """The gradient of a depthwise kernel as of one without stride, one example at a time: see `split_up`."""
     g, (small, missing) = p.geometry, split_up(p)
+    fronts = [-low % s for s, (low, _) in zip(g.stride, g.padding, strict=True)]
+    filled = [-(-(z + f) // s) * s for z, f, s in zip(fronts, g.window, g.stride, strict=True)]
 
     def one(x: Array, y: Array) -> Array:
         x = pad_axes(x, [(0, more) for more in missing]).reshape(small.shape("input"))
         y = jnp.concatenate([y] * g.stride[-1], axis=-1).reshape(small.shape("output"))
-        fronts = [-low % s for s, (low, _) in zip(g.stride, g.padding, strict=True)]
-        filled = [-(-(z + f) // s) * s for z, f, s in zip(fronts, g.window, g.stride, strict=True)]
         k = solve(small, x, y).reshape(*filled, 1, p.features)
         return k[tuple(slice(z, z + f) for z, f in zip(fronts, g.window, strict=True))]
 

@@ -70,6 +70,12 @@ def _strided(p: Problem) -> bool:
     return max(p.geometry.stride) > 1
 
 
+def _large_or_wide(p: Problem) -> bool:
+    """Large arrays of large examples, or a few examples under a window of many taps; examples are taken one by one."""
+    numbers = math.prod(p.shape("input"))
+    return (p.taps * numbers > 2**26 and numbers > p.batch * 2**18) or (p.taps > 25 and p.batch <= 16)
+
+
 # Measured on two cores of an AMD EPYC with jaxlib 0.10.2, float32. Times are those of results/forms.json in
 # experiments/benchmarks, which times forms one by one, or else in the file that is named, which names its machine.
 CPU = (
@@ -119,9 +125,10 @@ CPU = (
     ),
     Row(
         FORMS["split"],
-        lambda p: (p.taps > 25 or p.taps * math.prod(p.shape("input")) > 2**26) and onednn.fits(split_up(p)[0]),
-        "depthwise with stride and large, without it by oneDNN: 8x56x56x144 k5 s2 1.9 ms, lax 27; compiles in 0.2 s, "
-        "shifts in 0.8; 8x112x112x96 k3 s2 needs 8 MB beside its arrays, shifts 46",
+        lambda p: _large_or_wide(p) and onednn.fits(split_up(p)[0]),
+        "depthwise with stride and large, without it by oneDNN: 8x112x112x96 k3 s2 3.9 ms, shifts 13, lax 52; with "
+        "wide windows slower than shifts, 8x56x56x96 k7 s2 3.5 ms and 2.8, lax 24, which compile for a second and more",
+        then=("onednn",),
     ),
     Row(
         FORMS["product"],

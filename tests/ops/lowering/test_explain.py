@@ -8,6 +8,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jaxconv as jc
+from jaxconv.ops.lowering import onednn
 
 X, K = np.ones((2, 8, 8, 4), np.float32), np.ones((3, 3, 4, 4), np.float32)
 
@@ -81,10 +82,32 @@ def test_other_platforms_have_their_own_choice():
     assert [(row.form, "won" in row.why) for row in rows if row.op == "max_pool"] == [("slices", True)] * 2
 
 
+def test_how_the_windows_lie_is_shown():
+    k, x = jnp.ones((3, 3, 1, 4), jnp.bfloat16), jnp.ones((2, 8, 8, 4), jnp.bfloat16)
+    rows = [
+        *jc.explain(lambda x: jc.conv(x, k, stride=(2, 1), padding="SAME", dilation=2, groups=4), x),
+        *jc.explain(lambda x: jc.conv(x, k, padding=((1, 0), (1, 0)), groups=4), x),
+        *jc.explain(lambda x: jc.conv(x, jnp.ones((1, 1, 4, 2))), X),
+    ]
+    assert [row.how for row in rows] == [
+        "stride (2, 1), padding ((1, 2), (2, 2)), dilation 2, groups 4, bfloat16",
+        "padding ((1, 0), (1, 0)), groups 4, bfloat16",
+        "",
+    ]
+
+
 def test_what_a_form_leaves_is_shown():
     k = np.ones((3, 3, 1, 4), np.float32)
     rows = jc.explain(jax.grad(lambda x: jnp.sum(jc.conv(x, k, stride=2, groups=4))), X, platform="cpu")
     assert rows[-1].form == "phases > turned > shifts"
+
+
+@pytest.mark.skipif(not onednn.carried(), reason="this jaxlib has no oneDNN")
+@pytest.mark.parametrize(("size", "window", "form"), [(16, 3, "shifts"), (16, 6, "split > onednn")])
+def test_large_strided_windows_of_depthwise_kernels_are_split(size, window, form):
+    x, k = jnp.ones((2, size, size, 8)), jnp.ones((window, window, 1, 8))
+    rows = jc.explain(jax.grad(lambda k: jnp.sum(jc.conv(x, k, stride=2, groups=8) ** 2)), k, platform="cpu")
+    assert rows[-1].form == form
 
 
 def test_laxs_own_are_listed_too():
@@ -95,7 +118,7 @@ def test_laxs_own_are_listed_too():
 
 def test_it_prints_as_a_table():
     lines = str(jc.explain(f, X, K, platform="cpu")).splitlines()
-    assert lines[0].split() == ["op", "shapes", "inside", "form", "why"]
+    assert lines[0].split() == ["op", "shapes", "how", "inside", "form", "why"]
     assert "2x8x8x4, 3x3x4x4" in lines[1]
 
 

@@ -189,7 +189,10 @@ def problem_with(name: str, role: str) -> Problem:
     padding = ((0, 0) if window[0] == 1 else (1, 1),) * rank
     geometry = Geometry((9, 8), window, stride, padding, dilation, groups)
     facts = {"platform": "cpu", "onednn": name == "onednn"}
-    return Problem(role, geometry, 2, groups * inner, groups * 2, jnp.dtype(jnp.float32), **facts)
+    features = groups * needs.get("outer", 2)
+    p = Problem(role, geometry, 2, groups * inner, features, jnp.dtype(jnp.float32), **facts)
+    assert FORMS[name].takes(p)
+    return p
 
 
 @pytest.mark.parametrize("name", [name for name, form in FORMS.items() if form.ensemble != "no"])
