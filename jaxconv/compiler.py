@@ -89,6 +89,7 @@ class _Jitted:
         self._options = options or {}
         self._make = functools.partial(jax.jit, function, **arguments)
         self._plain = self._make()
+        self._made: dict[str, Any] = {}  # by their options
         self._top: dict[Any, tuple[Any, bool]] = {}  # by the arguments' types
 
     def _now(self, args: Any, kwargs: Any) -> tuple[Any, bool]:
@@ -104,7 +105,10 @@ class _Jitted:
         if found is None:
             if blocks:
                 options |= _blocks(_told(handed, self._plain.trace, *args, **kwargs).jaxpr)
-            found = self._top[key] = self._make(compiler_options=options) if options else self._plain, handed
+            jitted = self._made.get(str(options))
+            if jitted is None:
+                jitted = self._made[str(options)] = self._make(compiler_options=options) if options else self._plain
+            found = self._top[key] = jitted, handed
         return found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -116,9 +120,13 @@ class _Jitted:
 
     def clear_cache(self) -> None:
         """Forgets what was compiled."""
-        for jitted, _ in [*self._top.values(), (self._plain, False)]:
+        for jitted in {self._plain, *self._made.values()}:
             jitted.clear_cache()
         self._top.clear()
+
+    def _cache_size(self) -> int:
+        """Returns how many programs are compiled, as a jitted function does."""
+        return sum(jitted._cache_size() for jitted in {self._plain, *self._made.values()})
 
     def trace(self, *args: Any, **kwargs: Any) -> Any:
         return self._of("trace", args, kwargs)

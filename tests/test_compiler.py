@@ -99,6 +99,15 @@ def test_a_function_is_traced_once():
     assert seen == [(3,), (2, 3)]
 
 
+def test_a_program_is_compiled_once():
+    f = jc.jit(lambda x: x + 1)
+    for size in (3, 4, 3):
+        f(jnp.ones(size))
+    assert f._cache_size() == 2
+    f.clear_cache()
+    assert f._cache_size() == 0
+
+
 def test_without_jit_it_is_the_function():
     seen = []
     with jax.disable_jit():
