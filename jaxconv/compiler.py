@@ -97,19 +97,21 @@ class _Jitted:
         inside = jax.extend.core.get_opaque_trace_state() != _top_level()
         if inside or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             return self._plain, ynnpack.value
-        options = helpful_options() | self._options
-        handed = "CONVOLUTION" in str(options.get(YNNPACK, "CONVOLUTION"))
-        blocks = jax.default_backend() == "cpu" and BLOCKS not in options and _known(BLOCKS, LEAST_BLOCK)
-        key = _types(args, kwargs) if blocks else ()
+        # Elsewhere the options do not depend on the arguments.
+        key = _types(args, kwargs) if jax.default_backend() == "cpu" else ()
         found = self._top.get(key)
         if found is None:
-            if blocks:
-                options |= _blocks(_told(handed, self._plain.trace, *args, **kwargs).jaxpr)
-            jitted = self._made.get(str(options))
-            if jitted is None:
-                jitted = self._made[str(options)] = self._make(compiler_options=options) if options else self._plain
-            found = self._top[key] = jitted, handed
+            found = self._top[key] = self._with_options(args, kwargs)
         return found
+
+    def _with_options(self, args: Any, kwargs: Any) -> tuple[Any, bool]:
+        options = helpful_options() | self._options
+        handed = "CONVOLUTION" in str(options.get(YNNPACK, "CONVOLUTION"))
+        if jax.default_backend() == "cpu" and BLOCKS not in options and _known(BLOCKS, LEAST_BLOCK):
+            options |= _blocks(_told(handed, self._plain.trace, *args, **kwargs).jaxpr)
+        if str(options) not in self._made:
+            self._made[str(options)] = self._make(compiler_options=options) if options else self._plain
+        return self._made[str(options)], handed
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         jitted, handed = self._now(args, kwargs)

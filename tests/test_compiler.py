@@ -140,11 +140,10 @@ def test_a_block_holds_the_largest_array_and_half_of_it(size):
     assert compiler._blocks(jax.make_jaxpr(f)(jnp.ones(()))) == {compiler.BLOCKS: max(2**24, 3 * size * 4)}
 
 
-@pytest.mark.parametrize("shape", [(2**15, 2**15), None])
-def test_an_array_that_is_too_large_or_of_unknown_size_sets_no_block(shape):
-    shape = shape or jax.export.symbolic_shape("b, 3")
-    jaxpr = jax.jit(lambda x: x + 1).trace(jax.ShapeDtypeStruct(shape, jnp.float32)).jaxpr
-    assert compiler._blocks(jaxpr).get(compiler.BLOCKS, 0) in (0, 2**24)
+@pytest.mark.parametrize(("sizes", "block"), [("32768, 32768", {}), ("b, 3", {compiler.BLOCKS: 2**24})])
+def test_an_array_too_large_for_a_block_sets_none_and_one_of_unknown_size_does_not_count(sizes, block):
+    x = jax.ShapeDtypeStruct(jax.export.symbolic_shape(sizes), jnp.float32)
+    assert compiler._blocks(jax.jit(lambda x: x + 1).trace(x).jaxpr) == block
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the option is XLA:CPU's")

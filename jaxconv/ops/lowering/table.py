@@ -126,8 +126,8 @@ CPU = (
     Row(
         FORMS["split"],
         lambda p: _large_or_wide(p) and onednn.fits(split_up(p)[0]),
-        "depthwise with stride and large, without it by oneDNN: 8x112x112x96 k3 s2 3.9 ms, shifts 13, lax 52; with "
-        "wide windows slower than shifts, 8x56x56x96 k7 s2 3.5 ms and 2.8, lax 24, which compile for a second and more",
+        "depthwise with stride and large, without it by oneDNN: 8x112x112x96 k3 s2 4.1 ms, shifts 13, lax 52; or under "
+        "a wide window, of which shifts are too many slices: 8x56x56x96 k7 s2 3.5 ms, shifts 2.8, lax 24",
         then=("onednn",),
     ),
     Row(
