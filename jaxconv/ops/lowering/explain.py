@@ -61,7 +61,6 @@ _OPS = {
     "input": "conv: gradient of the input, or conv_transpose",
     "kernel": "conv: gradient of the kernel",
 }
-_CACHED = "; without oneDNN, as jax_compilation_cache_dir is set"
 
 
 def explain(function: Callable[..., Any], *args: Any, platform: str | None = None) -> Explanation:
@@ -109,7 +108,7 @@ def _rows(jaxpr: Any, inside: tuple[str, ...], platform: str) -> Iterator[Explai
             names = dict.fromkeys(choice.form.name for _, choice in taken)
             lanes = f", {problem.ensemble} of them" if problem.ensemble else ""
             macs = problem.macs * (problem.ensemble or 1)
-            why = taken[0][1].why + (_CACHED if _kept_from(problem, p["lowering"]) else "")
+            why = taken[0][1].why + _without_onednn(problem, p["lowering"])
             yield Explained(_OPS[p["role"]] + lanes, shapes, how, inside, " > ".join(names), why, macs)
         elif eqn.primitive.name in _LAX:
             shapes = tuple(v.aval.shape for v in eqn.invars)
@@ -140,10 +139,11 @@ def _how(g: Geometry, dtype: Any) -> str:
     return ", ".join([*said, *([str(dtype)] if dtype != jnp.float32 else [])])
 
 
-def _kept_from(p: Problem, mode: Any) -> bool:
-    """Whether oneDNN would be there for the problem, but for JAX's cache on disk."""
-    able = onednn.carried() and onednn.computes(p.dtype, p.geometry.rank)
-    return mode == "auto" and p.platform == "cpu" and able and not onednn.callable_here()
+def _without_onednn(p: Problem, mode: Any) -> str:
+    """Says why oneDNN is not called for a problem for which it would be, if this process called it."""
+    able = mode == "auto" and p.platform == "cpu" and onednn.computes(p.dtype, p.geometry.rank)
+    why = onednn.left_out() if able else ""
+    return f"; oneDNN is not called, since {why}" if why else ""
 
 
 def _pool(eqn: Any, inside: tuple[str, ...], platform: str) -> Explained:

@@ -1,28 +1,24 @@
 """oneDNN's convolution and matrix product, which jaxlib carries on Linux and x86-64 and XLA:CPU does not choose.
 
-A program can call them by name, as JAX's own attention calls cuDNN's. XLA makes no promise about the names, and what it
-does not know how to read ends the process: so they are called only in the versions of jaxlib that they were tried
-in, and for no problem of a kind at which oneDNN was seen to fail: see `fits`.
+A program can call them by name, as JAX's own attention calls cuDNN's. They are called only where
+`jaxconv.ops.lowering.onednn_check` allows it for this jaxlib, and for no problem of a type at which oneDNN was seen to
+fail: see `fits`.
 """
 
 import functools
 import json
 import math
-import platform
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib.version
 
 from jaxconv.ops.arrays import pad_axes
+from jaxconv.ops.lowering.onednn_check import verdict, warn
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Solve
 from jaxconv.ops.lowering.windows import flipped, in_parts, opposite, swapped, unit, widened
 from jaxconv.ops.lowering.xla import reached
-
-# Those in which tests/ops/lowering/test_onednn.py and test_forms.py pass.
-VERSIONS = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2")
 
 # So many numbers of input and output a kernel's gradient takes at a time, so that they stay in a cache.
 HELD = 5 * 2**18
@@ -32,11 +28,9 @@ HELD = 5 * 2**18
 CHAIN = 2**14
 
 
-@functools.cache
 def carried() -> bool:
-    """Whether this jaxlib is known to carry it."""
-    known = jaxlib.version.__version__ in VERSIONS
-    return known and platform.system() == "Linux" and platform.machine() in ("x86_64", "AMD64")
+    """Whether this jaxlib carries it in a form that this process may call."""
+    return verdict().good
 
 
 def computes(dtype: Any, rank: int) -> bool:
@@ -47,17 +41,38 @@ def computes(dtype: Any, rank: int) -> bool:
 def callable_here(context: Any = None) -> bool:
     """Whether a program for the CPU may call it.
 
-    A program that is written to a disk may not: jaxlib cannot write the call. Nor may one that the compiler divides
-    over devices: it would let each of them compute the whole. JAX's cache on disk counts if it is set when the program
-    is lowered.
+    A program that the compiler divides over devices may not: each device would compute the whole. Nor may one that is
+    written to a disk, since jaxlib cannot write the call. JAX's cache on disk counts if it is set when the program is
+    lowered.
 
     Args:
       context: what JAX tells a lowering rule of the module that it writes; without it, a module for one device.
     """
-    cached = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if not carried() or cached:
+    if context is None:
+        return not left_out()
+    if context.lowering_parameters.for_export or _divided(context.axis_context):
         return False
-    return context is None or not (context.lowering_parameters.for_export or _divided(context.axis_context))
+    if carried() and _cached():
+        warn(_CACHE)
+    return not left_out()
+
+
+def left_out() -> str:
+    """Returns why it is not called in this process, or nothing where it is.
+
+    >>> isinstance(left_out(), str)
+    True
+    """
+    return verdict().why or (_CACHE if _cached() else "")
+
+
+_CACHE = "jax_compilation_cache_dir is set and jaxlib cannot store its calls"
+
+
+def _cached() -> bool:
+    """Whether JAX stores compiled programs on a disk."""
+    config: Any = jax.config
+    return bool(config.jax_enable_compilation_cache and config.jax_compilation_cache_dir)
 
 
 def _divided(axes: Any) -> bool:
