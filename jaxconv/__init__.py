@@ -14,7 +14,7 @@ from jaxconv.compiler import *
 from jaxconv.compose import *
 from jaxconv.errors import DTypeError, MissingKeyError, ParameterError, ShapeError
 from jaxconv.geometry import conv_output_size, conv_transpose_output_size
-from jaxconv.layer import Layer, map_layers
+from jaxconv.layer import Composite, Layer, Run, map_layers
 from jaxconv.layers import *
 from jaxconv.ops import *
 from jaxconv.ops.lowering import convs_saveable, explain, lowering

@@ -7,13 +7,14 @@ Any object with these two methods is a layer:
 - ``apply(params, state, x, *, train=False, key=None) -> (y, state)``.
 
 A composite has ``children``, a tuple of ``(name, layer)``. The child's name is its key in ``params`` and ``state``; a
-child named "" stands at its parent's own level.
+child named "" stands at its parent's own level. `Composite` is the base of custom composites.
 """
 
 import contextlib
 import contextvars
 import dataclasses
 import functools
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -203,8 +204,8 @@ def staged(transform: Callable[[Callable], Callable], function: Callable[..., Tr
     outer = _CAPTURE.get()
     if outer is None or not outer.reaches:
         return transform(lambda add, *args: (function(*args), {}))({}, *args)[0]
-    inside = ".".join((*outer.path, ""))
-    add = {path: value for path, value in outer.add.items() if path.startswith(inside)}
+    here = ".".join(outer.path)
+    add = {path: value for path, value in outer.add.items() if _inside(path, here)}
     added: set[str] = set()
 
     def body(add: dict[str, Tree], *args: Tree) -> tuple[Tree, dict[str, Tree]]:
@@ -220,6 +221,10 @@ def staged(transform: Callable[[Callable], Callable], function: Callable[..., Tr
     return y
 
 
+def _inside(path: str, here: str) -> bool:
+    return not here or (path.startswith(here) and path[len(here) :][:1] in (".", "["))
+
+
 # --- Running ----------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +237,7 @@ def run_child(
     *,
     train: bool = False,
     key: Array | None = None,
+    label: str | None = None,
 ) -> tuple[Tree, State]:
     """Runs ``layer`` as the child ``name`` of the layer that calls: scope for profiles, path for errors, capture.
 
@@ -241,25 +247,82 @@ def run_child(
       params, state: the child's own.
       x: its input.
       train, key: as in ``apply``; the key is the child's own, see `child_key`.
+      label: what stands for the name in paths, see `Runs`; by default the name.
 
     Returns:
       The child's output and its new state.
     """
-    capture = _CAPTURE.get() if name else None
+    label = name if label is None else label
+    capture = _CAPTURE.get() if label else None
+    outer = capture.path if capture else ()
     scope = jax.named_scope(name) if name else contextlib.nullcontext()
     if capture:
-        capture.path = (*capture.path, name)
+        capture.path = below(outer, label)
     try:
-        with located(name, layer), scope:
+        with located(label, layer), scope:
             result = layer.apply(params, state, x, train=train, key=key)
             if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
                 kinds = [type(part).__name__ for part in result] if isinstance(result, tuple) else type(result).__name__
                 raise ShapeError(f"apply must return (y, state) with a dict as state, got {kinds}")
             y, new_state = result
-            return (capture.visit(y) if capture else y), new_state
+            if name and new_state.keys() != state.keys():
+                raise ParameterError(
+                    f"apply must return a state with the entries that it got, {sorted(state)}, got {sorted(new_state)}"
+                )
+            return (capture.visit(y) if capture and name else y), new_state
     finally:
         if capture:
-            capture.path = capture.path[:-1]
+            capture.path = outer
+
+
+def below(path: tuple[str, ...], label: str) -> tuple[str, ...]:
+    """Returns the path of a child: a label without a name, "[1]", belongs to its parent's own name.
+
+    >>> below(("heads",), "conv"), below(("heads",), "[1]")
+    (('heads', 'conv'), ('heads[1]',))
+    """
+    return (*path[:-1], path[-1] + label) if path and label.startswith("[") else (*path, label)
+
+
+def plain_path(path: str) -> str:
+    """Returns the path in ``params`` of a layer that runs several times.
+
+    >>> plain_path("heads[1].conv")
+    'heads.conv'
+    """
+    return re.sub(r"\[\d+\]", "", path).lstrip(".")
+
+
+class Runs:
+    """Counts how often a composite runs each child, for one pass through its ``route``.
+
+    A child that runs several times has the same parameters each time. In paths its first run is ``name``, the others
+    are ``name[1]``, ``name[2]`` and so on.
+    """
+
+    def __init__(self) -> None:
+        self.seen: dict[tuple[str, int], tuple[Layer, int]] = {}
+
+    def count(self, name: str, layer: Layer) -> int:
+        """Returns how often the child has run before.
+
+        Raises:
+          ShapeError: another layer has run under this name.
+        """
+        key = (name, 0) if name else ("", id(layer))
+        before, count = self.seen.get(key, (layer, 0))
+        if before is not layer:
+            raise ShapeError(
+                f"route must run one layer under the name {name!r}, got two: {type(before).__name__} and "
+                f"{type(layer).__name__}; one layer object may run several times"
+            )
+        self.seen[key] = layer, count + 1
+        return count
+
+
+def label_of(name: str, layer: Layer, count: int) -> str:
+    """Returns what stands for a child's name in paths; a leaf without a name has no path of its own."""
+    return f"{name}[{count}]" if count and (name or getattr(layer, "children", ())) else name
 
 
 def init_child(name: str, layer: Layer, key: Array, x: Tree) -> tuple[Params, State, Tree]:
@@ -274,19 +337,34 @@ def init_child(name: str, layer: Layer, key: Array, x: Tree) -> tuple[Params, St
 class Run(Protocol):
     """How a composite's ``route`` runs its children; each way of looking at a network is one of these.
 
-    ``train`` says whether a branch that is there for training only is to run: in training, and to be initialised.
+    ``train`` says whether a branch that is there for training only is to run: in training, and to be initialized.
     """
 
     train: bool
 
     def __call__(self, name: str, layer: Layer, x: Tree) -> Tree:
-        """Runs one child."""
+        """Runs one child, and returns its output.
+
+        One layer object may run several times under its name: its parameters are shared, and its state passes from run
+        to run.
+
+        Args:
+          name: the child's name, as in ``children``; "" for one whose entries stand at the composite's own level.
+          layer: the child.
+          x: its input.
+
+        Raises:
+          ShapeError: another layer has run under this name.
+        """
 
     def join(self, function: Callable[..., Tree], *xs: Tree) -> Tree:
-        """Runs a function of children's outputs that works place by place."""
+        """Returns ``function(*xs)`` for outputs of children; the function must work position by position.
+
+        Receptive fields rely on it: position i of the result sees what position i of any of the arguments sees.
+        """
 
     def aside(self, y: Tree, extra: Tree) -> Tree:
-        """Returns ``(y, extra)`` in training, ``y`` otherwise: what branches that are there for training only gave."""
+        """Returns ``(y, extra)`` in training, ``y`` otherwise; ``extra`` is the output of training-only branches."""
 
 
 class _Apply:
@@ -295,21 +373,29 @@ class _Apply:
             if not isinstance(value, dict):
                 raise ParameterError(f"{name} must be a dict with an entry for each child, got {type(value).__name__}")
         self.params, self.state, self.train, self.key = params, state, train, key
+        self.runs = Runs()
         # A child without a name may return the state as it got it, so it gets none that a sibling has renewed.
         named = {name for name, _ in children}
         self.unnamed_state = {name: value for name, value in state.items() if name not in named}
+        self.renewed: dict[int, State] = {}  # by the identity of children without a name
         # A child that does not run this time keeps its state.
         self.new_state: State = {name: state[name] for name in named if name in state}
 
     def __call__(self, name: str, layer: Layer, x: Tree) -> Tree:
+        count = self.runs.count(name, layer)
         if name:
-            params, state = self.params.get(name, {}), self.state.get(name, {})
+            params, state = self.params.get(name, {}), self.new_state.get(name, self.state.get(name, {}))
         else:
-            params, state = self.params, self.unnamed_state
+            params, state = self.params, self.unnamed_state | self.renewed.get(id(layer), {})
         key = child_key(self.key, name)
-        y, new = run_child(name, layer, params, state, x, train=self.train, key=key)
+        if count and key is not None:
+            key = jax.random.fold_in(key, count)  # noise differs from run to run
+        label = label_of(name, layer, count)
+        y, new = run_child(name, layer, params, state, x, train=self.train, key=key, label=label)
         if new:
             self.new_state.update({name: new} if name else new)
+            if not name:
+                self.renewed[id(layer)] = new
         return y
 
     def join(self, function: Callable[..., Tree], *xs: Tree) -> Tree:
@@ -326,20 +412,32 @@ class _Init:
         self.key = key
         self.params: Params = {}
         self.state: State = {}
+        self.runs = Runs()
+        self.made: dict[tuple[str, int], tuple[Params, State]] = {}
 
     def __call__(self, name: str, layer: Layer, x: Tree) -> Tree:
+        count = self.runs.count(name, layer)
+        if count:
+            return self._again(label_of(name, layer, count), layer, *self.made[name, id(layer)], x)
         key = child_key(self.key, name)
         assert key is not None
         params, state, y = init_child(name, layer, key, x)
+        self.made[name, id(layer)] = params, state
         for own, new in ((self.params, params), (self.state, state)):
             entries = {name: new} if name and new else {} if name else new
             twice = own.keys() & entries.keys()
             if twice:
                 raise ShapeError(
-                    f"two children share the entries {sorted(twice)}: name them, or inline one of them less"
+                    f"names of children must be different, got {sorted(twice)} from two children at one level: give "
+                    "one of them a name"
                 )
             own.update(entries)
         return y
+
+    def _again(self, label: str, layer: Layer, params: Params, state: State, x: Tree) -> Tree:
+        """Returns the shape of the output of a child that is initialized already."""
+        with located(label, layer):
+            return jax.eval_shape(lambda p, s, x: layer.apply(p, s, x)[0], params, state, x)
 
     def join(self, function: Callable[..., Tree], *xs: Tree) -> Tree:
         return jax.eval_shape(function, *xs)
@@ -410,7 +508,41 @@ class Described:
 
 
 class Composite(Described):
-    """A layer made of layers: a subclass says how ``x`` passes through its children, once, in ``route``."""
+    """The base of composites: a subclass is a frozen dataclass with ``children`` and ``route``.
+
+    `serial`, `residual` and all the others are made of it. What looks into a network sees a custom composite as it sees
+    these: `jaxconv.summary`, `jaxconv.inspect.activations`, receptive fields, error paths, `frozen`, weight import.
+
+    - ``children``: a tuple of ``(name, layer)``, a field or a property. A child's parameters are ``params[name]``. Those
+      of a child named "" are entries of the composite's own params.
+    - ``route(run, x)``: returns the output. It calls ``run(name, layer, x)`` for a child, and
+      ``run.join(function, *xs)`` for any other computation on arrays. All else in it must be Python on shapes: `init`
+      and `summary` run it with shapes in place of arrays.
+
+    One layer object may run several times: its weights are shared, gradients add, batch statistics update in order, and
+    `summary` counts its parameters once and its multiply-adds each time. The runs after the first have the paths
+    ``name[1]``, ``name[2]``.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True, repr=False)
+    ... class Siamese(jc.Composite):
+    ...     children: tuple
+    ...
+    ...     def route(self, run, x):
+    ...         (name, branch), = self.children
+    ...         left, right = (run(name, branch, image) for image in x)
+    ...         return run.join(lambda a, b: jnp.abs(a - b), left, right)
+    >>> net = Siamese((("branch", jc.serial(jc.Conv(4), jc.GlobalAvgPool())),))
+    >>> print(jc.summary(net, ((1, 8, 8, 3), (1, 8, 8, 3))))
+    path         layer          output        params   MACs  receptive field
+    ------------------------------------------------------------------------
+    branch.0     Conv           (1, 8, 8, 4)     112  6,912  ?
+    branch.1     GlobalAvgPool  (1, 4)                       ?
+    branch[1].0  Conv           (1, 8, 8, 4)          6,912  ?
+    branch[1].1  GlobalAvgPool  (1, 4)                       ?
+    ------------------------------------------------------------------------
+    112 parameters, 0 numbers of state, 13,824 multiply-adds on input (1, 8, 8, 3) (1, 8, 8, 3)
+    """
 
     children: Children
 
@@ -425,6 +557,8 @@ class Composite(Described):
 
     def init(self, key: Array, x: Tree) -> tuple[Params, State]:
         """Returns fresh (params, state) for inputs shaped like ``x``: array, ShapeDtypeStruct or shape tuple."""
+        for _ in walk(self):
+            pass  # it refuses a layer that contains itself
         return self.init_with_output(key, x)[:2]
 
     def init_with_output(self, key: Array, x: Tree) -> tuple[Params, State, Tree]:
@@ -464,17 +598,22 @@ class Located(NamedTuple):
     layer: Layer
 
 
-def walk(net: Layer, path: tuple[str, ...] = ()) -> Iterator[Located]:
+def walk(net: Layer, path: tuple[str, ...] = (), _around: tuple[Layer, ...] = ()) -> Iterator[Located]:
     """Yields each layer inside ``net`` that has a name, with its path, parents first.
+
+    Raises:
+      ShapeError: a layer contains itself.
 
     >>> [path for path, _ in walk(jc.serial(jc.Conv(8), body=jc.serial(jc.Conv(8))))]
     ['0', 'body', 'body.0']
     """
+    if any(net is layer for layer in _around):
+        raise ShapeError(f"children must not contain the layer itself, got a cycle at {'.'.join(path) or 'the top'}")
     for name, layer in getattr(net, "children", ()):
-        below = (*path, name) if name else path
+        inner = (*path, name) if name else path
         if name:
-            yield Located(".".join(below), layer)
-        yield from walk(layer, below)
+            yield Located(".".join(inner), layer)
+        yield from walk(layer, inner, (*_around, net))
 
 
 def map_layers(net: Layer, function: Callable[[Layer], Layer]) -> Layer:
@@ -508,4 +647,4 @@ def rebuilt(net: Layer, layers: Sequence[Layer]) -> Layer:
     raise TypeError(f"{type(net).__name__} cannot be rebuilt: it is no dataclass with a field children")
 
 
-__all__ = ["Layer", "map_layers"]
+__all__ = ["Composite", "Layer", "Run", "map_layers"]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from jaxconv.errors import ShapeError, did_you_mean
 from jaxconv.inspect.arguments import as_paths
-from jaxconv.layer import Array, Capture, Layer, Params, State, Tree, capturing, walk
+from jaxconv.layer import Array, Capture, Layer, Params, State, Tree, capturing, plain_path, walk
 
 
 def activations(
@@ -26,7 +26,8 @@ def activations(
     Args:
       net: a layer.
       params, state, x: what ``net.apply`` takes.
-      paths: whose outputs to return; None returns all layers'; "" is the network's own. A layer inside one that opens a
+      paths: whose outputs to return; None returns all layers'; "" is the network's own. A layer that runs several times
+        has the paths ``name``, ``name[1]`` and so on. A layer inside one that opens a
         trace of its own (a user's ``vmap`` or ``jit`` around a composite) cannot be seen.
       add: arrays to add to the outputs of layers, by path; they broadcast to the output's shape. What is returned for
         that path includes them.
@@ -50,7 +51,7 @@ def activations(
     known = [path for path, _ in walk(net)]
     for argument, given in (("paths", wanted or ()), ("add", extra)):
         for path in given:
-            if path not in ("", *known):
+            if plain_path(path) not in ("", *known):
                 raise ShapeError(f"{argument} has {path!r}, which {did_you_mean(path, known)}")
     capture = Capture(wanted, extra)
     with capturing(capture):

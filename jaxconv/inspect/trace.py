@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 
+from jaxconv.compose import Repeat
 from jaxconv.geometry import IDENTITY, Field, clip_field, compose_field, cover_fields
-from jaxconv.layer import Composite, Layer, Tree, as_struct, located
+from jaxconv.layer import Composite, Layer, Runs, Tree, as_struct, below, label_of, located, plain_path
 
 Fields = tuple[Field, ...] | None
 
@@ -18,11 +19,11 @@ class Row:
     """One layer of a network.
 
     Attributes:
-      path: where it stands, as in ``params``.
+      path: where it stands, as in ``params``; the second run of a shared layer is ``name[1]``.
       layer: the layer.
       input, output: ShapeDtypeStructs, or pytrees of them.
-      parameters: how many numbers its ``params`` hold.
-      state_size: how many its ``state`` holds.
+      parameters: the number of elements of its ``params``; 0 where an earlier row has counted them.
+      state_size: the same of its ``state``.
       macs: multiply-adds on this input, its batch included; None where the layer does not say.
       receptive_field: for each spatial axis of the network's input a `Field`; None where it is not known.
     """
@@ -69,29 +70,20 @@ def _size(tree: Tree) -> int:
 
 
 class _Look:
-    """Runs a network on shapes, as `jaxconv.layer.Run`, and keeps a row for each layer."""
-
-    train = True
+    """Runs a network on shapes, and keeps a row for each layer."""
 
     def __init__(self, sizes: tuple[int, ...]):
         self.sizes = sizes
         # A layer without a name stands at its composite's path, so a path alone would mix up the two.
         self.rows: dict[tuple[str, int | None], Row] = {}
         self.path: tuple[str, ...] = ()
-
-    def __call__(self, name: str, layer: Layer, x: Tree) -> Tree:
-        outer = self.path
-        self.path = (*outer, name) if name else outer
-        try:
-            with located(name, layer):
-                return self.layer(layer, x)
-        finally:
-            self.path = outer
+        self.iterations: tuple[int, ...] = ()  # of the repeated layers around
+        self.owners: set[tuple[Any, ...]] = set()  # whose parameters are counted
 
     def layer(self, layer: Layer, x: Tree) -> Tree:
         """Runs one layer at the present path."""
         if isinstance(layer, Composite):
-            y = layer.route(self, x)
+            y = layer.route(_Route(self, isinstance(layer, Repeat)), x)
             self._keep(layer, x, y, 0, 0, 0)
             return y
         struct = _structs(x)
@@ -100,7 +92,10 @@ class _Look:
         macs = layer.macs(struct) if hasattr(layer, "macs") else None
         fields = self._fields(layer, x)
         y = jax.tree.map(lambda s: _Seen(s, fields), out)
-        self._keep(layer, x, y, _size(params), _size(state), macs)
+        owner = (plain_path(".".join(self.path)), id(layer), self.iterations)
+        shared = owner in self.owners
+        self.owners.add(owner)
+        self._keep(layer, x, y, 0 if shared else _size(params), 0 if shared else _size(state), macs)
         return y
 
     def _keep(self, layer: Layer, x: Tree, y: Tree, parameters: int, state: int, macs: int | None) -> None:
@@ -108,7 +103,7 @@ class _Look:
         entry = path, None if isinstance(layer, Composite) else id(layer)
         before = self.rows.pop(entry, None)
         if before and not isinstance(layer, Composite):
-            # An iteration of a repeated layer: it has weights of its own, at the same path.
+            # It has run at this path before: an iteration of a repeated layer, or a leaf without a name.
             parameters, state = parameters + before.parameters, state + before.state_size
             macs = None if macs is None or before.macs is None else macs + before.macs
         fields = {seen.fields for seen in jax.tree.leaves(y)}
@@ -140,6 +135,30 @@ class _Look:
         out = jax.eval_shape(function, *_structs(xs))
         return jax.tree.map(lambda s: _Seen(s, fields), out)
 
+
+class _Route:
+    """One pass through a composite's ``route``, as `jaxconv.layer.Run`."""
+
+    train = True
+
+    def __init__(self, look: _Look, repeated: bool):
+        self.look, self.repeated = look, repeated
+        self.runs = Runs()
+        self.join = look.join
+
+    def __call__(self, name: str, layer: Layer, x: Tree) -> Tree:
+        look, count = self.look, self.runs.count(name, layer)
+        label = name if self.repeated else label_of(name, layer, count)
+        outer, look.path = look.path, below(look.path, label) if label else look.path
+        iterations = look.iterations
+        if self.repeated:
+            look.iterations = (*iterations, count)
+        try:
+            with located(label, layer):
+                return look.layer(layer, x)
+        finally:
+            look.path, look.iterations = outer, iterations
+
     def aside(self, y: Tree, extra: Tree) -> Tree:
         """Leaves out what is there in training only."""
         return y
@@ -163,7 +182,8 @@ def trace(net: Layer, x: Tree) -> list[Row]:
     sizes = struct.shape[1:-1] if single else ()
     look = _Look(sizes)
     fields = (IDENTITY,) * len(sizes) if single else None
-    look("", net, jax.tree.map(lambda s: _Seen(s, fields), struct))
+    with located("", net):
+        look.layer(net, jax.tree.map(lambda s: _Seen(s, fields), struct))
     return list(look.rows.values())
 
 
