@@ -5,7 +5,8 @@ size of the image.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ import jax
 from jaxconv.compose import AROUND, LayerLike, Serial, Wrapper, as_keyword, as_layer, check_name, concatenate
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
-from jaxconv.layer import Children, Composite, Layer, Run, Tree, level_names, name_of
+from jaxconv.layer import Array, Children, Composite, Layer, Run, Tree, level_names, name_of
 from jaxconv.layers import Pad, Resize
 from jaxconv.layers.base import batched_sizes
 from jaxconv.ops.resize import check_method
@@ -26,13 +27,15 @@ Maps = tuple[tuple[str, str], ...]
 class Backbone(Composite):
     """The first children of a row of layers, and what some of them give; made by `backbone`.
 
-    ``inner`` is one inside another: it returns what it gives as well.
+    ``inner`` is one inside another: it returns what it gives as well. ``order`` has the names of all maps, those of
+    backbones inside included.
     """
 
     call: ClassVar[str] = "backbone"
     children: Children
     maps: Maps
     inner: bool = False
+    order: tuple[str, ...] = ()
 
     def source(self) -> tuple[Serial, dict[str, str]]:
         """Returns what `backbone` makes this of: a row of layers, and the paths with their names."""
@@ -44,7 +47,8 @@ class Backbone(Composite):
                 layer = _around(layer, row)
                 paths |= {f"{name}.{path}" if name else path: out for path, out in inside.items()}
             children.append((name, layer))
-        return Serial(tuple(children)), paths
+        ordered = sorted(paths.items(), key=lambda item: self.order.index(item[1]) if self.order else 0)
+        return Serial(tuple(children)), dict(ordered)
 
     def arguments(self) -> list[str]:
         return list(map(name_of, self.source()))
@@ -60,7 +64,7 @@ class Backbone(Composite):
                 found |= inside
             if name in wanted:
                 found[wanted[name]] = x
-        return (x, found) if self.inner else found
+        return (x, found) if self.inner else OrderedDict((name, found[name]) for name in self.order)
 
 
 def backbone_in(layer: Layer) -> Backbone | None:
@@ -114,10 +118,11 @@ def _tapped(
 
 
 def backbone(net: Layer, paths: Sequence[str] | Mapping[str, str]) -> Backbone | Wrapper:
-    """Returns the part of a network up to the last of ``paths``; its output is a dict of the maps there.
+    """Returns the part of a network up to the last of ``paths``; its output is a dict of the feature maps there.
 
-    The parameters keep their paths, so a network's weights are its backbone's, those of the head left out. What FCN,
-    DeepLab and U-Net stand on; torchvision's ``IntermediateLayerGetter``.
+    The dict is a `collections.OrderedDict` in the order of ``paths``, which survives jit: JAX sorts the entries of a
+    plain dict by name. The parameters keep their paths, so a network's weights are its backbone's, those of the head
+    left out. What FCN, DeepLab and U-Net stand on; torchvision's ``IntermediateLayerGetter``.
 
     Args:
       net: made by `serial` or `auxiliary`; so is what a path with dots goes through. `frozen`, `remat` and
@@ -139,7 +144,14 @@ def backbone(net: Layer, paths: Sequence[str] | Mapping[str, str]) -> Backbone |
     named = dict(paths) if isinstance(paths, Mapping) else {path: path for path in paths}
     if not named or len(set(named.values())) < len(named):
         raise ShapeError(f"paths must be at least one, with different names, got {named}")
-    return _tapped(net, tuple(named.items()))
+    return _ordered(_tapped(net, tuple(named.items())), tuple(named.values()))
+
+
+def _ordered(tapped: Backbone | Wrapper, order: tuple[str, ...]) -> Backbone | Wrapper:
+    """Returns the backbone, whatever stands around it, with the order of its output."""
+    if isinstance(tapped, Backbone):
+        return dataclasses.replace(tapped, order=order)
+    return dataclasses.replace(tapped, layer=_ordered(tapped.layer, order))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, repr=False)
@@ -249,6 +261,12 @@ def on_map(name: str, layer: LayerLike) -> OnMap:
     return OnMap(as_layer(layer), name)
 
 
+def _added(skip: Array, y: Array) -> Array:
+    if skip.shape != y.shape:
+        raise ShapeError(f'join="add" must have maps of one shape, got {skip.shape} and {y.shape}')
+    return skip + y
+
+
 @dataclass(frozen=True, repr=False)
 class Resized(Wrapper):
     """A layer whose output gets the size of its input; made by `resized`."""
@@ -289,6 +307,9 @@ def resized(layer: LayerLike, *, method: str = "bilinear", align_corners: bool =
     return Resized(as_layer(layer), method, align_corners, rank)
 
 
+_JOINS: dict[str, Callable[..., Array]] = {"concatenate": concatenate, "add": _added}
+
+
 @dataclass(frozen=True, repr=False)
 class TopDown(Composite):
     """The way back from the coarsest map to the finest; made by `top_down`.
@@ -301,10 +322,13 @@ class TopDown(Composite):
     start: str
     crop: bool = False
     rank: int = 2
+    join: str = "concatenate"
 
     def check(self) -> None:
         super().check()
         as_int(self.rank, "rank", least=1)
+        if self.join not in _JOINS:
+            raise ShapeError(f"join must be one of {', '.join(map(repr, _JOINS))}, got {self.join!r}")
         for name, _ in self.children:
             check_name(name)
 
@@ -314,7 +338,7 @@ class TopDown(Composite):
 
     def arguments(self) -> list[str]:
         steps = {name: (up, block) for (_, up), (name, block) in self.steps()}
-        options = [f"{name}={value!r}" for name, value in self.changed().items() if name in ("crop", "rank")]
+        options = [f"{name}={value!r}" for name, value in self.changed().items() if name in ("crop", "rank", "join")]
         return [repr(self.start), repr(steps), *options]
 
     def route(self, run: Run, x: Tree) -> Tree:
@@ -322,7 +346,7 @@ class TopDown(Composite):
         for (enlarge, up), (name, block) in self.steps():
             y = run(enlarge, up, y)
             skip, y = self._fitted(run, name, _map(x, name), y)
-            y = run(name, block, run.join(concatenate, skip, y))
+            y = run(name, block, run.join(_JOINS[self.join], skip, y))
         return y
 
     def _fitted(self, run: Run, name: str, skip: Any, y: Any) -> tuple[Tree, Tree]:
@@ -344,11 +368,17 @@ class TopDown(Composite):
 
 
 def top_down(
-    start: str, steps: Mapping[str, tuple[LayerLike, LayerLike]], *, crop: bool = False, rank: int = 2
+    start: str,
+    steps: Mapping[str, tuple[LayerLike, LayerLike]],
+    *,
+    crop: bool = False,
+    rank: int = 2,
+    join: str = "concatenate",
 ) -> TopDown:
-    """Goes from the coarsest map to the finest: enlarges, joins with the next map on channels, runs a block.
+    """Goes from the coarsest map to the finest: enlarges, joins with the next map, runs a block.
 
-    The decoder of U-Net (Ronneberger et al., 2015). It takes the dict of maps that `backbone` gives.
+    The decoder of U-Net (Ronneberger et al., 2015); with ``join="add"`` that of LinkNet (Chaurasia and
+    Culurciello, 2017) and of feature pyramids (Lin et al., 2017). It takes the dict of maps that `backbone` gives.
 
     Args:
       start: the name of the coarsest map.
@@ -358,6 +388,7 @@ def top_down(
         are not padded. Otherwise what comes up is padded with zeros, or cut, at the end by the one row or column that
         an odd size makes it differ.
       rank: the number of spatial axes.
+      join: "concatenate" on channels, or "add".
 
     Raises:
       ShapeError: names are not different, a map is not there, or sizes do not fit.
@@ -371,7 +402,7 @@ def top_down(
     children = []
     for name, (up, block) in steps.items():
         children += [(f"{name}_up", as_layer(up)), (name, as_layer(block))]
-    return TopDown(tuple(children), start, crop, rank)
+    return TopDown(tuple(children), start, crop, rank, join)
 
 
 __all__ = ["auxiliary", "backbone", "on_map", "resized", "top_down"]

@@ -259,6 +259,34 @@ def inline(layer: LayerLike) -> Inline:
 
 
 @dataclass(frozen=True, repr=False)
+class Shared(Wrapper):
+    """One layer on each of several arrays; made by `shared`."""
+
+    call: ClassVar[str] = "shared"
+
+    def route(self, run: Run, x: Tree) -> Tree:
+        return jax.tree.map(lambda each: run("", self.layer, each), x)
+
+
+def shared(layer: LayerLike) -> Shared:
+    """Runs one layer, with one set of weights, on each array of a pytree. Adds no level.
+
+    A RetinaNet head on all levels of a pyramid, a Siamese branch. The runs are in the order of `jax.tree.leaves`, and
+    the state passes from one to the next. For other ways to use a layer several times write a `jaxconv.Composite`.
+
+    Args:
+      layer: takes one array.
+
+    >>> net = shared(jc.Conv(4))
+    >>> params, state = net.init(jax.random.key(0), ((1, 8, 8, 3), (1, 4, 4, 3)))
+    >>> y, _ = net.apply(params, state, (jnp.ones((1, 8, 8, 3)), jnp.ones((1, 4, 4, 3))))
+    >>> [each.shape for each in y], params["kernel"].shape
+    ([(1, 8, 8, 4), (1, 4, 4, 4)], (3, 3, 3, 4))
+    """
+    return Shared(as_layer(layer))
+
+
+@dataclass(frozen=True, repr=False)
 class Gate(Wrapper):
     """``x * body(x)``; made by `gate`."""
 
@@ -606,5 +634,6 @@ __all__ = [
     "repeat",
     "residual",
     "serial",
+    "shared",
     "split",
 ]

@@ -322,7 +322,8 @@ class Runs:
 
 def label_of(name: str, layer: Layer, count: int) -> str:
     """Returns what stands for a child's name in paths; a leaf without a name has no path of its own."""
-    return f"{name}[{count}]" if count and (name or getattr(layer, "children", ())) else name
+    has_path = bool(name) or hasattr(layer, "children")
+    return f"{name}[{count}]" if count and has_path else name
 
 
 def init_child(name: str, layer: Layer, key: Array, x: Tree) -> tuple[Params, State, Tree]:
@@ -384,7 +385,7 @@ class _Apply:
     def __call__(self, name: str, layer: Layer, x: Tree) -> Tree:
         count = self.runs.count(name, layer)
         if name:
-            params, state = self.params.get(name, {}), self.new_state.get(name, self.state.get(name, {}))
+            params, state = self.params.get(name, {}), self.new_state.get(name) or self.state.get(name, {})
         else:
             params, state = self.params, self.unnamed_state | self.renewed.get(id(layer), {})
         key = child_key(self.key, name)
@@ -513,8 +514,8 @@ class Composite(Described):
     `serial`, `residual` and all the others are made of it. What looks into a network sees a custom composite as it sees
     these: `jaxconv.summary`, `jaxconv.inspect.activations`, receptive fields, error paths, `frozen`, weight import.
 
-    - ``children``: a tuple of ``(name, layer)``, a field or a property. A child's parameters are ``params[name]``. Those
-      of a child named "" are entries of the composite's own params.
+    - ``children``: a tuple of ``(name, layer)``, a field or a property. A child's parameters are ``params[name]``;
+      those of a child named "" are entries of the composite's own params.
     - ``route(run, x)``: returns the output. It calls ``run(name, layer, x)`` for a child, and
       ``run.join(function, *xs)`` for any other computation on arrays. All else in it must be Python on shapes: `init`
       and `summary` run it with shapes in place of arrays.
@@ -557,8 +558,7 @@ class Composite(Described):
 
     def init(self, key: Array, x: Tree) -> tuple[Params, State]:
         """Returns fresh (params, state) for inputs shaped like ``x``: array, ShapeDtypeStruct or shape tuple."""
-        for _ in walk(self):
-            pass  # it refuses a layer that contains itself
+        check_acyclic(self)
         return self.init_with_output(key, x)[:2]
 
     def init_with_output(self, key: Array, x: Tree) -> tuple[Params, State, Tree]:
@@ -614,6 +614,12 @@ def walk(net: Layer, path: tuple[str, ...] = (), _around: tuple[Layer, ...] = ()
         if name:
             yield Located(".".join(inner), layer)
         yield from walk(layer, inner, (*_around, net))
+
+
+def check_acyclic(net: Layer) -> None:
+    """Raises ShapeError where a layer contains itself."""
+    for _ in walk(net):
+        pass
 
 
 def map_layers(net: Layer, function: Callable[[Layer], Layer]) -> Layer:

@@ -69,8 +69,8 @@ def test_a_backbones_maps_are_the_networks(paths):
     params, state, x = ready(net, X)
     wanted = jax.jit(lambda p, s, x: activations(net, p, s, x, paths=paths, train=True)[1])(params, state, x)
     found, new = run(jc.backbone(net, paths), params, state, x, train=True)
-    assert set(found) == set(paths)
-    jax.tree.map(assert_array_equal, found, wanted)
+    assert list(found) == list(paths)
+    jax.tree.map(assert_array_equal, dict(found), wanted)
     moved = "body" in new and not np.array_equal(*(jax.tree.leaves(s["body"])[0] for s in (new, state)))
     assert moved == any(p in ("body", "body.last", "block", "head.0") or "deeper" in p for p in paths) - (
         paths == ["body.deeper.0"]
@@ -472,3 +472,31 @@ def test_the_way_up_can_be_looked_into_and_rebuilt():
     plain = jc.map_layers(net, lambda l: jc.Resize(factor=2) if isinstance(l, jc.ConvTranspose) else l)
     assert "ConvTranspose" not in repr(plain)
     assert {path.split(".")[1] for path in shapes(plain, (1, 8, 8, 3))[0]} == {"a", "b", "c"}
+
+
+def test_the_order_of_maps_survives_jit_and_printing():
+    """A plain dict comes out of jit sorted by name."""
+    net = jc.serial(stem=jc.Conv(2), body=jc.serial(a=jc.Conv(3), b=jc.Conv(4)))
+    for paths in (["body.b", "stem", "body.a"], {"stem": "z", "body.a": "y", "body": "x"}):
+        trunk = jc.frozen(jc.backbone(net, paths))
+        names = list(paths.values()) if isinstance(paths, dict) else paths
+        params, state = trunk.init(jax.random.key(0), (1, 4, 4, 3))
+        maps, _ = jax.jit(trunk.apply)(params, state, jnp.ones((1, 4, 4, 3)))
+        assert list(maps) == names
+        assert list(jax.tree.map(jnp.shape, maps)) == names
+        printed = eval(
+            repr(trunk), {"frozen": jc.frozen, "backbone": jc.backbone, "serial": jc.serial, "Conv": jc.Conv}
+        )
+        assert printed == trunk
+
+
+def test_top_down_adds():
+    maps = {"fine": jnp.ones((1, 4, 4, 3)), "coarse": jnp.full((1, 2, 2, 3), 2.0)}
+    net = jc.top_down("coarse", {"fine": (lambda y: jc.resize(y, 4, method="nearest"), jc.Identity())}, join="add")
+    y, _ = net.apply(*net.init(jax.random.key(0), maps), maps)
+    assert_array_equal(y, jnp.full((1, 4, 4, 3), 3.0))
+    assert "join='add'" in repr(net)
+    with pytest.raises(jc.ShapeError, match="must have maps of one shape"):
+        net.init(jax.random.key(0), maps | {"fine": jnp.ones((1, 4, 4, 2))})
+    with pytest.raises(jc.ShapeError, match="join must be one of 'concatenate', 'add', got 'sum'"):
+        jc.top_down("coarse", {}, join="sum")

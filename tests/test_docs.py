@@ -27,8 +27,8 @@ NO_FORMULA = {
     "records that functions return": RETURNED,
     "networks: composed of layers, which have their formulas": "models.*",
     "figures": "inspect.figures.*",
-    "layers and tools of any function, which compute nothing of their own": """Layer Fn Identity Flatten
-        map_layers inline backbone auxiliary on_map resized top_down frozen remat mixed_precision jit explain lowering
+    "layers and tools of any function, which compute nothing of their own": """Layer Composite Run Fn Identity Flatten
+        map_layers inline shared backbone auxiliary on_map resized top_down frozen remat mixed_precision jit explain lowering
         convs_saveable""",
     "files and data sets": """data.cifar10 data.fashion_mnist data.mnist5k data.read_idx data.split train.save
         train.restore""",
@@ -44,7 +44,7 @@ NO_EXAMPLE = {
     "errors": ERRORS,
     "records: in the example of what returns them": RETURNED.replace("data.Dataset", ""),
     "sizes of a family, whose function has the example": "models.*_* models.*[0-9]*",
-    "a protocol; every layer is an example": "Layer",
+    "protocols: every layer is an example, and that of Composite": "Layer Run",
     "a state: in the example of train_step": "train.TrainState",
     "the other half of save, in its example": "weights.load train.restore",
     "wants the network": "weights.from_hub",

@@ -9,7 +9,7 @@ import jax
 
 from jaxconv.compose import Repeat
 from jaxconv.geometry import IDENTITY, Field, clip_field, compose_field, cover_fields
-from jaxconv.layer import Composite, Layer, Runs, Tree, as_struct, below, label_of, located, plain_path
+from jaxconv.layer import Composite, Layer, Runs, Tree, as_struct, below, check_acyclic, label_of, located, plain_path
 
 Fields = tuple[Field, ...] | None
 
@@ -177,6 +177,7 @@ def trace(net: Layer, x: Tree) -> list[Row]:
     >>> [row.path for row in trace(jc.serial(jc.Conv(8), body=jc.serial(jc.Conv(8))), (1, 8, 8, 3))]
     ['0', 'body.0', 'body', '']
     """
+    check_acyclic(net)
     struct = as_struct(x)
     single = isinstance(struct, jax.ShapeDtypeStruct)
     sizes = struct.shape[1:-1] if single else ()
