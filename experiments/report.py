@@ -5,8 +5,10 @@ import html
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,23 @@ def environment() -> dict[str, Any]:
     return {
         "versions": {"jaxconv": jaxconv.__version__, "python": platform.python_version()} | versions,
         "device": f"{jax.devices()[0].device_kind}, {_processor()}, {os.cpu_count()} cores",
+        "commit": _commit(),
     }
+
+
+def _commit() -> str:
+    """Returns the commit of the code that runs, "+" behind it where files differ from it; "" outside of a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        try:
+            found = subprocess.run(command, capture_output=True, text=True)
+        except OSError:
+            return ""
+        return found.stdout.strip() if found.returncode == 0 else ""
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+    return git("rev-parse", "--short=9", "HEAD") + ("+" if changed else "")
 
 
 def _processor() -> str:
@@ -55,8 +73,41 @@ def _processor() -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes indented JSON."""
-    write(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Writes JSON, one entry a line."""
+    write(path, (_lines(value) + "\n").encode())
+
+
+def write_results(path: Path, value: Any) -> None:
+    """Writes a measurement as JSON, one entry a line, floating-point numbers with four digits."""
+    write_json(path, rounded(value))
+
+
+def _lines(value: Any, depth: int = 0) -> str:
+    """Returns JSON that has each entry of the outermost collection, and of one in it, on a line of its own."""
+    if depth > 1 or not isinstance(value, dict | list) or not any(isinstance(v, dict | list) for v in _items(value)):
+        return json.dumps(value)
+    entries = [_lines(v, depth + 1) for v in _items(value)]
+    if isinstance(value, dict):
+        entries = [f"{json.dumps(name)}: {entry}" for name, entry in zip(value, entries, strict=True)]
+    left, right = "{}" if isinstance(value, dict) else "[]"
+    return f"{left}\n" + ",\n".join(entries) + f"\n{right}"
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def rounded(value: Any) -> Any:
+    """Returns the same with four digits: more are noise, and weigh in every clone.
+
+    >>> rounded({"ms": [1.23456, 3]})
+    {'ms': [1.235, 3]}
+    """
+    if isinstance(value, dict):
+        return {str(name): rounded(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v) for v in value]
+    return float(f"{value:.4g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
 def png(figure: Any) -> bytes:

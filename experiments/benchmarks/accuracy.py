@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from experiments.report import write_json
+from experiments.report import write_results
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 CASES = (("mnist5k", "convnet"), ("fashion_mnist", "convnet"))
@@ -75,7 +75,7 @@ def main() -> None:
             if options.only in (None, data):
                 case = run(data, model, options.seeds)
                 found = [c for c in found if (c["data"], c["model"]) != (data, model)] + [case]
-                write_json(RESULTS, sorted(found, key=lambda c: CASES.index((c["data"], c["model"]))))
+                write_results(RESULTS, sorted(found, key=lambda c: CASES.index((c["data"], c["model"]))))
         found = json.loads(RESULTS.read_text())
     print(table(found))
 

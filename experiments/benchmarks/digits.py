@@ -26,7 +26,7 @@ import numpy as np
 
 from experiments.benchmarks.cases import CASES
 from experiments.benchmarks.forms import problems
-from experiments.report import environment, write_json
+from experiments.report import environment, write_results
 from jaxconv.ops.lowering import table as choices
 from jaxconv.ops.lowering.problem import Problem, others
 
@@ -140,7 +140,7 @@ def main() -> None:
     for case in CASES:
         if case.op.startswith("conv") and (args.only is None or args.only.search(case.name)):
             found[case.name] = {"case": case.name} | {role: measure(p) for role, p in problems(case).items()}
-            write_json(args.out, head | {"cases": list(found.values())})
+            write_results(args.out, head | {"cases": list(found.values())})
             print(found[case.name], flush=True)
 
 

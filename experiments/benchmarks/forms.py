@@ -29,7 +29,7 @@ import jax.numpy as jnp
 
 from experiments.benchmarks import clock
 from experiments.benchmarks.cases import CASES, Case, noise, parse
-from experiments.report import environment, write_json
+from experiments.report import environment, write_results
 from jaxconv.compiler import helpful_options
 from jaxconv.ops.lowering import table
 from jaxconv.ops.lowering.primitive import problem_of
@@ -159,7 +159,7 @@ def main() -> None:
                 print(f"{title:42} {role:7} {jit:12}{shown}", flush=True)
             entries[title, role] = entry
             head = {**environment(), "rounds": options.rounds, "dtype": options.dtype, "scale": options.scale}
-            write_json(options.out, {**head, "cases": list(entries.values())})
+            write_results(options.out, {**head, "cases": list(entries.values())})
 
 
 if __name__ == "__main__":

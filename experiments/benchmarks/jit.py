@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxconv as jc
-from experiments.report import environment, write_json
+from experiments.report import environment, write_results
 
 RESULTS = Path(__file__).parent / "results" / "jit.json"
 OPTION = "xla_cpu_experimental_ynn_fusion_type"
@@ -79,7 +79,7 @@ def main() -> None:
         result = {candidate: ratios(np.array(t), base) for candidate, t in times.items()}
         found.append({"case": name, "shape": shape, "dtype": "float32", "what": "loss and gradient", "times": result})
         print(name, {k: f"{v['median_ms']:.1f} ms, {v['speedup']:.2f}x" for k, v in result.items()}, flush=True)
-    write_json(RESULTS, {**environment(), "option": OPTION, "values": CANDIDATES, "rounds": rounds, "cases": found})
+    write_results(RESULTS, {**environment(), "option": OPTION, "values": CANDIDATES, "rounds": rounds, "cases": found})
 
 
 if __name__ == "__main__":

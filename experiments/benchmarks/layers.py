@@ -36,7 +36,7 @@ import jaxconv as jc
 from experiments.benchmarks import clock
 from experiments.benchmarks.cases import CASES, GROWTH, Case, noise
 from experiments.benchmarks.jit import ratios
-from experiments.report import environment, png, write, write_json
+from experiments.report import environment, png, write, write_results
 from jaxconv.compiler import helpful_options
 
 RESULTS = Path(__file__).parent / "results" / "layers.json"
@@ -261,15 +261,6 @@ def matrix_product(dtype: str, size: int = 2048) -> float:
     return 2e-9 * size**3 / best
 
 
-def rounded(value: Any) -> Any:
-    """Returns the same with four digits: more are noise, and weigh in every clone."""
-    if isinstance(value, dict):
-        return {name: rounded(v) for name, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(v) for v in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
 def mean(values: Sequence[float]) -> str:
     """Returns the geometric mean for a table."""
     return f"{math.exp(sum(map(math.log, values)) / len(values)):.2f}" if values else "-"
@@ -414,7 +405,7 @@ def main() -> None:
     if (args.only or args.missing) and args.out.exists():
         before = json.loads(args.out.read_text())
         rate = before["matrix_product_gflops"]
-        if any(before.get(key, 1) != head[key] for key in head if key != "threads"):
+        if any(before.get(key, 1) != head[key] for key in head if key not in ("threads", "commit")):
             raise SystemExit(f"{args.out} is of another machine, version or type: give another --out")
         sections = {name: {case["case"]: case for case in before[name]} for name in sections}
     todo = {"cases": CASES, "growth": list(dict.fromkeys(case for cases in GROWTH.values() for case in cases))}
@@ -437,7 +428,7 @@ def main() -> None:
                 continue
             result = measure(case, prepared, args.dtype, args.seconds, args.rounds, peak, with_torch)
             sections[section][case.name] = result
-            write_json(args.out, rounded(head | {name: list(entries.values()) for name, entries in sections.items()}))
+            write_results(args.out, head | {name: list(entries.values()) for name, entries in sections.items()})
             for what in PASSES:
                 times = {
                     name: f"{row['median_ms']:.2f} ms, {row['speedup']:.2f}x" for name, row in result[what].items()

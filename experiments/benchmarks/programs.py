@@ -22,7 +22,7 @@ import jaxconv as jc
 from experiments.benchmarks import layers
 from experiments.benchmarks.cases import CASES, Case
 from experiments.benchmarks.forms import needs
-from experiments.report import environment, write_json
+from experiments.report import environment, write_results
 
 RESULTS = Path(__file__).parent / "results" / "programs_cuda.json"
 SCALE = 16
@@ -124,7 +124,7 @@ def main() -> None:
                 some = compared(case.scaled(SCALE), dtype, topology.devices[0])
                 found |= {key(entry): entry for entry in some}
                 print(*some, sep="\n", flush=True)
-    write_json(RESULTS, layers.rounded({**head, "cases": list(found.values())}))
+    write_results(RESULTS, {**head, "cases": list(found.values())})
     print(summary(list(found.values())))
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import jaxconv as jc
 from experiments.benchmarks import clock, layers
 from experiments.benchmarks.cases import noise, parse
-from experiments.report import environment, write_json
+from experiments.report import environment, write_results
 
 RESULTS = Path(__file__).parent / "results"
 Programs = dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
@@ -267,11 +267,11 @@ def main() -> None:
         if clock.platform() not in report.platforms:
             continue
         for entry in entries(report, args.only, args.seconds, not args.no_torch):
-            found[entry["issue"], entry["case"], entry["dtype"]] = layers.rounded(entry)
+            found[entry["issue"], entry["case"], entry["dtype"]] = entry
             print(
                 entry["issue"], entry["case"], {k: v.get("median_ms", v) for k, v in entry["found"].items()}, flush=True
             )
-            write_json(args.out, {**head, "reports": list(found.values())})
+            write_results(args.out, {**head, "reports": list(found.values())})
     print(table({"reports": list(found.values())}))
 
 

@@ -20,7 +20,7 @@ import optax
 
 import jaxconv as jc
 from experiments.benchmarks.jit import ratios
-from experiments.report import environment, write_json
+from experiments.report import environment, write_results
 
 RESULTS = Path(__file__).parent / "results" / "scan.json"
 LAYERS, STEPS = 8, 3
@@ -77,7 +77,7 @@ def main() -> None:
         result = {name: ratios(np.array(t), np.array(times["scan"])) for name, t in times.items()}
         found.append({"case": what, "dtype": "float32", "times": result})
         print(what, {k: f"{v['median_ms']:.0f} ms, {v['speedup']:.2f}x" for k, v in result.items()}, flush=True)
-    write_json(RESULTS, {**environment(), "rounds": rounds, "cases": found})
+    write_results(RESULTS, {**environment(), "rounds": rounds, "cases": found})
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ import optax
 import jaxconv as jc
 from experiments.benchmarks import clock
 from experiments.benchmarks.jit import ratios
-from experiments.report import environment, write_json
+from experiments.report import environment, write_results
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 HUGE_PAGES = RESULTS.with_stem("training_huge_pages")
@@ -504,7 +504,7 @@ def main() -> None:
             for name in [options.only] if options.only else order:
                 result = run(name, options.rounds, options.seconds, options.torch_compile)
                 found = sorted([c for c in found if c["case"] != name] + [result], key=lambda c: order.index(c["case"]))
-                write_json(results, found)
+                write_results(results, found)
         found = json.loads(results.read_text())
     print(table(found), faults_table(found), sep="\n\n")
 
