@@ -1,10 +1,12 @@
 """The import, the public names and their docstrings."""
 
+import ast
 import importlib
 import inspect
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -109,3 +111,31 @@ def test_public_names_are_listed_once():
             assert owners.setdefault(name, getattr(loaded, name)) is getattr(loaded, name), (module, name)
             assert getattr(jc, name) is getattr(loaded, name), (module, name)
     assert len(owners) > 60
+
+
+# Lowest first. Modules of one line do not import each other, but for those of the last line.
+ORDER = """
+    errors leftovers
+    geometry pointwise
+    ops layer
+    layers compiler batches data
+    compose
+    branches
+    models interop weights inspect train
+"""
+
+
+def test_imports_go_down_only():
+    package = Path(jc.__file__).parent
+    heights = {name: height for height, line in enumerate(ORDER.split("\n")) for name in line.split()}
+    last, wrong = max(heights.values()), []
+    for path in package.rglob("*.py"):
+        own = path.relative_to(package).parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxconv."):
+                other = node.module.split(".")[1]
+                if other != own and not (heights[other] < heights[own] or heights[other] == heights[own] == last):
+                    wrong.append(f"{path.relative_to(package)} imports {node.module}")
+    assert wrong == []

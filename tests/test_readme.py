@@ -1,8 +1,11 @@
-"""The README's code runs as it stands, and its figures are those of the committed measurements."""
+"""The code of README and docs runs as it stands, and their figures are those of the committed measurements."""
 
 import dataclasses
+import importlib
+import importlib.util
 import json
 import re
+import types
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,17 +18,106 @@ from jaxconv.ops.lowering import onednn
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-FIRST, FLAX, ERROR, WEIGHTS, LOOKING, INTEROP, TRAINING, LOOP = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+DOCS = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+
+
+def examples(page):
+    return re.findall(r"```python\n(.*?)```", page, flags=re.S)
+
+
+FLAX, OWN, BUILD, PRETRAINED = examples(README)
+OPS, FIRST = examples(DOCS["start"])
+ERROR, COMPOSITE, WEIGHTS, LOOKING, INTEROP = examples(DOCS["networks"])
+TRAINING, LOOP = examples(DOCS["training"])
+
+
+def said(example):
+    """The comments that quote what the example prints."""
+    return [line.removeprefix("#").strip() for line in example.splitlines() if line.startswith("# ")]
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_gradient_of_each_kernel_is_computed():
+    names: dict = {"jax": jax, "jc": jc, "jnp": jax.numpy}
+    exec(OWN, names)
+    assert names["grads"].shape == (8, 3, 3, 3, 16)
+    assert np.isfinite(names["grads"]).all()
+
+
+def test_the_network_of_the_readme_prints_its_table_and_gives_the_error_that_it_quotes(capsys):
+    with pytest.raises(jc.ShapeError) as caught:
+        exec(BUILD, {"jax": jax, "jc": jc, "jnp": jax.numpy})
+    printed = capsys.readouterr().out.splitlines()
+    *table, error = said(BUILD)
+    assert [line.removesuffix("...").strip() for line in table] == printed[: len(table)]
+    assert error == f"ShapeError: {caught.value}"
+
+
+@pytest.mark.slow
+def test_the_pretrained_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch_file(tmp_path / "resnet50.safetensors")
+    code = PRETRAINED.replace("resnet50.pth", "resnet50.safetensors")
+    names: dict = {"jax": jax, "jc": jc, "jnp": jax.numpy}
+    exec(code, names)
+    assert names["result"].history[-1]["validation_accuracy"] > 0.9
+    assert (tmp_path / "lit.png").stat().st_size > 1000
+
+
+def torch_file(path):
+    """Writes a file of ResNet-50's weights, with torchvision's names."""
+    net = jc.models.resnet50()
+    shapes = jax.eval_shape(lambda key: net.init(key, (1, 224, 224, 3)), jax.random.key(0))
+    arrays = jax.tree.map(lambda s: np.full(s.shape, 0.01, s.dtype), shapes)
+    jc.weights.to_torch(net, *arrays, path)
+
+
+def test_the_first_steps_give_the_shapes_that_they_state():
+    names: dict = {}
+    exec(OPS, names)
+    stated = re.findall(r"^(jc\..*?) +# (\(.*?\)|\d+)", OPS, flags=re.M)
+    assert len(stated) == 4
+    for call, value in stated:
+        assert str(eval(call, names)) == value
+
+
+def test_the_custom_composite_prints_its_table(capsys):
+    exec(COMPOSITE, {"jax": jax, "jc": jc, "jnp": jax.numpy})
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()[:-1]] == said(COMPOSITE)
+
+
+def test_prose_has_no_name_of_jaxconv_that_does_not_exist():
+    """As `jc.train_step`, which is `jc.train.train_step`."""
+    missing = []
+    notebooks = {path.stem: path.read_text() for path in (ROOT / "notebooks").glob("*.ipynb")}
+    pages = {"README": README, "CHANGELOG": (ROOT / "CHANGELOG.md").read_text(), **DOCS, **notebooks}
+    for page, text in pages.items():
+        for name in sorted(set(re.findall(r"\b(?:jc|jaxconv)((?:\.[A-Za-z_]\w*)+)", text))):
+            found = jc
+            for part in name[1:].split("."):
+                if isinstance(found, type | types.FunctionType):
+                    break  # an attribute of a result, a method
+                if (
+                    not hasattr(found, part)
+                    and importlib.util.find_spec(f"{getattr(found, '__name__', '')}.{part}") is None
+                ):
+                    missing.append(f"{page}: jc{name}")
+                    break
+                found = getattr(found, part, None) or importlib.import_module(f"{found.__name__}.{part}")
+    assert missing == []
 
 
 def test_the_first_example_prints_its_table(capsys):
-    names: dict = {}
+    names: dict = {"jax": jax, "jc": jc, "jnp": jax.numpy}
     exec(FIRST, names)
     assert names["scores"].shape == (8, 10)
     assert "multiply-adds" in capsys.readouterr().out
     maps = [row.output.shape[2:] for row in jc.summary(names["net"], (1, 32, 32, 3)).rows if len(row.output.shape) == 4]
-    said = [(int(size), int(channels)) for size, channels in re.findall(r"-> (\d+)x\1x(\d+)", FIRST)]
-    assert said == [maps[i] for i in (0, 2, 3, 5)]
+    stated = [(int(size), int(channels)) for size, channels in re.findall(r"-> (\d+)x\1x(\d+)", FIRST)]
+    assert stated == [maps[i] for i in (0, 2, 3, 5)]
 
 
 def test_the_second_example_gives_the_error_that_it_quotes():
@@ -38,11 +130,8 @@ def test_the_second_example_gives_the_error_that_it_quotes():
 
 def test_the_weights_example_fills_the_network(tmp_path):
     pytest.importorskip("safetensors")
-    net = jc.models.resnet50()
-    shapes = jax.eval_shape(lambda key: net.init(key, (1, 224, 224, 3)), jax.random.key(0))
-    arrays = jax.tree.map(lambda s: np.full(s.shape, 0.01, s.dtype), shapes)
     path = tmp_path / "resnet50.safetensors"
-    jc.weights.to_torch(net, *arrays, path)
+    torch_file(path)
     names: dict = {"jax": jax, "jc": jc, "jnp": jax.numpy}
     exec(WEIGHTS.replace('"resnet50.pth"', repr(str(path))), names)
     assert names["logits"].shape == (1, 1000)
@@ -101,8 +190,7 @@ def test_the_step_of_ones_own_loop_learns():
 
 
 def test_the_ops_that_the_table_names_exist():
-    table = README.split("## Ops")[1].split("## Layers")[0]
-    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    rows = [line.split("|")[1] for line in DOCS["ops"].splitlines() if line.startswith("| `")]
     names = {name for row in rows for name in re.findall(r"`(\w+)", row)}
     assert len(names) > 25
     assert not [name for name in names if not hasattr(jc, name)]
@@ -111,7 +199,7 @@ def test_the_ops_that_the_table_names_exist():
 def test_the_accuracy_table_is_that_of_the_measurements():
     from experiments.benchmarks import accuracy
 
-    assert accuracy.table(json.loads(accuracy.RESULTS.read_text())) in README
+    assert accuracy.table(json.loads(accuracy.RESULTS.read_text())) in DOCS["training"]
 
 
 def test_the_flax_example_explains_what_it_says(capsys):
@@ -119,19 +207,19 @@ def test_the_flax_example_explains_what_it_says(capsys):
     if not onednn.callable_here():
         pytest.skip("the choice is that of a machine with oneDNN")
     exec(FLAX, {"jax": jax, "jc": jc, "jnp": jax.numpy})
-    said = [line.removeprefix("# ").split() for line in FLAX.splitlines() if line.startswith("# ")]
-    assert [line.split() for line in capsys.readouterr().out.splitlines()] == said
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [line.split() for line in said(FLAX)]
 
 
 def test_the_speed_tables_are_those_of_the_measurements():
     from experiments.benchmarks import digits, layers, training
 
-    for module in (layers, training):
-        assert module.table(json.loads(module.RESULTS.read_text())) in README
-    steps = (ROOT / "docs" / "steps.md").read_text()
+    assert layers.short_table(json.loads(layers.RESULTS.read_text())) in README
+    steps = DOCS["steps"]
+    assert training.table(json.loads(training.RESULTS.read_text())) in steps
     assert training.table(json.loads(training.HUGE_PAGES.read_text())) in steps
     assert training.faults_table(json.loads(training.RESULTS.read_text())) in steps
-    page = (ROOT / "docs" / "speed.md").read_text()
+    page = DOCS["speed"]
+    assert layers.table(json.loads(layers.RESULTS.read_text())) in page
     assert layers.notes(json.loads(layers.RESULTS.read_text())) in page
     assert digits.table(json.loads(digits.RESULTS.read_text())) in page
 
@@ -139,19 +227,18 @@ def test_the_speed_tables_are_those_of_the_measurements():
 def test_the_tables_of_a_gpu_are_those_of_the_measurements():
     from experiments.benchmarks import layers, programs, reported
 
-    results, page = layers.RESULTS.parent, (ROOT / "docs" / "gpu.md").read_text()
+    results, page = layers.RESULTS.parent, DOCS["gpu"]
     tables = {
         name: module.table(json.loads((results / f"{name}.json").read_text()))
         for name, module in (("layers_cuda", layers), ("layers_cuda_bfloat16", layers), ("reported_cuda", reported))
     }
     assert [name for name, table in tables.items() if table not in page] == []
-    assert tables["layers_cuda"] in README
     assert programs.summary(json.loads(programs.RESULTS.read_text())["cases"]) in page
 
 
 def test_the_figures_of_transfer_are_those_measured():
     measured = json.loads((ROOT / "experiments/benchmarks/results/finetune.json").read_text())
-    said = re.findall(r"([\d.]+)% in (\d+) s\s", README)
+    said = re.findall(r"([\d.]+)% in (\d+) s\s", DOCS["networks"])
     runs = measured["runs"].values()
     assert said == [(f"{100 * run['test_accuracy']:.1f}", f"{run['seconds']:.0f}") for run in runs]
     assert (measured["train_images"], measured["test_images"]) == (1000, 1000)

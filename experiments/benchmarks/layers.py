@@ -275,7 +275,7 @@ def by_family(found: Found) -> dict[str, list[Found]]:
 
 
 def table(found: Found) -> str:
-    """Returns the README's table in Markdown: geometric means of the speed over plain lax under plain `jax.jit`.
+    """Returns a table in Markdown: geometric means of the speed over plain lax under plain `jax.jit`.
 
     Without options both jits are one, and have one column; without torch there is none of it.
     """
@@ -294,10 +294,27 @@ def table(found: Found) -> str:
         (speedup, name), (what, candidate) = min((min(row), key) for key, row in rows.items())
         cells.append(f"{speedup:.2f} {name}, {what}" + (f", {jits[candidate]}" if len(jits) > 1 else ""))
         lines.append(f"| {family} | {len(members)} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _measured(found)])
+
+
+def short_table(found: Found) -> str:
+    """Returns the README's table: geometric means under `jaxconv.jit`, over lax under `jax.jit` and over torch."""
+    heads = ["forward", "with gradients", "forward, torch = 1", "with gradients, torch = 1"]
+    lines = [f"| layers | number | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 2)]
+    for family, members in {**by_family(found), "all": found["cases"]}.items():
+        ours = {what: [member[what]["jaxconv.jit"] for member in members] for what in PASSES}
+        cells = [mean([row["speedup"] for row in ours[what]]) for what in PASSES]
+        cells += [mean([row["torch"]["speedup"] for row in ours[what] if "torch" in row]) for what in PASSES]
+        lines.append(f"| {family} | {len(members)} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _measured(found)])
+
+
+def _measured(found: Found) -> str:
+    """Returns what the figures of a table were measured on."""
     named = (name for name in ("python", "jax", "jaxlib", "torch") if name in found["versions"])
     versions = ", ".join(f"{name} {found['versions'][name]}" for name in named)
     product = f"a matrix product runs at {found['matrix_product_gflops']:.0f} GFLOP/s"
-    return "\n".join([*lines, "", f"{found['dtype']}, {found['device']}; {product}; {versions}."])
+    return f"{found['dtype']}, {found['device']}; {product}; {versions}."
 
 
 def notes(found: Found) -> str:
