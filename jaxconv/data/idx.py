@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxconv.data.dataset import DataError
 from jaxconv.data.files import GZIP_FAULTS, GZIP_MAGIC, Readable, StrPath, gzip_fault, read_up_to
+from jaxconv.geometry import as_int
 
 ELEMENT_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -16,20 +17,24 @@ ELEMENT_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 
 GZIP_LARGEST_RATIO = 1032
 
 
-def read_idx(path: StrPath) -> np.ndarray:
+def read_idx(path: StrPath, *, most_bytes: int = 1 << 30) -> np.ndarray:
     """Reads an idx file, gzipped or plain, whatever its name.
 
-    The declared dimensions are compared with the real size before anything of that size is allocated.
+    The declared dimensions are compared with the real size, and of a gzipped file with ``most_bytes``, before anything
+    of that size is allocated; no more is decompressed than is declared.
 
     Args:
       path: the file.
+      most_bytes: how many bytes of elements a gzipped file may hold. By default 1 GiB, twenty times MNIST: a file of
+        1 MB can hold as much where all elements are equal.
 
     Returns:
       An array of the declared dimensions, in native byte order: uint8, int8, int16, int32, float32 or float64.
 
     Raises:
       DataError: the magic number, the element type or the dimensions are wrong, bytes are missing or left over, or the
-        gzip stream is truncated or damaged.
+        gzip stream is truncated, damaged or holds more than ``most_bytes``.
+      ShapeError: ``most_bytes`` is no positive integer.
       OSError: the file cannot be opened.
 
     >>> import tempfile
@@ -43,21 +48,22 @@ def read_idx(path: StrPath) -> np.ndarray:
       Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits, "File formats".
     """
     path = Path(path)
+    most_bytes = as_int(most_bytes, "most_bytes", least=1)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         magic = file.read(2)
         file.seek(0)
         if magic != GZIP_MAGIC:
-            return _read(file, path, size)
+            return _read(file, path, size, None)
         try:
             with gzip.GzipFile(fileobj=file) as stream:
-                return _read(stream, path, size * GZIP_LARGEST_RATIO)
+                return _read(stream, path, size * GZIP_LARGEST_RATIO, most_bytes)
         except GZIP_FAULTS as error:
             raise DataError(f"{path}: {gzip_fault(error)}") from error
 
 
-def _read(stream: Readable, path: Path, most: int) -> np.ndarray:
-    """Reads a stream that has no more than ``most`` bytes."""
+def _read(stream: Readable, path: Path, most: int, wanted: int | None) -> np.ndarray:
+    """Reads a stream that has no more than ``most`` bytes, and raises where more than ``wanted`` are elements."""
     magic = read_up_to(stream, 4)
     if len(magic) < 4 or magic[:2] != b"\0\0":
         raise DataError(f"{path}: not an idx file: it starts with {magic.hex(' ') or 'nothing'}, expected 00 00")
@@ -80,6 +86,11 @@ def _read(stream: Readable, path: Path, most: int) -> np.ndarray:
     left = most - len(magic) - len(header)
     if declared > left:
         raise DataError(f"{path}: truncated: {shape} takes {declared:,} bytes, at most {left:,} are there")
+    if wanted is not None and declared > wanted:
+        raise DataError(
+            f"{path}: {shape} takes {declared:,} bytes, more than most_bytes={wanted:,}, the most that is read from a "
+            "gzipped file: pass a larger most_bytes, or unpack the file"
+        )
     content = read_up_to(stream, declared + 1)
     if len(content) < declared:
         raise DataError(f"{path}: truncated: {shape} takes {declared:,} bytes, {len(content):,} are there")

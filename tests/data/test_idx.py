@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from jaxconv import ShapeError
 from jaxconv.data import DataError, read_idx
 
 CODES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
@@ -159,6 +160,40 @@ def test_reading_stops_behind_the_declared_size(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 2**21
     finally:
         tracemalloc.stop()
+
+
+def test_a_gzipped_file_holds_no_more_than_asked_for(tmp_path):
+    path = tmp_path / "images.gz"
+    content = header(8, 1000, 1000) + bytes(1_000_000)
+    path.write_bytes(gzip.compress(content))
+    assert path.stat().st_size < 1100
+    with pytest.raises(
+        DataError, match=r"1000x1000 uint8 takes 1,000,000 bytes, more than most_bytes=999,999, .*: pass a larger"
+    ):
+        read_idx(path, most_bytes=999_999)
+    assert read_idx(path, most_bytes=1_000_000).shape == (1000, 1000)
+    # A plain file takes as much space as its elements, so that none is a bomb.
+    path.write_bytes(content)
+    assert read_idx(path, most_bytes=1).shape == (1000, 1000)
+
+
+def test_a_bomb_is_refused_by_its_declared_size(tmp_path):
+    # 2.5 MB that declare 2.5 GB; whether the elements follow is not looked at.
+    path = tmp_path / "images.gz"
+    path.write_bytes(gzip.compress(header(8, 2_500_000_000)) + bytes(2_500_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="takes 2,500,000,000 bytes, more than most_bytes=1,073,741,824"):
+            read_idx(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("most_bytes", [0, -1, 1e9, None])
+def test_most_bytes_must_be_a_positive_integer(tmp_path, most_bytes):
+    with pytest.raises(ShapeError, match="most_bytes must be"):
+        read_idx(tmp_path / "images.gz", most_bytes=most_bytes)
 
 
 def test_a_file_that_is_not_there_is_the_systems_error(tmp_path):
