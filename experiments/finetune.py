@@ -31,13 +31,13 @@ from experiments import pretrained, report
 from experiments.classify import Help, positive
 from experiments.images import central_crop, read_image
 from jaxconv.data import Dataset
+from jaxconv.data.images import images_by_class
 from jaxconv.errors import did_you_mean
 from jaxconv.inspect import figures
 from jaxconv.layer import walk
 
 HEAD = "_fc"
 TEST_SHARE = 0.2
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,12 +75,7 @@ def read_folder(folder: Path, size: int, *, quiet: bool = False) -> Dataset:
     Raises:
       ValueError: fewer than two subfolders hold images, a class has fewer than two, or a file is no image.
     """
-    found = {
-        sub.name: sorted(path for path in sub.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
-        for sub in sorted(folder.iterdir())
-        if sub.is_dir()
-    }
-    found = {name: paths for name, paths in found.items() if paths}
+    found = images_by_class(folder)
     if len(found) < 2 or min(map(len, found.values())) < 2:
         counts = ", ".join(f"{name}: {len(paths)}" for name, paths in found.items()) or "none"
         raise ValueError(f"--folder must have two subfolders or more with two images or more in each, got {counts}")

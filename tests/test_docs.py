@@ -30,8 +30,8 @@ NO_FORMULA = {
     "layers and tools of any function, which compute nothing of their own": """Layer Composite Run Fn Identity Flatten
         map_layers inline shared backbone auxiliary on_map resized top_down frozen remat mixed_precision jit explain
         lowering convs_saveable""",
-    "files and data sets": """data.cifar10 data.fashion_mnist data.mnist5k data.read_idx data.split train.save
-        train.restore""",
+    "files and data sets": """data.cifar10 data.fashion_mnist data.mnist5k data.read_idx data.read_image data.split
+        train.save train.restore""",
     "draws of where to cut, flip or cover": "data.random_* data.cutout",
     "weights and modules from one library to another": "weights.* interop.*",
     "loops over batches with the loss that they are given": """train.fit train.train_step train.evaluate train.predict

@@ -7,6 +7,7 @@ from jaxconv.data.augment import channel_statistics, cutout, normalize, random_c
 from jaxconv.data.cifar import cifar10
 from jaxconv.data.dataset import DataError, Dataset, split
 from jaxconv.data.idx import read_idx
+from jaxconv.data.images import read_image
 from jaxconv.data.mnist import fashion_mnist, mnist5k
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "random_flip",
     "random_shift",
     "read_idx",
+    "read_image",
     "split",
 ]

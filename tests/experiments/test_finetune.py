@@ -76,7 +76,13 @@ def test_files_that_an_explorer_hides_are_no_images(tmp_path):
         for i in range(2):
             paint(tmp_path / name / f"{i}.png", (200, 0, 0))
     (tmp_path / "red" / "._0.png").write_bytes(b"not an image")
-    assert len(finetune.read_folder(tmp_path, 16, quiet=True).train_images) == 2
+    (tmp_path / ".DS_Store").write_bytes(b"not a class")
+    for name in (".ipynb_checkpoints", "lost+found", "red/.ipynb_checkpoints", "__MACOSX/red"):
+        paint(tmp_path / name / "0.png", (0, 200, 0))
+    data = finetune.read_folder(tmp_path, 16, quiet=True)
+    assert len(data.train_images) == 2
+    assert data.classes == ("blue", "red")
+    assert not data.train_images[..., 1].any()
 
 
 def test_an_image_that_is_none_is_named(tmp_path):
