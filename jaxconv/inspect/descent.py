@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +59,7 @@ def adam(rate: float) -> Any:
 
 @functools.partial(jit, static_argnums=(0, 1), donate_argnums=2)
 def _step(loss: Callable, optimizer: Any, carry: Tree, data: Tree, key: Array) -> tuple[Tree, Array]:
-    z, opt_state, step, bad = carry
+    z, opt_state, step, bad, unmoved = carry
 
     def objective(z: Tree) -> Array:
         return loss(z, data, jax.random.fold_in(key, step))
@@ -70,7 +71,51 @@ def _step(loss: Callable, optimizer: Any, carry: Tree, data: Tree, key: Array) -
     seen = (value, *jax.tree.leaves((grad, new[0])))
     finite = functools.reduce(jnp.logical_and, [jnp.isfinite(a).all() for a in seen])
     bad = jnp.where(finite | (bad >= 0), bad, step)
-    return (*jax.tree.map(lambda a, b: jnp.where(bad < 0, a, b), new, (z, opt_state)), step + 1, bad), value
+    unmoved = jax.tree.map(lambda u, g: u & (g == 0).all(axis=tuple(range(1, g.ndim))), unmoved, grad)
+    return (*jax.tree.map(lambda a, b: jnp.where(bad < 0, a, b), new, (z, opt_state)), step + 1, bad, unmoved), value
+
+
+class Descent:
+    """A search on its way, which may go down one loss and then another.
+
+    Args:
+      z, optimizer, steps, key, what, on_step: as in `minimise`.
+
+    Attributes:
+      losses: before each of the steps taken.
+    """
+
+    def __init__(
+        self, z: Tree, optimizer: Any, steps: int, *, key: Array, what: str, on_step: OnStep | None = None
+    ) -> None:
+        self.optimizer, self.steps, self.key, self.what, self.on_step = optimizer, steps, key, what, on_step
+        self.losses: list[Array] = []
+        self._carry: Any = jax.tree.map(lambda a: jnp.array(a, copy=True), (z, optimizer.init(z), 0, -1))
+
+    @property
+    def z(self) -> Tree:
+        """What has been found."""
+        return self._carry[0]
+
+    def run(self, loss: Callable[[Tree, Tree, Array], Array], data: Tree, steps: int) -> Tree:
+        """Takes steps, and returns for each leaf, along its first axis, whether its gradient was zero at all of them.
+
+        Raises:
+          NonFiniteGradientError: as `minimise`.
+        """
+        carry = (*self._carry, jax.tree.map(lambda a: jnp.ones(a.shape[:1], bool), self.z))
+        last = len(self.losses) + steps
+        for step in range(len(self.losses) + 1, last + 1):
+            carry, value = _step(loss, self.optimizer, carry, data, self.key)
+            self.losses.append(value)
+            if self.on_step is not None or step % _LOOK == 0 or step == last:
+                bad = int(carry[3])
+                if bad >= 0:
+                    raise NonFiniteGradientError(self.what, bad + 1, self.steps)
+                if self.on_step is not None:
+                    self.on_step(step, float(value))
+        *self._carry, unmoved = carry
+        return unmoved
 
 
 def minimise(
@@ -98,25 +143,18 @@ def minimise(
       on_step: called after each step with its number, from 1, and the loss before it.
 
     Returns:
-      The moved z, and the losses, ``(steps,)``.
+      The moved z, and the losses, ``(steps,)``. A warning says so where the gradient is zero at all steps.
 
     Raises:
       NonFiniteGradientError: the loss, its gradient or the moved z is not finite; it names the step.
     """
     check_outside("minimise", z, data, inside="jax.value_and_grad of the loss")
     steps = as_int(steps, "steps", least=1)
-    carry = jax.tree.map(lambda a: jnp.array(a, copy=True), (z, optimizer.init(z), 0, -1))
-    losses = []
-    for step in range(1, steps + 1):
-        carry, value = _step(loss, optimizer, carry, data, key)
-        losses.append(value)
-        if on_step is not None or step % _LOOK == 0 or step == steps:
-            bad = int(carry[3])
-            if bad >= 0:
-                raise NonFiniteGradientError(what, bad + 1, steps)
-            if on_step is not None:
-                on_step(step, float(value))
-    return carry[0], jnp.stack(losses)
+    descent = Descent(z, optimizer, steps, key=key, what=what, on_step=on_step)
+    unmoved = descent.run(loss, data, steps)
+    if all(leaf.all() for leaf in jax.tree.leaves(unmoved)):
+        warnings.warn(f"{what}: the gradient is zero at each of the {steps} steps: nothing has moved", stacklevel=2)
+    return descent.z, jnp.stack(descent.losses)
 
 
 __all__ = ["NonFiniteGradientError", "minimise"]

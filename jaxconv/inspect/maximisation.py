@@ -1,19 +1,26 @@
 """What a unit, a channel, a layer or a class wants to see: images that bring it about, found by gradient ascent."""
 
+import dataclasses
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxconv.batches import Preprocess
+from jaxconv.geometry import as_int
 from jaxconv.inspect import objectives
 from jaxconv.inspect.arguments import check_hashable, check_outside, random_key
-from jaxconv.inspect.descent import OnStep, adam, minimise
+from jaxconv.inspect.descent import Descent, OnStep, adam
 from jaxconv.inspect.images import Parameterisation, begin
+from jaxconv.inspect.rectifiers import redirected
 from jaxconv.inspect.views import View
 from jaxconv.layer import Array, Layer, Params, State, Tree
+
+_REDIRECTED_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,27 @@ class Seek:
     view: Callable[[Array, Array], Array] | None
     size: tuple[int, int]
 
-    def __call__(self, z: Array, data: Tree, key: Array) -> Array:
+    def scores(self, z: Array, data: Tree, key: Array) -> Array:
+        """Returns each image's score."""
         params, state, wanted = data
         x = self.parameterisation.decode(z, self.size)
         x = x if self.view is None else self.view(key, x)
-        return -jnp.sum(objectives.scores(self.net, params, state, x, wanted, self.preprocess))
+        return objectives.scores(self.net, params, state, x, wanted, self.preprocess)
+
+    def __call__(self, z: Array, data: Tree, key: Array) -> Array:
+        return -jnp.sum(self.scores(z, data, key))
+
+
+@dataclass(frozen=True)
+class _Redirected:
+    """The same loss, with `redirected` gradients for the images that are marked in the data, and only for them."""
+
+    seek: Seek
+
+    def __call__(self, z: Array, data: Tree, key: Array) -> Array:
+        data, marked = data
+        past = dataclasses.replace(self.seek, net=redirected(self.seek.net))
+        return -jnp.sum(jnp.where(marked, past.scores(z, data, key), self.seek.scores(z, data, key)))
 
 
 def maximise(
@@ -53,6 +76,11 @@ def maximise(
 
     A loop on the host. The images of the batch are independent searches: ``objectives.channel(path, range(n))`` shows n
     channels at once.
+
+    A unit behind a rectifier that does not fire gives no gradient to move along. An image whose gradient is zero at the
+    first step takes the next 16, or half of all if these are fewer, along one that passes rectifiers through which
+    nothing passes (Lucid's redirected ReLU), and the rest along the true one. A warning names the units whose true
+    gradient is zero at all steps.
 
     Args:
       net, params, state: the network.
@@ -91,8 +119,21 @@ def maximise(
     seek = Seek(net, preprocess, parameterisation, view, shape[1:3])
     data = (params, state, wanted)
     optimizer = adam(rate) if optimizer is None else optimizer
-    z, losses = minimise(seek, z, data, optimizer, steps, key=view_key, what="maximise", on_step=on_step)
-    return parameterisation.decode(z, shape[1:3]), -losses
+    steps = as_int(steps, "steps", least=1)
+    descent = Descent(z, optimizer, steps, key=view_key, what="maximise", on_step=on_step)
+    unmoved = descent.run(seek, data, 1)
+    count = min(_REDIRECTED_STEPS, (steps - 1) // 2)
+    if count and unmoved.any():
+        descent.run(_Redirected(seek), (data, unmoved), count)
+    unmoved = unmoved & descent.run(seek, data, steps - len(descent.losses))
+    if unmoved.any():
+        which = "; ".join(f"image {i}, {objectives.describe(wanted, int(i))}" for i in np.flatnonzero(unmoved))
+        warnings.warn(
+            f"maximise: the gradient of the score is zero at all steps for {which}: the unit does not fire, see "
+            "jaxconv.inspect.dead_units; begin from other images, or maximise what comes before the rectifier",
+            stacklevel=2,
+        )
+    return parameterisation.decode(descent.z, shape[1:3]), -jnp.stack(descent.losses)
 
 
 __all__ = ["maximise"]

@@ -141,6 +141,25 @@ def total(objectives: Objectives, y: Tree, found: dict[str, Tree]) -> Array:
     return total
 
 
+def describe(objectives: Sequence[Objective], image: int) -> str:
+    """Says what an image is to bring about.
+
+    >>> describe([unit("conv", (2, 2), [1, 3]), layer("pool"), logit(7)], 1)
+    "channel 3 at (2, 2) of 'conv', 'pool', channel 7 of the output"
+    """
+    parts = []
+    for objective in objectives:
+        part = repr(objective.path) if objective.path else "the output"
+        if objective.score in (_channel, _unit):
+            place, c = objective.wanted if objective.score is _unit else (None, objective.wanted)
+            c = int(np.broadcast_to(c, np.shape(c) or image + 1)[image])
+            if c < 0:
+                continue
+            part = f"channel {c}{'' if place is None else f' at {tuple(place.tolist())}'} of {part}"
+        parts.append(part)
+    return ", ".join(parts) or "nothing"
+
+
 def scores(
     net: Layer, params: Params, state: State, x: Array, objectives: Objectives, preprocess: Preprocess | None = None
 ) -> Array:

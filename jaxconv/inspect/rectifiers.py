@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.layer import Layer, walk
+from jaxconv.layer import Array, Layer, map_layers, walk
 from jaxconv.layers import Fn
 from jaxconv.pointwise import is_pointwise
 
@@ -50,3 +50,41 @@ def rectifier_paths(net: Layer) -> list[str]:
     ['1', 'body.1']
     """
     return [path for path, layer in walk(net) if rectifies(layer)]
+
+
+def redirected(net: Layer) -> Layer:
+    """Returns the same network with rectifiers whose gradient is not zero where nothing fires.
+
+    For each image of the batch: where no gradient of a loss passes a rectifier, it reaches the elements that are not
+    positive as if it did, but only there where it would raise them (Olah et al., "Feature Visualization", 2017, whose
+    code calls it the redirected ReLU). Where some gradient passes, all is as it was.
+
+    >>> import jaxconv as jc
+    >>> net = jc.serial(jax.nn.relu)
+    >>> def loss(x, net): return jnp.sum(net.apply({}, {}, x)[0] * jnp.array([1.0, -1.0]))
+    >>> x = jnp.array([[-1.0, -1.0], [1.0, -1.0]])
+    >>> print(jax.grad(loss)(x, net))
+    [[0. 0.]
+     [1. 0.]]
+    >>> print(jax.grad(loss)(x, redirected(net)))
+    [[ 0. -1.]
+     [ 1.  0.]]
+    """
+    return map_layers(net, lambda layer: Fn(_redirected(layer.function)) if rectifies(layer) else layer)
+
+
+def _redirected(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    def backward(saved: tuple[Array, Callable[[Array], tuple[Array]]], g: Array) -> tuple[Array]:
+        x, pull = saved
+        (passed,) = pull(g)
+        nothing = (passed == 0).all(axis=tuple(range(1, x.ndim)), keepdims=True)
+        # A loss falls against its gradient: a negative one raises x.
+        return (jnp.where(nothing & (x <= 0), jnp.minimum(g, 0), passed),)
+
+    def forward(x: Array) -> tuple[Array, Any]:
+        y, pull = jax.vjp(function, x)
+        return y, (x, pull)
+
+    new = jax.custom_vjp(function)
+    new.defvjp(forward, backward)
+    return new

@@ -96,6 +96,28 @@ def test_a_step_that_is_not_finite_stops_it_too():
         minimise(downhill, jnp.zeros(2), None, optax.sgd(2e38), 2, key=KEY, what="test")
 
 
+def flat(z, _, key):
+    return jnp.sum(jnp.maximum(z["a"], 0)) + jnp.sum(z["b"]) * 0
+
+
+def test_a_gradient_that_is_zero_throughout_is_said(recwarn):
+    z = {"a": -jnp.ones((2, 3)), "b": jnp.zeros(())}
+    minimise(flat, {**z, "a": z["a"].at[1, 2].set(1.0)}, None, optax.sgd(1.0), 3, key=KEY, what="test")
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="^test: the gradient is zero at each of the 3 steps: nothing has moved$"):
+        minimise(flat, z, None, optax.sgd(1.0), 3, key=KEY, what="test")
+
+
+def test_a_descent_goes_on_where_it_was():
+    optimizer = optax.adam(0.1)
+    whole, losses = minimise(noisy, jnp.ones(4), None, optimizer, 20, key=KEY, what="test")
+    parts = descent.Descent(jnp.ones(4), optimizer, 20, key=KEY, what="test")
+    unmoved = [parts.run(noisy, None, count) for count in (1, 16, 0, 3)]
+    assert_array_equal(parts.z, whole)
+    assert_array_equal(jnp.stack(parts.losses), losses)
+    assert [u.tolist() for u in unmoved] == [[False] * 4, [False] * 4, [True] * 4, [False] * 4]
+
+
 def test_equal_losses_share_a_compiled_step():
     before = descent._step._cache_size()
     for _ in range(2):

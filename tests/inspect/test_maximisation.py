@@ -1,5 +1,7 @@
 """What a unit wants to see, where the answer is known."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +75,82 @@ def test_a_class_is_brought_about():
     images, _ = maximise(net, params, state, (5, 8, 8, 3), objectives.logit(range(5)), steps=40, rate=0.3)
     grey, _ = net.apply(params, state, jnp.full((5, 8, 8, 3), 0.5))
     assert (jnp.diag(net.apply(params, state, images)[0]) > jnp.diag(grey)).all()
+
+
+# --- Units that do not fire -------------------------------------------------------------------------------------------
+
+RECTIFIED = jc.serial(conv=jc.Conv(3, SIZE, padding="VALID"), relu=jax.nn.relu)
+
+
+def biased(*bias):
+    return {"conv": {"kernel": jnp.asarray(edges())[:, :, None] / SIZE**2, "bias": jnp.array(bias)}}
+
+
+def gray(n):
+    return jnp.full((n, SIZE + 4, SIZE + 4, 1), 0.5) + 0.01 * jax.random.normal(KEY, (n, SIZE + 4, SIZE + 4, 1))
+
+
+@pytest.mark.parametrize(("steps", "x", "rate"), [(3, "images", 2.0), (60, "shape", 0.1)])
+def test_a_unit_that_does_not_fire_at_first_is_reached(steps, x, rate):
+    # A gray image has activation 0, the edge 0.5.
+    params = biased(-0.05, -0.05, -0.05)
+    wanted = objectives.channel("relu", [0, 1, 2])
+    images, scores = maximise(
+        RECTIFIED,
+        params,
+        {},
+        (3, SIZE + 4, SIZE + 4, 1) if x == "shape" else gray(3),
+        wanted,
+        key=KEY,
+        steps=steps,
+        rate=rate,
+        view=None,
+    )
+    assert scores.shape == (steps,)
+    assert scores[0] == 0
+    assert (RECTIFIED.apply(params, {}, images)[0].max(axis=(1, 2)).diagonal() > 0.05).all()
+    if steps == 60:
+        for c in range(3):
+            windows = np.lib.stride_tricks.sliding_window_view(np.asarray(images[c, ..., 0]), (SIZE, SIZE))
+            assert max(correlation(w, edges()[..., c]) for w in windows.reshape(-1, SIZE**2)) > 0.8
+
+
+def test_a_layer_behind_two_that_do_not_fire_is_reached():
+    net = jc.serial(jc.Conv(3, SIZE, padding="VALID"), jax.nn.relu, jc.Conv(1, 1), jax.nn.relu6, jc.GlobalAvgPool())
+    params = {
+        "0": biased(-0.05, -0.05, -0.05)["conv"],
+        "2": {"kernel": jnp.ones((1, 1, 3, 1)), "bias": -jnp.ones(1) / 50},
+    }
+    images, scores = maximise(net, params, {}, gray(1), objectives.logit(0), steps=40, view=None)
+    assert scores[0] == 0
+    assert net.apply(params, {}, images)[0] > 0.01
+
+
+def test_a_unit_that_can_never_fire_is_named():
+    wanted = [objectives.unit("relu", (1, 2), [0, 2, 1, 2]), objectives.channel("conv", [-1, -1, 0, -1])]
+    with pytest.warns(UserWarning, match="the gradient of the score is zero at all steps for ") as seen:
+        images, scores = maximise(RECTIFIED, biased(0.1, 0.0, -2.0), {}, gray(4), wanted, steps=6, view=None)
+    assert len(seen) == 1
+    message = str(seen[0].message)
+    assert "image 1, channel 2 at (1, 2) of 'relu'; image 3, channel 2 at (1, 2) of 'relu': the unit" in message
+    assert seen[0].filename == __file__
+    assert np.isfinite(images).all()
+    assert scores[-1] > scores[0]
+
+
+def test_one_step_without_a_gradient_says_so():
+    with pytest.warns(UserWarning, match=r"zero at all steps for image 0, channel 0 of 'relu'"):
+        maximise(RECTIFIED, biased(-0.1, 0, 0), {}, gray(1), objectives.channel("relu", 0), steps=1, view=None)
+
+
+def test_only_images_without_any_gradient_are_redirected():
+    # Nothing passes the rectifier for image 0 either, but a gradient reaches it from the layer before.
+    net = jc.serial(conv=jc.Conv(3, SIZE, padding="VALID"), relu=jax.nn.relu, pool=jc.GlobalAvgPool())
+    run = functools.partial(maximise, net, biased(0, -0.05, 0), {}, gray(2), steps=12, rate=0.1, view=None)
+    beside, _ = run([objectives.logit(1), objectives.unit("conv", (0, 0), [0, -1])])
+    alone, _ = run([objectives.logit(1), objectives.unit("conv", (0, 0), [0, 0])])
+    assert_allclose(beside[0], alone[0], atol=1e-5)
+    assert np.abs(beside[1] - gray(2)[1]).max() > 0.01
 
 
 def test_from_an_image_with_a_preprocess(params):
