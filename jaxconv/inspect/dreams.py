@@ -83,7 +83,7 @@ def dream(
       on_step: called after each step with its number, counted through all octaves from 1, and minus the score.
 
     Returns:
-      Images of x's shape in [0, 1].
+      Images of x's shape in [0, 1]. A warning names an octave in which they did not change, as nothing fires.
 
     Raises:
       ShapeError: a path names no layer (it lists the nearest); images of another rank or outside of [0, 1]; an octave

@@ -58,8 +58,10 @@ def test_detail_is_carried_between_octaves(params):
     one = dream(NET, params, {}, X, "relu", **{**OPTIONS, "octaves": 1})
     two = dream(NET, params, {}, X, "relu", **OPTIONS)
     assert jnp.abs(two - X).mean() > 1.2 * jnp.abs(one - X).mean()
-    # Nothing dreamt leaves the image as it was, through all octaves.
-    still = dream(NET, jax.tree.map(jnp.zeros_like, params), {}, X, "relu", **OPTIONS)
+    # Nothing dreamt leaves the image as it was, through all octaves, and each says so.
+    with pytest.warns(UserWarning, match=r"octave . of 2: the gradient is zero at each of the 3 steps") as seen:
+        still = dream(NET, jax.tree.map(jnp.zeros_like, params), {}, X, "relu", **OPTIONS)
+    assert [str(warning.message)[:21] for warning in seen] == ["dream, octave 1 of 2:", "dream, octave 2 of 2:"]
     assert_allclose(still, X, atol=1e-6)
 
 
