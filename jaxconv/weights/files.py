@@ -6,23 +6,25 @@ Nothing that a file says of itself is believed before it is checked, and nothing
 import contextlib
 import functools
 import importlib
+import io
 import json
 import math
 import os
-import re
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.weights import pickled
 from jaxconv.weights.errors import WeightsError
+from jaxconv.weights.formats import format_of
 from jaxconv.weights.places import as_numbers, to_numpy
+from jaxconv.weights.unpickle import Foreign
 
 StrPath = str | os.PathLike[str]
 Arrays = dict[str, np.ndarray]
@@ -40,6 +42,8 @@ DTYPES = {
 FORMAT, VERSION = "jaxconv.weights", "1"
 # Safetensors' own limit.
 _LONGEST_HEADER = 100_000_000
+# Networks are a few groups deep.
+_DEEPEST_GROUP = 64
 
 
 def need(module: str, use: str, extra: str = "weights") -> Any:
@@ -55,7 +59,7 @@ def refusing(path: StrPath) -> Iterator[None]:
     """Makes one WeightsError, which names the file, of whatever its contents make the block raise."""
     try:
         yield
-    except (ImportError, FileNotFoundError):
+    except (ImportError, FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
@@ -143,8 +147,19 @@ def read_header(path: StrPath) -> Header:
 
 def check_foreign(path: StrPath) -> None:
     """Raises if a file is one that `jaxconv.weights.save` wrote: its names and layouts are nobody else's."""
-    if Path(path).suffix.lower() == ".safetensors" and read_header(path).metadata.get("format") == FORMAT:
+    if format_of(Path(path)) == "safetensors" and read_header(path).metadata.get("format") == FORMAT:
         raise WeightsError(f"{path}: jaxconv.weights.save wrote it: use jaxconv.weights.load")
+
+
+def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns the CRC-32 of each array by name: of its type, its shape and its bytes as safetensors have them."""
+    return {name: f"{_checksum(array):08x}" for name, array in arrays.items()}
+
+
+def _checksum(array: np.ndarray) -> int:
+    # Not ascontiguousarray, which makes a vector of a scalar.
+    array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+    return zlib.crc32(array.reshape(-1).view(np.uint8), zlib.crc32(f"{array.dtype.name}{array.shape}".encode()))
 
 
 def _safetensors(path: Path) -> Arrays:
@@ -152,6 +167,23 @@ def _safetensors(path: Path) -> Arrays:
     header = read_header(path)
     with library.safe_open(path, "np") as file:
         return {name: file.get_tensor(name) for name in header.tensors}
+
+
+def _write_safetensors(file: BinaryIO, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+    """Writes a header and the arrays behind it, those of wide types first: each begins at a multiple of its width."""
+    kinds = {dtype: name for name, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    end = 0
+    for name in order:
+        begin, end = end, end + arrays[name].nbytes
+        shape = list(arrays[name].shape)
+        header[name] = {"dtype": kinds[arrays[name].dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        file.write(arrays[name].reshape(-1).view(np.uint8))
 
 
 def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
@@ -165,6 +197,7 @@ def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] 
     Raises:
       WeightsError: an array is of a type or a name that the format does not hold, or the path ends otherwise.
       FileNotFoundError: its folder is not there.
+      OSError: the file cannot be written, where the disk is full for instance.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -173,7 +206,6 @@ def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] 
     array([[1, 1, 1],
            [1, 1, 1]], dtype=bfloat16)
     """
-    numpy = need("safetensors.numpy", "writing .safetensors")
     target = Path(os.path.realpath(path))
     if target.suffix != ".safetensors":
         raise WeightsError(f"{path}: the name must end in .safetensors")
@@ -182,16 +214,16 @@ def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] 
         if not isinstance(name, str) or name == "__metadata__":
             raise WeightsError(f"{path}: a name must be a string other than '__metadata__', got {name!r}")
         array = to_numpy(array)
-        # Not ascontiguousarray, which makes a vector of a scalar.
-        tensors[name] = np.asarray(array, array.dtype.newbyteorder("="), order="C")
+        tensors[name] = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
         if tensors[name].dtype not in DTYPES.values():
             raise WeightsError(f"{path}: {name!r} has dtype {array.dtype.name}, which safetensors does not hold")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {target.parent}")
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         beside = Path(folder) / target.name
-        numpy.save_file(tensors, beside, dict(metadata) if metadata else None)
-        with beside.open("rb+") as file:
+        with beside.open("wb") as file:
+            _write_safetensors(file, tensors, metadata or {})
+            file.flush()
             os.fsync(file.fileno())
         beside.replace(target)
 
@@ -202,86 +234,116 @@ def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] 
 IsTensor = Callable[[Any], bool]
 
 
+def _named(value: Any) -> str:
+    return value.name if isinstance(value, Foreign) else type(value).__name__
+
+
 def state_dict(saved: Any, is_tensor: IsTensor, *, key: str | None) -> Mapping[str, Any]:
-    """Returns the mapping of names to tensors that was saved, or that lies one level deep in what was saved."""
+    """Returns the mapping of names to tensors that was saved, or that is one level deep in what was saved.
 
-    def odd(value: Mapping[Any, Any]) -> list[str]:
+    What a module has besides tensors, torch's ``_extra_state``, is left out.
+    """
+
+    def odd(value: Mapping[Any, Any]) -> dict[Any, Any]:
         """Returns what keeps a mapping from being one of names to tensors."""
-        items = value.items()
-        return [f"{n!r} ({type(v).__name__})" for n, v in items if not isinstance(n, str) or not is_tensor(v)]
+        return {n: v for n, v in value.items() if not isinstance(n, str) or not (is_tensor(v) or _is_extra(n))}
 
+    def tensors(value: Mapping[Any, Any]) -> Mapping[str, Any]:
+        return {n: v for n, v in value.items() if is_tensor(v)} if any(map(_is_extra, value)) else value
+
+    if isinstance(saved, Foreign):
+        raise saved.refusal()
     if not isinstance(saved, Mapping):
         raise WeightsError(f"it holds a {type(saved).__name__}, not a mapping of names to tensors")
     if key is None and not odd(saved):
-        return saved
-    inside = [name for name, value in saved.items() if isinstance(value, Mapping) and value and not odd(value)]
+        return tensors(saved)
+    mappings = {name: value for name, value in saved.items() if isinstance(value, Mapping) and value}
+    inside = [name for name, value in mappings.items() if not odd(value)]
     if key is None and len(inside) == 1:
-        return saved[inside[0]]
+        return tensors(saved[inside[0]])
     if key in inside:
-        return saved[key]
+        return tensors(saved[key])
+    # What would be a state dict but for foreign objects: that of the key, else those that hold tensors, else the whole.
+    near = [mappings[key]] if key in mappings else []
+    if key is None and not inside:
+        near = [mapping for mapping in mappings.values() if any(map(is_tensor, mapping.values()))]
+        near = near or [saved, *mappings.values()]
+    for mapping in near:
+        values = list(odd(mapping).values())
+        foreign = [value for value in values if isinstance(value, Foreign)]
+        if foreign and (len(foreign) == len(values) or len(values) == len(mapping)):
+            raise foreign[0].refusal()
     found = f"those are {' and '.join(f'key={name!r}' for name in inside)}" if inside else "none of them is one"
-    kinds = [f"{name!r} ({type(value).__name__})" for name, value in saved.items()] if inside or key else odd(saved)
+    listed = saved if inside or key else odd(saved)
+    kinds = [f"{name!r} ({_named(value)})" for name, value in listed.items()]
     what = f"it holds {', '.join(kinds[:20]) or 'nothing'}{', ...' if len(kinds) > 20 else ''}"
     where = f" under {key!r}" if key else ""
     raise WeightsError(f"{what}, where a mapping of names to tensors is wanted{where}: {found}")
 
 
-def _torch_loads_safely() -> bool:
-    """Whether torch is there, in a version whose ``weights_only`` holds: before 2.6 it could be got round."""
-    try:
-        torch = importlib.import_module("torch")
-    except (ImportError, OSError):
-        return False
-    return tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6)
-
-
-def read_by_torch(path: Path, pick: Callable[[Any, IsTensor], Mapping[str, Any]]) -> Arrays:
-    """`jaxconv.weights.pickled.read` by means of torch."""
-    torch = importlib.import_module("torch")
-    if pickled.check_start(path):
-        pickled.check_archive(path)
-    try:
-        # Not memory-mapped: what is read must not change when the file does.
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked:
-            raise pickled.unwanted(asked[1]) from error
-        # Torch's reason stands before its last line, amid advice to load the file regardless.
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise WeightsError(f"its pickle is damaged or no state dict: {' '.join(lines[-2:-1])}") from error
-    return {
-        name: as_numbers(name, tensor) for name, tensor in pick(saved, lambda v: isinstance(v, torch.Tensor)).items()
-    }
+def _is_extra(name: Any) -> bool:
+    return isinstance(name, str) and name.split(".")[-1] == "_extra_state"
 
 
 def _torch(path: Path, key: str | None = None) -> Arrays:
-    reader = read_by_torch if _torch_loads_safely() else pickled.read
-    arrays = reader(path, functools.partial(state_dict, key=key))
+    arrays = pickled.read(path, functools.partial(state_dict, key=key))
     # A stride of 0 makes any size of one number.
-    check_size(path, max((array.nbytes for array in arrays.values()), default=0))
+    check_size(path, sum(array.nbytes for array in arrays.values()))
     return arrays
 
 
-# --- HDF5, npz --------------------------------------------------------------------------------------------------------
+# --- HDF5, Keras, npz -------------------------------------------------------------------------------------------------
 
 
-def _hdf5(path: Path) -> Arrays:
+def _hdf5(path: Path, content: Any = None) -> Arrays:
+    """Reads the datasets of an HDF5 file: that of the path, or one in memory."""
     library = need("h5py", "reading .h5")
-    datasets: dict[str, Any] = {}
-    links: list[tuple[str, Any]] = []
-    with library.File(path, "r") as file:
-        file.visititems_links(lambda *link: links.append(link))
-        for name, link in links:
-            if not isinstance(link, library.HardLink):
-                raise WeightsError(f"{name!r} is a link, perhaps to another file")
-            item = file[name]
-            if isinstance(item, library.Dataset):
-                if item.external or item.is_virtual or item.shape is None:
-                    raise WeightsError(f"{name!r} holds no numbers of its own")
-                datasets[name] = item
+    with library.File(path if content is None else content, "r") as file:
+        datasets = _datasets(library, file)
         check_size(path, sum(int(item.nbytes) for item in datasets.values()))
         return {name: np.asarray(item[()]) for name, item in datasets.items()}
+
+
+def _datasets(library: Any, file: Any) -> dict[str, Any]:
+    """Returns the datasets of a file by name. Each group is entered once, from the one around it."""
+    found: dict[str, Any] = {}
+    groups, entered = [("", file, 0)], set()
+    while groups:
+        prefix, group, depth = groups.pop()
+        number = library.h5o.get_info(group.id).addr
+        if depth > _DEEPEST_GROUP:
+            raise WeightsError(f"its groups are more than {_DEEPEST_GROUP} deep: {prefix[:40]}...")
+        if number in entered:
+            raise WeightsError(f"{prefix[:-1]!r} is a second link to a group")
+        entered.add(number)
+        for part in group:
+            name = prefix + part
+            if not isinstance(group.get(part, getlink=True), library.HardLink):
+                raise WeightsError(f"{name!r} is a link, perhaps to another file")
+            item = group[part]
+            if isinstance(item, library.Group):
+                groups.append((f"{name}/", item, depth + 1))
+            elif isinstance(item, library.Dataset):
+                if item.external or item.is_virtual or item.shape is None:
+                    raise WeightsError(f"{name!r} holds no numbers of its own")
+                found[name] = item
+    return dict(sorted(found.items()))
+
+
+KERAS_WEIGHTS, KERAS_CONFIG = "model.weights.h5", "config.json"
+
+
+def in_archive(path: Path, name: str) -> bytes:
+    """Returns a file of a zip archive, if the archive is not far smaller."""
+    with zipfile.ZipFile(path) as archive:
+        if name not in archive.NameToInfo:
+            raise WeightsError(f"its zip archive has no {name}")
+        check_size(path, archive.NameToInfo[name].file_size)
+        return archive.read(name)
+
+
+def _keras(path: Path) -> Arrays:
+    return _hdf5(path, io.BytesIO(in_archive(path, KERAS_WEIGHTS)))
 
 
 def _npz(path: Path) -> Arrays:
@@ -297,32 +359,32 @@ def _npz(path: Path) -> Arrays:
 # --- Any --------------------------------------------------------------------------------------------------------------
 
 _READERS: dict[str, Callable[..., Arrays]] = {
-    ".safetensors": _safetensors,
-    ".pth": _torch,
-    ".pt": _torch,
-    ".bin": _torch,
-    ".h5": _hdf5,
-    ".hdf5": _hdf5,
-    ".npz": _npz,
+    "safetensors": _safetensors,
+    "torch": _torch,
+    "hdf5": _hdf5,
+    "keras": _keras,
+    "npz": _npz,
 }
 
 
 def read(path: StrPath, *, key: str | None = None) -> Arrays:
     """Reads the arrays of a file by name, as NumPy arrays of the types that the file has.
 
-    What ``torch.save`` wrote is read with ``weights_only=True`` where torch is installed, and by a reader that knows
-    nothing but state dicts where it is not: neither runs what the file asks for. The groups of an HDF5 file are parts
-    of its names: ``block1/conv1/kernel``.
+    The format is known by the file's first bytes, so that its name may be any: safetensors, what ``torch.save`` writes
+    (``.pth``, ``.pt``, ``.pth.tar``, ``.ckpt``, ``.bin`` and others), HDF5, ``.keras``, ``.npz``. Of a checkpoint of
+    torch the state dict is read, without torch, and nothing that the file names is imported or run: what else it holds,
+    an optimizer's state or a program's arguments, is passed over. The groups of an HDF5 file are parts of its names:
+    ``block1/conv1/kernel``.
 
     Args:
-      path: a ``.safetensors``, ``.pth``, ``.pt``, ``.bin``, ``.h5``, ``.hdf5`` or ``.npz`` file.
+      path: the file.
       key: where a torch checkpoint has several mappings of tensors, the name of the one to read. One alone is found
         without it, ``{"state_dict": {...}, "epoch": 90}``.
 
     Raises:
       OSError: the file cannot be opened.
-      WeightsError: it is cut short, damaged, lies about itself, wants to run code, holds arrays far larger than itself,
-        or is of another kind.
+      WeightsError: it is cut short, damaged, lies about itself, has a tensor that only code of another library makes,
+        holds arrays far larger than itself, or is of another format.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -331,17 +393,12 @@ def read(path: StrPath, *, key: str | None = None) -> Arrays:
     {'weight': array([1., 1., 1.])}
     """
     path = Path(path)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise WeightsError(f"{path}: the name must end in one of {', '.join(_READERS)}")
-    if key is not None:
-        if reader is not _torch:
-            raise WeightsError(f"{path}: key is for checkpoints of torch, got {key!r}")
-        reader = functools.partial(_torch, key=key)
-    with path.open("rb"):
-        pass
     with refusing(path):
-        return {name: as_numbers(name, array) for name, array in reader(path).items()}
+        name = format_of(path)
+        if key is not None and name != "torch":
+            raise WeightsError(f"key is for checkpoints of torch, got {key!r}")
+        options = {} if key is None else {"key": key}
+        return {name: as_numbers(name, array) for name, array in _READERS[name](path, **options).items()}
 
 
 __all__ = ["read", "write"]

@@ -18,11 +18,12 @@ import jaxconv.layers as nn
 from jaxconv.compose import AROUND
 from jaxconv.layer import Described, Layer, Params, State
 from jaxconv.weights.errors import WeightsError
-from jaxconv.weights.files import FORMAT, VERSION, StrPath, read, read_header, refusing, write
+from jaxconv.weights.files import FORMAT, VERSION, StrPath, checksums, read, read_header, refusing, write
+from jaxconv.weights.formats import format_of
 from jaxconv.weights.places import Path, arrays_in, check_arrays, check_net, leaves, nested, number_array
 
-# Who reads the files of others.
-_READERS = {".pth": "from_torch", ".pt": "from_torch", ".bin": "from_torch", ".h5": "from_keras", ".hdf5": "from_keras"}
+# What reads the files of others.
+_READERS = {"torch": "from_torch", "hdf5": "from_keras", "keras": "from_keras", "npz": "read"}
 
 # Hyperparameters that change how a network is trained, not what it is.
 _TRAINING = {nn.Dropout: {"rate"}, nn.DropPath: {"rate"}, nn.BatchNorm: {"momentum", "axis_name"}}
@@ -102,7 +103,8 @@ def save(path: StrPath, net: Layer, params: Params, state: State, *, allow_nonfi
     """Writes ``(params, state)`` of a network to a safetensors file that `load` reads back exactly.
 
     The arrays' names are their paths, ``params/features/0/kernel``. The file's metadata say what the network is:
-    ``net`` is the call that makes it. A file of that name is replaced at once or not at all.
+    ``net`` is the call that makes it. They have a checksum of each array, which `load` compares: a file that changed on
+    its way is refused. A file of that name is replaced at once or not at all.
 
     Args:
       path: the file, ending in ``.safetensors``.
@@ -113,6 +115,7 @@ def save(path: StrPath, net: Layer, params: Params, state: State, *, allow_nonfi
     Raises:
       WeightsError: an array is missing, of another shape than its layer says or one too many; a leaf is no array of
         numbers, or has one that is not finite.
+      OSError: the file cannot be written, where the disk is full for instance.
 
     >>> import tempfile
     >>> net = jc.serial(jc.Conv(8), jax.nn.relu)
@@ -136,7 +139,8 @@ def save(path: StrPath, net: Layer, params: Params, state: State, *, allow_nonfi
         "net": repr(net),
         "layers": describe(net),
     }
-    write(path, {_name(*item): item[1] for item in arrays.items()}, {**about, "paths": json.dumps(names)})
+    tensors = {_name(*item): item[1] for item in arrays.items()}
+    write(path, tensors, {**about, "paths": json.dumps(names), "crc32": json.dumps(checksums(tensors))})
 
 
 def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[Params, State]:
@@ -155,15 +159,16 @@ def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[P
     Raises:
       OSError: the file cannot be opened.
       WeightsError: it was written for another network (the first layer that differs is named), has an array too many
-        or too few, one of a shape that its layer does not take or of a type that jax does not hold as it is set up, a
-        number that is not finite, or is no such file.
+        or too few, one that is not what its checksum says, one of a shape that its layer does not take or of a type
+        that jax does not hold as it is set up, a number that is not finite, or is no such file.
 
     Example: see `save`.
     """
     check_net(net)
-    suffix = FilePath(path).suffix.lower()
-    if suffix in _READERS:
-        raise WeightsError(f"{path}: jaxconv.weights.save did not write it: use jaxconv.weights.{_READERS[suffix]}")
+    with refusing(path):
+        kind = format_of(FilePath(path))
+        if kind in _READERS:
+            raise WeightsError(f"jaxconv.weights.save did not write it: use jaxconv.weights.{_READERS[kind]}")
     arrays = read(path)
     with refusing(path):
         about = read_header(path).metadata
@@ -181,9 +186,14 @@ def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[P
                 raise WeightsError(f"{name} is missing, which was saved")
             if name not in names:
                 raise WeightsError(f"{name} is one too many, it was not saved")
+        # Earlier files have none.
+        sums, found = json.loads(about.get("crc32", "null")), checksums(arrays)
+        for name in arrays if sums is not None else ():
+            if sums.get(name) != found[name]:
+                raise WeightsError(f"{name} is not what its checksum says: the file changed since it was saved")
         check_arrays(net, {_path(name): array for name, array in arrays.items()})
-        found = {name: _on_device(name, array, allow_nonfinite) for name, array in arrays.items()}
-        tree = nested({_path(name): found.get(name, {}) for name in paths})
+        there = {name: _on_device(name, array, allow_nonfinite) for name, array in arrays.items()}
+        tree = nested({_path(name): there.get(name, {}) for name in paths})
         return tree["params"], tree["state"]
 
 

@@ -1,6 +1,8 @@
+import functools
 import importlib
 import json
 import os
+import time
 import zipfile
 
 import jax
@@ -80,11 +82,11 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     write(tmp_path / "a.safetensors", {"w": np.ones(3)})
     before = contents(tmp_path)
 
-    def fails(tensors, path, metadata):
-        path.write_bytes(b"half")
+    def fails(file, arrays, metadata):
+        file.write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(safetensors, "save_file", fails)
+    monkeypatch.setattr(files, "_write_safetensors", fails)
     with pytest.raises(OSError, match="disk full"):
         write(tmp_path / "a.safetensors", {"w": np.zeros(3)})
     assert contents(tmp_path) == before
@@ -254,6 +256,37 @@ def test_hdf5_links_text_and_numbers_elsewhere_are_refused(tmp_path):
             read(path)
 
 
+def test_hdf5_groups_are_entered_once_and_not_too_deep(tmp_path):
+    def deep(file, depth):
+        group = file
+        for _ in range(depth):
+            group = group.create_group("a")
+        group["w"] = np.ones(3)
+
+    def cycle(file):
+        file.create_group("a")["b"] = file["/"]
+
+    def twice(file):
+        file.create_group("a")["w"] = np.ones(3)
+        file["b"] = file["a"]
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        deep(file, 64)
+    assert list(read(tmp_path / "a.h5")) == [f"{'a/' * 64}w"]
+    for make, message in (
+        (functools.partial(deep, depth=2000), "its groups are more than 64 deep: a/a/a"),
+        (cycle, "'a/b' is a second link to a group"),
+        (twice, "is a second link to a group"),
+    ):
+        with h5py.File(tmp_path / "b.h5", "w") as file:
+            make(file)
+        began = time.monotonic()
+        with pytest.raises(WeightsError, match=message) as caught:
+            read(tmp_path / "b.h5")
+        assert time.monotonic() - began < 1
+        assert len(str(caught.value)) < 300
+
+
 def test_npz(tmp_path):
     arrays = {"a.weight": np.ones((2, 3), np.float16), "b": np.arange(3, dtype=">i8")}
     np.savez(tmp_path / "a.npz", **arrays)
@@ -308,6 +341,18 @@ def test_an_npz_that_lies_about_a_shape(tmp_path):
         read(tmp_path / "a.npz")
 
 
+@settings(max_examples=100)
+@given(data=st.data())
+def test_one_byte_of_an_hdf5_file_changed(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("files") / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["group/w"] = np.ones(3)
+        file["group/inner/b"] = np.arange(2)
+    whole = path.read_bytes()
+    at, value = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 255))
+    assert_survives(path, whole[:at] + bytes([value]) + whole[at + 1 :], read)
+
+
 def test_files_that_are_far_smaller_than_their_arrays(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("w", (2**20,), "f4", chunks=(2**10,))
@@ -338,7 +383,7 @@ def test_what_cannot_be_opened_and_names_that_say_nothing(tmp_path):
     with pytest.raises(IsADirectoryError, match=r"folder\.h5"):
         read(tmp_path / "folder.h5")
     (tmp_path / "a.onnx").write_bytes(b"")
-    with pytest.raises(WeightsError, match=r"a\.onnx: the name must end in one of \.safetensors, \.pth"):
+    with pytest.raises(WeightsError, match=r"a\.onnx: it is none of safetensors, what torch\.save writes, HDF5"):
         read(tmp_path / "a.onnx")
     with pytest.raises(WeightsError, match=r"must end in \.safetensors"):
         write(tmp_path / "a.npz", {})
@@ -357,25 +402,13 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, module):
         return import_module(name, *rest)
 
     path = tmp_path / ("a.h5" if module == "h5py" else "a.safetensors")
-    path.write_bytes(WHOLE)
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" if module == "h5py" else WHOLE)
     monkeypatch.setattr(importlib, "import_module", without)
     with pytest.raises(ImportError, match=rf"needs {module}: pip install 'jaxconv\[weights\]'"):
         read(path)
 
 
-@pytest.mark.parametrize(("version", "safe"), [("2.5.1", False), ("2.6.0", True), ("2.13.0+cpu", True), (None, False)])
-def test_torch_is_used_where_its_reader_is_safe(monkeypatch, version, safe):
-    def torch(name):
-        if version is None:
-            raise ImportError(name)
-        return type("torch", (), {"__version__": version})
-
-    monkeypatch.setattr(importlib, "import_module", torch)
-    assert files._torch_loads_safely() is safe
-
-
-def test_a_checkpoint_of_torch_goes_into_a_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_torch_loads_safely", lambda: False)
+def test_a_checkpoint_of_torch_goes_into_a_network(tmp_path):
     net = jc.serial(conv=jc.Conv(4, 3, bias=False), norm=jc.BatchNorm())
     names = ("weight", "bias", "running_mean", "running_var")
     tensors = {"conv.weight": ARRAYS["float32"].reshape(1, 2, 3, 1).repeat(4, 0).repeat(3, 3)}

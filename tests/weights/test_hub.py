@@ -103,11 +103,6 @@ def serve(endpoint):
         server.server_close()
 
 
-@pytest.fixture
-def own_reader(monkeypatch):
-    monkeypatch.setattr(jc.weights.files, "_torch_loads_safely", lambda: False)
-
-
 def test_what_the_cache_holds_goes_into_a_network(tmp_path):
     cache(tmp_path, {"model.safetensors": CONTENT, "pytorch_model.bin": b"not this"})
     arrays = from_hub(REPO, cache_dir=tmp_path, local_files_only=True)
@@ -124,13 +119,13 @@ def test_without_a_network_the_cache_serves(tmp_path):
     assert_same(from_hub(REPO, cache_dir=tmp_path, revision=COMMIT), ARRAYS)
 
 
-@pytest.mark.usefixtures("nobody", "own_reader")
+@pytest.mark.usefixtures("nobody")
 def test_a_torch_file_where_there_is_no_other(tmp_path):
     cache(tmp_path, {"pytorch_model.bin": tf.zipped({name: tf.tensor(array) for name, array in ARRAYS.items()})})
     assert_same(from_hub(REPO, cache_dir=tmp_path), ARRAYS)
 
 
-@pytest.mark.usefixtures("nobody", "own_reader")
+@pytest.mark.usefixtures("nobody")
 def test_a_checkpoint_of_several_mappings_by_key(tmp_path):
     tensors, zeros = ({name: tf.tensor(array) for name, array in found.items()}
                       for found in (ARRAYS, {name: 0 * array for name, array in ARRAYS.items()}))  # fmt: skip
@@ -188,7 +183,6 @@ def test_a_download_is_kept(tmp_path, serve):
     assert_same(from_hub(REPO, cache_dir=tmp_path, local_files_only=True), ARRAYS)
 
 
-@pytest.mark.usefixtures("own_reader")
 def test_the_second_name_is_downloaded_where_the_first_is_not_there(tmp_path, serve):
     serve({"pytorch_model.bin": tf.legacy({name: tf.tensor(array) for name, array in ARRAYS.items()})})
     assert_same(from_hub(REPO, cache_dir=tmp_path), ARRAYS)

@@ -1,4 +1,6 @@
+import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import os
@@ -13,8 +15,9 @@ import pytest
 
 import jaxconv as jc
 from jaxconv.weights import WeightsError, load, read, save, write
-from jaxconv.weights.files import read_header
+from jaxconv.weights.files import checksums, read_header
 from jaxconv.weights.saved import describe
+from tests.weights import torch_files as tf
 from tests.weights.checks import contents
 
 pytest.importorskip("safetensors")
@@ -285,8 +288,8 @@ def test_the_module_of_a_layer_does_not_matter(tmp_path):
 
 def rewrite(path, arrays=(), about=(), drop=()):
     """Writes the file again with some of it replaced."""
-    metadata = read_header(path).metadata | dict(about)
     kept = {name: array for name, array in (read(path) | dict(arrays)).items() if name not in drop}
+    metadata = read_header(path).metadata | {"crc32": json.dumps(checksums(kept))} | dict(about)
     write(path, kept, {name: value for name, value in metadata.items() if value is not None})
 
 
@@ -389,16 +392,70 @@ def test_a_truncated_file(path):
             load(path, net())
 
 
+def test_any_name_of_a_saved_file(path):
+    other = path.rename(path.parent / "net.ckpt")
+    assert_exact(load(other, net()), (PARAMS, STATE))
+
+
+def test_a_file_without_checksums_is_loaded(path):
+    rewrite(path, about={"crc32": None})
+    assert "crc32" not in read_header(path).metadata
+    assert_exact(load(path, net()), (PARAMS, STATE))
+
+
+def test_every_bit_of_an_array_is_looked_at(path):
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    for at in range(start, len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        with pytest.raises(WeightsError, match=r"(params|state)/.* is not what its checksum says: the file changed"):
+            load(path, net())
+
+
+def test_a_changed_header_gives_the_same_arrays_or_none(path):
+    whole = path.read_bytes()
+    for at in range(0, 8 + int.from_bytes(whole[:8], "little"), 11):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        with contextlib.suppress(WeightsError):
+            assert_exact(load(path, net()), (PARAMS, STATE))
+
+
+@pytest.mark.parametrize("sums", ["3", "[]", "{", '{"a": 1}'])
+def test_checksums_that_are_none(path, sums):
+    rewrite(path, about={"crc32": sums})
+    with pytest.raises(WeightsError, match=r"not what its checksum says|damaged, cut short, or of another kind"):
+        load(path, net())
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_what_was_there(path, monkeypatch):
+    before = contents(path.parent)
+
+    def full(file, *rest):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(jc.weights.files, "_write_safetensors", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        save(path, net(), PARAMS, STATE)
+    assert not isinstance(caught.value, WeightsError)
+    assert contents(path.parent) == before
+
+
 def test_other_files(tmp_path):
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none.safetensors", net())
-    for suffix, reader in (("pth", "from_torch"), ("pt", "from_torch"), ("bin", "from_torch"), ("h5", "from_keras")):
-        with pytest.raises(
-            WeightsError, match=rf"a\.{suffix}: .*save did not write it: use jaxconv\.weights\.{reader}$"
-        ):
-            load(tmp_path / f"a.{suffix}", net())
+    saved = tf.zipped({"w": tf.tensor(np.ones(3))})
+    for name, content, reader in (
+        ("a.pth", saved, "from_torch"),
+        ("a.bin", tf.legacy({"w": tf.tensor(np.ones(3))}), "from_torch"),
+        ("a.safetensors", saved, "from_torch"),
+        ("a.h5", b"\x89HDF\r\n\x1a\n", "from_keras"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(WeightsError, match=rf"{name}: .*save did not write it: use jaxconv\.weights\.{reader}$"):
+            load(tmp_path / name, net())
     np.savez(tmp_path / "a.npz", w=np.ones(3))
-    with pytest.raises(WeightsError, match="no safetensors file"):
+    with pytest.raises(WeightsError, match=r"save did not write it: use jaxconv\.weights\.read$"):
         load(tmp_path / "a.npz", net())
     with pytest.raises(WeightsError, match=r"must end in \.safetensors"):
         save(tmp_path / "b.npz", net(), PARAMS, STATE)
