@@ -159,7 +159,7 @@ def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
 def _checksum(array: np.ndarray) -> int:
     # Not ascontiguousarray, which makes a vector of a scalar.
     array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
-    return zlib.crc32(array.reshape(-1).view(np.uint8), zlib.crc32(f"{array.dtype.name}{array.shape}".encode()))
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data, zlib.crc32(f"{array.dtype.name}{array.shape}".encode()))
 
 
 def _safetensors(path: Path) -> Arrays:
@@ -183,7 +183,7 @@ def _write_safetensors(file: BinaryIO, arrays: Arrays, metadata: Mapping[str, st
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in order:
-        file.write(arrays[name].reshape(-1).view(np.uint8))
+        file.write(arrays[name].reshape(-1).view(np.uint8).data)
 
 
 def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:

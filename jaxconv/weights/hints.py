@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jaxconv.layers as nn
 from jaxconv.layer import Layer, Params
+from jaxconv.weights.folding import base
 from jaxconv.weights.places import Path, Shape, fits, leaves, nodes
 
 # How the names of an auxiliary head begin, and the argument of the models of `jaxconv.models` that have it.
@@ -27,6 +28,7 @@ class Misfit(NamedTuple):
       extra: names of tensors that have no place.
       missing: names of those that are wanted and not there.
       wrong: by name, the shape that is wanted and the tensor's.
+      kinds: by name of each that is wanted, the type of its layer.
     """
 
     tensors: Mapping[str, Any]
@@ -34,6 +36,7 @@ class Misfit(NamedTuple):
     extra: list[str]
     missing: list[str]
     wrong: Mapping[str, tuple[Shape, tuple[int, ...]]]
+    kinds: Mapping[str, type]
 
 
 def _leading(misfit: Misfit) -> str | None:
@@ -43,9 +46,42 @@ def _leading(misfit: Misfit) -> str | None:
         prefix = names[0][:end]
         if not all(name.startswith(prefix) for name in names):
             return None
-        if 2 * sum(name.removeprefix(prefix) in misfit.wanted for name in names) > len(names):
+        if 2 * sum(base(name.removeprefix(prefix)) in misfit.wanted for name in names) > len(names):
             return f'all names begin with {prefix!r}: give rename={{"{prefix}": ""}}'
     return None
+
+
+def _copies(misfit: Misfit) -> str | None:
+    """All that is wanted is there behind a part that the network has not, beside a counter or another copy of it."""
+    under: dict[str, set[str]] = {}
+    for name in misfit.tensors:
+        for end in (m.end() for m in re.finditer(r"[./]", name)):
+            under.setdefault(name[:end], set()).add(base(name[end:]))
+    fitting = [prefix for prefix, names in under.items() if misfit.wanted.keys() <= names]
+    if not fitting or not misfit.wanted or not misfit.wanted.keys().isdisjoint(misfit.tensors):
+        return None
+    first, others = fitting[0], [name for name in misfit.tensors if not name.startswith(fitting[0])]
+    dropped = dict.fromkeys(name[: m.end()] if (m := re.search(r"[./]", name)) else name for name in others)
+    rename = ", ".join([f'"{first}": ""', *(f'"{part}": None' for part in dropped)])
+    which = f" for the first of {', '.join(map(repr, fitting))}" if len(fitting) > 1 else ""
+    return f"all that the net has is there behind {first!r}: give rename={{{rename}}}{which}"
+
+
+def _parametrized(misfit: Misfit) -> str | None:
+    """A weight is computed from others in torch, in a way that has no rule."""
+    name = next((name for name in misfit.extra if base(name) != name and base(name) in misfit.missing), None)
+    return name and (
+        f"{base(name)} is computed from {name} and others by a parametrization that has no rule: in torch call "
+        "torch.nn.utils.parametrize.remove_parametrizations(module, name), then save the state dict"
+    )
+
+
+def _affine(misfit: Misfit) -> str | None:
+    """Layers have a scale and a bias by default that torch's have not."""
+    kinds = {misfit.kinds.get(name) for name in misfit.missing}
+    if kinds != {nn.InstanceNorm} or misfit.extra:
+        return None
+    return "torch's InstanceNorm has neither by default (affine=False): give InstanceNorm(scale=False, bias=False)"
 
 
 def _auxiliary(misfit: Misfit) -> str | None:
@@ -86,7 +122,7 @@ def _classes(misfit: Misfit) -> str | None:
 
 
 # The first that says a line is the likeliest.
-CAUSES: tuple[Callable[[Misfit], str | None], ...] = (_leading, _auxiliary, _classes)
+CAUSES: tuple[Callable[[Misfit], str | None], ...] = (_leading, _copies, _parametrized, _affine, _auxiliary, _classes)
 
 
 def hints(misfit: Misfit) -> list[str]:

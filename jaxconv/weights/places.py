@@ -374,6 +374,7 @@ def fill(places: Iterable[Place], tensors: Arrays, shapes: Mapping[Path, Any] | 
     missing: dict[str, str] = {}
     wrong: dict[str, tuple[Shape, tuple[int, ...]]] = {}
     wanted: dict[str, Path] = {}
+    kinds: dict[str, type] = {}
     arrays: dict[Path, np.ndarray] = {}
     # The arrays of a norm are of one length, which it does not know.
     lengths: dict[Any, Shape] = {}
@@ -383,6 +384,7 @@ def fill(places: Iterable[Place], tensors: Arrays, shapes: Mapping[Path, Any] | 
             continue
         unfilled.pop(place.key, None)
         wanted.update(dict.fromkeys(place.theirs, place.key[1:-1]))
+        kinds.update(dict.fromkeys(place.theirs, type(place.layer)))
         known = known_shape(place.layer, place.key[-1])
         beside = type(place.layer), place.key[1:-1]
         shape = lengths.get(beside, known) if known == (None,) else known
@@ -424,7 +426,7 @@ def fill(places: Iterable[Place], tensors: Arrays, shapes: Mapping[Path, Any] | 
     if problems:
         from jaxconv.weights.hints import Misfit, hints
 
-        misfit = Misfit(tensors, wanted, list(extra), list(missing), wrong)
+        misfit = Misfit(tensors, wanted, list(extra), list(missing), wrong, kinds)
         raise WeightsError("\n".join(["source does not fit the net", *problems, *hints(misfit)]))
     # Copies: jax may share the memory of what it gets, and the source is not ours.
     tree = nested({key: jnp.asarray(np.array(array, order="C")) for key, array in arrays.items()})

@@ -15,6 +15,7 @@ import numpy as np
 import jaxconv.layers as nn
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.weights.errors import WeightsError
+from jaxconv.weights.folding import folded
 from jaxconv.weights.hints import warn_of_flatten
 from jaxconv.weights.places import (
     Arrays,
@@ -45,6 +46,7 @@ def _reversed_channels(ndim: int) -> tuple[int, ...]:
 
 NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 IGNORED = "num_batches_tracked"
+COUNTER = "n_averaged"
 # Names of torch's modules had dots once: torchvision's published DenseNets still say norm.1 for norm1.
 DOTTED = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12]\.)")
 
@@ -81,6 +83,15 @@ def places(net: Layer, arrays: Mapping[Path, Any] | None) -> Iterator[Place]:
             yield Place(key, names, node.copies, None)
 
 
+def _of_average(tensors: Arrays) -> Arrays:
+    """Returns the tensors of the network of which a ``torch.optim.swa_utils.AveragedModel`` keeps averages."""
+    if COUNTER not in tensors:
+        return tensors
+    rest = {name: tensor for name, tensor in tensors.items() if name != COUNTER}
+    averaged = all(name.startswith("module.") for name in rest)
+    return {name.removeprefix("module.") if averaged else name: tensor for name, tensor in rest.items()}
+
+
 def from_torch(
     net: Layer,
     source: str | os.PathLike[str] | Mapping[str, Any],
@@ -91,9 +102,10 @@ def from_torch(
 ) -> tuple[Params, State]:
     """Returns ``(params, state)`` of ``net`` out of torch's tensors: all of them, or an error.
 
-    A tensor's name is its layer's path and torch's name of the array; its axes are put in jaxconv's order by the kind
+    A tensor's name is its layer's path and torch's name of the array; its axes are put in jaxconv's order by the type
     of the layer. Types are kept, but doubles become float32 unless ``jax_enable_x64`` is set. The arrays are copies.
-    ``num_batches_tracked`` is left out.
+    ``num_batches_tracked`` is left out. Weights under torch's ``weight_norm`` and ``spectral_norm``, old or parametrized,
+    are computed as torch does; of an ``AveragedModel`` the averages are taken.
 
     torch flattens maps channels first: a Dense layer behind a Flatten takes its weights as they are only with
     ``Flatten(channels_first=True)``, as the networks of `jaxconv.models` have it. Of another there is a warning.
@@ -103,8 +115,8 @@ def from_torch(
 
     Args:
       net: a layer whose paths are the names of torch's modules, any of `jaxconv.models` for instance.
-      source: a path of a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file, see `jaxconv.weights.read`; or a mapping
-        of names to arrays or torch tensors, a ``state_dict()``, or a checkpoint that holds one.
+      source: a path of a file of any name that ``torch.save`` or safetensors wrote, see `jaxconv.weights.read`; or a
+        mapping of names to arrays or torch tensors, a ``state_dict()``, or a checkpoint that holds one.
       x: what ``net.init`` takes: array, ShapeDtypeStruct or shape tuple. With it all shapes are checked, and arrays of
         which jaxconv does not know, those of your own kinds of layers, are filled by their names and shapes.
       rename: says what a tensor's name is to be: a mapping of beginnings of names, whole parts of them, to what stands
@@ -137,7 +149,7 @@ def from_torch(
     shapes = shapes_of(net, x)
     wanted = list(places(net, shapes))
     with naming(source):
-        params, state = fill(wanted, tensors, shapes)
+        params, state = fill(wanted, folded(wanted, _of_average(tensors)), shapes)
     warn_of_flatten(net, params, channels_first=True)
     return params, state
 

@@ -159,3 +159,59 @@ def test_a_flatten_of_one_place_is_not_warned_of():
     from_torch(net, to_torch(net, *ready(net, (1, 2, 2, 3))[:2]))
     net = jc.serial(jc.Flatten(), jc.Dense(3))
     from_torch(net, to_torch(net, *ready(net, (1, 1, 1, 3))[:2]))
+
+
+# --- Averages beside a counter or another copy ------------------------------------------------------------------------
+
+
+def test_an_averaged_model_is_read_with_its_counter():
+    found = tensors()
+    averaged = {"n_averaged": np.int64(7), **under("module.", found)}
+    for source in (averaged, {"step": 3, "ema": averaged}, {"n_averaged": np.int64(7), **found}):
+        params, state = from_torch(net(), source)
+        jax.tree.map(np.testing.assert_array_equal, (params, state), from_torch(net(), found))
+
+
+@pytest.mark.torch
+def test_an_averaged_model_of_torch():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3))
+    averaged = torch.optim.swa_utils.AveragedModel(module)
+    averaged.update_parameters(module)
+    ours = jc.serial(jc.Conv(3, 3), jc.BatchNorm())
+    found, wanted = from_torch(ours, averaged.state_dict()), from_torch(ours, module.state_dict())
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("source", "rename"),
+    [
+        (lambda found: {"initted": np.ones(()), **under("ema_model.", found)}, '{"ema_model.": "", "initted": None}'),
+        (
+            lambda found: {**under("ema_model.", found), "step": np.ones(()), **under("online_model.", found)},
+            '{"ema_model.": "", "step": None, "online_model.": None}',
+        ),
+        (lambda found: {"loss.w": np.ones(3), **under("net.ema.", found)}, '{"net.ema.": "", "loss.": None}'),
+    ],
+)
+def test_a_copy_beside_something_else_is_named_and_helps(source, rename):
+    given = source(tensors())
+    [line] = hints(net(), given)
+    assert f"give rename={rename}" in line
+    found, wanted = from_torch(net(), given, rename=eval(rename)), from_torch(net(), tensors())
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def test_no_copy_is_named_where_something_is_missing():
+    found = tensors()
+    assert (
+        hints(net(), {"step": np.ones(()), **under("ema.", {n: a for n, a in found.items() if n != "fc.bias"})}) == []
+    )
+
+
+def test_an_instance_norm_without_scale_and_bias():
+    ours = jc.serial(jc.Conv(2), jc.InstanceNorm())
+    found = {"0.weight": np.ones((2, 3, 3, 3), np.float32), "0.bias": np.ones(2, np.float32)}
+    [line] = hints(ours, found)
+    assert "give InstanceNorm(scale=False, bias=False)" in line
+    from_torch(jc.serial(jc.Conv(2), jc.InstanceNorm(scale=False, bias=False)), found)
