@@ -16,6 +16,7 @@ from typing import Any
 import jaxconv.layers as nn
 from jaxconv.compose import Repeat
 from jaxconv.layer import Layer, Params, State, Tree
+from jaxconv.weights.defaults import check_epsilons, keras_config, warn_of_functions
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.hints import warn_of_flatten
 from jaxconv.weights.places import (
@@ -129,9 +130,15 @@ def from_keras(
     set. The arrays are copies. Keras flattens maps channels last: of a Dense layer behind a ``Flatten`` with
     ``channels_first`` there is a warning. The optimizer's arrays and the seeds of random layers are left out.
 
+    Keras's norms have an epsilon of 1e-3 by default, jaxconv's 1e-5. A ``.keras`` file says what each has: a norm of
+    ``net`` with another is an error. Of arrays alone it is not known: there is a warning of a norm with jaxconv's
+    default, and of ``jax.nn.leaky_relu`` and ``jax.nn.gelu`` with theirs, which are not Keras's. Momentum, one minus
+    Keras's, changes only further training.
+
     Args:
       net: a layer built as the model is.
-      source: the path of a ``.weights.h5`` file, see `jaxconv.weights.read`, or a mapping of its names to arrays.
+      source: the path of a ``.weights.h5`` or ``.keras`` file, see `jaxconv.weights.read`, or a mapping of its names to
+        arrays.
       x: what ``net.init`` takes: array, ShapeDtypeStruct or shape tuple. With it all shapes are checked.
       rename: as in `jaxconv.weights.from_torch`. Of a ``keras.Model`` of your own Keras 3.15 writes the attributes that
         come after "layers" in the alphabet under their kinds: ``{"layers/conv2d": "stem"}`` says which one it is.
@@ -139,7 +146,7 @@ def from_keras(
     Raises:
       WeightsError: an array has no place or a place no array (both are listed with their shapes and the names most like
         them), a shape or a type does not fit, a number is not finite, two arrays get one name, a kind of layer has no
-        rule, or the file cannot be read.
+        rule, a norm has another eps than the file says, or the file cannot be read.
 
     >>> arrays = {"layers/dense/vars/0": jnp.ones((4, 3)), "layers/dense/vars/1": jnp.zeros(3)}
     >>> params, state = from_keras(jc.serial(jc.Flatten(), jc.Dense(3)), arrays)
@@ -153,7 +160,9 @@ def from_keras(
         arrays |= _laid_out(place, arrays)
     with naming(source):
         params, state = fill(wanted, arrays, shapes)
+        check_epsilons(net, keras_config(source))
     warn_of_flatten(net, params, channels_first=False)
+    warn_of_functions(net, "keras")
     return params, state
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 import jaxconv.layers as nn
 from jaxconv.layer import Layer, Params, State, Tree
+from jaxconv.weights.defaults import warn_of_functions
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.folding import folded
 from jaxconv.weights.hints import warn_of_flatten
@@ -104,11 +105,13 @@ def from_torch(
 
     A tensor's name is its layer's path and torch's name of the array; its axes are put in jaxconv's order by the type
     of the layer. Types are kept, but doubles become float32 unless ``jax_enable_x64`` is set. The arrays are copies.
-    ``num_batches_tracked`` is left out. Weights under torch's ``weight_norm`` and ``spectral_norm``, old or parametrized,
-    are computed as torch does; of an ``AveragedModel`` the averages are taken.
+    ``num_batches_tracked`` is left out. Weights under ``weight_norm`` and ``spectral_norm`` are computed as torch does;
+    of an ``AveragedModel`` the averages are taken.
 
     torch flattens maps channels first: a Dense layer behind a Flatten takes its weights as they are only with
-    ``Flatten(channels_first=True)``, as the networks of `jaxconv.models` have it. Of another there is a warning.
+    ``Flatten(channels_first=True)``, as the networks of `jaxconv.models` have it. Of another there is a warning, and of
+    ``jax.nn.gelu`` without ``approximate``: torch's is exact by default. Epsilons have torch's defaults; a model that
+    was published with another, 1e-3 or 1e-6 say, does not tell it by its tensors.
 
     For another number of classes fill the network as it was published, then give it the fresh head of yours: both are
     plain dicts. See the second example.
@@ -151,6 +154,7 @@ def from_torch(
     with naming(source):
         params, state = fill(wanted, folded(wanted, _of_average(tensors)), shapes)
     warn_of_flatten(net, params, channels_first=True)
+    warn_of_functions(net, "torch")
     return params, state
 
 
