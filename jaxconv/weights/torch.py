@@ -46,7 +46,7 @@ def _reversed_channels(ndim: int) -> tuple[int, ...]:
 
 
 NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-IGNORED = "num_batches_tracked"
+IGNORED = {"num_batches_tracked", "_extra_state"}
 COUNTER = "n_averaged"
 # Names of torch's modules had dots once: torchvision's published DenseNets still say norm.1 for norm1.
 DOTTED = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -105,8 +105,8 @@ def from_torch(
 
     A tensor's name is its layer's path and torch's name of the array; its axes are put in jaxconv's order by the type
     of the layer. Types are kept, but doubles become float32 unless ``jax_enable_x64`` is set. The arrays are copies.
-    ``num_batches_tracked`` is left out. Weights under ``weight_norm`` and ``spectral_norm`` are computed as torch does;
-    of an ``AveragedModel`` the averages are taken.
+    ``num_batches_tracked`` and ``_extra_state`` are left out. Weights under ``weight_norm`` and ``spectral_norm`` are
+    computed as torch does; of an ``AveragedModel`` the averages are taken.
 
     torch flattens maps channels first: a Dense layer behind a Flatten takes its weights as they are only with
     ``Flatten(channels_first=True)``, as the networks of `jaxconv.models` have it. Of another there is a warning, and of
@@ -146,7 +146,7 @@ def from_torch(
     (1, 10)
     """
     check_net(net)
-    tensors = renamed(arrays_of(source, key), rename, lambda name: name.split(".")[-1] == IGNORED)
+    tensors = renamed(arrays_of(source, key), rename, lambda name: name.split(".")[-1] in IGNORED)
     undotted = {name: DOTTED.sub(r"\1\2", name) for name in tensors}
     tensors = {name if undotted[name] in tensors else undotted[name]: tensor for name, tensor in tensors.items()}
     shapes = shapes_of(net, x)

@@ -315,6 +315,11 @@ def test_counts_of_batches_are_left_out():
     same_trees(from_torch(NET, {**TENSORS, "features.1.num_batches_tracked": np.array(7)}), from_torch(NET, TENSORS))
 
 
+@pytest.mark.parametrize("extra", [None, b"bytes", {"version": 1}])
+def test_what_a_module_has_besides_tensors_is_left_out(extra):
+    same_trees(from_torch(NET, {**TENSORS, "features.1._extra_state": extra}), from_torch(NET, TENSORS))
+
+
 @pytest.mark.parametrize(
     "rename",
     [
