@@ -39,9 +39,23 @@ def accumulator(dtype: DType) -> DType:
     return dtype if wide or not jnp.issubdtype(dtype, jnp.inexact) else jnp.float32
 
 
+def wider(first: DType, second: DType) -> DType:
+    """Returns the type that holds both, whatever ``jax_numpy_dtype_promotion`` is: for types that the ops choose.
+
+    Arrays of different types that a user combines meet `as_floats`, which obeys that flag.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(first, second)
+
+
+def to_rank(a: Array, rank: int) -> Array:
+    """Returns ``a`` with axes of size 1 in front, which ``jax_numpy_rank_promotion`` may forbid to add implicitly."""
+    return jax.lax.expand_dims(a, range(rank - a.ndim))
+
+
 def add_bias(y: Array, bias: Array | None, dtype: DType) -> Array:
     """Adds the bias to a sum still in its accumulating type, then rounds once."""
-    return (y if bias is None else y + bias.astype(y.dtype)).astype(dtype)
+    return (y if bias is None else y + to_rank(bias.astype(y.dtype), y.ndim)).astype(dtype)
 
 
 def spatial_sizes(x: Array, rank: int, name: str = "x") -> tuple[int, ...]:

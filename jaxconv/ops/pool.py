@@ -1,7 +1,8 @@
 """Pooling: windowed, global and adaptive; maxima with their places, and the way back."""
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,8 @@ from jaxconv.ops.arrays import (
     as_floats,
     pad_axes,
     spatial_sizes,
+    to_rank,
+    wider,
     window_tuple,
 )
 from jaxconv.ops.lowering import maxima
@@ -91,15 +94,29 @@ def _lowest(dtype: Any) -> Any:
     raise DTypeError(f"x must be a floating-point or an integer array, got {dtype}")
 
 
-@functools.partial(jax.jit, static_argnames="windows")
-def pool_maxima(x: Best, windows: _Windows) -> Best:
-    """Returns the best element of each window."""
+@functools.partial(jax.jit, static_argnames=("windows", "indices"))
+def pool_maxima(x: Array, windows: _Windows, indices: bool = False) -> Best:
+    """Returns the largest element of each window, and with ``indices`` where it is, -1 in the padding."""
+    # Padded in here: the infinities of the padding are no result that `jax_debug_infs` could find.
+    best: Best = (windows.lay_out(x, _lowest(x.dtype)),)
+    if indices:
+        best = (*best, windows.lay_out(_positions(x, windows.size), -1))
     # Last axis first: then the first maximum in row-major order is the one that stays.
     numbers = reversed(list(zip(windows.window, windows.stride, windows.dilation, windows.out, strict=True)))
     axes = [maxima.Windows(-back, *row) for back, row in enumerate(numbers, 2)]
-    if lowering_mode() == "xla" and len(x) == 1 and max(windows.dilation) == 1:
-        return (maxima.by_lax(x[0], axes),)
-    return maxima.maxima(x, axes)
+    if lowering_mode() == "xla" and not indices and max(windows.dilation) == 1:
+        return (maxima.by_lax(best[0], axes),)
+    return maxima.maxima(best, axes)
+
+
+def _positions(x: Array, size: tuple[int, ...]) -> Array:
+    """Returns the row-major index of each position, int32 and in x's shape, computed in the program."""
+    # Added to zeros made of x, so that they are split over devices as x is.
+    index = jnp.zeros_like(x, dtype=jnp.int32)
+    for axis, n in enumerate(size):
+        along = lax.expand_dims(lax.iota(jnp.int32, n), range(1, len(size) - axis + 1))
+        index = index * n + to_rank(along, x.ndim)
+    return index
 
 
 def max_pool(
@@ -138,9 +155,8 @@ def max_pool(
            [13., 15.]], dtype=float32)
     """
     x = jnp.asarray(x)
-    lowest = _lowest(x.dtype)
-    windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
-    return pool_maxima((windows.lay_out(x, lowest),), windows)[0]
+    _lowest(x.dtype)
+    return pool_maxima(x, _resolve(x, window, stride, padding, dilation, ceil_mode))[0]
 
 
 def max_pool_with_indices(
@@ -163,7 +179,9 @@ def max_pool_with_indices(
         sees padding only.
 
     Raises:
-      ShapeError, DTypeError: as `max_pool`.
+      ShapeError: as `max_pool`, or the spatial axes of x have more than 2,147,483,647 positions, which int32 cannot
+        count.
+      DTypeError: as `max_pool`.
 
     Equals ``torch.nn.functional.max_pool2d(return_indices=True)``.
 
@@ -173,13 +191,21 @@ def max_pool_with_indices(
            [13, 15]], dtype=int32)
     """
     x = jnp.asarray(x)
-    lowest = _lowest(x.dtype)
+    _lowest(x.dtype)
     windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
-    places = np.arange(np.prod(windows.size), dtype=np.int32).reshape(*windows.size, 1)
-    # Added to zeros made of x, so that they are split over devices as x is.
-    indices = windows.lay_out(jnp.zeros_like(x, dtype=jnp.int32) + places, -1)
-    y, indices = pool_maxima((windows.lay_out(x, lowest), indices), windows)
+    _check_positions(windows.size, jnp.int32, "x")
+    y, indices = pool_maxima(x, windows, indices=True)
     return y, indices
+
+
+def _check_positions(size: tuple[int, ...], dtype: Any, name: str) -> None:
+    """Raises ShapeError if indices of this type cannot count the positions."""
+    most = jnp.iinfo(dtype).max
+    if all(isinstance(n, int) for n in size) and math.prod(size) > most:  # a symbol, in an export, has no size yet
+        raise ShapeError(
+            f"{name} must have at most {most} spatial positions for {jnp.dtype(dtype)} indices, got {math.prod(size)}: "
+            f"spatial sizes {size}"
+        )
 
 
 def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
@@ -194,7 +220,8 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
       Array of y's type and shape ``(*batch, *size, channels)``.
 
     Raises:
-      ShapeError: the shapes of y and indices differ, or size is smaller than y.
+      ShapeError: the shapes of y and indices differ, size is smaller than y, or it has more positions than the type of
+        the indices (int32, or a wider one that they have) can count.
       DTypeError: indices are not integers.
 
     Equals ``torch.nn.functional.max_unpool2d(output_size=size)``.
@@ -218,8 +245,9 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
         raise ShapeError(
             f"size must be that of the map before pooling, at least y's {y.shape[-1 - rank : -1]}, got {sizes}"
         )
-    places = int(np.prod(sizes))
-    indices = indices.astype(jnp.promote_types(indices.dtype, jnp.int32))
+    places = math.prod(sizes)
+    indices = indices.astype(wider(indices.dtype, jnp.int32))
+    _check_positions(sizes, indices.dtype, "size")
     inside = (indices >= 0) & (indices < places)
     at = jnp.where(inside, indices, places)
 
@@ -256,15 +284,18 @@ def _axis_sums(x: Array, axis: int, taps: int, stride: int, dilation: int, out: 
     return windows_sums(x, axis, taps, stride, dilation, out)
 
 
-def _counts(windows: _Windows, count_include_pad: bool) -> np.ndarray:
-    """Returns how many elements each window divides by, shape ``(*output, 1)``: never the ceil mode's overhang."""
-    counts = np.ones((1,))
-    for f, s, (low, high), d, n, out in reversed(list(zip(*windows, strict=True))):
+def _counts(windows: _Windows, count_include_pad: bool) -> Iterator[np.ndarray]:
+    """Yields for each axis how many elements a window divides by there: never the ceil mode's overhang, at least 1.
+
+    Their shapes broadcast to ``(*output, 1)``; an axis along which all windows count the same has one value.
+    """
+    rank = len(windows.window)
+    for axis, (f, s, (low, high), d, n, out) in enumerate(zip(*windows, strict=True)):
         taps = np.arange(out)[:, None] * s - low + np.arange(f) * d
         first, stop = (-low, n + high) if count_include_pad else (0, n + min(high, 0))
-        inside = ((taps >= first) & (taps < stop)).sum(axis=1)
-        counts = np.multiply.outer(inside, counts)
-    return np.maximum(counts, 1)
+        inside = np.maximum(((taps >= first) & (taps < stop)).sum(axis=1), 1)
+        inside = inside[:1] if (inside == inside[0]).all() else inside
+        yield inside.reshape(*(1,) * axis, -1, *(1,) * (rank - axis))
 
 
 def avg_pool(
@@ -301,7 +332,9 @@ def avg_pool(
     (x,) = as_floats(x=x)
     windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
     total = pool_sums(x, windows)
-    return (total / jnp.asarray(_counts(windows, count_include_pad), total.dtype)).astype(x.dtype)
+    # A vector for each axis: their outer product, which is exact, would be a constant of the map's size.
+    counts = (jnp.asarray(a, total.dtype) for a in _counts(windows, count_include_pad))
+    return (total / to_rank(functools.reduce(jnp.multiply, counts), x.ndim)).astype(x.dtype)
 
 
 def check_power(p: float) -> None:

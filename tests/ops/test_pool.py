@@ -267,3 +267,22 @@ def test_unpooling_wants_the_size_before_pooling():
     y, indices = jc.max_pool_with_indices(jnp.ones((9, 9, 1)), 2)
     with pytest.raises(jc.ShapeError, match=r"size must be that of the map before pooling, .*\(4, 4\), got \(2, 2\)"):
         jc.max_unpool(y, indices, 2)
+
+
+def test_positions_that_int32_cannot_count_are_refused():
+    def indices_of(*size):
+        return jax.eval_shape(lambda x: jc.max_pool_with_indices(x, 2), jax.ShapeDtypeStruct((1, *size, 1), np.float32))
+
+    assert indices_of(2**16, 2**15 - 1)[1].dtype == np.int32
+    message = (
+        "x must have at most 2147483647 spatial positions for int32 indices, got 4900000000: spatial sizes "
+        r"\(70000, 70000\)"
+    )
+    with pytest.raises(jc.ShapeError, match=message):
+        indices_of(70000, 70000)
+    y, indices = (jax.ShapeDtypeStruct((1, 2, 2, 1), dtype) for dtype in (np.float32, np.int32))
+    with pytest.raises(jc.ShapeError, match="size must have at most 2147483647 spatial positions"):
+        jax.eval_shape(lambda y, indices: jc.max_unpool(y, indices, 70000), y, indices)
+    with jax.enable_x64(True):
+        indices = jax.ShapeDtypeStruct(indices.shape, np.int64)
+        assert jax.eval_shape(lambda y, indices: jc.max_unpool(y, indices, 70000), y, indices).shape[1] == 70000
