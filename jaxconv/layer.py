@@ -326,13 +326,22 @@ def label_of(name: str, layer: Layer, count: int) -> str:
     return f"{name}[{count}]" if count and has_path else name
 
 
+def shape_of(function: Callable[..., Tree], *xs: Tree) -> Tree:
+    """Returns what `jax.eval_shape` does, whatever ``jax_numpy_dtype_promotion`` is.
+
+    Fresh params are float32, and in `mixed_precision` x is not: what computes nothing may mix them.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.eval_shape(function, *xs)
+
+
 def init_child(name: str, layer: Layer, key: Array, x: Tree) -> tuple[Params, State, Tree]:
     """Returns the params and the state of the child ``name``, and the shape of its output."""
     with located(name, layer):
         if isinstance(layer, Composite):
             return layer.init_with_output(key, x)
         params, state = layer.init(key, x)
-        return params, state, jax.eval_shape(lambda p, s, x: layer.apply(p, s, x)[0], params, state, x)
+        return params, state, shape_of(lambda p, s, x: layer.apply(p, s, x)[0], params, state, x)
 
 
 class Run(Protocol):
@@ -441,7 +450,7 @@ class _Init:
             return jax.eval_shape(lambda p, s, x: layer.apply(p, s, x)[0], params, state, x)
 
     def join(self, function: Callable[..., Tree], *xs: Tree) -> Tree:
-        return jax.eval_shape(function, *xs)
+        return shape_of(function, *xs)
 
     def aside(self, y: Tree, extra: Tree) -> Tree:
         return y

@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import jaxconv as jc
 from jaxconv.layer import Composite, child_key
 from tests.nets import Shift, Twice, double, networks, normal, randomised, ready
+from tests.ops.transforms import strict_flags
 
 KEY = jax.random.key(3)
 
@@ -661,3 +662,33 @@ def test_frozen_but_layers_inside_a_users_composite():
     net = jc.serial(twice=Twice((("a", jc.serial(one=jc.Dense(3), two=jc.Dense(3))),)))
     inner = jc.serial(one=jc.frozen(jc.Dense(3)), two=jc.Dense(3))
     assert jc.frozen(net, but=["twice.a.two"]) == jc.serial(twice=Twice((("a", inner),)))
+
+
+# --- Flags ------------------------------------------------------------------------------------------------------------
+
+
+def test_strict_flags_stop_no_composite():
+    block = jc.residual(
+        jc.serial(conv=jc.Conv(4), bn=jc.BatchNorm(), relu=jax.nn.relu),
+        jc.serial(conv=jc.Conv(4, 1, bias=False), scale=jc.LayerScale()),
+        after=jc.PReLU(shared=False),
+    )
+    gate = jc.gate(jc.serial(jc.GlobalAvgPool(), jc.Dense(4), jax.nn.sigmoid))
+    paths = jc.concat(jc.MaxPool(3, stride=1, padding=1), jc.AvgPool(3, stride=1, padding=1, count_include_pad=False))
+    head = jc.serial(
+        jc.GroupNorm(2), jc.Dropout(0.5), jc.split(jc.Identity(), jnp.negative), jc.GlobalMaxPool(), jc.Dense(3)
+    )
+    net = jc.serial(block, jc.remat(jc.repeat(jc.Conv(4), 2)), gate, jc.frozen(jc.BatchNorm()), paths, head)
+    x = jnp.asarray(normal((2, 6, 6, 4)))
+    params, state = net.init(KEY, x)
+    for wrapped in (net, jc.mixed_precision(net), jc.mixed_precision(net, jnp.float16, jnp.float16)):
+
+        def everything(params, state, x, key, net=wrapped):
+            y, pullback, new = jax.vjp(
+                lambda p, x: net.apply(p, state, x, train=True, key=key), params, x, has_aux=True
+            )
+            return net.init(key, x), net.apply(params, state, x), pullback(y), new
+
+        with strict_flags():
+            jax.jit(everything).lower(params, state, x, KEY)
+            jc.summary(wrapped, x)

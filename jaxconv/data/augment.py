@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from jaxconv.errors import DTypeError, ShapeError
 from jaxconv.geometry import as_tuple
+from jaxconv.ops.arrays import to_rank, wider
 
 Numbers = ArrayLike | Sequence[float]
 
@@ -144,13 +145,13 @@ def cutout(key: jax.Array, images: ArrayLike, size: int | Sequence[int], *, valu
     extent = as_tuple(size, 2, "size")
     if count == 0 or 0 in sizes:
         return images
-    centre = _along_batch(jax.random.randint(key, (count, 2), 0, jnp.array(sizes)), images)
+    centre = _along_batch(jax.random.randint(key, (count, 2), 0, jnp.array([sizes])), images)
     inside = []
     for i in range(2):
-        offset = jnp.arange(sizes[i]) - centre[:, i, None] + extent[i] // 2
+        offset = jnp.arange(sizes[i])[None] - centre[:, i, None] + extent[i] // 2
         inside.append((offset >= 0) & (offset < extent[i]))
     hole = inside[0][:, :, None, None] & inside[1][:, None, :, None]
-    return jnp.where(hole, fill, images)
+    return jnp.where(hole, to_rank(fill, images.ndim), images)
 
 
 def normalize(images: ArrayLike, mean: Numbers, std: Numbers) -> jax.Array:
@@ -187,11 +188,12 @@ def normalize(images: ArrayLike, mean: Numbers, std: Numbers) -> jax.Array:
     if isinstance(std, np.ndarray) and not (std > 0).all():
         raise ShapeError(f"std must be positive, got {std.tolist()}")
     result = jnp.float32 if images.dtype == jnp.uint8 else images.dtype
-    compute = jnp.promote_types(result, jnp.float32)
+    compute = wider(result, jnp.float32)
     values = images.astype(compute)
     if images.dtype == jnp.uint8:
         values = values / 255
-    return ((values - jnp.asarray(mean, compute)) / jnp.asarray(std, compute)).astype(result)
+    mean, std = (to_rank(jnp.asarray(a, compute), values.ndim) for a in (mean, std))
+    return ((values - mean) / std).astype(result)
 
 
 def channel_statistics(images: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -292,7 +294,7 @@ def _windows(
     if pad_mode == "edge" and 0 in sizes:
         raise ShapeError(f"images of {tuple(sizes)} have no edge to repeat")
     padded = jnp.pad(images, ((0, 0), *((m, m) for m in margin), (0, 0)), PAD_MODES[pad_mode])
-    corner = _along_batch(jax.random.randint(key, (count, 2), 0, jnp.array(slack) + 1), images)
+    corner = _along_batch(jax.random.randint(key, (count, 2), 0, jnp.array([slack]) + 1), images)
     # One slice an image, which XLA makes one gather of contiguous rows.
     cut = lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), (*size, channels))  # noqa: E731
     return jax.vmap(cut)(padded, corner)

@@ -323,7 +323,7 @@ def _falls(
             inside &= (at >= 0) & (at < f)
         return score(jnp.where(inside, cover, x))
 
-    return score(x) - jax.lax.map(jax.vmap(covered), places).reshape(-1, len(x))
+    return score(x)[None] - jax.lax.map(jax.vmap(covered), places).reshape(-1, len(x))
 
 
 __all__ = ["guided_backprop", "integrated_gradients", "occlusion", "saliency", "smooth_grad"]

@@ -120,7 +120,7 @@ def _amplitudes(height: int, width: int, decay: float) -> np.ndarray:
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
     amplitudes = np.maximum(np.hypot(fy, fx), 1 / max(height, width)) ** -decay
     scaled = amplitudes * np.sqrt(height * width / np.mean(np.square(amplitudes)))
-    return scaled[:, : width // 2 + 1, None]
+    return scaled[None, :, : width // 2 + 1, None]
 
 
 @dataclass(frozen=True)
@@ -182,14 +182,15 @@ class Parameterisation:
             z = apply_along(z, np.linalg.inv(colours).T, 3)
         if not self.fourier:
             return z
-        spectrum = jnp.fft.rfft2(z, axes=(1, 2)) / _amplitudes(z.shape[1], z.shape[2], self.decay)
-        return jnp.stack([spectrum.real, spectrum.imag], axis=-1).astype(z.dtype)
+        spectrum = jnp.fft.rfft2(z, axes=(1, 2))
+        amplitudes = _amplitudes(z.shape[1], z.shape[2], self.decay)[..., None].astype(z.dtype)
+        return jnp.stack([spectrum.real, spectrum.imag], axis=-1) / amplitudes
 
     def decode(self, z: Array, size: tuple[int, int]) -> Array:
         """Returns the images of shape ``(batch, *size, channels)`` that the numbers make."""
         if self.fourier:
-            spectrum = lax.complex(z[..., 0], z[..., 1]) * _amplitudes(*size, self.decay).astype(z.dtype)
-            z = jnp.fft.irfft2(spectrum, size, axes=(1, 2))
+            z = z * _amplitudes(*size, self.decay)[..., None].astype(z.dtype)
+            z = jnp.fft.irfft2(lax.complex(z[..., 0], z[..., 1]), size, axes=(1, 2))
         colours = self._colours(z.shape[-1])
         if colours is not None:
             z = apply_along(z, colours.T, 3)

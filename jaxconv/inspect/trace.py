@@ -9,7 +9,19 @@ import jax
 
 from jaxconv.compose import Repeat
 from jaxconv.geometry import IDENTITY, Field, clip_field, compose_field, cover_fields
-from jaxconv.layer import Composite, Layer, Runs, Tree, as_struct, below, check_acyclic, label_of, located, plain_path
+from jaxconv.layer import (
+    Composite,
+    Layer,
+    Runs,
+    Tree,
+    as_struct,
+    below,
+    check_acyclic,
+    label_of,
+    located,
+    plain_path,
+    shape_of,
+)
 
 Fields = tuple[Field, ...] | None
 
@@ -88,7 +100,7 @@ class _Look:
             return y
         struct = _structs(x)
         params, state = jax.eval_shape(lambda key: layer.init(key, struct), jax.random.key(0))
-        out = jax.eval_shape(lambda p, s, x: layer.apply(p, s, x)[0], params, state, struct)
+        out = shape_of(lambda p, s, x: layer.apply(p, s, x)[0], params, state, struct)
         macs = layer.macs(struct) if hasattr(layer, "macs") else None
         fields = self._fields(layer, x)
         y = jax.tree.map(lambda s: _Seen(s, fields), out)
@@ -132,7 +144,7 @@ class _Look:
         fields = None
         if len(known) == len(seen):
             fields = tuple(cover_fields(axis, n) for axis, n in zip(zip(*known, strict=True), self.sizes, strict=True))
-        out = jax.eval_shape(function, *_structs(xs))
+        out = shape_of(function, *_structs(xs))
         return jax.tree.map(lambda s: _Seen(s, fields), out)
 
 

@@ -46,7 +46,8 @@ def turn(key: Array, x: Array, *, degrees: float = 0.0, zoom: float = 0.0) -> Ar
         return x
     h, w = x.shape[1:3]
     angle, factor = jax.random.uniform(key, (2,), minval=-1) * jnp.array([np.deg2rad(degrees), zoom])
-    rows, columns = jnp.arange(h)[:, None] - (h - 1) / 2, jnp.arange(w)[None] - (w - 1) / 2
+    rows, columns = (jnp.arange(n, dtype=float) - (n - 1) / 2 for n in (h, w))
+    rows, columns = rows[:, None], columns[None]
     cos, sin = jnp.cos(angle) / (1 + factor), jnp.sin(angle) / (1 + factor)
     at = (cos * rows - sin * columns + (h - 1) / 2, sin * rows + cos * columns + (w - 1) / 2)
     low = [jnp.floor(a) for a in at]
@@ -60,7 +61,7 @@ def turn(key: Array, x: Array, *, degrees: float = 0.0, zoom: float = 0.0) -> Ar
             period = max(2 * n - 2, 1)
             place = jnp.mod(l.astype(int) + step, period)
             places.append(jnp.minimum(place, period - place) if n > 1 else jnp.zeros_like(place))
-        y = y + weight[..., None] * x[:, places[0], places[1]]
+        y = y + weight[None, ..., None] * x[:, places[0], places[1]]
     return y
 
 

@@ -29,6 +29,7 @@ from jaxconv.ops.arrays import (
     pad_axes,
     slice_axis,
     spatial_sizes,
+    wider,
 )
 from jaxconv.ops.lowering.primitive import convolve
 from jaxconv.ops.lowering.problem import Geometry
@@ -145,7 +146,7 @@ def _reach(window: Sequence[int], dilation: Sequence[int]) -> list[int]:
 
 def sum_types(dtype: Any, out_type: Any, precision: Any) -> dict[str, Any]:
     """Sums are as wide as the result; a cotangent of a result rounded to ``dtype`` is exact in ``dtype``."""
-    wide = jnp.promote_types(accumulator(dtype), out_type)
+    wide = wider(accumulator(dtype), out_type)
     return {"dtype": wide, "narrow": out_type == dtype, "precision": precision}
 
 

@@ -8,7 +8,7 @@ from jax import lax
 
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
-from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats, spatial_sizes
+from jaxconv.ops.arrays import Array, ArrayLike, accumulator, add_bias, as_floats, spatial_sizes, to_rank, wider
 
 
 def _check_channels(x: Array, **arrays: Array | None) -> None:
@@ -27,8 +27,8 @@ def check_eps(eps: float) -> None:
 
 def _affine(y: Array, scale: Array | None, bias: Array | None, dtype: Any) -> Array:
     """Scales and shifts in the type of ``y``, then rounds once."""
-    y = y if scale is None else y * scale.astype(y.dtype)
-    return (y if bias is None else y + bias.astype(y.dtype)).astype(dtype)
+    y = y if scale is None else y * to_rank(scale.astype(y.dtype), y.ndim)
+    return add_bias(y, bias, dtype)
 
 
 def _average(x: Array, axes: tuple[int, ...], axis_name: Any) -> Array:
@@ -95,12 +95,13 @@ def batch_norm(
     x, scale, bias = as_floats(x=x, scale=scale, bias=bias)
     _check_channels(x, mean=mean, var=var, scale=scale, bias=bias)
     check_eps(eps)
-    wide = jnp.promote_types(accumulator(x.dtype), mean.dtype)
+    wide = wider(accumulator(x.dtype), mean.dtype)
     # One factor a channel, so that the gradient has one product of the map's size less to sum.
     factor = lax.rsqrt(var.astype(wide) + eps)
     factor = factor if scale is None else factor * scale.astype(wide)
-    bias = bias if bias is None else bias.astype(wide)
-    return _normalized(x.astype(wide), mean.astype(wide), factor, bias).astype(x.dtype)
+    bias = bias if bias is None else to_rank(bias.astype(wide), x.ndim)
+    mean, factor = (to_rank(a, x.ndim) for a in (mean.astype(wide), factor))
+    return _normalized(x.astype(wide), mean, factor, bias).astype(x.dtype)
 
 
 def batch_statistics(x: ArrayLike, *, axis_name: Any = None) -> tuple[Array, Array]:

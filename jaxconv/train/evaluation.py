@@ -11,6 +11,7 @@ import numpy as np
 from jaxconv.batches import Preprocess, batches
 from jaxconv.compiler import jit
 from jaxconv.layer import Layer
+from jaxconv.ops.arrays import wider
 from jaxconv.train.checks import check_arrays, check_batch
 from jaxconv.train.state import Loss
 from jaxconv.train.step import METRICS, is_classification
@@ -163,4 +164,4 @@ def _per_example(loss: Loss, logits: Any, labels: jax.Array) -> jax.Array:
 
 def _by_example(values: jax.Array) -> jax.Array:
     """The mean over all axes but the first, in float32 at least."""
-    return jnp.mean(values.reshape(values.shape[0], -1), 1, dtype=jnp.promote_types(values.dtype, jnp.float32))
+    return jnp.mean(values.reshape(values.shape[0], -1), 1, dtype=wider(values.dtype, jnp.float32))

@@ -10,6 +10,7 @@ import optax
 from jaxconv.batches import Preprocess
 from jaxconv.compiler import jit
 from jaxconv.layer import Layer
+from jaxconv.ops.arrays import wider
 from jaxconv.train.state import Augment, Loss, TrainState, strong
 
 Metrics = dict[str, jax.Array]
@@ -120,4 +121,4 @@ def is_classification(logits: Any, labels: Any) -> bool:
 
 def mean(values: jax.Array) -> jax.Array:
     """The mean, accumulated in float32 at least."""
-    return jnp.mean(values, dtype=jnp.promote_types(values.dtype, jnp.float32))
+    return jnp.mean(values, dtype=wider(values.dtype, jnp.float32))

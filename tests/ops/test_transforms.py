@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxconv as jc
 from tests.ops import transforms
-from tests.ops.transforms import Row
+from tests.ops.transforms import Row, floats
 
 
 def with_options(op, *arguments, **options):
@@ -22,6 +22,7 @@ def with_options(op, *arguments, **options):
 def unpool(y, indices):
     """Indices that no two elements share: four places each, of which one is taken."""
     places = jnp.arange(y.shape[-2] * y.shape[-3]).reshape(*y.shape[-3:-1], 1) * 4
+    places = places.reshape(*(1,) * (indices.ndim - places.ndim), *places.shape)
     return jc.max_unpool(y, indices + places, (4, 4))
 
 
@@ -109,7 +110,7 @@ CHECKS = {name.removeprefix("check_"): check for name, check in vars(transforms)
 
 
 # What the arguments of an op change most. The rest of the checks takes an op's first row alone, or much time.
-OF_ARGUMENTS = {"vmap", "derivatives"}
+OF_ARGUMENTS = {"vmap", "derivatives", "strict_flags"}
 
 
 def cases():
@@ -139,3 +140,53 @@ def test_channels_split_over_devices_stay_split(row):
     with jax.set_mesh(mesh):
         for out in jax.tree.leaves(jax.eval_shape(row.op, image)):
             assert out.sharding.spec == P(*[None] * (out.ndim - 1), "data")
+
+
+def test_arrays_that_a_user_mixes_are_jaxs_own_error_under_strict_promotion():
+    x, kernel = jnp.ones((2, 4, 4, 2)), jnp.ones((3, 3, 2, 3), jnp.bfloat16)
+    assert jc.conv(x, kernel).dtype == np.float32
+    with jax.numpy_dtype_promotion("strict"), pytest.raises(jax.dtypes.TypePromotionError, match="promotion=strict"):
+        jc.conv(x, kernel)
+
+
+# Sides so long that what an op holds as a constant of its map's size shows in its program, and odd.
+LONG, SHORT = (1, 4001, 3001, 2), (1, 1001, 701, 2)
+MAPS = {
+    "conv": (with_options(jc.conv, padding=3, stride=2), LONG, (7, 7, 2, 3)),
+    "conv-depthwise": (with_options(jc.conv, groups=2), LONG, (3, 3, 1, 4)),
+    "conv-reflect": (with_options(jc.conv, pad_mode="reflect"), LONG, (3, 3, 2, 3)),
+    "conv_transpose": (with_options(jc.conv_transpose, stride=2), LONG, (3, 3, 3, 2)),
+    "conv_local": (with_options(jc.conv_local), (1, 61, 41, 2), (61, 41, 1, 1, 2, 3)),
+    "max_pool": (with_options(jc.max_pool, 3, stride=2, padding=1), LONG),
+    "max_pool_with_indices": (with_options(jc.max_pool_with_indices, 2), LONG),
+    "max_unpool": (lambda y: jc.max_unpool(*jc.max_pool_with_indices(y, 2), LONG[1:3]), LONG),
+    "avg_pool": (with_options(jc.avg_pool, 3, stride=1, padding=1, count_include_pad=False), LONG),
+    "lp_pool": (with_options(jc.lp_pool, 3, stride=2, padding="SAME"), LONG),
+    "global_avg_pool": (jc.global_avg_pool, LONG),
+    "global_max_pool": (jc.global_max_pool, SHORT),
+    "global_lp_pool": (jc.global_lp_pool, LONG),
+    "batch_norm": (jc.batch_norm, LONG, (2,), (2,), (2,), (2,)),
+    "batch_statistics": (jc.batch_statistics, LONG),
+    "layer_norm": (jc.layer_norm, LONG, (2,), (2,)),
+    "group_norm": (with_options(jc.group_norm, 1), LONG),
+    "instance_norm": (jc.instance_norm, LONG),
+    "local_response_norm": (with_options(jc.local_response_norm, 3), LONG),
+    "pad": (with_options(jc.pad, 2, mode="circular"), LONG),
+    "channel_shuffle": (with_options(jc.channel_shuffle, 2), LONG),
+    "pixel_shuffle": (with_options(jc.pixel_shuffle, 1), LONG),
+    "dropout": (lambda x: jc.dropout(x, 0.25, key()), LONG),
+    "drop_path": (lambda x: jc.drop_path(x, 0.25, key()), LONG),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_program_for_a_large_map_is_small(name):
+    """Neither the op nor its gradients hold a constant that grows with the map: its text stays below 100 kB."""
+    op, *shapes = MAPS[name]
+
+    def everything(*arrays):
+        out, pullback = jax.vjp(lambda *a: floats(op(*a)), *arrays)
+        return out, pullback(out)
+
+    arrays = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    assert len(jax.jit(everything).lower(*arrays).as_text()) < 100_000

@@ -4,9 +4,10 @@ A `Row` names an op and the shapes of one example; each check takes a row. Compi
 computes what it compares in one program where that is possible.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -294,6 +295,36 @@ def check_types(row: Row) -> None:
             assert_close(g, w, rtol=0.51 * eps + 4e-6, atol=4e-6, what=f"value in {dtype.__name__}")
         for g, w in zip(gradients, exact, strict=True):
             assert_close(g, w, rtol=2 * eps, atol=2 * eps, what=f"gradient in {dtype.__name__}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Flags with which users look for mistakes of their own
+
+
+@contextlib.contextmanager
+def strict_flags(**others: Any) -> Iterator[None]:
+    """No implicit broadcast over ranks, no implicit promotion, and an error at each NaN and infinity."""
+    flags = {"numpy_rank_promotion": "raise", "numpy_dtype_promotion": "strict"}
+    with contextlib.ExitStack() as stack:
+        for name, value in (flags | dict.fromkeys(("debug_nans", "debug_infs"), True) | others).items():
+            stack.enter_context(getattr(jax, name)(value))
+        yield
+
+
+def check_strict_flags(row: Row) -> None:
+    """Value and gradients: eager, in jit, where nothing may be sent to the device implicitly either, in half types."""
+
+    def everything(*arrays):
+        out, pullback = jax.vjp(row.of_movable(arrays, floats), *row.pick(arrays))
+        return out, pullback(out)
+
+    half, arrays = (jax.device_put(row.arrays(2, dtype=dtype)) for dtype in (jnp.bfloat16, np.float32))
+    with strict_flags():
+        eager = everything(*arrays)
+        jax.jit(everything).lower(*half)
+    with strict_flags(transfer_guard="disallow"):
+        jitted = quick_jit(everything)(*arrays)
+    assert_same(jitted, eager, "jit against eager")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ import numpy as np
 import optax
 import pytest
 
+import jaxconv as jc
 from jaxconv.train import TrainState, steps_per_epoch, train_step
+from tests.ops.transforms import strict_flags
 from tests.train.toys import Centered, Linear, assert_same, cross_entropy, data
 
 
@@ -154,3 +156,37 @@ def test_same_in_float64():
         new, metrics = train_step(net, cross_entropy, optimizer, donate=False)(train_state, images, labels)
         assert metrics["loss"].dtype == jnp.float64
         assert_same(jax.tree.map(jnp.zeros_like, new.params), jax.tree.map(jnp.zeros_like, train_state.params))
+
+
+def test_strict_flags_stop_no_step():
+    net = jc.serial(
+        jc.Conv(4), jc.BatchNorm(), jax.nn.relu, jc.MaxPool(3, stride=2, padding=1), jc.GlobalAvgPool(), jc.Dense(3)
+    )
+
+    def augment(key, x):
+        keys = jax.random.split(key, 4)
+        x = jc.data.random_crop(keys[0], x, 8, padding=1, pad_mode="reflect")
+        x = jc.data.random_shift(keys[1], jc.data.random_flip(keys[2], x), 1)
+        return jc.data.cutout(keys[3], x, 3, value=[0.5, 0.25, 0.0])
+
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3)).astype(np.uint8)
+    images, labels = jax.device_put((images, np.arange(6, dtype=np.int32) % 3))
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    for model in (net, jc.mixed_precision(net)):
+        train_state = TrainState.create(model, optimizer, 0, jax.ShapeDtypeStruct(images.shape, jnp.float32))
+        step = train_step(
+            model,
+            optax.softmax_cross_entropy_with_integer_labels,
+            optimizer,
+            augment=augment,
+            preprocess=lambda x: jc.data.normalize(x, [0.5] * 3, 0.25),
+        )
+        with strict_flags(transfer_guard="disallow"):
+            train_state, metrics = step(train_state, images, labels)
+        assert np.isfinite(metrics["loss"])
+        with strict_flags():
+            found = jc.train.evaluate(
+                model, train_state.params, train_state.state, images.astype(jnp.float32), labels,
+                loss=optax.softmax_cross_entropy_with_integer_labels, batch=4,
+            )  # fmt: skip
+        assert found["count"] == 6

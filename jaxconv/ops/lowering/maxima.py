@@ -215,6 +215,7 @@ def _covered(y: Array, won: Array, axes: Sequence[Windows], size: Sequence[int])
         pads = [(j, count - w.out - j) for j, count, w in zip(index, counts, rows, strict=True)]
         spread = (*lead, *itertools.chain(*((count, 1) for count in counts)), y.shape[-1])
         values, taps = (pad_axes(a, pads, fill).reshape(spread) for a, fill in ((y, 0), (won, -1)))
+        wanted = wanted.reshape(*(1,) * (taps.ndim - wanted.ndim), *wanted.shape)
         terms.append(jnp.where(taps == wanted, values, jnp.zeros((), y.dtype)))
     filled = total(terms).reshape(*lead, *(n * w.stride for n, w in zip(counts, rows, strict=True)), y.shape[-1])
     return pad_axes(filled, [(0, n - count * w.stride) for n, count, w in zip(lengths, counts, rows, strict=True)])

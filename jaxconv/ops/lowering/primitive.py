@@ -15,6 +15,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxconv.ops.arrays import wider
 from jaxconv.ops.lowering import forms, onednn, table
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, half_type, others
 from jaxconv.ops.lowering.xla import xla as xla_form
@@ -35,8 +36,9 @@ def lowering(mode: str | tuple[str, ...]) -> Any:
     Args:
       mode: "auto", the default: by the table of the platform. "xla": lax's own convolution and its gradients
         everywhere. "portable": by the table, without calls of oneDNN, for a program that is to be written to a disk
-        or read by other tools. A tuple of names of forms: the first of them that has a program for the problem, else
-        lax's; their matrix products may be oneDNN's.
+        or read by other tools, ``cost_analysis()`` of a compiled function among them: XLA counts a call, which it does
+        not look into, as -1 operations. A tuple of names of forms: the first of them that has a program for the
+        problem, else lax's; their matrix products may be oneDNN's.
 
     Raises:
       ValueError: no such mode, or no such form.
@@ -115,8 +117,8 @@ def problem_of(
     batched = shapes.get("input") or shapes["output"]
     channels = shapes["input"][-1] if "input" in shapes else shapes["kernel"][-2] * geometry.groups
     features = shapes["output"][-1] if "output" in shapes else shapes["kernel"][-1]
-    given = jnp.promote_types(first.dtype, second.dtype)
-    sums = jnp.promote_types(jnp.float32 if half_type(given) else given, dtype)
+    given = wider(first.dtype, second.dtype)
+    sums = wider(jnp.float32 if half_type(given) else given, dtype)
     if platform == "cuda" and half_type(given) and params["narrow"]:
         # The libraries sum in float32 within themselves. Asked to return it, XLA:GPU would widen the arrays and run a
         # float32 convolution.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxconv.ops.arrays import pad_axes, slice_axis
+from jaxconv.ops.arrays import pad_axes, slice_axis, to_rank
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape, Solve, others
 from jaxconv.ops.lowering.windows import flipped, in_parts, opposite, swapped, total
 
@@ -223,7 +223,7 @@ def _in_blocks(p: Problem, first: Array, second: Array, solve: Solve, size: int)
     def block(part: Array) -> Array:
         """Of the kernels of some groups, one kernel with zeros between different groups."""
         part = part.reshape(*g.window, p.inner, size, p.outer)
-        wide = part[..., None, :, :, :] * jnp.eye(size, dtype=part.dtype)[:, None, :, None]
+        wide = part[..., None, :, :, :] * to_rank(jnp.eye(size, dtype=part.dtype)[:, None, :, None], g.rank + 4)
         return wide.reshape(*g.window, size * p.inner, size * p.outer)
 
     def unblock(part: Array) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 from jax import lax
 
-from jaxconv.ops.arrays import pad_axes, slice_axis
+from jaxconv.ops.arrays import pad_axes, slice_axis, to_rank
 from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.problem import ROLES, Array, Geometry, Problem, Solve
 from jaxconv.ops.lowering.windows import dot, in_parts, seen_by, taps, total, unit, widened
@@ -192,7 +192,7 @@ def tiles_held(p: Problem, t: int) -> float:
 def shifts(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """Each channel by itself: multiply the shifted map by the tap's number for each channel, and add."""
     if p.role == "output":
-        return total(widened(seen, p) * second[index][0] for index, seen in taps(p, first))
+        return total(widened(seen, p) * to_rank(second[index][0], seen.ndim) for index, seen in taps(p, first))
     return _sums_over_places(p, widened(first, p), second).reshape(p.shape("kernel"))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxconv.ops.arrays import wider
 from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.forms import FORMS, XLA, Form
 from jaxconv.ops.lowering.problem import Array, Problem, others
@@ -338,7 +339,7 @@ def solve(mode: Any, p: Problem, first: Array, second: Array, seen: Any = None) 
     # CUDA's libraries take half types as they are.
     native = p.half and p.platform == "cuda" and p.role not in choice.form.adds
     if choice.form is not XLA and not native:
-        wide = jnp.promote_types(p.dtype, jnp.float32) if p.half else p.dtype
+        wide = wider(p.dtype, jnp.float32) if p.half else p.dtype
         first, second, p = first.astype(wide), second.astype(wide), replace(p, half=False, dtype=wide)
     if p.ensemble and choice.form.ensemble == "vmap":
         single = replace(p, ensemble=0, onednn=False)

@@ -4,10 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
-from jaxconv.ops.arrays import pad_axes, slice_axis
+from jaxconv.ops.arrays import pad_axes, slice_axis, wider
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Solve
 from jaxconv.ops.lowering.windows import flipped, swapped
 
@@ -29,7 +28,7 @@ def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Ar
             out_sharding = jax.sharding.NamedSharding(out_sharding.mesh, spec)
         return jax.vmap(lambda a, b: xla(p, a, b, out_sharding))(first, second)
     s = _letters(g.rank)
-    dtype = jnp.promote_types(first.dtype, second.dtype)
+    dtype = wider(first.dtype, second.dtype)
     first, second = first.astype(dtype), second.astype(dtype)
     common = {"precision": p.precision, "preferred_element_type": p.dtype, "out_sharding": out_sharding}
     if p.role == "output":

@@ -15,7 +15,7 @@ from jaxconv.ops.lowering import onednn, table
 from jaxconv.ops.lowering.forms import FORMS
 from jaxconv.ops.lowering.problem import ROLES, Geometry, Problem, others
 from tests.ops.draws import Draws, Searched, uniform
-from tests.ops.transforms import quick_jit
+from tests.ops.transforms import quick_jit, strict_flags
 
 # A form's own problem, and what it leaves, by lax: so that one form is looked at at a time.
 ALONE = {name: ((name,) if name != "xla" else "xla") for name in FORMS}
@@ -234,6 +234,17 @@ def test_twice_gives_the_same_bits(name, role):
     arrays = arrays_of(p)
     run = jax.jit(functools.partial(table.solve, ALONE[name], p))
     np.testing.assert_array_equal(run(*arrays), run(*arrays))
+
+
+@pytest.mark.parametrize(("name", "role"), CASES, ids=ids)
+def test_strict_flags_stop_no_form(name, role):
+    p = problem_with(name, role)
+    for half in (False, True):
+        p = dataclasses.replace(p, half=half)
+        with strict_flags():
+            jax.eval_shape(
+                functools.partial(table.solve, ALONE[name], p), *arrays_of(p, jnp.bfloat16 if half else np.float32)
+            )
 
 
 def test_every_form_is_tested():
