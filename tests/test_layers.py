@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import jaxconv as jc
 from jaxconv import layers
 from tests.nets import double, normal, randomised
+from tests.ops.transforms import strict_flags
 
 KEY = jax.random.key(7)
 
@@ -528,6 +529,56 @@ def test_batch_norm_wants_two_values_and_stops_the_statistics_gradient():
         return layer.apply(params, state, x, train=True)[1]["var"].sum()
 
     assert_array_equal(jax.grad(running)(jnp.asarray(normal((4, 3)))), np.zeros((4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (jc.InstanceNorm(), (4, 1, 1, 6)),
+        (jc.InstanceNorm(rank=1), (4, 2, 1, 6)),
+        (jc.GroupNorm(6), (1, 1, 1, 6)),
+        (jc.GroupNorm(6), (4, 1, 1, 6)),
+    ],
+    ids=str,
+)
+def test_the_norm_of_one_value_is_an_error_in_training(layer, shape):
+    net = jc.serial(features=jc.serial(norm=layer))
+    params, state = net.init(KEY, shape)
+    x = jnp.asarray(normal(shape))
+    with pytest.raises(jc.ShapeError) as raised:
+        net.apply(params, state, x, train=True)
+    assert str(raised.value) == (
+        f"features.norm ({type(layer).__name__}): x must have more than one value for each mean in training, "
+        f"got shape {shape}"
+    )
+    assert_array_equal(net.apply(params, state, x)[0], np.zeros(shape))
+    wide = jnp.concatenate([x, x], axis=-2)
+    assert net.apply(params, state, wide + jnp.asarray(normal(wide.shape)), train=True)[0].any()
+
+
+def test_groups_of_two_values_and_layer_norm_of_one_are_as_in_torch():
+    x = jnp.asarray(normal((4, 1, 1, 6)))
+    for layer in (jc.GroupNorm(3), jc.LayerNorm()):
+        params, _ = layer.init(KEY, x)
+        assert layer.apply(params, {}, x, train=True)[0].any()
+    assert_array_equal(
+        jc.LayerNorm().apply({"scale": jnp.ones(1), "bias": jnp.ones(1)}, {}, x[..., :1], train=True)[0], 1
+    )
+
+
+# --- Flags ------------------------------------------------------------------------------------------------------------
+
+
+@every_row
+def test_strict_flags_stop_nothing(row):
+    params, state, x = ready(row)
+
+    def everything(params, x, key):
+        y, pullback = jax.vjp(lambda p, x: row.layer.apply(p, state, x, train=True, key=key)[0], params, x)
+        return row.layer.init(key, x), row.layer.apply(params, state, x), pullback(y)
+
+    with strict_flags():
+        jax.jit(everything).lower(params, x, KEY)
 
 
 # --- Noise ------------------------------------------------------------------------------------------------------------

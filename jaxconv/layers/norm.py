@@ -12,6 +12,7 @@ from jaxconv import ops
 from jaxconv.errors import ShapeError
 from jaxconv.layer import Array, Params, State, Tree, as_struct, take
 from jaxconv.layers.base import Geometry, Leaf, Ranked, batched_sizes, group_size, whole_fields
+from jaxconv.ops.arrays import to_rank
 from jaxconv.ops.norm import check_eps
 
 
@@ -102,9 +103,30 @@ class LayerNorm(Leaf):
         return ops.layer_norm(x, **_take_scale_and_bias(self, params), eps=self.eps)
 
 
+class _SpatialNorm(Ranked):
+    """What normalizations of each example over space share."""
+
+    def values(self, x: Any) -> int:
+        """Returns how many values each mean is of."""
+        raise NotImplementedError
+
+    def apply(
+        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
+    ) -> tuple[Tree, State]:
+        self.accept(x)
+        if train and self.values(x) == 1:
+            raise ShapeError(f"x must have more than one value for each mean in training, got shape {x.shape}")
+        return self.forward(params, x), {}
+
+    def geometry(self, x: Any) -> Geometry:
+        return whole_fields(x, self.rank)  # Through the statistics each position depends on the whole input.
+
+
 @dataclass(frozen=True, repr=False)
-class GroupNorm(Ranked):
+class GroupNorm(_SpatialNorm):
     """Normalises each group of channels of each example over space: `jaxconv.group_norm` with params scale and bias.
+
+    Training raises ShapeError where a group has one value in all, since then the output is the bias whatever x is.
 
     >>> GroupNorm(2).apply(*GroupNorm(2).init(jax.random.key(0), (1, 4, 4, 8)), jnp.ones((1, 4, 4, 8)))[0].shape
     (1, 4, 4, 8)
@@ -125,16 +147,18 @@ class GroupNorm(Ranked):
         group_size(x.shape[-1], self.groups)
         return _scale_and_bias(self, x)
 
+    def values(self, x: Any) -> int:
+        return math.prod(x.shape[-1 - self.rank : -1]) * group_size(x.shape[-1], self.groups)
+
     def forward(self, params: Params, x: Tree) -> Tree:
         return ops.group_norm(x, self.groups, **_take_scale_and_bias(self, params), eps=self.eps, rank=self.rank)
 
-    def geometry(self, x: Any) -> Geometry:
-        return whole_fields(x, self.rank)  # Through the statistics each place sees the whole map.
-
 
 @dataclass(frozen=True, repr=False)
-class InstanceNorm(Ranked):
+class InstanceNorm(_SpatialNorm):
     """Normalises each channel of each example over space: `jaxconv.instance_norm` with params scale and bias.
+
+    Training raises ShapeError where x has one spatial position, since then the output is the bias whatever x is.
 
     >>> layer = InstanceNorm(scale=False, bias=False)
     >>> layer.apply({}, {}, jnp.ones((1, 4, 4, 8)))[0].shape
@@ -153,11 +177,11 @@ class InstanceNorm(Ranked):
         batched_sizes(x, self.rank)
         return _scale_and_bias(self, x)
 
+    def values(self, x: Any) -> int:
+        return math.prod(x.shape[-1 - self.rank : -1])
+
     def forward(self, params: Params, x: Tree) -> Tree:
         return ops.instance_norm(x, **_take_scale_and_bias(self, params), eps=self.eps, rank=self.rank)
-
-    def geometry(self, x: Any) -> Geometry:
-        return whole_fields(x, self.rank)  # Through the statistics each place sees the whole map.
 
 
 @dataclass(frozen=True, repr=False)
@@ -198,7 +222,7 @@ class LayerScale(Leaf):
         scale = take(params, "scale")
         if scale.shape != x.shape[-1:]:
             raise ShapeError(f"scale must have shape {x.shape[-1:]}, the channels of x {x.shape}, got {scale.shape}")
-        return x * scale
+        return x * to_rank(scale, x.ndim)
 
 
 @dataclass(frozen=True, repr=False)
@@ -224,7 +248,7 @@ class PReLU(Leaf):
         wanted = (1,) if self.shared else x.shape[-1:]
         if scale.shape != wanted:
             raise ShapeError(f"scale must have shape {wanted} for x {x.shape}, got {scale.shape}")
-        return jnp.where(x > 0, x, scale * x)
+        return jnp.where(x > 0, x, to_rank(scale, x.ndim) * x)
 
 
 __all__ = [
