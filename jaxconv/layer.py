@@ -447,7 +447,7 @@ class _Init:
     def _again(self, label: str, layer: Layer, params: Params, state: State, x: Tree) -> Tree:
         """Returns the shape of the output of a child that is initialized already."""
         with located(label, layer):
-            return jax.eval_shape(lambda p, s, x: layer.apply(p, s, x)[0], params, state, x)
+            return shape_of(lambda p, s, x: layer.apply(p, s, x)[0], params, state, x)
 
     def join(self, function: Callable[..., Tree], *xs: Tree) -> Tree:
         return shape_of(function, *xs)
