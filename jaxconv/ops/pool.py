@@ -350,9 +350,9 @@ def _power(x: Array, p: float) -> Array:
 
 def _root(total: Array, p: float) -> Array:
     """Returns the p-th root, with gradient 0 where the sum is 0."""
-    positive = total > 0
-    safe = jnp.where(positive, total, 1)
-    return jnp.where(positive, jnp.sqrt(safe) if p == 2 else safe ** (1 / p), lax.stop_gradient(total))
+    some = total != 0  # NaN too, whose gradient is NaN
+    safe = jnp.where(some, total, 1)
+    return jnp.where(some, jnp.sqrt(safe) if p == 2 else safe ** (1 / p), lax.stop_gradient(total))
 
 
 def lp_pool(

@@ -141,7 +141,7 @@ def _how(g: Geometry, dtype: Any) -> str:
 
 def _without_onednn(p: Problem, mode: Any) -> str:
     """Says why oneDNN is not called for a problem for which it would be, if this process called it."""
-    able = mode == "auto" and p.platform == "cpu" and onednn.computes(p.dtype, p.geometry.rank)
+    able = mode in ("auto", "exact") and p.platform == "cpu" and onednn.computes(p.dtype, p.geometry.rank)
     why = onednn.left_out() if able else ""
     return f"; oneDNN is not called, since {why}" if why else ""
 

@@ -22,6 +22,7 @@ from jaxconv.ops.lowering.xla import xla as xla_form
 
 conv_p = Primitive("jaxconv_conv")
 
+MODES = ("auto", "portable", "exact", "xla")
 # What `jaxconv.lowering` sets: "auto", "xla", or names of forms. Part of the key of jit's cache.
 _mode = jax.make_user_context("auto")
 # Whether XLA:CPU, left to its defaults, hands convolutions to YNNPACK. `jaxconv.jit` tells it not to, and this.
@@ -37,8 +38,9 @@ def lowering(mode: str | tuple[str, ...]) -> Any:
       mode: "auto", the default: by the table of the platform. "xla": lax's own convolution and its gradients
         everywhere. "portable": by the table, without calls of oneDNN, for a program that is to be written to a disk
         or read by other tools, ``cost_analysis()`` of a compiled function among them: XLA counts a call, which it does
-        not look into, as -1 operations. A tuple of names of forms: the first of them that has a program for the
-        problem, else lax's; their matrix products may be oneDNN's.
+        not look into, as -1 operations. "exact": by the table, without forms that let an element that is not finite
+        reach results that do not depend on it: see docs/conformance.md. A tuple of names of forms: the first of them
+        that has a program for the problem, else lax's; their matrix products may be oneDNN's.
 
     Raises:
       ValueError: no such mode, or no such form.
@@ -47,9 +49,9 @@ def lowering(mode: str | tuple[str, ...]) -> Any:
     ...     y = jc.conv(jnp.ones((8, 8, 3)), jnp.ones((3, 3, 3, 4)))
     """
     names = (mode,) if isinstance(mode, str) else tuple(mode)
-    known = ("auto", "portable", "xla") if isinstance(mode, str) else tuple(forms.FORMS)
+    known = MODES if isinstance(mode, str) else tuple(forms.FORMS)
     if not names or set(names) - set(known):
-        modes = "'auto', 'portable', 'xla' or a tuple of " + ", ".join(forms.FORMS)
+        modes = ", ".join(map(repr, MODES)) + " or a tuple of " + ", ".join(forms.FORMS)
         raise ValueError(f"lowering must be {modes}, got {mode!r}")
     return _mode(mode if isinstance(mode, str) else names)
 

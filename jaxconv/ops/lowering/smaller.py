@@ -223,7 +223,8 @@ def _in_blocks(p: Problem, first: Array, second: Array, solve: Solve, size: int)
     def block(part: Array) -> Array:
         """Of the kernels of some groups, one kernel with zeros between different groups."""
         part = part.reshape(*g.window, p.inner, size, p.outer)
-        wide = part[..., None, :, :, :] * to_rank(jnp.eye(size, dtype=part.dtype)[:, None, :, None], g.rank + 4)
+        own = to_rank(jnp.eye(size, dtype=bool)[:, None, :, None], g.rank + 4)
+        wide = jnp.where(own, part[..., None, :, :, :], jnp.zeros((), part.dtype))  # zero times NaN would be NaN
         return wide.reshape(*g.window, size * p.inner, size * p.outer)
 
     def unblock(part: Array) -> Array:

@@ -214,20 +214,18 @@ def _sums_over_places(p: Problem, x: Array, y: Array) -> Array:
     exact = [n for n in range(7, 17) if rows % n == 0]
     chain = exact[-1] if exact else min(range(8, 17), key=lambda n: (-(-rows // n) * n, -n)) if rows > 16 else rows
     left = -(-rows // chain)
-    extra = left * chain - rows
-    y = pad_axes(y, [(0, extra)] + [(0, 0)] * (g.rank - 1))
-    x = pad_axes(
-        x, [(low, high + (extra * g.stride[0] if axis == 0 else 0)) for axis, (low, high) in enumerate(g.padding)]
-    )
+    x = pad_axes(x, g.padding)
     found = []
     for index in itertools.product(*(range(f) for f in g.window)):
         terms = []
         for row in range(chain):
-            seen = x
+            seen, whole = x, -(-(rows - row) // chain)
             for axis, (i, m, s, d) in enumerate(zip(index, g.out, g.stride, g.dilation, strict=True), 1):
-                start, count, step = (i * d + row * s, left, chain * s) if axis == 1 else (i * d, m, s)
+                start, count, step = (i * d + row * s, whole, chain * s) if axis == 1 else (i * d, m, s)
                 seen = slice_axis(seen, axis, start, start + (count - 1) * step + 1, step)
-            terms.append(seen * slice_axis(y, 1, row, row + (left - 1) * chain + 1, chain))
+            term = seen * slice_axis(y, 1, row, row + (whole - 1) * chain + 1, chain)
+            # What is left over is filled up in the products, not in y: zero times NaN would be NaN.
+            terms.append(pad_axes(term, [(0, left - whole)] + [(0, 0)] * (g.rank - 1)))
         rest = total(terms).reshape(-1, y.shape[-1])
         ones = jnp.ones((1, rest.shape[0]), rest.dtype)
         found.append(lax.dot_general(ones, rest, (((1,), (0,)), ((), ())), precision=p.precision))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxconv.ops.arrays import wider
 from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.forms import FORMS, XLA, Form
+from jaxconv.ops.lowering.guard import guarded
 from jaxconv.ops.lowering.problem import Array, Problem, others
 from jaxconv.ops.lowering.smaller import UNROLLED, split_up
 from jaxconv.ops.lowering.sums import held, laid_by_one, tile_size, tiles_held
@@ -318,17 +319,24 @@ def choose(p: Problem, mode: Any) -> Choice:
     for name in mode if isinstance(mode, tuple) else ():
         if FORMS[name].takes(p):
             return Choice(FORMS[name], "asked for")
-    if mode in ("auto", "portable"):
+    exact = mode == "exact"
+    if mode in ("auto", "portable", "exact"):
         for row in ROWS.get(p.platform or "", ()):
-            if row.form.takes(p) and row.when(p):
+            if row.form.takes(p) and row.when(p) and not (exact and row.form.spreads(p)):
                 return Choice(row.form, row.why, row.then)
+    if exact and XLA.spreads(p):
+        form = next(FORMS[name] for name in ("members", "apart", "phases") if FORMS[name].takes(p))
+        return Choice(form, "lax's own lets what is not finite reach more than depends on it")
     if isinstance(mode, tuple):
         return Choice(XLA, "none of the forms asked for fits")
     return Choice(XLA, "nothing measured faster" if p.platform in ROWS else "no measurements on this platform")
 
 
 def solve(mode: Any, p: Problem, first: Array, second: Array, seen: Any = None) -> Array:
-    """Computes the problem by the form that is chosen for it; ``seen``, a list, is told the problems and choices."""
+    """Computes the problem by the form that is chosen for it; ``seen``, a list, is told the problems and choices.
+
+    A form that would spread what is not finite is guarded on the CPU: see `jaxconv.ops.lowering.guard`.
+    """
     choice = choose(p, mode)
     if seen is not None:
         seen.append((p, choice))
@@ -341,10 +349,20 @@ def solve(mode: Any, p: Problem, first: Array, second: Array, seen: Any = None) 
     if choice.form is not XLA and not native:
         wide = wider(p.dtype, jnp.float32) if p.half else p.dtype
         first, second, p = first.astype(wide), second.astype(wide), replace(p, half=False, dtype=wide)
-    if p.ensemble and choice.form.ensemble == "vmap":
-        single = replace(p, ensemble=0, onednn=False)
-        return jax.vmap(lambda first, second: choice.form.function(single, first, second, smaller))(first, second)
-    return choice.form.function(p, first, second, smaller)
+
+    def compute() -> Array:
+        if p.ensemble and choice.form.ensemble == "vmap":
+            single = replace(p, ensemble=0, onednn=False)
+            return jax.vmap(lambda first, second: choice.form.function(single, first, second, smaller))(first, second)
+        return choice.form.function(p, first, second, smaller)
+
+    spreads = choice.form.spreads(p)
+    # On a GPU a branch would make it wait, and what lax computes stays lax's.
+    if choice.form is XLA or not spreads or p.platform != "cpu" or mode not in ("auto", "portable"):
+        return compute()
+    operands = dict(zip(others(p.role), (first, second), strict=True))
+    size = max(p.ensemble, 1) * math.prod(p.shape(p.role))
+    return guarded([operands[name] for name in spreads], size, compute, lambda: solve("exact", p, first, second))
 
 
 def steps(p: Problem, mode: Any) -> list[tuple[Problem, Choice]]:
