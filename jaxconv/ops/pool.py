@@ -25,7 +25,6 @@ from jaxconv.ops.arrays import (
     Array,
     ArrayLike,
     accumulator,
-    apply_along,
     as_floats,
     pad_axes,
     spatial_sizes,
@@ -37,6 +36,7 @@ from jaxconv.ops.lowering import maxima
 from jaxconv.ops.lowering.linear import moving_sums, sums_by_lax, tile_sums, windows_sums
 from jaxconv.ops.lowering.maxima import Best
 from jaxconv.ops.lowering.primitive import lowering_mode
+from jaxconv.ops.lowering.resample import Sampling, resample
 
 
 class _Windows(NamedTuple):
@@ -467,6 +467,8 @@ def adaptive_avg_pool(x: ArrayLike, size: IntOrTuple, *, rank: int = 2) -> Array
       ShapeError: x has too few axes, an empty spatial axis, or ``size`` is not one int for each axis.
       DTypeError: x is not floating-point.
 
+    Time and memory are linear in the size; a NaN or an infinity reaches the bins that contain it and no other.
+
     Equals ``torch.nn.functional.adaptive_avg_pool2d``.
 
     >>> adaptive_avg_pool(jnp.arange(7.0)[:, None], 3, rank=1)[:, 0]
@@ -474,14 +476,23 @@ def adaptive_avg_pool(x: ArrayLike, size: IntOrTuple, *, rank: int = 2) -> Array
     """
     (x,) = as_floats(x=x)
     sizes = spatial_sizes(x, rank)
+    bins = as_tuple(size, rank, "size")
     y = x.astype(accumulator(x.dtype))
-    for axis, (n, m) in enumerate(zip(sizes, as_tuple(size, rank, "size"), strict=True)):
-        bins = adaptive_bins(n, m)
-        mean = np.zeros((n, m))
-        for i, (start, stop) in enumerate(bins):
-            mean[start:stop, i] = 1 / (stop - start)
-        y = apply_along(y, mean, y.ndim - 1 - rank + axis)
+    # Bins that tile an axis are windows; the rest overlap, and are as long as one more than that at most.
+    tiles = tuple(n // m if _tiled(n, m) else 1 for n, m in zip(sizes, bins, strict=True))
+    for axis, (n, m, tile) in enumerate(zip(sizes, bins, tiles, strict=True)):
+        if m == 1:
+            y = jnp.mean(y, axis - rank - 1, keepdims=True)
+        elif n != m and tile == 1:
+            y = resample(y, axis - rank - 1, m, Sampling("mean"))
+    if any(tile > 1 for tile in tiles):
+        y = tile_sums(y, tiles) / math.prod(tiles)
     return y.astype(x.dtype)
+
+
+def _tiled(n: int, m: int) -> bool:
+    """Whether bins tile an axis, as far as is known of symbolic sizes; a single bin is a mean."""
+    return m > 1 and isinstance(n, int) and isinstance(m, int) and n % m == 0
 
 
 def adaptive_max_pool(x: ArrayLike, size: IntOrTuple, *, rank: int = 2) -> Array:

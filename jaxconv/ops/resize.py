@@ -1,72 +1,16 @@
 """Resizing maps: interpolation as torch's, and channels shuffled into space."""
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import IntOrTuple, adaptive_bins, as_int, as_tuple
-from jaxconv.ops.arrays import Array, ArrayLike, accumulator, apply_along, as_floats, spatial_sizes
+from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats, spatial_sizes
+from jaxconv.ops.lowering.resample import KERNELS, Sampling, resample, seen_elements
 from jaxconv.ops.pool import adaptive_avg_pool
 
 _ALIASES = {"linear": "bilinear", "trilinear": "bilinear", "cubic": "bicubic"}
 _METHODS = ("nearest", "nearest_exact", "bilinear", "bicubic", "area")
-
-
-def _triangle(t: np.ndarray) -> np.ndarray:
-    return np.maximum(1 - np.abs(t), 0)
-
-
-def _cubic(a: float):
-    """Returns Keys' cubic kernel (1981)."""
-
-    def weight(t: np.ndarray) -> np.ndarray:
-        t = np.abs(t)
-        near = ((a + 2) * t - (a + 3)) * t * t + 1
-        far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
-        return np.where(t <= 1, near, np.where(t < 2, far, 0))
-
-    return weight
-
-
-# Method and antialias: the kernel and its reach in elements of the coarser grid. torch has another cubic for each.
-_KERNELS = {
-    ("bilinear", False): (_triangle, 1),
-    ("bilinear", True): (_triangle, 1),
-    ("bicubic", False): (_cubic(-0.75), 2),
-    ("bicubic", True): (_cubic(-0.5), 2),
-}
-
-
-def _nearest(n: int, m: int, exact: bool) -> np.ndarray:
-    """Returns the source of each output; in float32, as torch rounds."""
-    scale = np.float32(n / m)
-    source = (np.arange(m, dtype=np.float32) + np.float32(0.5 if exact else 0)) * scale
-    return np.minimum(np.floor(source).astype(int), n - 1)
-
-
-def _weights(n: int, m: int, method: str, align_corners: bool, antialias: bool) -> np.ndarray:
-    """Returns the matrix ``(n, m)`` that interpolates one axis."""
-    kernel, reach = _KERNELS[method, antialias]
-    scale = ((n - 1) / (m - 1) if m > 1 else 0.0) if align_corners else n / m
-    rows = np.arange(n)[:, None]
-    if antialias:
-        # The window widens with the shrinking factor and is cut at the rim, then normalised.
-        stretch = max(scale, 1.0)
-        centre = scale * (np.arange(m) + 0.5)
-        first = np.maximum(np.trunc(centre - reach * stretch + 0.5), 0)
-        stop = np.minimum(np.trunc(centre + reach * stretch + 0.5), n)
-        weights = np.where((rows >= first) & (rows < stop), kernel((rows - centre + 0.5) / stretch), 0)
-        return weights / weights.sum(axis=0)
-    source = np.arange(m) * scale if align_corners else (np.arange(m) + 0.5) * scale - 0.5
-    if method == "bilinear":
-        source = np.clip(source, 0, n - 1)
-    weights = np.zeros((n, m))
-    for tap in range(-reach + 1, reach + 1):
-        at = np.floor(source) + tap
-        # A tap beyond the rim takes the rim's element.
-        np.add.at(weights, (np.clip(at, 0, n - 1).astype(int), np.arange(m)), kernel(source - at))
-    return weights
 
 
 def check_method(method: str, align_corners: bool, antialias: bool) -> str:
@@ -74,7 +18,7 @@ def check_method(method: str, align_corners: bool, antialias: bool) -> str:
     name = _ALIASES.get(method, method)
     if name not in _METHODS:
         raise ShapeError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
-    if (align_corners or antialias) and (name, antialias) not in _KERNELS:
+    if (align_corners or antialias) and (name, antialias) not in KERNELS:
         option = "align_corners" if align_corners else "antialias"
         raise ShapeError(f"{option} is for the methods bilinear and bicubic, got method {method!r}")
     return name
@@ -106,6 +50,10 @@ def resize(
       ShapeError: an unknown method, an option that the method does not have, or sizes that do not fit the rank.
       DTypeError: x is not floating-point and the method is not a nearest one.
 
+    Time and memory are linear in the larger of the sizes. Each output reads the elements of weight other than zero, so
+    a NaN or an infinity reaches what depends on it and nothing else, in the gradient too; torch also reads neighbors of
+    weight zero, at the rim and where the grids coincide.
+
     Equals ``torch.nn.functional.interpolate(size=size)``; for rank 1 and 3, where torch has no bicubic and no
     antialiasing, the same along each axis.
 
@@ -113,19 +61,17 @@ def resize(
     Array([0. , 0.5, 1.5, 2. ], dtype=float32)
     """
     method = check_method(method, align_corners, antialias)
-    smooth = (method, antialias) in _KERNELS
+    smooth = (method, antialias) in KERNELS
     if method == "area":
         return adaptive_avg_pool(x, size, rank=rank)
     y = as_floats(x=x)[0] if smooth else jnp.asarray(x)
     dtype = y.dtype
     sizes = spatial_sizes(y, rank)
     y = y.astype(accumulator(dtype)) if smooth else y
+    sampling = Sampling(method, align_corners, antialias)
     for i, (n, m) in enumerate(zip(sizes, as_tuple(size, rank, "size"), strict=True)):
-        axis = y.ndim - 1 - rank + i
-        if not smooth:
-            y = jnp.take(y, _nearest(n, m, method == "nearest_exact"), axis, mode="clip")
-        elif n != m:
-            y = apply_along(y, _weights(n, m, method, align_corners, antialias), axis)
+        if n != m:
+            y = resample(y, i - rank - 1, m, sampling)
     return y.astype(dtype)
 
 
@@ -134,10 +80,7 @@ def source_spans(n: int, m: int, method: str, align_corners: bool, antialias: bo
     method = _ALIASES.get(method, method)
     if method == "area":
         return dict(enumerate(adaptive_bins(n, m)))
-    if (method, antialias) not in _KERNELS:
-        return {i: (int(at), int(at) + 1) for i, at in enumerate(_nearest(n, m, method == "nearest_exact"))}
-    seen = (np.flatnonzero(w) for w in _weights(n, m, method, align_corners, antialias).T)
-    return {i: (int(at[0]), int(at[-1]) + 1) for i, at in enumerate(seen)}
+    return seen_elements(n, m, Sampling(method, align_corners, antialias))
 
 
 def pixel_shuffle(x: ArrayLike, factor: int, *, rank: int = 2) -> Array:

@@ -39,10 +39,10 @@ def linear(primitive: Primitive, transpose: Callable[..., Any]) -> None:
     ad.primitive_transposes[primitive] = transposed
 
 
-def define(primitive: Primitive, program: Any) -> None:
-    """Sets what the program of each platform gives: the type, the batching, the lowering."""
+def define(primitive: Primitive, program: Any, typed: Any = None) -> None:
+    """Sets what the program of each platform gives: the type, unless there is a rule for it, the batching, the lowering."""
 
-    def typed(*arrays: Any, **params: Any) -> Any:
+    def traced(*arrays: Any, **params: Any) -> Any:
         found = jax.make_jaxpr(functools.partial(program, None, **params))(*arrays).out_avals
         return found if primitive.multiple_results else found[0]
 
@@ -53,7 +53,7 @@ def define(primitive: Primitive, program: Any) -> None:
         return (found, [0] * len(found)) if primitive.multiple_results else (found, 0)
 
     primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
-    primitive.def_abstract_eval(typed)
+    primitive.def_abstract_eval(typed or traced)
     batching.primitive_batchers[primitive] = batched
     register(primitive, lambda platform, _, *arrays, **params: program(platform, *arrays, **params))
 
