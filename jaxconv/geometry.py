@@ -1,9 +1,15 @@
-"""Where a window lands: output sizes, padding in all its forms, receptive fields. Integers in, integers out."""
+"""Where a window lands: output sizes, padding in all its forms, receptive fields. Integers in, integers out.
+
+A size may be symbolic, as `jax.export` has them: then a check that cannot be decided passes.
+"""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple, overload
+
+import jax
+import jax.export
 
 from jaxconv.errors import ShapeError
 
@@ -14,8 +20,22 @@ Padding = str | int | Sequence[int | tuple[int, int]]
 PADDING_NAMES = ("VALID", "SAME", "SAME_LOWER")
 
 
+def known(comparison: Callable[[], bool]) -> bool:
+    """Returns a comparison of sizes, or False where sizes are symbolic and leave it open: no error is raised then.
+
+    >>> known(lambda: 3 > 2)
+    True
+    """
+    try:
+        return bool(comparison())
+    except jax.errors.InconclusiveDimensionOperation:
+        return False
+
+
 def as_int(value: object, name: str, *, least: int | None = None) -> int:
     """Returns ``value`` as an int, or raises ShapeError naming the argument."""
+    if jax.export.is_symbolic_dim(value):
+        return value  # type: ignore[return-value]
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -77,7 +97,7 @@ def resolve_padding(
             return ((0, 0),) * rank
         pairs = []
         for n, f, s, d in zip(size, window, stride, dilation, strict=True):
-            total = max((-(-n // s) - 1) * s + window_extent(f, d) - n, 0)
+            total = jax.core.max_dim((-(-n // s) - 1) * s + window_extent(f, d) - n, 0)
             low = (total + 1) // 2 if name == "SAME_LOWER" else total // 2
             pairs.append((low, total - low))
         return tuple(pairs)
@@ -113,13 +133,14 @@ def output_sizes(
     """Returns how many windows fit along each axis, or raises ShapeError where none does."""
     sizes = []
     for axis, (n, f, s, (low, high), d) in enumerate(zip(size, window, stride, padding, dilation, strict=True)):
-        if n < 1:
+        if known(lambda n=n: n < 1):
             raise ShapeError(f"spatial axis {axis} is empty: sizes {tuple(size)}")
-        if n + min(low, 0) + min(high, 0) < 1:
+        inside = n + jax.core.min_dim(low, 0) + jax.core.min_dim(high, 0)
+        if known(lambda inside=inside: inside < 1):
             raise ShapeError(f"padding ({low}, {high}) leaves nothing of spatial axis {axis} of size {n}")
         extent = window_extent(f, d)
         padded = n + low + high
-        if extent > padded:
+        if known(lambda extent=extent, padded=padded: extent > padded):
             dilated = f" (extent {extent} at dilation {d})" if d > 1 else ""
             raise ShapeError(
                 f"window {f}{dilated} is larger than the padded input on spatial axis {axis}: "
@@ -129,8 +150,9 @@ def output_sizes(
         out = steps // s + 1
         # A window that hangs over the high side counts if it starts inside the input or the low padding (torch's rule).
         # A negative high side cuts the input short.
-        if ceil_mode and steps % s and out * s < n + low + min(high, 0):
-            out += 1
+        if ceil_mode:
+            starts = -(-(n + low + jax.core.min_dim(high, 0)) // s)
+            out = jax.core.max_dim(out, jax.core.min_dim(-(-steps // s) + 1, starts))
         sizes.append(out)
     return tuple(sizes)
 
@@ -257,10 +279,10 @@ def transpose_output_sizes(
     for axis, (n, f, s, (low, high), e, d) in enumerate(
         zip(size, window, stride, padding, extra, dilation, strict=True)
     ):
-        if n < 1:
+        if known(lambda n=n: n < 1):
             raise ShapeError(f"spatial axis {axis} is empty: sizes {tuple(size)}")
         out = (n - 1) * s - low - high + window_extent(f, d) + e
-        if out < 1:
+        if known(lambda out=out: out < 1):
             raise ShapeError(
                 f"padding ({low}, {high}) leaves no output on spatial axis {axis}: size {n}, window {f}, stride {s}, "
                 f"dilation {d} give {out}"

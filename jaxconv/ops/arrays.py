@@ -95,7 +95,7 @@ def slice_axis(x: Array, axis: int, start: int, stop: int, stride: int = 1) -> A
 
 def pad_axes(x: Array, pairs: Sequence[tuple[int, int]], value: Any = 0) -> Array:
     """Pads, or where negative crops, the spatial axes before the last of ``x`` by a constant."""
-    if not any(low or high for low, high in pairs):
+    if all(low == 0 and high == 0 for low, high in pairs):
         return x
     first = x.ndim - 1 - len(pairs)
     config = [(0, 0, 0)] * first + [(low, high, 0) for low, high in pairs] + [(0, 0, 0)]

@@ -222,8 +222,14 @@ def conv_transpose(
 
 
 def _split_padding(padding: Pairs, reach: Sequence[int]) -> tuple[Pairs, Pairs]:
-    """Returns the part of the padding from 0 to ``reach``, and what is over: more zeros, or less than none."""
-    within = tuple((min(max(low, 0), r), min(max(high, 0), r)) for (low, high), r in zip(padding, reach, strict=True))
+    """Returns the part of the padding from 0 to ``reach``, and what is over: more zeros, or less than none.
+
+    Symbolic padding is all over: no convolution has to know it.
+    """
+    within = tuple(
+        tuple(min(max(p, 0), r) if isinstance(p, int) else 0 for p in pair)
+        for pair, r in zip(padding, reach, strict=True)
+    )
     beyond = tuple((low - w0, high - w1) for (low, high), (w0, w1) in zip(padding, within, strict=True))
     return within, beyond
 

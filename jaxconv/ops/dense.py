@@ -31,7 +31,9 @@ def dense(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None) -> Arr
         raise ShapeError(f"kernel must have shape (in, out), got {kernel.shape}")
     if x.ndim < 1 or x.shape[-1] != kernel.shape[0]:
         got = x.shape[-1] if x.ndim else "none"
-        raise ShapeError(f"kernel {kernel.shape} takes {kernel.shape[0]} inputs, x has {got}: shape {x.shape}")
+        symbolic = ", a size that is not a number: a global or an adaptive pool before it fixes the size"
+        why = "" if isinstance(got, int | str) else symbolic
+        raise ShapeError(f"kernel {kernel.shape} takes {kernel.shape[0]} inputs, x has {got}{why}: shape {x.shape}")
     if bias is not None and bias.shape != kernel.shape[1:]:
         raise ShapeError(f"bias must have shape {kernel.shape[1:]}, got {bias.shape}")
     y = jnp.matmul(x, kernel, preferred_element_type=accumulator(x.dtype))

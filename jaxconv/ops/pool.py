@@ -27,6 +27,7 @@ from jaxconv.ops.arrays import (
     accumulator,
     as_floats,
     pad_axes,
+    slice_axis,
     spatial_sizes,
     to_rank,
     wider,
@@ -52,15 +53,17 @@ class _Windows(NamedTuple):
     @property
     def crop(self) -> Pairs:
         """What negative padding cuts off, as negative numbers. No window sees it, not even one that hangs over."""
-        return tuple((min(low, 0), min(high, 0)) for low, high in self.padding)
+        least = jax.core.min_dim
+        return tuple((least(low, 0), least(high, 0)) for low, high in self.padding)
 
     @property
     def overhang(self) -> Pairs:
         """The padding of the cropped map: at the high side what the last window reaches, less if it stops short."""
         pairs = []
+        least = jax.core.min_dim
         for f, s, (low, high), d, n, o in zip(*self, strict=True):
-            kept = n + min(low, 0) + min(high, 0)
-            pairs.append((max(low, 0), (o - 1) * s + window_extent(f, d) - max(low, 0) - kept))
+            kept, before = n + least(low, 0) + least(high, 0), jax.core.max_dim(low, 0)
+            pairs.append((before, (o - 1) * s + window_extent(f, d) - before - kept))
         return tuple(pairs)
 
     def lay_out(self, x: Array, value: Any) -> Array:
@@ -267,7 +270,7 @@ def pool_sums(x: Array, windows: _Windows) -> Array:
     x = windows.lay_out(x.astype(accumulator(x.dtype)), 0)
     if lowering_mode() == "xla":
         return sums_by_lax(x, windows.window, windows.stride, windows.dilation)
-    if windows.window == windows.stride and max(windows.dilation) == 1 and max(windows.out) > 1:
+    if windows.window == windows.stride and max(windows.dilation) == 1 and any(n != 1 for n in windows.out):
         return tile_sums(x, windows.window)
     # Slices are faster where windows overlap: experiments/benchmarks/results/layers.json.
     for i, numbers in enumerate(zip(windows.window, windows.stride, windows.dilation, windows.out, strict=True)):
@@ -284,18 +287,25 @@ def _axis_sums(x: Array, axis: int, taps: int, stride: int, dilation: int, out: 
     return windows_sums(x, axis, taps, stride, dilation, out)
 
 
-def _counts(windows: _Windows, count_include_pad: bool) -> Iterator[np.ndarray]:
+def _counts(windows: _Windows, count_include_pad: bool, dtype: Any) -> Iterator[Array]:
     """Yields for each axis how many elements a window divides by there: never the ceil mode's overhang, at least 1.
 
     Their shapes broadcast to ``(*output, 1)``; an axis along which all windows count the same has one value.
     """
     rank = len(windows.window)
     for axis, (f, s, (low, high), d, n, out) in enumerate(zip(*windows, strict=True)):
-        taps = np.arange(out)[:, None] * s - low + np.arange(f) * d
-        first, stop = (-low, n + high) if count_include_pad else (0, n + min(high, 0))
-        inside = np.maximum(((taps >= first) & (taps < stop)).sum(axis=1), 1)
-        inside = inside[:1] if (inside == inside[0]).all() else inside
-        yield inside.reshape(*(1,) * axis, -1, *(1,) * (rank - axis))
+        first, stop = (-low, n + high) if count_include_pad else (0, n + jax.core.min_dim(high, 0))
+        inside: Any
+        if all(isinstance(size, int) for size in (n, low, high, out)):
+            taps = np.arange(out)[:, None] * s - low + np.arange(f) * d
+            inside = np.maximum(((taps >= first) & (taps < stop)).sum(axis=1), 1)
+            inside = inside[:1] if (inside == inside[0]).all() else inside
+        else:  # sizes that are symbols, in an export
+            positions, taps = (lax.broadcasted_iota(jnp.int32, (out, f), i) for i in (0, 1))
+            at = positions * s + taps * d - jnp.asarray(low, jnp.int32)
+            within = (at >= jnp.asarray(first, jnp.int32)) & (at < jnp.asarray(stop, jnp.int32))
+            inside = jnp.maximum(jnp.sum(within, 1, dtype=jnp.int32), 1)
+        yield jnp.asarray(inside, dtype).reshape(*(1,) * axis, inside.shape[0], *(1,) * (rank - axis))
 
 
 def avg_pool(
@@ -333,8 +343,8 @@ def avg_pool(
     windows = _resolve(x, window, stride, padding, dilation, ceil_mode)
     total = pool_sums(x, windows)
     # A vector for each axis: their outer product, which is exact, would be a constant of the map's size.
-    counts = (jnp.asarray(a, total.dtype) for a in _counts(windows, count_include_pad))
-    return (total / to_rank(functools.reduce(jnp.multiply, counts), x.ndim)).astype(x.dtype)
+    counts = functools.reduce(jnp.multiply, _counts(windows, count_include_pad, total.dtype))
+    return (total / to_rank(counts, x.ndim)).astype(x.dtype)
 
 
 def check_power(p: float) -> None:
@@ -424,7 +434,17 @@ def global_max_pool(x: ArrayLike, *, rank: int = 2) -> Array:
     Array([15.], dtype=float32)
     """
     x = jnp.asarray(x)
-    return max_pool(x, spatial_sizes(x, rank)).squeeze(_spatial_axes(rank))
+    _lowest(x.dtype)
+    sizes = spatial_sizes(x, rank)
+    if all(isinstance(n, int) for n in sizes):
+        return max_pool(x, sizes).squeeze(_spatial_axes(rank))
+    flat = x.reshape(*x.shape[: x.ndim - 1 - rank], math.prod(sizes), x.shape[-1])
+    return _first_maximum(flat, -2).squeeze(-2)
+
+
+def _first_maximum(x: Array, axis: int) -> Array:
+    """The largest element along an axis whose size may be symbolic: the first of equal ones, or the first NaN."""
+    return jnp.take_along_axis(x, jnp.argmax(x, axis=axis, keepdims=True), axis, mode="clip")
 
 
 def global_lp_pool(x: ArrayLike, *, p: float = 2, rank: int = 2) -> Array:
@@ -529,6 +549,8 @@ def adaptive_max_pool(x: ArrayLike, size: IntOrTuple, *, rank: int = 2) -> Array
 def _bin_maxima(x: Array, axis: int, bins: Sequence[tuple[int, int]]) -> Array:
     """Takes the maxima of all windows of each length that occurs (three at most), then each bin from its own."""
     n = x.shape[axis]
+    if not isinstance(n, int):
+        return jnp.concatenate([_first_maximum(slice_axis(x, axis, *cut), axis) for cut in bins], axis)
     lengths = sorted({stop - start for start, stop in bins})
     runs: list[Array] = []
     first = {}
