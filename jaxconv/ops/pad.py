@@ -1,5 +1,6 @@
 """Padding by zeros or by the map's own values."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,10 +77,11 @@ def pad_pairs(x: Array, pairs: Pairs, mode: str, value: Any = 0, *, argument: st
     x = pad_axes(x, [tuple(jax.core.min_dim(p, 0) for p in pair) for pair in pairs])
     grown = [tuple(jax.core.max_dim(p, 0) for p in pair) for pair in pairs]
     for axis, (n, pair) in enumerate(zip(spatial_sizes(x, rank), grown, strict=True)):
-        if any(known(lambda p=p, n=n: p > most(n)) for p in pair):
+        limit = most(n)
+        if limit != math.inf and any(known(lambda p=p, limit=limit: p > limit) for p in pair):
             raise ShapeError(
                 f"padding {pair} is more than {argument} {mode!r} can take from spatial axis {axis} of size {n}: "
-                f"at most {most(n)}"
+                f"at most {limit}"
             )
     for i, (low, high) in enumerate(grown):
         if low or high:

@@ -40,7 +40,7 @@ def linear(primitive: Primitive, transpose: Callable[..., Any]) -> None:
 
 
 def define(primitive: Primitive, program: Any, typed: Any = None) -> None:
-    """Sets what the program of each platform gives: the type, unless ``typed`` is its rule, the batching, the lowering."""
+    """Sets what the program of each platform gives: the type, for which there may be a rule, batching, lowering."""
 
     def traced(*arrays: Any, **params: Any) -> Any:
         found = jax.make_jaxpr(functools.partial(program, None, **params))(*arrays).out_avals

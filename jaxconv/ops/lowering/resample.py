@@ -24,18 +24,23 @@ from jaxconv.ops.lowering.windows import total
 _SYMBOLIC_BITS, _SYMBOLIC_STEP = 20, 10
 
 
-def _triangle(distance: Array, unit: Any, dtype: Any) -> Array:
-    return jnp.maximum(unit - jnp.abs(distance), 0).astype(dtype) / _cast(unit, dtype)
+def _triangle(distance: Array, unit: Array, dtype: Any) -> Array:
+    share = jnp.maximum(unit - jnp.abs(distance), 0).astype(dtype) / unit.astype(dtype)
+    # The compiler divides by multiplying with a rounded reciprocal: 1 would not be 1.
+    return jnp.where(distance == 0, jnp.ones_like(share), share)
 
 
 def _cubic(a: float) -> Callable[..., Array]:
     """Returns Keys' cubic kernel (1981)."""
 
-    def weight(distance: Array, unit: Any, dtype: Any) -> Array:
-        t = jnp.abs(distance).astype(dtype) / _cast(unit, dtype)
-        near = ((a + 2) * t - (a + 3)) * t * t + 1
-        far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
-        return jnp.where(t <= 1, near, jnp.where(t < 2, far, jnp.zeros_like(t)))
+    def weight(distance: Array, unit: Array, dtype: Any) -> Array:
+        far = jnp.abs(distance)
+        t = far.astype(dtype) / unit.astype(dtype)
+        within = ((a + 2) * t - (a + 3)) * t * t + 1
+        beyond = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+        # Zero at whole distances, which rounding would miss.
+        outside = (far == unit) | (far >= 2 * unit)
+        return jnp.where(outside, jnp.zeros_like(t), jnp.where(far < unit, within, beyond))
 
     return weight
 
@@ -215,15 +220,18 @@ class _Axis(NamedTuple):
             first = at[0] if self.nearby or self.sampling.method == "mean" else at[0] - (self.reach - 1)
             j = _columns(first, self.taps, self.n)
         else:
-            j = _columns(jnp.zeros_like(at[0]), self.n, self.n)
+            j = self._all(at[0], self.n)
         return j, self.weight(tuple(lax.broadcast_in_dim(a, j.shape, (0,)) for a in at), j)
 
     def readers(self) -> tuple[Array, Array]:
         """The outputs that each element is read by at most and their weights, both ``(n, readers)``."""
         j = lax.iota(jnp.int32, self.n)
-        i = _columns(self.first_reader(j), self.most_readers, self.m)
+        i = _columns(self.first_reader(j), self.most_readers, self.m) if self.bounded else self._all(j, self.m)
         at = tuple(jnp.take(a, i, 0, mode="clip") for a in self.positions())
         return i, self.weight(at, lax.broadcast_in_dim(j, i.shape, (0,)))
+
+    def _all(self, rows: Array, length: Any) -> Array:
+        return _columns(jnp.zeros_like(rows), length, length)
 
     @property
     def bounded(self) -> bool:
@@ -281,11 +289,23 @@ def resample(x: Array, axis: int, size: Any, sampling: Sampling) -> Array:
 
 
 def seen_elements(n: int, m: int, sampling: Sampling) -> dict[int, tuple[int, int]]:
-    """Returns from which start to which stop of n elements each of the m outputs reads."""
-    with jax.ensure_compile_time_eval():
-        at, weight = (np.asarray(a) for a in jax.jit(_Axis(sampling, n, m, jnp.float32).reads)())
-    spans = (row[taps != 0] for row, taps in zip(at, weight, strict=True))
-    return {i: (int(row.min()), int(row.max()) + 1) for i, row in enumerate(spans)}
+    """Returns from which start to which stop of n elements each of the m outputs of an interpolation reads."""
+    line = _Axis(sampling, n, m, None)
+    if line.nearby:
+        half = np.float32(0.5 if sampling.method == "nearest_exact" else 0)
+        source = (np.arange(m, dtype=np.float32) + half) * np.float32(n / m)
+        return {i: (at, at + 1) for i, at in enumerate(np.minimum(source.astype(int), n - 1).tolist())}
+    (a, b, c), unit, far = line.line, line.unit, line.kernel[1] * line.unit
+    spans = {}
+    for i in range(m):
+        at = a * i + b
+        if sampling.method == "bilinear" and not sampling.antialias:
+            at = min(max(at, 0), (n - 1) * c)
+        # Strictly within reach; Keys' kernel is zero at a distance of one unit too.
+        taps = range((at - far) // c + 1, -(-(at + far) // c))
+        seen = [min(max(j, 0), n - 1) for j in taps if far == unit or abs(j * c - at) != unit]
+        spans[i] = min(seen), max(seen) + 1
+    return spans
 
 
 def _resample(platform: str | None, x: Array, *, axis: int, n: Any, m: Any, sampling: Sampling) -> Array:
@@ -299,7 +319,7 @@ def _resample(platform: str | None, x: Array, *, axis: int, n: Any, m: Any, samp
 
 def _spread(platform: str | None, y: Array, *, axis: int, n: Any, m: Any, sampling: Sampling) -> Array:
     line = _Axis(sampling, n, m, y.dtype)
-    if not _static(n, m):
+    if not _static(n, m) and line.bounded:
         shape = (*y.shape[: y.ndim + axis], n, *y.shape[y.ndim + axis + 1 :])
         program = functools.partial(_resample, platform, axis=axis, n=n, m=m, sampling=sampling)
         (x,) = jax.linear_transpose(program, jax.ShapeDtypeStruct(shape, y.dtype))(y)
