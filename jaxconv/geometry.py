@@ -4,7 +4,7 @@ A size may be symbolic, as `jax.export` has them: then a check that cannot be de
 """
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple, overload
 
@@ -20,21 +20,21 @@ Padding = str | int | Sequence[int | tuple[int, int]]
 PADDING_NAMES = ("VALID", "SAME", "SAME_LOWER")
 
 
-def known(comparison: Callable[[], bool]) -> bool:
-    """Returns a comparison of sizes, or False where sizes are symbolic and leave it open: no error is raised then.
+def surely_less(a: int, b: int) -> bool:
+    """Returns whether a is less than b; False where they are symbolic and that cannot be decided.
 
-    >>> known(lambda: 3 > 2)
+    >>> surely_less(2, 3)
     True
     """
     try:
-        return bool(comparison())
+        return bool(a < b)
     except jax.errors.InconclusiveDimensionOperation:
         return False
 
 
 def as_int(value: object, name: str, *, least: int | None = None) -> int:
     """Returns ``value`` as an int, or raises ShapeError naming the argument."""
-    if jax.export.is_symbolic_dim(value):
+    if jax.export.is_symbolic_dim(value):  # type: ignore[arg-type]
         return value  # type: ignore[return-value]
     try:
         number = operator.index(value)  # type: ignore[arg-type]
@@ -133,14 +133,14 @@ def output_sizes(
     """Returns how many windows fit along each axis, or raises ShapeError where none does."""
     sizes = []
     for axis, (n, f, s, (low, high), d) in enumerate(zip(size, window, stride, padding, dilation, strict=True)):
-        if known(lambda n=n: n < 1):
+        if surely_less(n, 1):
             raise ShapeError(f"spatial axis {axis} is empty: sizes {tuple(size)}")
         inside = n + jax.core.min_dim(low, 0) + jax.core.min_dim(high, 0)
-        if known(lambda inside=inside: inside < 1):
+        if surely_less(inside, 1):
             raise ShapeError(f"padding ({low}, {high}) leaves nothing of spatial axis {axis} of size {n}")
         extent = window_extent(f, d)
         padded = n + low + high
-        if known(lambda extent=extent, padded=padded: extent > padded):
+        if surely_less(padded, extent):
             dilated = f" (extent {extent} at dilation {d})" if d > 1 else ""
             raise ShapeError(
                 f"window {f}{dilated} is larger than the padded input on spatial axis {axis}: "
@@ -279,10 +279,10 @@ def transpose_output_sizes(
     for axis, (n, f, s, (low, high), e, d) in enumerate(
         zip(size, window, stride, padding, extra, dilation, strict=True)
     ):
-        if known(lambda n=n: n < 1):
+        if surely_less(n, 1):
             raise ShapeError(f"spatial axis {axis} is empty: sizes {tuple(size)}")
         out = (n - 1) * s - low - high + window_extent(f, d) + e
-        if known(lambda out=out: out < 1):
+        if surely_less(out, 1):
             raise ShapeError(
                 f"padding ({low}, {high}) leaves no output on spatial axis {axis}: size {n}, window {f}, stride {s}, "
                 f"dilation {d} give {out}"

@@ -48,10 +48,12 @@ def candidates(op: str, shape: tuple[int, ...], size: tuple[int, ...]) -> dict[s
     xt, yt = (torch.tensor(a).movedim(-1, 1) for a in (x, y))
     xg = xt.clone().requires_grad_()
     ours = functools.partial(jc.resize if op == "resize" else jc.adaptive_avg_pool, size=size, rank=rank)
+    theirs: Any
     if op == "resize":
         theirs = functools.partial(torch.nn.functional.interpolate, size=size, mode=("linear", "bilinear")[rank - 1])
     else:
-        theirs = functools.partial(torch.nn.functional.adaptive_avg_pool2d, output_size=size)
+        pool: Any = torch.nn.functional.adaptive_avg_pool2d
+        theirs = functools.partial(pool, output_size=size)
     found = {
         "ours": functools.partial(jax.jit(ours), xj),
         "torch": functools.partial(theirs, xt),

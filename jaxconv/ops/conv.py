@@ -226,10 +226,11 @@ def _split_padding(padding: Pairs, reach: Sequence[int]) -> tuple[Pairs, Pairs]:
 
     Symbolic padding is all over: no convolution has to know it.
     """
-    within = tuple(
-        tuple(min(max(p, 0), r) if isinstance(p, int) else 0 for p in pair)
-        for pair, r in zip(padding, reach, strict=True)
-    )
+
+    def inside(p: int, reach: int) -> int:
+        return min(max(p, 0), reach) if isinstance(p, int) else 0
+
+    within = tuple((inside(low, r), inside(high, r)) for (low, high), r in zip(padding, reach, strict=True))
     beyond = tuple((low - w0, high - w1) for (low, high), (w0, w1) in zip(padding, within, strict=True))
     return within, beyond
 

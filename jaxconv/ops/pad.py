@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.errors import DTypeError, ShapeError
-from jaxconv.geometry import Pairs, explicit_padding, known
+from jaxconv.geometry import Pairs, explicit_padding, surely_less
 from jaxconv.ops.arrays import Array, ArrayLike, pad_axes, slice_axis, spatial_sizes
 
 # The most that each mode can pad of n elements on one side.
@@ -68,17 +68,17 @@ def pad_pairs(x: Array, pairs: Pairs, mode: str, value: Any = 0, *, argument: st
     sizes = spatial_sizes(x, rank)
     for axis, (n, (low, high)) in enumerate(zip(sizes, pairs, strict=True)):
         inside = n + jax.core.min_dim(low, 0) + jax.core.min_dim(high, 0)
-        if known(lambda inside=inside: inside < 1) or known(lambda padded=low + n + high: padded < 1):
+        if surely_less(inside, 1) or surely_less(low + n + high, 1):
             raise ShapeError(f"padding ({low}, {high}) leaves nothing of spatial axis {axis} of size {n}")
     if mode == "zeros":
         return pad_axes(x, pairs, value)
     check_mode(mode, argument)
     most = _MODES[mode]
-    x = pad_axes(x, [tuple(jax.core.min_dim(p, 0) for p in pair) for pair in pairs])
-    grown = [tuple(jax.core.max_dim(p, 0) for p in pair) for pair in pairs]
+    x = pad_axes(x, [(jax.core.min_dim(low, 0), jax.core.min_dim(high, 0)) for low, high in pairs])
+    grown = [(jax.core.max_dim(low, 0), jax.core.max_dim(high, 0)) for low, high in pairs]
     for axis, (n, pair) in enumerate(zip(spatial_sizes(x, rank), grown, strict=True)):
         limit = most(n)
-        if limit != math.inf and any(known(lambda p=p, limit=limit: p > limit) for p in pair):
+        if limit != math.inf and any(surely_less(limit, p) for p in pair):
             raise ShapeError(
                 f"padding {pair} is more than {argument} {mode!r} can take from spatial axis {axis} of size {n}: "
                 f"at most {limit}"

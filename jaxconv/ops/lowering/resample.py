@@ -311,7 +311,7 @@ def seen_elements(n: int, m: int, sampling: Sampling) -> dict[int, tuple[int, in
 def _resample(platform: str | None, x: Array, *, axis: int, n: Any, m: Any, sampling: Sampling) -> Array:
     line = _Axis(sampling, n, m, x.dtype)
     if line.nearby:
-        return jnp.take(x, *line.positions(), axis, mode="clip")
+        return jnp.take(x, line.positions()[0], axis, mode="clip")
     y = _gathered(x, axis, *line.reads())
     norm = line.norm()
     return y if norm is None else y / _along(norm, y, axis)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from numpy.testing import assert_array_equal
 
 import jaxconv as jc
@@ -181,3 +183,24 @@ def test_seen_elements_are_those_of_weight():
             weights = matrix(n, m, sampling)
             want = {i: (int(at[0]), int(at[-1]) + 1) for i, at in enumerate(np.flatnonzero(w) for w in weights.T)}
             assert seen_elements(n, m, sampling) == want, (n, m, sampling)
+
+
+@pytest.mark.parametrize("spec", [P("d"), P(None, "d"), P(None, None, "d"), P(None, None, None, "d")])
+def test_split_over_devices(spec):
+    """Batch, rows, columns or channels over four devices, by the compiler and with explicit types."""
+    x = uniform(1, (4, 8, 12, 4)).astype(np.float32)
+
+    def values(x):
+        return (
+            jc.resize(x, (12, 8)),
+            jc.adaptive_avg_pool(x, (4, 5)),
+            jax.grad(lambda x: (jc.resize(x, 4) ** 2).sum())(x),
+        )
+
+    want = jax.jit(values)(x)
+    for axis_type in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((4,), ("d",), axis_types=(axis_type,))
+        with jax.set_mesh(mesh):
+            got = jax.jit(values)(jax.device_put(x, NamedSharding(mesh, spec)))
+        for a, b in zip(got, want, strict=True):
+            assert_close(a, b)
