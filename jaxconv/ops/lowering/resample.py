@@ -284,7 +284,16 @@ def _along(values: Array, x: Array, axis: int) -> Array:
 
 
 def resample(x: Array, axis: int, size: Any, sampling: Sampling) -> Array:
-    """Resamples one axis of ``x``, counted from the end, to ``size`` elements, in x's type."""
+    """Resamples one axis of ``x``, counted from the end, to ``size`` elements, in x's type.
+
+    On a mesh of explicit axes every device needs the whole axis: where it is divided, it is gathered first.
+    """
+    sharding = jax.typeof(x).sharding
+    spec = sharding.spec
+    if spec[axis] is not None:
+        at = x.ndim + axis
+        whole = spec.update(partitions=(*spec[:at], None, *spec[at + 1 :]))
+        x = jax.sharding.reshard(x, sharding.update(spec=whole))
     return resample_p.bind(x, axis=axis, n=x.shape[axis], m=size, sampling=sampling)
 
 
@@ -331,13 +340,9 @@ def _spread(platform: str | None, y: Array, *, axis: int, n: Any, m: Any, sampli
 
 
 def _typed(size: str, x: Any, *, axis: int, **params: Any) -> Any:
-    """The type of x, but for one axis, which is whole on every device."""
+    """The type of x, but for the size of one axis."""
     axis += x.ndim
-    shape = (*x.shape[:axis], params[size], *x.shape[axis + 1 :])
-    spec = x.sharding.spec
-    if spec[axis : axis + 1] not in ((), (None,)):
-        spec = spec.update(partitions=(*spec[:axis], None, *spec[axis + 1 :]))
-    return x.update(shape=shape, weak_type=False, sharding=x.sharding.update(spec=spec))
+    return x.update(shape=(*x.shape[:axis], params[size], *x.shape[axis + 1 :]), weak_type=False)
 
 
 resample_p = Primitive("jaxconv_resample")
