@@ -1,5 +1,6 @@
 """One step of training: gradient, update, metrics. The loop of `fit` and a loop of one's own run the same function."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,12 @@ def train_step(
       ``step(train_state, images, labels) -> (train_state, metrics)``. ``metrics`` holds scalars on the device: loss,
       grad_norm, and accuracy where the labels are ints and the logits have one more axis, the classes.
 
+    Some optimizers skip a step whose gradients are not finite: `optax.apply_if_finite`, or `optax.MultiSteps` with
+    `optax.skip_not_finite`. Such a step leaves the layer state too as it was, so one batch that overflows does not
+    stay in the batch statistics; ``step`` and the optimizer's own counts go on. Of a step that was skipped grad_norm is
+    not finite. The loss may be: compiled by XLA for CPU, a ReLU or a maximum may turn NaN into a number, so a finite
+    loss does not show that all went well.
+
     Example:
       >>> import dataclasses, jax, jax.numpy as jnp, optax
       >>> @dataclasses.dataclass(frozen=True)
@@ -91,7 +98,10 @@ def raw_step(
         (value, (logits, state)), grads = jax.value_and_grad(objective, has_aux=True)(train_state.params)
         updates, opt_state = optimizer.update(grads, train_state.opt_state, train_state.params, value=value)
         params = optax.apply_updates(train_state.params, updates)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
+        norm = optax.tree.norm(jax.tree.map(_wide, grads))
+        skipped = ~jnp.isfinite(norm) & _all_zero(updates)
+        state = jax.tree.map(lambda new, old: jnp.where(skipped, old, new), state, train_state.state)
+        metrics = {"loss": value, "grad_norm": norm}
         if is_classification(logits, labels):
             metrics["accuracy"] = mean(jnp.argmax(logits, -1) == labels)
         return strong(TrainState(params, state, opt_state, train_state.step + 1, train_state.key)), metrics
@@ -121,4 +131,15 @@ def is_classification(logits: Any, labels: Any) -> bool:
 
 def mean(values: jax.Array) -> jax.Array:
     """The mean, accumulated in float32 at least."""
-    return jnp.mean(values, dtype=wider(values.dtype, jnp.float32))
+    return jnp.mean(_wide(values))
+
+
+def _wide(values: jax.Array) -> jax.Array:
+    """The values in float32 at least: squares of float16 overflow from 256 on."""
+    return values.astype(wider(values.dtype, jnp.float32))
+
+
+def _all_zero(updates: Any) -> jax.Array:
+    """Whether nothing is updated, by the eight smallest arrays: an optimizer skips all or none; these cost least."""
+    smallest = sorted((leaf for leaf in jax.tree.leaves(updates) if leaf.size), key=lambda leaf: leaf.size)[:8]
+    return ~functools.reduce(jnp.logical_or, [jnp.any(leaf != 0) for leaf in smallest], jnp.zeros((), bool))

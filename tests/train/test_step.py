@@ -108,6 +108,57 @@ def test_state_of_the_layers_is_kept():
     np.testing.assert_allclose(train_state.state["norm"]["mean"], 0.1 * images.mean(0), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.apply_if_finite(optax.adam(0.1), 5),
+        optax.MultiSteps(optax.adam(0.1), 1, should_skip_update_fn=optax.skip_not_finite),
+    ],
+    ids=["apply_if_finite", "skip_not_finite"],
+)
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_skipped_step_leaves_the_layer_state(optimizer, value):
+    step, train_state, images, labels = make(Centered(rate=0.0), optimizer, donate=False)
+    train_state, _ = step(train_state, images, labels)
+    skipped, metrics = step(train_state, images.at[3, 1, 1].set(value).at[4, 1, 1].set(-value), labels)
+    assert not np.isfinite(metrics["grad_norm"])
+    assert_same((skipped.params, skipped.state), (train_state.params, train_state.state))
+    assert skipped.step == 2
+    # As if that batch had never been.
+    after, _ = step(skipped, images, labels)
+    assert_same(after.state, step(train_state, images, labels)[0].state)
+
+
+def test_a_step_that_is_not_skipped_takes_the_layer_state():
+    # Gradients that aren't finite, of which the optimizer makes an update; and none at all, as in a warm-up.
+    for optimizer, value in ((optax.chain(optax.zero_nans(), optax.sgd(0.1)), jnp.nan), (optax.sgd(0.0), 1.0)):
+        net = Centered(rate=0.0)
+        images, labels = map(jnp.asarray, data(64))
+
+        def loss(logits, labels, value=value):
+            return cross_entropy(logits, labels) + jnp.sqrt(jnp.where(value == 1.0, 1.0, 0.0 * logits[:, 2]))
+
+        step = train_step(net, loss, optimizer, donate=False)
+        train_state = TrainState.create(net, optimizer, 0, images)
+        new, metrics = step(train_state, images, labels)
+        assert np.isfinite(metrics["grad_norm"]) == (value == 1.0)
+        np.testing.assert_allclose(new.state["norm"]["mean"], 0.1 * images.mean(0), rtol=1e-5)
+
+
+def test_the_norm_of_float16_gradients_does_not_overflow():
+    params = {"kernel": jnp.zeros((8, 3), jnp.float16)}
+
+    class Half(Linear):
+        def apply(self, params, state, x, *, train=False, key=None):
+            return x.reshape(len(x), -1).astype(jnp.float16) @ params["kernel"], state
+
+    images, labels = map(jnp.asarray, data(64))
+    step = train_step(Half(), lambda y, labels: 1000 * cross_entropy(y, labels), optax.sgd(0.0), donate=False)
+    _, metrics = step(TrainState.create(None, optax.sgd(0.0), 0, init=(params, {})), images, labels)
+    assert metrics["grad_norm"].dtype == jnp.float32
+    assert 256 < metrics["grad_norm"] < 10000
+
+
 def test_scalar_loss_and_float_targets():
     def loss(y, targets):
         return jnp.mean((y - targets) ** 2)
