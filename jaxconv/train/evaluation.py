@@ -10,9 +10,9 @@ import numpy as np
 
 from jaxconv.batches import Preprocess, batches
 from jaxconv.compiler import jit
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, struct_of
 from jaxconv.ops.arrays import wider
-from jaxconv.train.checks import check_arrays, check_batch
+from jaxconv.train.checks import check_arrays, check_batch, check_labels
 from jaxconv.train.state import Loss
 from jaxconv.train.step import METRICS, is_classification
 
@@ -38,7 +38,8 @@ def evaluate(
       params: its parameters.
       state: its state.
       images: ``(count, ...)``. NumPy arrays, memory maps included, go to the device batch by batch.
-      labels: ``(count, ...)``.
+      labels: ``(count, ...)``. Where they index classes they must be from 0 to the number of classes less one; the
+        check reads all of them once.
       loss: ``loss(logits, labels)``, a loss for each example, or a scalar that is a mean over examples.
       batch: images for each call of the network.
       preprocess: ``preprocess(images)``, run inside the compiled program. Pass the same function each time: a new one,
@@ -48,7 +49,8 @@ def evaluate(
       A dict: ``loss``; ``accuracy`` where `train_step` has one; ``count``.
 
     Raises:
-      ValueError: where there are no images, their number differs from the labels', or ``batch`` is below 1.
+      ValueError: where there are no images, their number differs from the labels', labels are out of range or not what
+        the loss takes, or ``batch`` is below 1.
 
     Example:
       >>> import dataclasses, jax.numpy as jnp, optax
@@ -65,13 +67,31 @@ def evaluate(
     count = check_arrays(images, labels)
     check_batch(batch)
     labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    size = min(batch, count)
+    logits = _forward.eval_shape(net, preprocess, params, state, struct_of((size, *images.shape[1:]), images.dtype))
+    check_labels(logits, labels, loss)
+    return measured(net, params, state, images, labels, loss=loss, batch=batch, preprocess=preprocess)
+
+
+def measured(
+    net: Layer,
+    params: Any,
+    state: Any,
+    images: Any,
+    labels: Any,
+    *,
+    loss: Loss,
+    batch: int,
+    preprocess: Preprocess | None,
+) -> dict[str, Any]:
+    """`evaluate` without checks, for one who made them before."""
     measure = functools.partial(_measure, net, loss, preprocess, params, state)
     pairs = zip(batches(images, batch), batches(labels, batch), strict=True)
     sums = _one_behind(measure(some.items, theirs.items, some.skip) for some, theirs in pairs)
     totals: dict[str, float] = {}
     for batch_sums in sums:
         totals = {name: totals.get(name, 0.0) + float(value) for name, value in batch_sums.items()}
-    return {**{name: totals[name] / count for name in METRICS if name in totals}, "count": count}
+    return {**{name: totals[name] / len(images) for name in METRICS if name in totals}, "count": len(images)}
 
 
 def predict(
@@ -157,8 +177,6 @@ def _per_example(loss: Loss, logits: Any, labels: jax.Array) -> jax.Array:
     if values.ndim == 0:
         alone = functools.partial(jax.tree.map, lambda leaf: leaf[None])
         values = jax.vmap(lambda one, label: loss(alone(one), label[None]))(logits, labels)
-    if values.shape[0] != labels.shape[0]:
-        raise ValueError(f"loss: expected a scalar or {labels.shape[0]} values first, got shape {values.shape}")
     return values
 
 

@@ -125,7 +125,39 @@ def test_bad_input(images, labels, batch, message):
         evaluate(NET, PARAMS, STATE, images, labels, loss=cross_entropy, batch=batch)
 
 
+@pytest.mark.parametrize("put", [np.asarray, jnp.asarray, lambda a: jax.device_put(a, sharded())])
+@pytest.mark.parametrize(
+    ("labels", "came"),
+    [
+        (np.arange(12) % 3 + 1, "1 to 3"),
+        (np.arange(12) % 3 - 1, "-1 to 1"),
+        (np.where(np.arange(12) == 5, 255, 0).astype(np.uint8), "0 to 255"),
+    ],
+)
+def test_labels_out_of_range(put, labels, came):
+    images, _ = data(12)
+    with pytest.raises(ValueError, match=f"^labels: expected 0 to 2 for 3 logits, got {came}$"):
+        evaluate(NET, PARAMS, STATE, images, put(labels), loss=cross_entropy, batch=5)
+
+
+def sharded():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    return jax.NamedSharding(mesh, jax.P("data"))
+
+
+def test_labels_that_would_wrap_on_the_device_are_out_of_range():
+    images, _ = data(3)
+    with pytest.raises(ValueError, match="labels: expected 0 to 2 for 3 logits, got 0 to 4294967296"):
+        evaluate(NET, PARAMS, STATE, images, np.array([0, 2**32, 1]), loss=cross_entropy)
+
+
+def test_labels_the_loss_does_not_take():
+    images, labels = data(5)
+    with pytest.raises(ValueError, match=r"labels: expected what softmax_cross\w+ takes beside .* got float32 \(5,\)"):
+        evaluate(NET, PARAMS, STATE, images, labels.astype(np.float32), loss=cross_entropy)
+
+
 def test_a_loss_of_another_length():
     images, labels = data(4)
-    with pytest.raises(ValueError, match="loss: expected a scalar or 4 values first, got shape"):
+    with pytest.raises(ValueError, match="loss: expected a scalar or 4 values, one for each image, got"):
         evaluate(NET, PARAMS, STATE, images, labels, loss=lambda y, labels: optax.l2_loss(y)[1:])
