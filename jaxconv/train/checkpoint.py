@@ -1,28 +1,28 @@
-"""Checkpoints of a run in one folder, through Orbax: the best epoch's and the last one's.
+"""Checkpoints of a run in one folder, through Orbax: the best epoch's, the last one's and the one before.
 
-A checkpoint is a sub-folder named by its number of finished epochs. Orbax writes it under a temporary name and renames
-it when it is complete, and older ones are removed only after that. So a save that is killed, or finds the disk full,
-leaves the previous checkpoint as it was.
+A checkpoint is a sub-folder named by its number of finished epochs. Orbax writes it under a temporary name, it is
+renamed when it is complete, and older ones are removed only after that. So a save that is killed, or finds the disk
+full, leaves the previous checkpoints as they were. One process at a time writes to a folder: `jaxconv.train.lock`.
+`python -m jaxconv.train.check FOLDER` says which checkpoints are whole.
 """
 
 import contextlib
-import dataclasses
-import json
 import os
-import zlib
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
-from jaxconv.train import leaves
+from jaxconv.train import layout, leaves
+from jaxconv.train.layout import DamagedError
+from jaxconv.train.lock import only_writer
 from jaxconv.train.state import TrainState
 
-_FORMAT = 1
+T = TypeVar("T")
 
 
 def save(
@@ -33,20 +33,21 @@ def save(
     best_epoch: int | None = None,
     run: dict[str, Any] | None = None,
 ) -> None:
-    """Writes a checkpoint of epoch ``len(history)``, then removes all but it and the best epoch's.
+    """Writes a checkpoint of epoch ``len(history)``, then removes all but it, the one before and the best epoch's.
 
-    `fit` calls this; call it from a training loop of your own. Returns when the checkpoint is complete on disk.
+    `fit` does the same; call this from a custom training loop. Returns when the checkpoint is complete on disk.
 
     Args:
-      folder: the run's folder; made where absent.
+      folder: the run's folder; made where absent. It is locked for the time of the call.
       train_state: what to save.
       history: one dict of numbers and strings for each finished epoch.
-      best_epoch: the epoch whose checkpoint is kept beside this one; by default this one.
+      best_epoch: the epoch whose checkpoint is kept beside the last two; by default this one.
       run: more to keep with it, as JSON.
 
     Raises:
-      ValueError: where the folder holds this epoch or a later one already, or not that of ``best_epoch``.
-      OSError: where writing fails. The previous checkpoints are untouched.
+      ValueError: where the folder has a whole checkpoint of this epoch or a later one already, or none of
+        ``best_epoch``. A damaged one of this epoch or later is set aside under the name ``N.damaged``.
+      OSError: where writing fails, or another process writes to the folder. The previous checkpoints are untouched.
 
     Example:
       >>> import dataclasses, jax.numpy as jnp, optax, tempfile
@@ -56,41 +57,62 @@ def save(
       ...     restore(folder, "last", like=train_state).params
       {'kernel': Array([1., 1., 1.], dtype=float32)}
     """
-    path, epoch = Path(folder).absolute(), len(history)
+    path = Path(folder).absolute()
+    # Of the processes of one run, which write one checkpoint together, the first holds the lock.
+    with only_writer(path) if jax.process_index() == 0 else contextlib.nullcontext():
+        save_locked(path, train_state, history, best_epoch=best_epoch, run=run)
+
+
+def save_locked(
+    path: Path,
+    train_state: TrainState,
+    history: Sequence[dict[str, Any]],
+    *,
+    best_epoch: int | None = None,
+    run: dict[str, Any] | None = None,
+) -> None:
+    """`save` for one who holds the folder's lock."""
+    epoch, found = len(history), layout.epochs(path)
     best_epoch = epoch if best_epoch is None else best_epoch
-    if (last := last_epoch(path)) is not None and last >= epoch:
-        raise ValueError(f"history: expected more than the {last} epochs that {path} holds, got {epoch}")
-    if best_epoch != epoch and not (path / str(best_epoch)).is_dir():
+    earlier, later = [e for e in found if e < epoch], [e for e in found if e >= epoch]
+    if best_epoch != epoch and best_epoch not in earlier:
         raise ValueError(f"best_epoch: expected {epoch} or an epoch whose checkpoint is in {path}, got {best_epoch}")
     flat = leaves.flatten(train_state)
     record = {
-        "format": _FORMAT,
+        "format": layout.FORMAT,
         "history": list(history),
         "best_epoch": best_epoch,
         "run": run or {},
         "keys": leaves.key_kinds(train_state),
         "arrays": {name: [*spec, leaves.checksum(flat[name])] for name, spec in leaves.specs(flat).items()},
     }
-    sealed = {"record": record, "checksum": _checksum(record)}
-    # Orbax refuses arrays without elements; their shape is enough to make them again.
-    arrays = leaves.nest({name: leaf for name, leaf in flat.items() if leaf.size})
+    sealed = layout.seal(record)
+    for other in later:
+        try:
+            layout.verify(path, other)
+        except DamagedError:
+            if jax.process_index() == 0:
+                layout.set_aside(path, other)
+        else:
+            raise ValueError(f"history: expected more than the {other} epochs that {path} holds, got {epoch}")
     try:
-        with _manager(path, keep=(best_epoch, epoch)) as manager:
-            manager.save(
-                epoch, args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(sealed))
-            )
+        layout.write(path, epoch, {name: leaf for name, leaf in flat.items() if leaf.size}, sealed)
     except Exception as error:
-        # What was half written stays until the next save: a thread of Orbax may still be writing to it.
-        kept = "no checkpoint is there yet" if last is None else f"the checkpoint of epoch {last} is untouched"
-        raise OSError(f"{path}: epoch {epoch} could not be saved, {kept}: {error}") from error
+        kept = f"the checkpoint of epoch {earlier[-1]} is untouched" if earlier else "no checkpoint is there yet"
+        raise OSError(f"{path}: epoch {epoch} could not be saved, {kept}: {layout.brief(error)}") from error
+    if jax.process_index() == 0:
+        for other in earlier[:-1]:
+            if other != best_epoch:
+                layout.remove(path, other)
 
 
-def restore(folder: str | os.PathLike[str], which: str = "best", *, like: TrainState | None = None) -> TrainState:
+def restore(folder: str | os.PathLike[str], which: str | int = "best", *, like: TrainState | None = None) -> TrainState:
     """Reads a checkpoint that `save` or `fit` wrote.
 
     Args:
       folder: the run's folder.
-      which: "best" or "last".
+      which: "best", "last" or the number of an epoch. Where the last checkpoint is damaged, "last" is the newest whole
+        one; a warning names the damaged one.
       like: a train state of the same network and optimizer, or its ``jax.eval_shape``. It gives the form of the
         result and the devices to put it on. Without it parameters and state come as nested dicts on the default
         device, and the optimizer's state as nested dicts of names: enough to evaluate, not to train on.
@@ -99,9 +121,9 @@ def restore(folder: str | os.PathLike[str], which: str = "best", *, like: TrainS
       The `TrainState`.
 
     Raises:
-      FileNotFoundError: where the folder holds no checkpoint.
+      FileNotFoundError: where the folder holds no checkpoint, or none of that epoch.
       ValueError: where ``like`` has another structure, shape or element type: it names the first path that differs.
-        Where the checkpoint is damaged.
+        Where the checkpoint that is wanted is damaged, or for "last" all of them.
 
     Example: see `save`.
     """
@@ -109,43 +131,65 @@ def restore(folder: str | os.PathLike[str], which: str = "best", *, like: TrainS
 
 
 def load(
-    folder: str | os.PathLike[str], which: str = "last", *, like: TrainState | None = None
+    folder: str | os.PathLike[str], which: str | int = "last", *, like: TrainState | None = None
 ) -> tuple[TrainState, dict[str, Any]]:
     """`restore`, and beside it the record: history, best_epoch, run."""
-    if which not in ("best", "last"):
-        raise ValueError(f"which: expected 'best' or 'last', got {which!r}")
+    is_epoch = isinstance(which, int | np.integer) and not isinstance(which, bool)
+    if which not in ("best", "last") and not is_epoch:
+        raise ValueError(f"which: expected 'best', 'last' or an epoch, got {which!r}")
     path = Path(folder).absolute()
-    epoch = last_epoch(path)
-    if epoch is None:
+    found = layout.epochs(path)
+    if not found:
         raise FileNotFoundError(f"{path} holds no checkpoint")
-    record = _record(path, epoch)
-    if which == "best" and record["best_epoch"] != epoch:
-        epoch = record["best_epoch"]
-        record = _record(path, epoch)
-    saved = {name: spec for name, (*spec, _) in record["arrays"].items()}
+    try:
+        if which == "last":
+            return _newest_whole(path, found, lambda epoch: _load(path, epoch, like))
+        if which == "best":
+            which = _newest_whole(path, found, lambda epoch: layout.read_record(path, epoch))["best_epoch"]
+        epoch = int(which)
+        if epoch not in found:
+            raise FileNotFoundError(f"{path} holds no checkpoint of epoch {epoch}, but of {found}")
+        return _load(path, epoch, like)
+    except (DamagedError, FileNotFoundError):
+        # A run that is still going on may have removed what was being read, and written a newer one.
+        if layout.epochs(path) == found:
+            raise
+        return load(folder, which, like=like)
+
+
+def _newest_whole(path: Path, found: list[int], read: Callable[[int], T]) -> T:
+    """What ``read(epoch)`` returns for the newest checkpoint that isn't damaged."""
+    damaged: list[DamagedError] = []
+    for epoch in reversed(found):
+        try:
+            result = read(epoch)
+        except DamagedError as error:
+            damaged.append(error)
+            continue
+        for error in damaged:
+            warnings.warn(f"{error}; the checkpoint of epoch {epoch} is used in its place", stacklevel=4)
+        return result
+    raise damaged[0]
+
+
+def _load(path: Path, epoch: int, like: TrainState | None) -> tuple[TrainState, dict[str, Any]]:
+    record = layout.read_record(path, epoch)
     wanted = {} if like is None else leaves.flatten(like)
     if like is not None:
+        saved = {name: spec for name, (*spec, _) in record["arrays"].items()}
         leaves.check_same(saved, leaves.specs(wanted), place=path)
-
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    places = {name: getattr(wanted.get(name), "sharding", None) or default for name in saved}
-    targets = {
-        name: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=places[name])
-        for name, (dtype, shape) in saved.items()
-    }
-    stored = {name: target for name, target in targets.items() if target.size}
-    nested = _read(path, epoch, arrays=ocp.args.StandardRestore(leaves.nest(stored)))
-    arrays = {
-        name: leaves.at(nested, name) if name in stored else jnp.zeros(target.shape, target.dtype)
-        for name, target in targets.items()
-    }
+    places = {name: getattr(wanted.get(name), "sharding", None) or default for name in record["arrays"]}
+    try:
+        arrays = layout.read_arrays(path, epoch, record, places)
+    except DamagedError as error:
+        # Where the files can be read into memory, something else failed, such as a device without room.
+        layout.verify(path, epoch)
+        raise error.__cause__ or error from None
     # What Orbax reads is committed to its devices. A leaf that wasn't would make each jitted function compile again.
     arrays = {
         name: array if _is_placed(wanted.get(name)) else jnp.array(np.asarray(array)) for name, array in arrays.items()
     }
-    for name, (*_, checksum) in record["arrays"].items():
-        if checksum is not None and leaves.checksum(arrays[name]) != checksum:
-            raise ValueError(f"{path / str(epoch)}: expected checksum {checksum} of {name}, got another")
     arrays |= {name: jax.random.wrap_key_data(arrays[name], impl=kind) for name, kind in record["keys"].items()}
     if like is not None:
         return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted]), record
@@ -155,56 +199,3 @@ def load(
 def _is_placed(leaf: Any) -> bool:
     """Whether an array, or the shape of one, is bound to its devices."""
     return getattr(leaf, "committed", getattr(leaf, "sharding", None) is not None)
-
-
-def last_epoch(path: Path) -> int | None:
-    """The number of the latest complete checkpoint."""
-    return max((int(entry.name) for entry in path.glob("*") if entry.name.isdigit()), default=None)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Keep:
-    """Orbax's preservation policy: the checkpoints of these epochs."""
-
-    epochs: tuple[int, ...]
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        return [checkpoint.step in self.epochs for checkpoint in checkpoints]
-
-
-@contextlib.contextmanager
-def _manager(path: Path, keep: tuple[int, ...] | None = None) -> Iterator[ocp.CheckpointManager]:
-    # Saves are synchronous: on CPU a background save would read buffers that the next step reuses.
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=keep and _Keep(keep),
-        create=keep is not None,
-        cleanup_tmp_directories=keep is not None,
-        enable_async_checkpointing=False,
-    )
-    with ocp.CheckpointManager(path, options=options, item_names=("arrays", "record")) as manager:
-        yield manager
-
-
-def _read(path: Path, epoch: int, **items: Any) -> Any:
-    [(name, _)] = items.items()
-    try:
-        with _manager(path) as manager:
-            return manager.restore(epoch, args=ocp.args.Composite(**items))[name]
-    except Exception as error:
-        raise ValueError(
-            f"{path / str(epoch)}: expected a checkpoint's {name}, got what can't be read: {error}"
-        ) from error
-
-
-def _record(path: Path, epoch: int) -> dict[str, Any]:
-    sealed = _read(path, epoch, record=ocp.args.JsonRestore())
-    record = sealed.get("record") if isinstance(sealed, dict) else None
-    if not isinstance(record, dict) or record.get("format") != _FORMAT:
-        raise ValueError(f"{path / str(epoch)}: expected a checkpoint of jaxconv.train, format {_FORMAT}, got another")
-    if sealed.get("checksum") != _checksum(record):
-        raise ValueError(f"{path / str(epoch)}: expected checksum {sealed.get('checksum')} of the record, got another")
-    return record
-
-
-def _checksum(record: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(record, sort_keys=True).encode())

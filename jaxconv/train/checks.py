@@ -1,7 +1,6 @@
 """Errors at the door: each names the argument, what was expected and what came."""
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxconv.layer import struct_of
+from jaxconv.train import layout
 from jaxconv.train.state import Loss
 from jaxconv.train.step import is_classification
 
@@ -41,7 +41,8 @@ def check_positive(name: str, value: Any) -> None:
 def check_labels(logits: Any, labels: Any, loss: Loss, *, name: str = "") -> None:
     """The loss takes the labels, and labels that index classes stay within them.
 
-    ``logits`` are the shapes of the network's output for one batch, so nothing is computed but the labels' range.
+    ``logits`` are the shapes of the network's output for one batch, so nothing is computed but the labels' range,
+    where the labels are: NumPy's on the host, a sharded array's on its devices.
     """
     prefix = f"{name} " if name else ""
     outputs = jax.tree.leaves(logits)
@@ -63,23 +64,24 @@ def check_labels(logits: Any, labels: Any, loss: Loss, *, name: str = "") -> Non
 
 
 def check_folder(folder: str | os.PathLike[str], *, resume: bool) -> Path:
-    """The absolute folder: empty or absent for a new run, with a checkpoint in it to resume; never someone else's."""
+    """The absolute folder: without a checkpoint, unless a run is resumed; never with what is not a run's.
+
+    What systems leave behind, such as ``.DS_Store``, is passed over: `jaxconv.leftovers`.
+    """
     path = Path(folder).absolute()
     if path.exists() and not path.is_dir():
         raise ValueError(f"folder: expected a folder, got a file: {path}")
-    names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
-    if foreign := [name for name in names if not re.fullmatch(r"\d+(\.orbax-checkpoint-tmp.*)?", name)]:
-        raise ValueError(f"folder: expected nothing but checkpoints in {path}, got {foreign[0]!r}")
-    saved = [name for name in names if name.isdigit()]
-    if saved and not resume:
+    if foreign := layout.foreign(path):
+        raise ValueError(f"folder: expected nothing but checkpoints in {path}, got {foreign!r}")
+    if layout.epochs(path) and not resume:
         raise ValueError(f"folder: {path} holds a run already; expected resume=True or another folder")
-    if resume and not saved:
-        raise ValueError(f"resume: expected a checkpoint in {path}, got {'an empty' if path.exists() else 'no'} folder")
     return path
 
 
 def check_run(path: Path, saved: dict[str, Any], run: dict[str, Any]) -> None:
     """A resumed run has the data, batch and key it began with: otherwise it would be another run."""
+    if not saved:
+        raise ValueError(f"folder: expected a run of fit to resume, got checkpoints of another program in {path}")
     for name in run:
         if saved.get(name) != run[name]:
             raise ValueError(f"{name}: expected {saved.get(name)}, as in the run that {path} holds, got {run[name]}")

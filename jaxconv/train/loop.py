@@ -1,9 +1,11 @@
 """`fit`: epochs of training on a data set that fits on the device, with validation, checkpoints and a progress bar."""
 
+import contextlib
 import dataclasses
 import functools
 import os
 import time
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +19,12 @@ import optax
 from jaxconv.batches import Preprocess
 from jaxconv.data import split
 from jaxconv.layer import Layer
-from jaxconv.train import checkpoint
+from jaxconv.train import checkpoint, layout, leaves
 from jaxconv.train.checks import check_arrays, check_batch, check_folder, check_labels, check_positive, check_run
 from jaxconv.train.epoch import epoch_order, looped_epoch, new_totals, scanned_epoch
-from jaxconv.train.evaluation import evaluate
+from jaxconv.train.evaluation import measured
+from jaxconv.train.layout import DamagedError
+from jaxconv.train.lock import only_writer
 from jaxconv.train.progress import Progress
 from jaxconv.train.state import Augment, Loss, TrainState, as_key, copied
 from jaxconv.train.step import METRICS, raw_step, steps_per_epoch
@@ -109,9 +113,11 @@ def fit(
       validation: (images, labels), never the test images; or the fraction of the training images to set aside and
         not train on, drawn by ``key``, each class in the same proportion.
       init: (params, state) to start from, for fine-tuning; they are copied.
-      folder: where the best and the last checkpoint are kept; see `restore`. It holds nothing else.
-      resume: whether to continue from the folder's last checkpoint. On CPU the result is bitwise that of a run that
-        was never interrupted.
+      folder: where the checkpoints of the best epoch, the last and the one before are kept; see `restore`. It holds
+        nothing else but what systems leave in folders. It is locked while the run goes on; the lock ends with the
+        process. Over NFS it excludes other machines where the server and the mount have locks.
+      resume: whether to continue from the folder's last whole checkpoint, or to start anew where there is none; a
+        warning names what is damaged. On CPU the result is bitwise that of a run that was never interrupted.
       epoch_scan: whether an epoch is one compiled scan; else it is a loop over a jitted step. By default a scan on GPU
         and TPU and a loop on CPU, which shows progress, and where lax's own convolution gradients are slow inside a
         scan; jaxconv's are not (experiments/benchmarks/scan.py measures it).
@@ -123,9 +129,9 @@ def fit(
 
     Raises:
       ValueError: for arguments that don't fit together, and for a folder that holds something else, or another run.
-      NonFiniteLossError: where the loss of a step, or a parameter at the end of an epoch, isn't finite. The checkpoint
-        of the last good epoch stays as it is.
-      OSError: where a checkpoint can't be written. The one before stays as it is.
+      NonFiniteLossError: where the loss of a step, or a parameter or a layer's state at the end of an epoch, isn't
+        finite. The checkpoint of the last good epoch stays as it is.
+      OSError: where a checkpoint can't be written, the one before stays as it is; where another run has the folder.
 
     Example:
       >>> import dataclasses, jax, jax.numpy as jnp, optax
@@ -151,15 +157,15 @@ def fit(
         raise ValueError("resume: expected a folder to resume from, got folder=None")
     path = None if folder is None else check_folder(folder, resume=resume)
     key = as_key(key)
-    held = None
+    held: Any = None
     if isinstance(validation, tuple):
         check_arrays(*validation, name="validation")
-        held = jax.tree.map(jnp.asarray, validation)
+        held = validation
     elif validation is not None:
         images, labels, *held = _split(key, images, labels, validation)
     count = len(images)
     check_batch(batch, count)
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    given, images, labels = labels, jnp.asarray(images), jnp.asarray(labels)
     steps = steps_per_epoch(count, batch)
     made = optimizer if hasattr(optimizer, "update") else optimizer(epochs * steps)
 
@@ -167,21 +173,27 @@ def fit(
     x = some if preprocess is None else jax.eval_shape(preprocess, some)
     result = FitResult(None, None, TrainState.create(net, made, key, x, init=init), [], 0)
     step = raw_step(net, loss, made, augment=augment, preprocess=preprocess)
-    check_labels(_logits(net, result.train_state, x, train=True), labels, loss)
+    # Labels are checked as they came: on the device an int64 of 2**32 is 0.
+    check_labels(_logits(net, result.train_state, x, train=True), given, loss)
     if held:
         check_labels(_logits(net, result.train_state, x, train=False), held[1], loss, name="validation")
+        held = [jnp.asarray(array) for array in held]
     some_labels = jax.ShapeDtypeStruct((batch, *labels.shape[1:]), labels.dtype)
     metrics = jax.eval_shape(step, result.train_state, some, some_labels)[1]
 
     run = {"images": count, "batch": batch, "key": jax.random.key_data(result.train_state.key).tolist()}
-    if path is not None and resume:
-        result = _resumed(path, result.train_state, run)
     if epoch_scan is None:
         epoch_scan = next(iter(images.devices())).platform != "cpu"
     run_epoch = scanned_epoch(step) if epoch_scan else looped_epoch(step)
 
-    bar = Progress(show=progress, epochs=epochs, steps=steps, batch=batch, folder=path, history=result.history)
-    with bar:
+    with contextlib.ExitStack() as stack:
+        if path is not None:
+            stack.enter_context(only_writer(path))
+            check_folder(path, resume=resume)  # Another run may have begun since it was looked at, and ended.
+            if layout.epochs(path):
+                result = _resumed(path, result.train_state, run)
+        bar = Progress(show=progress, epochs=epochs, steps=steps, batch=batch, folder=path, history=result.history)
+        stack.enter_context(bar)
         for epoch in range(len(result.history), epochs):
             start = time.perf_counter()
             rows = epoch_order(result.train_state.key, epoch, count, batch)
@@ -189,17 +201,17 @@ def fit(
             train_state, totals = jax.block_until_ready(carry)
             seconds = time.perf_counter() - start
             record: Record = {"epoch": epoch + 1, **bar.read(totals)}
-            if not _all_finite(train_state.params):
-                raise bar.failure("a parameter", steps)
+            if bad := _not_finite(train_state):
+                raise bar.failure(bad, steps)
             record |= {"seconds": seconds, "images_per_second": steps * batch / seconds}
             if held:
                 params, state = train_state.params, train_state.state
-                measured = evaluate(net, params, state, *held, loss=loss, batch=batch, preprocess=preprocess)
-                record |= {f"validation_{name}": measured[name] for name in measured if name != "count"}
+                means = measured(net, params, state, *held, loss=loss, batch=batch, preprocess=preprocess)
+                record |= {f"validation_{name}": means[name] for name in means if name != "count"}
             result = _extended(result, train_state, record)
             bar.end(record)
             if path is not None:
-                checkpoint.save(path, train_state, result.history, best_epoch=result.best_epoch, run=run)
+                checkpoint.save_locked(path, train_state, result.history, best_epoch=result.best_epoch, run=run)
     return result
 
 
@@ -213,8 +225,13 @@ def _logits(net: Layer, train_state: TrainState, x: Any, *, train: bool) -> Any:
 def _resumed(path: Path, like: TrainState, run: dict[str, Any]) -> FitResult:
     train_state, record = checkpoint.load(path, "last", like=like)
     check_run(path, record["run"], run)
-    best = checkpoint.restore(path, "best", like=like)
-    return FitResult(best.params, best.state, train_state, record["history"], record["best_epoch"])
+    history, best_epoch = record["history"], record["best_epoch"]
+    try:
+        best = checkpoint.restore(path, best_epoch, like=like)
+    except (DamagedError, FileNotFoundError) as error:
+        warnings.warn(f"{error}; epoch {len(history)} counts as the best so far", stacklevel=3)
+        best, best_epoch = copied(train_state), len(history)
+    return FitResult(best.params, best.state, train_state, history, best_epoch)
 
 
 def _extended(result: FitResult, train_state: TrainState, record: Record) -> FitResult:
@@ -227,7 +244,7 @@ def _extended(result: FitResult, train_state: TrainState, record: Record) -> Fit
     return FitResult(params, state, train_state, history, len(history))
 
 
-def _split(key: jax.Array, images: Any, labels: Any, fraction: float) -> tuple[Any, Any, jax.Array, jax.Array]:
+def _split(key: jax.Array, images: Any, labels: Any, fraction: float) -> tuple[Any, Any, Any, Any]:
     """Training images and labels, then those held out."""
     if not isinstance(fraction, float) or not 0 < fraction < 1:
         raise ValueError(f"validation: expected (images, labels) or a fraction between 0 and 1, got {fraction!r}")
@@ -238,7 +255,7 @@ def _split(key: jax.Array, images: Any, labels: Any, fraction: float) -> tuple[A
         kept, rest = split(classes, fraction, seed=seed)
     except ValueError as error:
         raise ValueError(f"validation: expected a fraction that splits the images in two, got {fraction}") from error
-    return images[kept], labels[kept], jnp.asarray(images[rest]), jnp.asarray(labels[rest])
+    return images[kept], labels[kept], images[rest], labels[rest]
 
 
 def _better(record: Record, best: Record) -> bool:
@@ -248,7 +265,17 @@ def _better(record: Record, best: Record) -> bool:
     return bool(sign * record[name] > sign * best[name] or np.isnan(best[name]))
 
 
+def _not_finite(train_state: TrainState) -> str | None:
+    """The path of a parameter or of a layer's state that isn't finite, if there is one."""
+    for what, tree in (("parameter", train_state.params), ("layer state", train_state.state)):
+        flat = leaves.flatten(tree)
+        finite = np.asarray(_finite(list(flat.values())))
+        if not finite.all():
+            return f"{what} {list(flat)[int(finite.argmin())]}"
+    return None
+
+
 @jax.jit
-def _all_finite(params: Any) -> jax.Array:
-    leaves = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+def _finite(arrays: list[jax.Array]) -> jax.Array:
+    """For each array whether all of it is finite."""
+    return jnp.array([jnp.all(jnp.isfinite(a)) if jnp.issubdtype(a.dtype, jnp.inexact) else True for a in arrays], bool)

@@ -1,3 +1,4 @@
+import asyncio
 import errno
 import gc
 import os
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -15,8 +17,9 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxconv.train import TrainState, restore, save
+from jaxconv.train import TrainState, check, layout, restore, save
 from jaxconv.train.checkpoint import load
+from jaxconv.train.lock import only_writer
 from tests.train.toys import Centered, Linear, assert_same
 
 # A restore that fails closes its event loop; a read of TensorStore that ends later finds it closed, and says so in
@@ -31,7 +34,7 @@ def make(net=None, optimizer=None, *, key=0):
 
 
 def names(folder):
-    return sorted(entry.name for entry in Path(folder).iterdir())
+    return sorted(entry.name for entry in Path(folder).iterdir() if entry.name != ".lock")
 
 
 def test_comes_back_bit_for_bit(tmp_path):
@@ -71,13 +74,16 @@ def test_keys_keep_their_kind(tmp_path, impl):
         assert_same(restored.key, train_state.key)
 
 
-def test_keeps_best_and_last(tmp_path):
-    for epoch, best in enumerate([1, 2, 2, 2], start=1):
+def test_keeps_best_and_the_last_two(tmp_path):
+    for epoch, best in enumerate([1, 1, 1, 1], start=1):
         save(tmp_path, make(key=epoch), HISTORY[:epoch], best_epoch=best)
-    assert names(tmp_path) == ["2", "4"]
-    assert_same(restore(tmp_path, "best", like=make()), make(key=2))
+    assert names(tmp_path) == ["1", "3", "4"]
+    assert_same(restore(tmp_path, "best", like=make()), make(key=1))
     assert_same(restore(tmp_path, "last", like=make()), make(key=4))
+    assert_same(restore(tmp_path, 3, like=make()), make(key=3))
     assert len(load(tmp_path, "last")[1]["history"]) == 4
+    with pytest.raises(FileNotFoundError, match=r"holds no checkpoint of epoch 2, but of \[1, 3, 4\]"):
+        restore(tmp_path, 2)
 
 
 def test_goes_to_the_devices_of_like(tmp_path):
@@ -140,7 +146,7 @@ def test_bad_arguments(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         restore(tmp_path)
     save(tmp_path, make(), HISTORY[:2])
-    with pytest.raises(ValueError, match="which: expected 'best' or 'last', got 'first'"):
+    with pytest.raises(ValueError, match="which: expected 'best', 'last' or an epoch, got 'first'"):
         restore(tmp_path, "first")
     with pytest.raises(ValueError, match=r"history: expected more than the 2 epochs that .* holds, got 2"):
         save(tmp_path, make(), HISTORY[:2])
@@ -173,29 +179,115 @@ def test_what_someone_else_wrote_is_refused(tmp_path):
         ("record/metadata", "flipped"),
     ],
 )
-def test_a_damaged_checkpoint_is_refused(tmp_path, part, damage):
-    params = {"kernel": jax.random.normal(jax.random.key(0), (100, 30))}
-    train_state = TrainState.create(None, optax.identity(), 0, init=(params, {}))
-    save(tmp_path, train_state, HISTORY[:1])
-    place = tmp_path / "1" / part
+def test_a_damaged_checkpoint_is_refused_and_blocks_no_other(tmp_path, part, damage, capsys):
+    first, second = [
+        TrainState.create(None, optax.identity(), 0, init=({"kernel": jax.random.normal(key, (100, 30))}, {}))
+        for key in jax.random.split(jax.random.key(0))
+    ]
+    save(tmp_path, first, HISTORY[:1])
+    save(tmp_path, second, HISTORY[:2], best_epoch=1)
+    (tmp_path / "9").mkdir()  # A copy that was cut short: no checkpoint.
+    assert check.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "2: whole, 3 arrays, 0.012 MB, the last",
+        "1: whole, 3 arrays, 0.012 MB, the best",
+    ]
+    place = tmp_path / "2" / part
     file = max((f for f in [place, *place.rglob("*")] if f.is_file()), key=lambda f: f.stat().st_size)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 0x10
     file.write_bytes(content[: len(content) // 2] if damage == "truncated" else content)
-    with pytest.raises(ValueError, match=r"1: expected|expected .* from the checkpoint"):
-        restore(tmp_path, like=train_state)
+
+    for wanted in (2, first), (2, None):
+        with pytest.raises(ValueError, match=r"^.*/2: expected [^\n]*$") as caught:
+            restore(tmp_path, wanted[0], like=wanted[1])
+        assert len(str(caught.value)) < 250 + len(str(tmp_path)), "one sentence"
+    with pytest.warns(UserWarning, match=r"/2: expected .*; the checkpoint of epoch 1 is used in its place"):
+        assert_same(restore(tmp_path, "last", like=first), first)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        assert_same(restore(tmp_path, "best", like=first), first)
+    assert len(caught) == part.startswith("record"), "the best needs no more of the last than its record"
+    assert check.main([str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("2: damaged: ")
+    assert lines[1:] == ["1: whole, 3 arrays, 0.012 MB, the last, the best"]
+
+    save(tmp_path, second, HISTORY[:2])
+    assert names(tmp_path) == ["1", "2", "2.damaged", "9"]
+    assert_same(restore(tmp_path, "last", like=first), second)
+    assert check.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2.damaged: set aside by a run that wrote this epoch again"
     gc.collect()  # So that the warning comes here, where it is expected.
+
+
+def test_all_checkpoints_damaged(tmp_path):
+    for epoch in (1, 2):
+        save(tmp_path, make(), HISTORY[:epoch])
+        (tmp_path / str(epoch) / "record" / "metadata").write_bytes(b"")
+    for which in ("best", "last"):
+        with pytest.raises(ValueError, match=r"/2: expected a whole checkpoint, got a record that can't be read"):
+            restore(tmp_path, which)
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
+    save(tmp_path, make(key=1), HISTORY[:1])
+    read = layout.read_record
+
+    def late(path, epoch):
+        monkeypatch.undo()
+        for count in (2, 3):
+            save(tmp_path, make(key=count), HISTORY[:count])
+        return read(path, epoch)
+
+    monkeypatch.setattr(layout, "read_record", late)
+    assert_same(restore(tmp_path, "last", like=make()), make(key=3))
+
+
+def test_a_failure_that_is_no_damage_is_not_taken_for_it(tmp_path, monkeypatch):
+    save(tmp_path, make(key=1), HISTORY[:1])
+    save(tmp_path, make(key=2), HISTORY[:2])
+
+    def full(*_, **__):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", full)
+    monkeypatch.setattr(layout, "verify", lambda *_: {})
+    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+        restore(tmp_path, "last", like=make())
+
+
+def test_check_of_nothing(tmp_path, capsys):
+    assert check.main([str(tmp_path)]) == 1
+    assert capsys.readouterr().out == f"{tmp_path} holds no checkpoint\n"
+    with pytest.raises(SystemExit, match="2"):
+        check.main([str(tmp_path / "absent")])
+    assert "folder: expected a folder, got" in capsys.readouterr().err
+
+
+def test_two_writers(tmp_path):
+    save(tmp_path, make(key=1), HISTORY[:1])
+    with only_writer(tmp_path):
+        with pytest.raises(OSError, match="folder: expected no other writer"):
+            save(tmp_path, make(key=2), HISTORY[:2])
+        assert_same(restore(tmp_path, like=make()), make(key=1))
+    assert names(tmp_path) == ["1"]
+    # Where the file system has no locks, a name of each writer's own and a rename keep what is there whole.
+    arrays = {"a": jnp.ones(3)}
+    with pytest.raises(OSError, match="not empty"):
+        layout.write(tmp_path, 1, arrays, layout.seal({}))
+    assert_same(restore(tmp_path, like=make()), make(key=1))
 
 
 def test_leftovers_of_a_crash_do_no_harm(tmp_path):
     save(tmp_path, make(key=1), HISTORY[:1])
     save(tmp_path, make(key=2), HISTORY[:2], best_epoch=1)
     # A save that was killed, and the removal of an old checkpoint that was.
-    (tmp_path / "3.orbax-checkpoint-tmp" / "arrays").mkdir(parents=True)
-    (tmp_path / "1" / "_CHECKPOINT_METADATA").unlink()
+    (tmp_path / ".partial-3-0123" / "arrays").mkdir(parents=True)
+    (tmp_path / ".partial-1-4567" / "record").mkdir(parents=True)
     assert_same(restore(tmp_path, "last", like=make()), make(key=2))
     save(tmp_path, make(key=3), HISTORY[:3])
-    assert names(tmp_path) == ["3"]
+    assert names(tmp_path) == ["2", "3"]
     assert_same(restore(tmp_path, like=make()), make(key=3))
 
 
@@ -203,6 +295,7 @@ def test_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     save(tmp_path, make(key=1), HISTORY[:1])
 
     async def no_space(*_, **__):
+        await asyncio.sleep(0.5)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     # The arrays are written by then, the record is not.
@@ -215,7 +308,7 @@ def test_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.undo()
     save(tmp_path, make(key=2), HISTORY[:2])
-    assert names(tmp_path) == ["2"]
+    assert names(tmp_path) == ["1", "2"]
     assert_same(restore(tmp_path, "last", like=make()), make(key=2))
 
 
@@ -259,12 +352,12 @@ def test_killed_while_saving_leaves_the_previous_checkpoint(tmp_path):
         try:
             assert process.stdout.readline() == "saved\n"
             deadline = time.monotonic() + 60
-            while not list(tmp_path.glob("[3-9].orbax-checkpoint-tmp/arrays*")):
+            while not list(tmp_path.glob(".partial-[3-9]-*/arrays*")):
                 assert process.poll() is None
                 assert time.monotonic() < deadline
         finally:
             process.send_signal(signal.SIGKILL)
-    assert list(tmp_path.glob("*.orbax-checkpoint-tmp")), "the kill came between two saves"
+    assert list(tmp_path.glob(".partial-*")), "the kill came between two saves"
     epoch = check_whole(tmp_path)
     assert 2 <= epoch < 10
 

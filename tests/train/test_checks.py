@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 from jaxconv.train.checks import check_arrays, check_batch, check_folder, check_labels, check_positive, check_run
 from tests.train.toys import cross_entropy
 
+# As a run's folder has them: what systems leave, the lock, and a checkpoint that was being written.
+LEFTOVERS = ".DS_Store .ipynb_checkpoints .nfs0012 Thumbs.db desktop.ini lost+found @eaDir .lock .partial-1-ab".split()
 LOGITS = jax.ShapeDtypeStruct((4, 3), jnp.float32)
 
 
@@ -58,16 +62,24 @@ def test_folder(tmp_path):
     new = tmp_path / "new"
     assert check_folder(new, resume=False) == new
     assert not new.exists()
-    with pytest.raises(ValueError, match=r"resume: expected a checkpoint in .*, got no folder"):
-        check_folder(new, resume=True)
-    (new / "1.orbax-checkpoint-tmp").mkdir(parents=True)
-    assert check_folder(new, resume=False) == new
-    with pytest.raises(ValueError, match="resume: expected a checkpoint in"):
-        check_folder(new, resume=True)
-    (new / "1").mkdir()
+    assert check_folder(new, resume=True) == new
+    for name in LEFTOVERS:
+        (new / name).mkdir(parents=True)
+    (new / "9").mkdir()  # A copy that was cut short, or a mkdir: no checkpoint.
+    (new / "9" / ".DS_Store").touch()
+    for resume in (False, True):
+        assert check_folder(new, resume=resume) == new
+    (new / "1" / "record").mkdir(parents=True)
+    (new / "2.damaged" / "record").mkdir(parents=True)
     assert check_folder(new, resume=True) == new
     with pytest.raises(ValueError, match="holds a run already; expected resume=True or another folder"):
         check_folder(new, resume=False)
+    # Folders of ten digits' images are no run.
+    (new / "3").mkdir()
+    (new / "3" / "a.png").touch()
+    with pytest.raises(ValueError, match=r"folder: expected nothing but checkpoints in .*, got '3/a\.png'"):
+        check_folder(new, resume=True)
+    shutil.rmtree(new / "3")
     (new / "notes.txt").touch()
     for resume in (False, True):
         with pytest.raises(ValueError, match=r"folder: expected nothing but checkpoints in .*, got 'notes\.txt'"):
@@ -81,3 +93,5 @@ def test_run(tmp_path):
     check_run(tmp_path, dict(run), run)
     with pytest.raises(ValueError, match=r"batch: expected 5, as in the run that .* holds, got 4"):
         check_run(tmp_path, {**run, "batch": 5}, run)
+    with pytest.raises(ValueError, match="folder: expected a run of fit to resume, got checkpoints of another program"):
+        check_run(tmp_path, {}, run)

@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxconv.train import FitResult, NonFiniteLossError, checkpoint, evaluate, fit, loop, restore
+from jaxconv.train import FitResult, NonFiniteLossError, evaluate, fit, layout, loop, restore
+from jaxconv.train.lock import only_writer
 from tests.train.toys import Centered, Linear, assert_same, cross_entropy, data
 
 TRAIN, VALIDATION = data(50), data(20, seed=1)
@@ -141,7 +142,7 @@ def test_optimizer_made_from_the_number_of_steps():
 
 def test_checkpoints_hold_best_and_last(tmp_path):
     result = run(epochs=6, validation=VALIDATION, optimizer=optax.sgd(3.0), folder=tmp_path)
-    assert {entry.name for entry in tmp_path.iterdir()} == {str(result.best_epoch), "6"}
+    assert layout.epochs(tmp_path) == sorted({result.best_epoch, 5, 6})
     best = restore(tmp_path, "best")
     assert_same((best.params, best.state), (result.params, result.state))
     assert_same(restore(tmp_path, "last", like=result.train_state), result.train_state)
@@ -156,6 +157,68 @@ def test_resume_is_bitwise_the_uninterrupted_run(tmp_path):
     assert_same((resumed.params, resumed.state), (whole.params, whole.state))
     assert resumed.best_epoch == whole.best_epoch
     assert without_times(resumed.history) == without_times(whole.history)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_resume_without_a_checkpoint_starts_anew(tmp_path, there):
+    folder = tmp_path if there else tmp_path / "runs" / "a"
+    if there:
+        (tmp_path / ".DS_Store").touch()
+        (tmp_path / "9").mkdir()
+    assert_same(run(epochs=1, folder=folder, resume=True).train_state, run(epochs=1).train_state)
+    assert layout.epochs(folder) == [1]
+
+
+def damage(folder, epoch):
+    file = folder / str(epoch) / "record" / "metadata"
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def test_resume_passes_over_a_damaged_checkpoint(tmp_path):
+    options = {"net": DROPOUT, "validation": 0.2, "optimizer": optax.adamw(0.3), "batch": 12}
+    whole = run(epochs=4, **options)
+    run(epochs=3, **options, folder=tmp_path)
+    damage(tmp_path, 3)
+    with pytest.warns(UserWarning, match=r"3: expected a whole checkpoint, got a record .*; the checkpoint of epoch 2"):
+        resumed = run(epochs=4, **options, folder=tmp_path, resume=True)
+    assert_same(resumed.train_state, whole.train_state)
+    assert_same((resumed.params, resumed.state), (whole.params, whole.state))
+    assert resumed.best_epoch == whole.best_epoch
+    assert layout.epochs(tmp_path) == sorted({whole.best_epoch, 3, 4})
+    assert (tmp_path / "3.damaged" / "record" / "metadata").stat().st_size == 100
+
+
+def test_resume_without_the_best_checkpoint(tmp_path):
+    options = {"validation": VALIDATION, "optimizer": optax.sgd(3.0), "folder": tmp_path}
+    result = run(epochs=6, **options)
+    assert result.best_epoch < 5, "or this test shows nothing"
+    damage(tmp_path, result.best_epoch)
+    with pytest.warns(
+        UserWarning, match=rf"{result.best_epoch}: expected a whole .*; epoch 6 counts as the best so far"
+    ):
+        resumed = run(epochs=6, **options, resume=True)
+    assert resumed.best_epoch == 6
+    assert_same(resumed.params, result.train_state.params)
+
+
+def test_two_runs_on_one_folder(tmp_path):
+    refused = []
+
+    def again(_):
+        with pytest.raises(OSError, match=r"folder: expected no other writer, got .* in use by process \d+ on"):
+            run(epochs=2, folder=tmp_path, resume=True)
+        refused.append(True)
+
+    def spy(images):
+        jax.debug.callback(again, jnp.zeros(()))
+        return images
+
+    with only_writer(tmp_path):
+        again(None)
+    run(epochs=1, batch=50, folder=tmp_path, preprocess=spy)
+    jax.effects_barrier()
+    assert len(refused) == 2
+    run(epochs=2, batch=50, folder=tmp_path, resume=True)
 
 
 def test_resume_of_a_finished_run_returns_it(tmp_path):
@@ -201,10 +264,47 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tmp_path, epo
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
     # The last step of the second epoch spoils the parameters; no loss has seen them yet.
     optimizer = optax.sgd(lambda count: jnp.where(count == 7, jnp.inf, 0.1))
-    with pytest.raises(NonFiniteLossError, match="a parameter is not finite at epoch 2, step 4 of 4"):
+    with pytest.raises(NonFiniteLossError, match=r"parameter dense/\w+ is not finite at epoch 2, step 4 of 4"):
         run(optimizer=optimizer, folder=tmp_path)
-    assert {entry.name for entry in tmp_path.iterdir()} == {"1"}
+    assert layout.epochs(tmp_path) == [1]
     assert jnp.isfinite(restore(tmp_path).params["dense"]["kernel"]).all()
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched(Linear):
+    """A linear layer that keeps the largest input it saw. No output depends on it; gradients may."""
+
+    overflows: bool = False
+
+    def init(self, key, x):
+        return Linear.init(self, key, x)[0], {"largest": jnp.zeros(())}
+
+    def apply(self, params, state, x, *, train=False, key=None):
+        logits, _ = Linear.apply(self, params, {}, jnp.where(jnp.isfinite(x), x, 0))
+        if self.overflows:
+            # Zero, with a gradient that is NaN, where an input isn't finite.
+            logits += jnp.sqrt(jnp.isfinite(x).all() * jnp.exp(params["dense"]["bias"]))
+        return logits, {"largest": jnp.maximum(state["largest"], jnp.abs(x).max())} if train else state
+
+
+def test_a_state_that_is_not_finite_stops_the_run(tmp_path):
+    images, labels = TRAIN
+    images = images.copy()
+    images[3, 1, 1] = np.inf
+    with pytest.raises(NonFiniteLossError, match="layer state largest is not finite at epoch 1, step 4 of 4; no epoch"):
+        run(net=Watched(), arrays=(images, labels), folder=tmp_path)
+    assert layout.epochs(tmp_path) == []
+
+
+def test_a_batch_that_overflows_is_skipped_for_good():
+    images, labels = TRAIN
+    images = images.copy()
+    images[3, 1, 1] = np.inf
+    optimizer = optax.apply_if_finite(optax.adam(0.05), 5)
+    result = run(net=Watched(overflows=True), arrays=(images, labels), optimizer=optimizer)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((result.params, result.state)))
+    assert np.isnan(result.history[-1]["grad_norm"])
+    assert result.train_state.opt_state.total_notfinite >= 3
 
 
 def test_a_bad_first_epoch_leaves_no_checkpoint(tmp_path):
@@ -218,7 +318,7 @@ def test_a_save_that_fails_stops_the_run(tmp_path, monkeypatch):
     def no_space(*_, **__):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", no_space)
+    monkeypatch.setattr(layout.ocp.Checkpointer, "save", no_space)
     with pytest.raises(OSError, match=r"epoch 2 could not be saved, the checkpoint of epoch 1 is untouched: No space"):
         run(epochs=2, folder=tmp_path, resume=True)
     monkeypatch.undo()
@@ -260,8 +360,6 @@ def test_bad_input(options, message):
 
 
 def test_folder_is_checked_before_anything_runs(tmp_path):
-    with pytest.raises(ValueError, match="resume: expected a checkpoint in"):
-        run(net=None, folder=tmp_path, resume=True)
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ValueError, match="folder: expected nothing but checkpoints"):
         run(net=None, folder=tmp_path)
