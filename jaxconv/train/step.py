@@ -140,6 +140,6 @@ def _wide(values: jax.Array) -> jax.Array:
 
 
 def _all_zero(updates: Any) -> jax.Array:
-    """Whether nothing is updated, by the eight smallest arrays: an optimizer skips all or none; these cost least."""
-    smallest = sorted((leaf for leaf in jax.tree.leaves(updates) if leaf.size), key=lambda leaf: leaf.size)[:8]
+    """Whether nothing is updated, by the three smallest arrays: an optimizer skips all or none; these cost least."""
+    smallest = sorted((leaf for leaf in jax.tree.leaves(updates) if leaf.size), key=lambda leaf: leaf.size)[:3]
     return ~functools.reduce(jnp.logical_or, [jnp.any(leaf != 0) for leaf in smallest], jnp.zeros((), bool))
