@@ -13,13 +13,13 @@ from jaxconv.train.state import Loss
 from jaxconv.train.step import is_classification
 
 
-def check_arrays(images: Any, labels: Any = None, *, name: str = "") -> int:
-    """The number of images, where there is at least one and as many labels."""
+def check_arrays(images: Any, labels: Any = None, *, labelled: bool = False, name: str = "") -> int:
+    """The number of images, where there is at least one and, if they are ``labelled``, as many labels."""
     prefix = f"{name} " if name else ""
     if not getattr(images, "ndim", 0) or not len(images):
         shape = getattr(images, "shape", type(images).__name__)
         raise ValueError(f"{prefix}images: expected an array with at least one image on its first axis, got {shape}")
-    if labels is not None and (not getattr(labels, "ndim", 0) or len(labels) != len(images)):
+    if labelled and (not getattr(labels, "ndim", 0) or len(labels) != len(images)):
         shape = getattr(labels, "shape", type(labels).__name__)
         raise ValueError(f"{prefix}labels: expected {len(images)}, one for each image, got {shape}")
     return len(images)

@@ -64,7 +64,7 @@ def evaluate(
       >>> evaluate(Identity(), {}, {}, 50.0 * jnp.eye(3), jnp.array([0, 1, 0]), loss=loss, batch=2)["accuracy"]
       0.666...
     """
-    count = check_arrays(images, labels)
+    count = check_arrays(images, labels, labelled=True)
     check_batch(batch)
     labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     size = min(batch, count)

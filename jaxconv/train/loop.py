@@ -95,7 +95,8 @@ def fit(
     that depends on ``key`` and the epoch's number alone; where ``batch`` doesn't divide the count, the last batch is
     filled up with images of the same epoch, which count twice in it. After each epoch comes the validation, and, with
     a ``folder``, a checkpoint. The best epoch is the one of the highest validation accuracy, or of the lowest
-    validation loss where there is no accuracy; of equals the earliest. Without validation it is the last.
+    validation loss where there is no accuracy; of equal accuracies the one of the lowest loss, of equals in both the
+    latest. Without validation it is the last.
 
     Args:
       net: a layer.
@@ -150,7 +151,7 @@ def fit(
       >>> len(result.history), result.history[-1]["loss"] < result.history[0]["loss"]
       (5, True)
     """
-    check_arrays(images, labels)
+    check_arrays(images, labels, labelled=True)
     check_positive("epochs", epochs)
     check_batch(batch)
     if folder is None and resume:
@@ -159,7 +160,7 @@ def fit(
     key = as_key(key)
     held: Any = None
     if isinstance(validation, tuple):
-        check_arrays(*validation, name="validation")
+        check_arrays(*validation, labelled=True, name="validation")
         held = validation
     elif validation is not None:
         images, labels, *held = _split(key, images, labels, validation)
@@ -261,8 +262,11 @@ def _split(key: jax.Array, images: Any, labels: Any, fraction: float) -> tuple[A
 def _better(record: Record, best: Record) -> bool:
     if "validation_loss" not in record:
         return True
-    name, sign = ("validation_accuracy", 1) if "validation_accuracy" in record else ("validation_loss", -1)
-    return bool(sign * record[name] > sign * best[name] or np.isnan(best[name]))
+    # No number is below NaN: what has none comes last.
+    one, other = [
+        (r.get("validation_accuracy", 0.0), -np.nan_to_num(r["validation_loss"], nan=np.inf)) for r in (record, best)
+    ]
+    return bool(one >= other)
 
 
 def _not_finite(train_state: TrainState) -> str | None:

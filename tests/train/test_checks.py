@@ -15,9 +15,11 @@ LOGITS = jax.ShapeDtypeStruct((4, 3), jnp.float32)
 
 
 def test_arrays():
-    assert check_arrays(np.zeros((5, 2)), np.zeros(5)) == 5
+    assert check_arrays(np.zeros((5, 2)), np.zeros(5), labelled=True) == check_arrays(np.zeros((5, 2))) == 5
+    with pytest.raises(ValueError, match="labels: expected 5, one for each image, got NoneType"):
+        check_arrays(np.zeros((5, 2)), None, labelled=True)
     with pytest.raises(ValueError, match=r"validation labels: expected 5, one for each image, got \(4,\)"):
-        check_arrays(np.zeros((5, 2)), np.zeros(4), name="validation")
+        check_arrays(np.zeros((5, 2)), np.zeros(4), labelled=True, name="validation")
     with pytest.raises(ValueError, match=r"images: expected an array .*, got \(\)"):
         check_arrays(np.float32(0))
 
