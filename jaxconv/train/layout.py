@@ -86,7 +86,8 @@ def write(path: Path, epoch: int, arrays: dict[str, Any], sealed: dict[str, Any]
 
 def remove(path: Path, epoch: int) -> None:
     """Removes a checkpoint. It loses its number first, so that a kill leaves none that is half there."""
-    partial = path / f"{_PARTIAL}{epoch}-{_token()}"
+    # One process removes, so no other is asked for the name.
+    partial = path / f"{_PARTIAL}{epoch}-{os.urandom(8).hex()}"
     (path / str(epoch)).rename(partial)
     # On NFS a file that someone still reads keeps its folder: the next write tries again.
     shutil.rmtree(partial, ignore_errors=True)
