@@ -5,8 +5,10 @@ A bug of oneDNN may end the process, never return, write past an array or give w
 
     python -m experiments.stress --minutes 30                 # as this machine computes
     python -m experiments.stress --minutes 30 --isa AVX2      # as a machine without AVX-512 does
+    python -m experiments.stress --minutes 30 --what ops      # calls of public ops: NaN, meshes, strict flags
 
-benchmarks/results/stress.json and stress_avx2.json are what two such runs of 15 minutes found.
+benchmarks/results/stress.json and stress_avx2.json are what two such runs of 15 minutes found; stress_ops.json is that
+of the ops, which `experiments.stress_ops` draws and checks.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.report import environment
+from experiments import stress_ops
+from experiments.report import environment, write_results
 from jaxconv.ops.lowering import table
 from jaxconv.ops.lowering.problem import Geometry, Problem, others
 
@@ -121,27 +125,36 @@ def check(kind: str, p: Problem, seed: int) -> str:
     return "" if worst < 1e-4 else f"off by {worst:.3g} of the sum of magnitudes"
 
 
-def child(start: int, seconds: float) -> None:
+# What is drawn: a function that draws a problem of a seed, and one that checks it.
+SUBJECTS: dict[str, tuple[Callable[[int], Any], Callable[..., str]]] = {
+    "onednn": (draw, check),
+    "ops": (stress_ops.draw, stress_ops.check),
+}
+
+
+def child(what: str, start: int, seconds: float) -> None:
     """Draws from seed ``start`` on, and says what it does before it does it: a line may be the last."""
     end = time.monotonic() + seconds
     seed = start
     while time.monotonic() < end:
         seed += 1
-        drawn = draw(seed)
+        drawn = SUBJECTS[what][0](seed)
         if drawn is None:
             continue
         kind, p = drawn
         print(json.dumps({"seed": seed, "kind": kind, "problem": repr(p)}), flush=True)
-        wrong = check(kind, p, seed)
+        wrong = SUBJECTS[what][1](kind, p, seed)
         print(json.dumps({"seed": seed, "wrong": wrong}), flush=True)
 
 
 def watched(
-    start: int, seconds: float, isa: str | None, patience: float
+    start: int, seconds: float, isa: str | None, patience: float, what: str = "onednn"
 ) -> tuple[int, collections.Counter[str], list[dict[str, Any]]]:
     """Runs a child until it ends or says nothing for ``patience`` seconds: the last seed, counts, what went wrong."""
-    env = os.environ | CHECKED | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
-    command = [sys.executable, "-m", "experiments.stress", "--child", str(start), "--minutes", str(seconds / 60)]
+    devices = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={stress_ops.DEVICES}"} if what == "ops" else {}
+    env = os.environ | CHECKED | devices | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
+    minutes = str(seconds / 60)
+    command = [sys.executable, "-m", "experiments.stress", "--what", what, "--child", str(start), "--minutes", minutes]
     counts: collections.Counter[str] = collections.Counter()
     wrong: list[dict[str, Any]] = []
     last: dict[str, Any] = {"seed": start}
@@ -176,6 +189,7 @@ def watched(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--what", choices=SUBJECTS, default="onednn")
     parser.add_argument("--seed", type=int, default=0, help="the first one; each problem has the next")
     parser.add_argument("--isa", help="the widest instructions that oneDNN may use: SSE41, AVX2, AVX512_CORE, ...")
     parser.add_argument("--patience", type=float, default=60, help="seconds for one problem")
@@ -183,21 +197,21 @@ def main() -> None:
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child is not None:
-        child(args.child, args.minutes * 60)
+        child(args.what, args.child, args.minutes * 60)
         return
     end, seed = time.monotonic() + args.minutes * 60, args.seed
     counts: collections.Counter[str] = collections.Counter()
     wrong: list[dict[str, Any]] = []
     while (left := end - time.monotonic()) > 5:
         # A child for five minutes: what many programs leave behind in one process is not what is looked for.
-        seed, some, failed = watched(seed, min(left, 300), args.isa, args.patience)
+        seed, some, failed = watched(seed, min(left, 300), args.isa, args.patience, args.what)
         counts += some
         wrong += failed
         for one in failed:
             print(one, flush=True)
         report = environment() | {"isa": args.isa, "first seed": args.seed, "drawn": dict(counts), "wrong": wrong}
         if args.out:
-            args.out.write_text(json.dumps(report, indent=1) + "\n")
+            write_results(args.out, report)
     print(f"{sum(counts.values())} problems, {len(wrong)} of them wrong: {dict(counts)}")
     sys.exit(1 if wrong else 0)
 

@@ -3,9 +3,12 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from experiments import stress
+import jaxconv as jc
+from experiments import stress, stress_ops
 from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.forms import FORMS
 from jaxconv.ops.lowering.problem import ROLES
@@ -47,6 +50,34 @@ def test_it_sees_a_child_that_hangs_on_the_second_of_two_problems(monkeypatch, t
     seed, counts, wrong = stress.watched(0, 60, None, 1)
     assert (seed, counts["few"]) == (2, 1)
     assert (wrong[0]["problem"], wrong[0]["wrong"]) == ("b", "hung")
+
+
+OPS = [drawn for seed in range(300) if (drawn := stress_ops.draw(seed)) is not None]
+
+
+def test_ops_are_drawn_in_every_condition():
+    assert {kind for kind, _ in OPS} == set(stress_ops.KINDS)
+    assert {call.op for _, call in OPS} > {"conv", "conv_transpose", "max_pool", "avg_pool", "lp_pool", "dense"}
+    assert {call.devices for kind, call in OPS if kind == "mesh"} == {2, 4, 8}
+
+
+@pytest.mark.parametrize("kind", stress_ops.KINDS)
+def test_what_is_wrong_in_an_op_is_seen(kind, monkeypatch):
+    wanted = {"nan": "conv", "mesh": "conv", "strict": "conv"}[kind]
+    call = next(c for k, c in OPS if k == kind and c.op == wanted and c.devices <= 4)
+    assert stress_ops.check(kind, call, 0) == ""
+    right, placed = jc.conv, jax.device_put
+
+    def wrong(x, kernel, **options):
+        y = right(x, kernel, **options)
+        # One NaN reaches all, though multiplied by zero; or ranks are promoted.
+        return y + 0 * x.sum() if kind == "nan" else y + jnp.ones(y.shape[-1:])
+
+    if kind == "mesh":
+        monkeypatch.setattr(jax, "device_put", lambda a, where: placed(a + 0.1, where))
+    else:
+        monkeypatch.setattr(jc, "conv", wrong)
+    assert stress_ops.check(kind, call, 0)
 
 
 @pytest.mark.slow
