@@ -27,10 +27,10 @@ from jaxconv.ops.arrays import (
     as_floats,
     over_one_batch,
     pad_axes,
-    slice_axis,
     spatial_sizes,
     wider,
 )
+from jaxconv.ops.lowering.linear import strided
 from jaxconv.ops.lowering.primitive import convolve
 from jaxconv.ops.lowering.problem import Geometry
 from jaxconv.ops.pad import pad_pairs
@@ -297,7 +297,7 @@ def _taps(
     for offsets in itertools.product(*(range(f) for f in window)):
         tap = x
         for axis, (o, n, s, d) in enumerate(zip(offsets, out, stride, dilation, strict=True)):
-            tap = slice_axis(tap, first + axis, o * d, o * d + (n - 1) * s + 1, s)
+            tap = strided(tap, first + axis - x.ndim, o * d, s, n)
         taps.append(tap)
     return taps
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
 from jaxconv.ops.lowering import onednn, table
-from jaxconv.ops.lowering.linear import copies_p, sums_p, tiles_p
+from jaxconv.ops.lowering.linear import copies_p, every_p, spread_p, sums_p, tiles_p
 from jaxconv.ops.lowering.maxima import best_p, pick_p, place_p
 from jaxconv.ops.lowering.primitive import conv_p, problem_of
 from jaxconv.ops.lowering.problem import Geometry, Problem, Shape
@@ -66,9 +66,9 @@ _OPS = {
 def explain(function: Callable[..., Any], *args: Any, platform: str | None = None) -> Explanation:
     """Lists the convolutions and pools in a function, and what is chosen for each: nothing is compiled or run.
 
-    Looks into `jit`, `scan`, `cond`, `remat`, `shard_map` and whatever else holds a function. What is said of a CPU is
-    for one device, or inside of a shard_map: a program that the compiler divides over devices does not call oneDNN.
-    Matrix products of a window of one tap call it too, where the form is "product".
+    Looks into `jit`, `scan`, `cond`, `remat`, `shard_map` and whatever else holds a function. The rows are for one
+    device that computes whole arrays. Under a mesh each device computes its share, for whose shapes the choice may be
+    another. Matrix products of a window of one tap call oneDNN too, where the form is "product".
 
     Args:
       function: takes ``args``. To see the gradients too, pass ``jax.grad`` of it.
@@ -156,7 +156,7 @@ def _pool(eqn: Any, inside: tuple[str, ...], platform: str) -> Explained:
         form, why = "copies", "the windows lie side by side: layers.json"
     elif names & {tiles_p.name, copies_p.name}:
         form, why = "xla", "lax's own windows: they lie side by side"
-    elif not names & {"slice", "pad", sums_p.name, *_MAXIMA}:
+    elif not names & {"slice", "pad", sums_p.name, every_p.name, spread_p.name, *_MAXIMA}:
         form, why = "sum", "the window is the whole map"
     elif platform == "cuda" and maxima and all(len(e.invars) == 1 and not e.params["tell"] for e in maxima):
         form, why = "xla", "lax's own windows, one pass over all axes: forms_cuda.json"

@@ -12,9 +12,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, xla
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
+from jaxconv.ops.lowering.partition import Dim, Dims, Plan, Share, Span
 from jaxconv.ops.lowering.primitive import register
 from jaxconv.ops.lowering.problem import Array
-from jaxconv.ops.lowering.windows import total
+from jaxconv.ops.lowering.windows import every, spread, total
 
 # A window up to this long is a chain of slices, one a tap; a longer one is built by doubling.
 CHAIN = 8
@@ -39,8 +40,16 @@ def linear(primitive: Primitive, transpose: Callable[..., Any]) -> None:
     ad.primitive_transposes[primitive] = transposed
 
 
-def define(primitive: Primitive, program: Any, typed: Any = None) -> None:
-    """Sets what the program of each platform gives: the type, for which there may be a rule, batching, lowering."""
+def define(primitive: Primitive, program: Any, plan: Callable[..., Plan] | None = None, typed: Any = None) -> None:
+    """Sets what the program of each platform gives: the type, the batching, the lowering.
+
+    Args:
+      primitive: on arrays of any number of axes in front of those that it is about.
+      program: ``program(platform, *arrays, **params)``, with ordinary operations.
+      plan: ``plan(platform, *avals, **params)``, how the compiler may divide it over devices; without it, as it divides
+        the program's operations.
+      typed: a rule for the type, where it is not the program's.
+    """
 
     def traced(*arrays: Any, **params: Any) -> Any:
         found = jax.make_jaxpr(functools.partial(program, None, **params))(*arrays).out_avals
@@ -55,7 +64,30 @@ def define(primitive: Primitive, program: Any, typed: Any = None) -> None:
     primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
     primitive.def_abstract_eval(typed or traced)
     batching.primitive_batchers[primitive] = batched
-    register(primitive, lambda platform, _, *arrays, **params: program(platform, *arrays, **params))
+    register(primitive, lambda platform, _, *arrays, **params: program(platform, *arrays, **params), plan)
+
+
+def dims(rank: int, sides: dict[int, str]) -> Dims:
+    """The dimensions of an array that is divided along all of its axes; on which side of windows some of them are."""
+    return tuple(Dim(f"d{axis}", sides.get(axis - rank, "")) for axis in range(rank))
+
+
+def windowed(rank: int, spans: dict[int, Span], local: Callable[..., Array], backward: bool = False) -> Plan:
+    """The plan of windows along some axes, counted from the end, of one array: ``local(share, extended)``."""
+    given, result = ("out", "in") if backward else ("in", "out")
+    names = {axis: f"d{rank + axis}" for axis in spans}
+
+    def compute(share: Share, a: Array) -> list[Array]:
+        for axis, name in names.items():
+            a = share.extended(a, rank + axis, name)
+        a = local({axis: share.span(name) for axis, name in names.items()}, a)
+        if backward:
+            for axis, name in names.items():
+                a = share.own(a, rank + axis, name)
+        return [a]
+
+    sides = [dims(rank, dict.fromkeys(spans, side)) for side in (given, result)]
+    return Plan((sides[0],), (sides[1],), compute, {names[axis]: span for axis, span in spans.items()}, backward)
 
 
 def moving_sums(x: Array, axis: int, taps: int, dilation: int) -> Array:
@@ -69,21 +101,21 @@ def moving_sums(x: Array, axis: int, taps: int, dilation: int) -> Array:
 def windows_sums(x: Array, axis: int, taps: int, stride: int, dilation: int, out: int) -> Array:
     """The sum of each of ``out`` windows along one axis, which they just cover."""
 
-    def every(x: Array, start: int, count: int, step: int = 1) -> Array:
-        return slice_axis(x, axis, start, start + (count - 1) * step + 1, step)
+    def seen(x: Array, start: int, count: int, step: int = 1) -> Array:
+        return strided(x, axis, start, step, count)
 
     if taps <= CHAIN:
-        return total(every(x, tap * dilation, out, stride) for tap in range(taps))
+        return total(seen(x, tap * dilation, out, stride) for tap in range(taps))
     # The sum of 2n taps is one of two sums of n: log(taps) steps. A window is put together from those that it holds.
     found, at, length = None, 0, 1
     while at < taps:
         if taps & length:
-            part = every(x, at * dilation, out, stride)
+            part = seen(x, at * dilation, out, stride)
             found = part if found is None else found + part
             at += length
         if at < taps:
             count = x.shape[axis] - length * dilation
-            x = every(x, 0, count) + every(x, length * dilation, count)
+            x = seen(x, 0, count) + seen(x, length * dilation, count)
         length *= 2
     assert found is not None
     return found
@@ -99,9 +131,18 @@ def _back(y: Array, *, axis: int, taps: int, dilation: int) -> Array:
     return moving_sums(pad_axes(y, pads), axis, taps, dilation)
 
 
+def _sums_plan(platform: str | None, x: Any, *, axis: int, taps: int, dilation: int) -> Plan:
+    n, reach = x.shape[axis], (taps - 1) * dilation
+
+    def local(_: Any, x: Array) -> Array:
+        return sums_p.bind(x, axis=axis, taps=taps, dilation=dilation)
+
+    return windowed(x.ndim, {axis: Span(n, n - reach, reach, 1)}, local)
+
+
 sums_p = Primitive("jaxconv_sums")
 linear(sums_p, _back)
-define(sums_p, _sums)
+define(sums_p, _sums, _sums_plan)
 
 
 def tile_sums(x: Array, window: tuple[int, ...]) -> Array:
@@ -135,9 +176,53 @@ def _copies(platform: str | None, y: Array, *, window: tuple[int, ...]) -> Array
     return copies.reshape(*lead, *(n * taps for n, taps in zip(sizes, window, strict=True)), y.shape[-1])
 
 
+def _tiles_plan(primitive: Primitive, platform: str | None, a: Any, *, window: tuple[int, ...]) -> Plan:
+    axes = {i - 1 - len(window): taps for i, taps in enumerate(window)}
+    backward = primitive is copies_p
+    outs = {axis: a.shape[axis] if backward else a.shape[axis] // taps for axis, taps in axes.items()}
+    spans = {axis: Span(outs[axis] * taps, outs[axis], taps - 1, taps) for axis, taps in axes.items()}
+    return windowed(a.ndim, spans, lambda _, a: primitive.bind(a, window=window), backward)
+
+
 tiles_p = Primitive("jaxconv_tiles")
 copies_p = Primitive("jaxconv_copies")
 linear(tiles_p, copies_p.bind)
 linear(copies_p, tiles_p.bind)
-define(tiles_p, _tiles)
-define(copies_p, _copies)
+define(tiles_p, _tiles, functools.partial(_tiles_plan, tiles_p))
+define(copies_p, _copies, functools.partial(_tiles_plan, copies_p))
+
+
+def strided(x: Array, axis: int, start: int, stride: int, out: int) -> Array:
+    """``out`` elements along an axis, counted from the end, from ``start`` in steps of ``stride``.
+
+    With a stride it is a primitive: XLA divides a strided slice over devices wrongly, and its transpose.
+    """
+    if stride == 1:
+        return slice_axis(x, axis, start, start + out)
+    return every_p.bind(x, axis=axis, start=start, stride=stride, out=out, size=x.shape[axis])
+
+
+def _every(platform: str | None, x: Array, *, axis: int, start: int, stride: int, out: int, size: int) -> Array:
+    return every(x, axis, start, stride, out)
+
+
+def _spread(platform: str | None, y: Array, *, axis: int, start: int, stride: int, out: int, size: int) -> Array:
+    return spread(y, axis, start, stride, size)
+
+
+def _strided_plan(
+    primitive: Primitive, platform: str | None, a: Any, *, axis: int, start: int, stride: int, out: int, size: int
+) -> Plan:
+    def local(spans: dict[int, Span], a: Array) -> Array:
+        own = spans[axis]
+        return primitive.bind(a, axis=axis, start=-own.low, stride=stride, out=own.out, size=own.size)
+
+    return windowed(a.ndim, {axis: Span(size, out, 0, stride, -start)}, local, primitive is spread_p)
+
+
+every_p = Primitive("jaxconv_every")
+spread_p = Primitive("jaxconv_spread")
+linear(every_p, spread_p.bind)
+linear(spread_p, every_p.bind)
+define(every_p, _every, functools.partial(_strided_plan, every_p))
+define(spread_p, _spread, functools.partial(_strided_plan, spread_p))

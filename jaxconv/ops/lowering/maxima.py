@@ -14,10 +14,11 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
-from jaxconv.ops.lowering.linear import CHAIN, define, linear
+from jaxconv.ops.lowering.linear import CHAIN, define, dims, linear, strided
+from jaxconv.ops.lowering.partition import Plan, Share, Span
 from jaxconv.ops.lowering.primitive import by_itself
 from jaxconv.ops.lowering.problem import Array
-from jaxconv.ops.lowering.windows import total
+from jaxconv.ops.lowering.windows import every, spread, total
 
 # The windows of all axes are looked through at once if they have no more taps than this, by platform; on CPU those
 # that lie side by side.
@@ -53,8 +54,7 @@ def _better(first: Best, second: Best) -> Best:
 
 def _seen(a: Array, tap: int, w: Windows) -> Array:
     """What a tap sees of the windows."""
-    start = tap * w.dilation
-    return slice_axis(a, w.axis, start, start + (w.out - 1) * w.stride + 1, w.stride)
+    return every(a, w.axis, tap * w.dilation, w.stride, w.out)
 
 
 def maxima(x: Best, axes: Sequence[Windows]) -> Best:
@@ -78,7 +78,7 @@ def _doubled(x: Best, w: Windows) -> Best:
         near = w._replace(stride=1, out=x[0].shape[w.axis] - step * w.dilation)
         x = _better(*(tuple(_seen(a, n, near) for a in x) for n in (0, step)))
         covered += step
-    return tuple(_seen(a, 0, w) for a in x)
+    return tuple(strided(a, w.axis, 0, w.stride, w.out) for a in x)
 
 
 # Three primitives, so that each platform computes them its own way. ``best`` are selections; with ``tell`` it also
@@ -188,10 +188,7 @@ def _place(platform: str | None, y: Array, *taps: Array, axes: tuple[Windows, ..
 
 def _unseen(a: Array, tap: int, w: Windows, length: int) -> Array:
     """Puts what a tap sees of the windows back where it is, among zeros."""
-    start, span = tap * w.dilation, (w.out - 1) * w.stride + 1
-    config = [(0, 0, 0)] * a.ndim
-    config[w.axis] = (start, length - start - span, w.stride - 1)
-    return lax.pad(a, jnp.zeros((), a.dtype), config)
+    return spread(a, w.axis, tap * w.dilation, w.stride, length)
 
 
 def _covered(y: Array, won: Array, axes: Sequence[Windows], size: Sequence[int]) -> Array:
@@ -232,8 +229,78 @@ def _best_jvp(primals: Any, tangents: Any, *, tell: bool, axes: tuple[Windows, .
     return results, moved
 
 
+def _plan(
+    primitive: Primitive, platform: str | None, first: Any, *others: Any, axes: tuple[Windows, ...], **params: Any
+) -> Plan:
+    """Along all axes. Windows of several axes are looked through one after the other, and so are their halos sent,
+    but where one array tells the taps of all."""
+    rank, joint, backward = first.ndim, _joint(platform, axes), primitive is place_p
+    size = params.get("size", tuple(first.shape[w.axis] for w in axes))
+    spans = {
+        _factor(rank, w): Span(n, w.out, (w.taps - 1) * w.dilation, w.stride) for w, n in zip(axes, size, strict=True)
+    }
+    elements, windows = (dims(rank, {w.axis: side for w in axes}) for side in ("in", "out"))
+    told = [dims(rank, {w.axis: "out" if i <= k else "in" for i, w in enumerate(axes)}) for k in range(len(axes))]
+    values = [elements] * (1 + len(others)) if primitive is best_p else [windows if backward else elements, *told]
+    if primitive is best_p:
+        results = [windows] * len(values) + (told if params["tell"] else [])
+    else:
+        results = [elements if backward else windows]
+
+    def local(share: Share, *arrays: Array) -> Sequence[Array]:
+        if joint or not any(share.axes[name] for name in spans):
+            return _on_device(primitive, share, arrays, axes, params)
+        count = len(arrays) if primitive is best_p else 1
+        values, taps = arrays[:count], arrays[count:]
+        found: Best = ()
+        for k in range(len(axes))[:: -1 if backward else 1]:
+            results = _on_device(primitive, share, (*values, *taps[k : k + 1]), axes[k : k + 1], params)
+            values, found = tuple(results[:count]), (*found, *results[count:])
+        return (*values, *found)
+
+    return Plan(tuple(values), tuple(results), local, spans, backward)
+
+
+def _factor(rank: int, w: Windows) -> str:
+    return dims(rank, {})[w.axis].factor
+
+
+def _on_device(
+    primitive: Primitive, share: Share, arrays: Best, axes: tuple[Windows, ...], params: dict[str, Any]
+) -> Sequence[Array]:
+    """A device's results of some axes, and of arrays that are not extended yet."""
+    rank = arrays[0].ndim
+    names = [_factor(rank, w) for w in axes]
+    # Of several arrays of taps the last tells them all, or nothing is divided along these axes.
+    extend = {
+        best_p: range(len(arrays)),
+        pick_p: [0],
+        place_p: [0, len(arrays) - 1],
+    }[primitive]
+    given = list(arrays)
+    for i, (w, name) in itertools.product(extend, zip(axes, names, strict=True)):
+        given[i] = share.extended(given[i], rank + w.axis, name)
+    own = [share.span(name) for name in names]
+    mine = tuple(w._replace(out=span.out) for w, span in zip(axes, own, strict=True))
+    if primitive is best_p:
+        results = best_p.bind(*given, **params, axes=mine)
+        if params["tell"]:  # of arrays that tell nothing, the device's share
+            values, told = results[: len(arrays)], results[len(arrays) :]
+            shapes = zip(told, _shapes(arrays[0].shape, mine), strict=True)
+            results = [*values, *(t if t.shape == shape else jnp.zeros(shape, t.dtype) for t, shape in shapes)]
+        return results
+    size = tuple(
+        max(s.low + s.size, (s.out - 1) * s.stride + s.reach + 1) if primitive is place_p else s.size for s in own
+    )
+    result = primitive.bind(*given, axes=mine, size=size)
+    if primitive is place_p:
+        for w, name, span in zip(axes, names, own, strict=True):
+            result = share.own(slice_axis(result, w.axis, span.low, span.low + span.size), rank + w.axis, name)
+    return [result]
+
+
 ad.primitive_jvps[best_p] = _best_jvp
 linear(pick_p, place_p.bind)
 linear(place_p, pick_p.bind)
 for _primitive, _program in ((best_p, _best), (pick_p, _pick), (place_p, _place)):
-    define(_primitive, _program)
+    define(_primitive, _program, functools.partial(_plan, _primitive))

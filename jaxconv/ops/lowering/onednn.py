@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.ops.arrays import pad_axes
+from jaxconv.ops.lowering.divide import divided
 from jaxconv.ops.lowering.onednn_check import verdict, warn
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Solve
 from jaxconv.ops.lowering.windows import flipped, in_parts, opposite, swapped, unit, widened
@@ -41,16 +42,16 @@ def computes(dtype: Any, rank: int) -> bool:
 def callable_here(context: Any = None) -> bool:
     """Whether a program for the CPU may call it.
 
-    A program that the compiler divides over devices may not: each device would compute the whole. Nor may one that is
-    written to a disk, since jaxlib cannot write the call. JAX's cache on disk counts if it is set when the program is
-    lowered.
+    A program that is written to a disk may not: jaxlib cannot write the call. Nor may one that the compiler divides
+    over devices: it would let each of them compute the whole. The program of one device's share, for which it asks
+    (`jaxconv.ops.lowering.divide`), may. JAX's cache on disk counts if it is set when the program is lowered.
 
     Args:
       context: what JAX tells a lowering rule of the module that it writes; without it, a module for one device.
     """
     if context is None:
         return not left_out()
-    if context.lowering_parameters.for_export or _divided(context.axis_context):
+    if context.lowering_parameters.for_export or divided(context.axis_context):
         return False
     if carried() and _cached():
         warn(_CACHE)
@@ -73,13 +74,6 @@ def _cached() -> bool:
     """Whether JAX stores compiled programs on a disk."""
     config: Any = jax.config
     return bool(config.jax_enable_compilation_cache and config.jax_compilation_cache_dir)
-
-
-def _divided(axes: Any) -> bool:
-    """Whether the compiler divides the module: over devices that no shard_map names, or that are not told."""
-    if hasattr(axes, "manual_axes"):
-        return not set(axes.mesh.axis_names) <= set(axes.manual_axes)
-    return getattr(axes, "num_devices", 0) != 1
 
 
 def fits(p: Problem) -> bool:

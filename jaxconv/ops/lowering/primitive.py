@@ -7,6 +7,7 @@ program of its own on each platform: `jaxconv.ops.lowering.table` says which.
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,8 +17,10 @@ from jax.interpreters import ad, batching, mlir, xla
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxconv.ops.arrays import wider
-from jaxconv.ops.lowering import forms, onednn, table
+from jaxconv.ops.lowering import divide, forms, onednn, table
+from jaxconv.ops.lowering.partition import Dim, Dims, Plan, Share, Span
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, half_type, others
+from jaxconv.ops.lowering.windows import alone, left_alone
 from jaxconv.ops.lowering.xla import xla as xla_form
 
 conv_p = Primitive("jaxconv_conv")
@@ -148,8 +151,9 @@ def program(platform: str | None, context: Any, first: Array, second: Array, **p
     """Computes the primitive with ordinary operations, those that the table names for this platform."""
     role, geometry, dtype = params["role"], params["geometry"], params["dtype"]
     problem = problem_of(first, second, params, platform, context)
-    if not all(isinstance(n, int) for n in (*first.shape, *second.shape)):
-        return xla_form(problem, first, second).astype(dtype)  # a size that is a symbol, in an export
+    symbols = not all(isinstance(n, int) for n in (*first.shape, *second.shape))
+    if symbols or alone():  # sizes in an export; devices that the compiler divides lax's operations over
+        return xla_form(problem, first, second).astype(dtype)
     if 0 in (*first.shape, *second.shape, *problem.shape(role)):
         shape = problem.shape(role)
         return jnp.zeros((problem.ensemble, *shape) if first.ndim > geometry.rank + 2 else shape, dtype)
@@ -299,27 +303,83 @@ batching.primitive_batchers[conv_p] = _batch
 # Lowering
 
 
-def register(primitive: Primitive, function: Callable[..., Any]) -> None:
-    """Lowers the primitive on each platform to ``function(platform, context, *arrays, **params)``, traced."""
+def register(primitive: Primitive, function: Callable[..., Any], plan: Callable[..., Plan | None]) -> None:
+    """Lowers the primitive on each platform to ``function(platform, context, *arrays, **params)``, traced.
+
+    Where the compiler divides the module over devices, ``plan(platform, *avals, **params)`` says how, if it can.
+    """
     for platform in (None, *table.ROWS):
-        mlir.register_lowering(primitive, _rule(primitive, functools.partial(function, platform)), platform=platform)
+        rule = _rule(primitive, functools.partial(function, platform), functools.partial(plan, platform))
+        mlir.register_lowering(primitive, rule, platform=platform)
 
 
-def _rule(primitive: Primitive, function: Callable[..., Any]) -> Any:
+def _rule(primitive: Primitive, function: Callable[..., Any], plan: Callable[..., Any]) -> Any:
     def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
         # How arrays are split over devices is settled by the types outside; the program itself need not know.
-        bare = [jax.core.ShapedArray(a.shape, a.dtype) for a in ctx.avals_in]
+        bare = ctx.replace(avals_in=[jax.core.ShapedArray(a.shape, a.dtype) for a in ctx.avals_in])
         traced = functools.partial(function, ctx.module_context)
         plain = mlir.lower_fun(traced, multiple_results=primitive.multiple_results)
-        with jax.sharding.use_abstract_mesh(_NO_MESH):
-            return plain(ctx.replace(avals_in=bare), *operands, **params)
+        with jax.sharding.use_abstract_mesh(divide.NO_MESH):
+            if not divide.divided(ctx.module_context.axis_context):
+                return plain(bare, *operands, **params)
+            if divide.asks(bare) and (how := plan(*bare.avals_in, **params)):
+                return divide.lower(bare, how, primitive, params, *operands)
+            with left_alone():
+                return plain(bare, *operands, **params)
 
     return lower
 
 
-_NO_MESH = jax.sharding.AbstractMesh((), ())
+def _plan(platform: str | None, first: Any, second: Any, **params: Any) -> Plan | None:
+    """How a convolution may be divided: by examples, features, groups and rows; sums over what is contracted."""
+    role, g = params["role"], params["geometry"]
+    if params["lowering"] == "xla":
+        return None
+    rows = [f"s{i}" for i in range(g.rank)]
+    lead = ("e",) * (first.ndim - g.rank - 2)
+    channels, inner, features = ("g", "", "g") if g.groups > 1 else ("c", "c", "o")
+    dims: dict[str, Dims] = {
+        "input": (*map(Dim, (*lead, "n")), *(Dim(row, "in") for row in rows), Dim(channels)),
+        "kernel": tuple(map(Dim, (*lead, *("",) * g.rank, inner, features))),
+        "output": (*map(Dim, (*lead, "n")), *(Dim(row, "out") for row in rows), Dim(features)),
+    }
+    names = others(role)
+    given = "output" if role == "input" else "input"
+    contracted = {factor for name in names for factor, _ in dims[name]} - {factor for factor, _ in dims[role]} - {""}
+    spans = {
+        row: Span(n, m, reach, stride, low)
+        for row, n, m, reach, stride, (low, _) in zip(rows, g.size, g.out, g.reach, g.stride, g.padding, strict=True)
+    }
 
-register(conv_p, program)
+    def local(share: Share, *arrays: Array) -> list[Array]:
+        mine = {name: share.kept(a, dims[name]) for name, a in zip(names, arrays, strict=True)}
+        for axis, row in enumerate(rows, len(lead) + 1):
+            mine[given] = share.extended(mine[given], axis, row)
+        own = [share.span(row) for row in rows]
+        highs = [max(0, (s.out - 1) * s.stride + s.reach + 1 - s.low - s.size) for s in own]
+        padding = tuple(
+            (s.low, high) if share.axes[row] else pair
+            for row, s, high, pair in zip(rows, own, highs, g.padding, strict=True)
+        )
+        size, groups = tuple(s.size for s in own), g.groups // share.ways("g")
+        geometry = replace(g, size=size, padding=padding, groups=groups)
+        result = conv_p.bind(*(mine[name] for name in names), **params | {"geometry": geometry})
+        for axis, row in enumerate(rows if role == "input" else [], len(lead) + 1):
+            result = share.own(result, axis, row)
+        return [share.sum(result)]
+
+    return Plan(
+        tuple(dims[name] for name in names),
+        (dims[role],),
+        local,
+        spans,
+        backward=role == "input",
+        summed=frozenset(contracted),
+        multiples={"g": g.groups},
+    )
+
+
+register(conv_p, program, _plan)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

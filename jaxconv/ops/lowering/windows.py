@@ -1,5 +1,7 @@
 """What the forms share: what a tap sees, and products over channels or places."""
 
+import contextlib
+import contextvars
 import functools
 import itertools
 import math
@@ -84,3 +86,53 @@ def swapped(kernel: Array, groups: int) -> Array:
         return kernel.swapaxes(-1, -2)
     split = kernel.reshape(*window, inner, groups, features // groups)
     return jnp.moveaxis(split, -1, -3).swapaxes(-1, -2).reshape(*window, features // groups, groups * inner)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Strided slices that XLA divides over devices rightly
+
+# Whether the compiler divides what is being lowered, and cannot ask how.
+_alone = contextvars.ContextVar("_alone", default=False)
+
+
+@contextlib.contextmanager
+def left_alone() -> Iterator[None]:
+    """A context for lowering what the compiler divides without asking: see `every` and `spread`."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def alone() -> bool:
+    """Whether what is being lowered is in such a context."""
+    return _alone.get()
+
+
+def every(a: Array, axis: int, start: int, stride: int, out: int) -> Array:
+    """``out`` elements along an axis from ``start`` in steps of ``stride``: a slice.
+
+    XLA divides a strided slice over devices wrongly, so where it is left alone, the first of each ``stride`` elements.
+    """
+    if stride == 1 or not alone():
+        return lax.slice_in_dim(a, start, start + (out - 1) * stride + 1, stride, axis)
+    axis %= a.ndim
+    config = [(0, 0, 0)] * a.ndim
+    config[axis] = (-start, start + out * stride - a.shape[axis], 0)
+    blocks = lax.pad(a, jnp.zeros((), a.dtype), config).reshape(*a.shape[:axis], out, stride, *a.shape[axis + 1 :])
+    return lax.index_in_dim(blocks, 0, axis + 1, keepdims=False)
+
+
+def spread(a: Array, axis: int, start: int, stride: int, size: int) -> Array:
+    """The transpose of `every`: its elements back where they were of ``size``, among zeros."""
+    axis %= a.ndim
+    out, zero, config = a.shape[axis], jnp.zeros((), a.dtype), [(0, 0, 0)] * a.ndim
+    if stride == 1 or not alone():
+        config[axis] = (start, size - start - (out - 1) * stride - 1, stride - 1)
+        return lax.pad(a, zero, config)
+    blocks = lax.pad(
+        lax.expand_dims(a, (axis + 1,)), zero, [*config[: axis + 1], (0, stride - 1, 0), *config[axis + 1 :]]
+    )
+    config[axis] = (start, size - start - out * stride, 0)
+    return lax.pad(lax.collapse(blocks, axis, axis + 2), zero, config)
