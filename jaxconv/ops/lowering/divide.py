@@ -216,7 +216,9 @@ def _name(call: Any, name: str, context: Any) -> None:
 
     So that JAX's cache on disk knows a program again, and knows apart two that differ in nothing but such a call.
     """
-    callbacks = vars(sys.modules[custom_partitioning.__module__])["_sharding_callbacks"]
+    callbacks = getattr(sys.modules[custom_partitioning.__module__], "_sharding_callbacks", None)
+    if callbacks is None:
+        return  # where this JAX keeps them is not known: the number stays, and the cache finds nothing
     name = f"jaxconv {VERSION} {name}"
     if name not in _named:
         number = ir.StringAttr(call.attributes["backend_config"]).value
