@@ -40,14 +40,13 @@ def linear(primitive: Primitive, transpose: Callable[..., Any]) -> None:
     ad.primitive_transposes[primitive] = transposed
 
 
-def define(primitive: Primitive, program: Any, plan: Callable[..., Plan] | None = None, typed: Any = None) -> None:
+def define(primitive: Primitive, program: Any, plan: Callable[..., Plan | None], typed: Any = None) -> None:
     """Sets what the program of each platform gives: the type, the batching, the lowering.
 
     Args:
       primitive: on arrays of any number of axes in front of those that it is about.
       program: ``program(platform, *arrays, **params)``, with ordinary operations.
-      plan: ``plan(platform, *avals, **params)``, how the compiler may divide it over devices; without it, as it divides
-        the program's operations.
+      plan: ``plan(platform, *avals, **params)``, how the compiler may divide it over devices; None where it has no say.
       typed: a rule for the type, where it is not the program's.
     """
 

@@ -16,7 +16,8 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 
-from jaxconv.ops.lowering.linear import CHAIN, define, linear
+from jaxconv.ops.lowering.linear import CHAIN, define, dims, linear
+from jaxconv.ops.lowering.partition import WHOLE, Plan
 from jaxconv.ops.lowering.problem import Array
 from jaxconv.ops.lowering.windows import total
 
@@ -345,9 +346,18 @@ def _typed(size: str, x: Any, *, axis: int, **params: Any) -> Any:
     return x.update(shape=(*x.shape[:axis], params[size], *x.shape[axis + 1 :]), weak_type=False)
 
 
+def _plan(primitive: Primitive, platform: str | None, a: Any, *, axis: int, **params: Any) -> Plan | None:
+    """Over devices all axes but the resampled one may be divided."""
+    if not _static(*a.shape, params["n"], params["m"]):
+        return None
+    each = [*dims(a.ndim, {})]
+    each[axis] = WHOLE
+    return Plan((tuple(each),), (tuple(each),), lambda _, a: [primitive.bind(a, axis=axis, **params)], {})
+
+
 resample_p = Primitive("jaxconv_resample")
-spread_p = Primitive("jaxconv_spread")
-linear(resample_p, spread_p.bind)
-linear(spread_p, resample_p.bind)
-define(resample_p, _resample, functools.partial(_typed, "m"))
-define(spread_p, _spread, functools.partial(_typed, "n"))
+resample_transpose_p = Primitive("jaxconv_resample_transpose")
+linear(resample_p, resample_transpose_p.bind)
+linear(resample_transpose_p, resample_p.bind)
+define(resample_p, _resample, functools.partial(_plan, resample_p), functools.partial(_typed, "m"))
+define(resample_transpose_p, _spread, functools.partial(_plan, resample_transpose_p), functools.partial(_typed, "n"))
