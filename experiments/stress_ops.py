@@ -1,8 +1,9 @@
 """Calls of public ops, drawn at random, in conditions under which libraries were found wrong: see `experiments.stress`.
 
 - "nan": one element of one array is NaN or infinite. The elements of the result and of the gradients that are not
-  finite must be those that depend on it, which float64 and a changed element tell. Without padding, and with a kernel
-  that is not finite without the zeros of a fractional stride: whether these times NaN are NaN is a matter of definition.
+  finite must be those that depend on it, which float64 and a changed element tell. Convolutions are without padding,
+  and kernels that are not finite without fractional strides: whether zeros between elements times NaN are NaN is a
+  matter of definition.
 - "mesh": one axis of the first array is divided over 2, 4 or 8 devices. Results must be those of one device.
 - "strict": under JAX's strict flags. Nothing may be raised, and the values must be the same.
 """
