@@ -88,6 +88,11 @@ CPU = (
         "an ensemble on few channels, a batched product of several windows: training.json",
     ),
     Row(
+        FORMS["members"],
+        lambda p: 0 < p.ensemble <= UNROLLED and p.onednn and p.depthwise and p.role == "kernel",
+        "an ensemble of depthwise kernel gradients, each by oneDNN: 6 of 8x28x28x64 k3 3.3 ms, batched sums 22",
+    ),
+    Row(
         FORMS["shifts"],
         lambda p: p.ensemble > 0 and (p.depthwise or p.role == "output" or p.ensemble > UNROLLED),
         "an ensemble of sums of shifted maps: batched",

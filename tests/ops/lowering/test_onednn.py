@@ -333,3 +333,13 @@ def test_one_axis_with_groups_is_computed_as_two(taps):
         assert calls(jax.jit(f).lower(x, k).as_text()) == 1
     with jc.lowering("xla"):
         assert_close(got, jax.jit(f)(x, k))
+
+
+def test_an_ensembles_depthwise_kernel_gradient_is_a_call_for_each_member():
+    """Batched sums of shifted maps were up to twelve times slower than a loop over the members."""
+    xs, ks = uniform(1, (3, 2, 9, 8, 6)).astype(np.float32), uniform(2, (3, 3, 3, 1, 6)).astype(np.float32)
+    f = jax.grad(lambda ks: jnp.sum(jax.vmap(lambda x, k: jc.conv(x, k, groups=6))(xs, ks) ** 2))
+    assert jc.explain(f, ks, platform="cpu")[-1].form == "members > onednn"
+    with jc.lowering("xla"):
+        want = jax.jit(f)(ks)
+    assert_close(jax.jit(f)(ks), want)
