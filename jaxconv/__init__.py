@@ -18,6 +18,7 @@ from jaxconv.layer import Composite, Layer, Run, map_layers
 from jaxconv.layers import *
 from jaxconv.ops import *
 from jaxconv.ops.lowering import convs_saveable, explain, lowering
+from jaxconv.patch import patch_lax
 
 _PACKAGES = ("data", "inspect", "interop", "models", "train", "weights")
 _LAZY = {"summary": "inspect"}

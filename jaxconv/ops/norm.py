@@ -9,6 +9,7 @@ from jax import lax
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.ops.arrays import Array, ArrayLike, accumulator, add_bias, as_floats, spatial_sizes, to_rank, wider
+from jaxconv.ops.lowering import original
 
 
 def _check_channels(x: Array, **arrays: Array | None) -> None:
@@ -248,7 +249,7 @@ def local_response_norm(x: ArrayLike, size: int, *, alpha: float = 1e-4, beta: f
     _check_channels(x)
     size = as_int(size, "size", least=1)
     wide = x.astype(accumulator(x.dtype))
-    total = lax.reduce_window(
+    total = original.reduce_window(
         wide * wide,
         np.zeros((), wide.dtype),
         lax.add,

@@ -278,6 +278,13 @@ def pool_sums(x: Array, windows: _Windows) -> Array:
     return x
 
 
+def sum_pool(
+    x: Array, window: Sequence[int], *, stride: Sequence[int], padding: Pairs, dilation: Sequence[int]
+) -> Array:
+    """Returns the sum of each window, in x's type: `avg_pool` before its division."""
+    return pool_sums(x, _resolve(x, window, stride, padding, dilation, False)).astype(x.dtype)
+
+
 def _axis_sums(x: Array, axis: int, taps: int, stride: int, dilation: int, out: int) -> Array:
     """Returns the sum of each of ``out`` windows along one axis, which they just cover."""
     if out == 1 and dilation == 1:

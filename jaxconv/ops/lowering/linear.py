@@ -12,6 +12,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, xla
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
+from jaxconv.ops.lowering import original
 from jaxconv.ops.lowering.partition import Dim, Dims, Plan, Share, Span
 from jaxconv.ops.lowering.primitive import register
 from jaxconv.ops.lowering.problem import Array
@@ -156,7 +157,7 @@ def sums_by_lax(x: Array, window: Sequence[int], stride: Sequence[int], dilation
     """lax's sums, in one pass over all spatial axes, which the windows just cover."""
     before = (1,) * (x.ndim - 1 - len(window))
     sizes, steps, gaps = ((*before, *numbers, 1) for numbers in (window, stride, dilation))
-    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, sizes, steps, "VALID", window_dilation=gaps)
+    return original.reduce_window(x, np.zeros((), x.dtype), lax.add, sizes, steps, "VALID", window_dilation=gaps)
 
 
 def _tiles(platform: str | None, x: Array, *, window: tuple[int, ...]) -> Array:

@@ -14,6 +14,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
+from jaxconv.ops.lowering import original
 from jaxconv.ops.lowering.linear import CHAIN, define, dims, linear, strided
 from jaxconv.ops.lowering.partition import Plan, Share, Span
 from jaxconv.ops.lowering.primitive import by_itself
@@ -154,7 +155,7 @@ def by_lax(x: Array, axes: Sequence[Windows]) -> Array:
     window, stride, dilation = (tuple((one | {w.axis: w[i] for w in axes}).values()) for i in (1, 2, 3))
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     lowest = np.asarray(-np.inf if floating else jnp.iinfo(x.dtype).min, x.dtype)
-    return lax.reduce_window(x, lowest, lax.max, window, stride, "VALID", window_dilation=dilation)
+    return original.reduce_window(x, lowest, lax.max, window, stride, "VALID", window_dilation=dilation)
 
 
 def _shapes(shape: Sequence[int], axes: Sequence[Windows]) -> list[tuple[int, ...]]:

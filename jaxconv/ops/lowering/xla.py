@@ -7,11 +7,9 @@ import jax
 from jax import lax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis, wider
+from jaxconv.ops.lowering import original
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Solve
 from jaxconv.ops.lowering.windows import flipped, swapped
-
-# By its own name: users put our drop-in in lax's place.
-_convolution = lax.conv_general_dilated
 
 
 def _letters(rank: int) -> str:
@@ -32,7 +30,7 @@ def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Ar
     first, second = first.astype(dtype), second.astype(dtype)
     common = {"precision": p.precision, "preferred_element_type": p.dtype, "out_sharding": out_sharding}
     if p.role == "output":
-        return _convolution(
+        return original.conv_general_dilated(
             first,
             second,
             g.stride,
@@ -48,7 +46,7 @@ def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Ar
             (r - low, n + low - ((m - 1) * t + 1))
             for n, r, (low, _), m, t in zip(g.size, g.reach, g.padding, g.out, g.stride, strict=True)
         ]
-        return _convolution(
+        return original.conv_general_dilated(
             second,
             kernel,
             (1,) * g.rank,
@@ -60,7 +58,7 @@ def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Ar
             **common,
         )
     first, pads = reached(first, g, p.platform == "cuda")
-    return _convolution(
+    return original.conv_general_dilated(
         first,
         second,
         g.dilation,
@@ -96,7 +94,7 @@ def laid_out(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     first, pads = reached(first, g)
     last, spatial = g.rank + 1, range(1, g.rank + 1)
     s = _letters(g.rank)
-    kernel = _convolution(
+    kernel = original.conv_general_dilated(
         first.transpose(last, *spatial, 0),
         second.transpose(*spatial, 0, last),
         g.dilation,

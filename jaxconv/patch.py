@@ -1,0 +1,190 @@
+"""The switch for a whole program: convolutions and pools of other people's code, computed by jaxconv.
+
+All of them end in three primitives of JAX, whichever function of lax, jnp or a library is called and however it was
+imported. The switch replaces the method by which a primitive is applied, `Primitive.bind`, of these three.
+"""
+
+import contextlib
+import functools
+import inspect
+import operator
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxconv.geometry import window_extent
+from jaxconv.ops.arrays import Array
+from jaxconv.ops.dropin import conv_general_dilated
+from jaxconv.ops.lowering.original import patched
+from jaxconv.ops.lowering.primitive import lowering_mode
+from jaxconv.ops.pool import max_pool, sum_pool
+
+_FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
+
+
+class _Row(NamedTuple):
+    """The window along one axis."""
+
+    window: int
+    stride: int
+    padding: tuple[int, int]
+    dilation: int
+
+    def is_pool(self, size: int) -> bool:
+        """Returns whether a network's pool could have this window: it fits, and is padded by half of it at most.
+
+        The overhang of a ceil mode may be added at the high side. Cumulative sums, and the gradients of sums of
+        windows, are padded by more.
+        """
+        low, high = self.padding
+        extent = window_extent(self.window, self.dilation)
+        within = 0 <= 2 * low <= extent and 0 <= high and 2 * (high - self.stride + 1) <= extent
+        return within and extent <= size + low + high
+
+
+def _pooled(rows: Sequence[_Row]) -> range:
+    """Returns the spatial axes, in channels-last or channels-first layout, or no axes for another reduction.
+
+    Channels first, at most a batch and a channel axis come before them: a window along the last axis of more than that
+    is a sum over channels.
+    """
+    moved = [axis for axis, row in enumerate(rows) if row != (1, 1, (0, 0), 1)]
+    if not moved:
+        return range(0)
+    first, last = moved[0], len(rows) - 1
+    if moved[-1] < last:
+        return range(first, last)
+    return range(first, last + 1) if 1 <= first <= 2 else range(0)
+
+
+def _pool(
+    function: Callable[..., Array],
+    operand: Any,
+    *,
+    window_dimensions: Sequence[int],
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    base_dilation: Sequence[int],
+    window_dilation: Sequence[int],
+) -> Array | None:
+    """Returns a reduction of windows by a pool of ours, or None where it is not one of a network."""
+    given = jax.typeof(operand)
+    numbers = (window_dimensions, window_strides, padding, base_dilation, window_dilation)
+    if given.dtype not in _FLOATS or given.weak_type or any(len(some) != given.ndim for some in numbers):
+        return None
+    if not all(isinstance(n, int) and n > 0 for n in given.shape) or any(n != 1 for n in base_dilation):
+        return None
+    rows = []
+    for f, s, (low, high), d in zip(window_dimensions, window_strides, padding, window_dilation, strict=True):
+        f, s, low, high, d = map(operator.index, (f, s, low, high, d))
+        rows.append(_Row(f, s, (low, high), d))
+    if not all(min(row.window, row.stride, row.dilation) > 0 for row in rows):
+        return None  # lax says what is wrong
+    axes = _pooled(rows)
+    if not axes or not all(row.is_pool(n) for row, n in zip(rows, given.shape, strict=True)):
+        return None
+    *batch, channels = [axis for axis in range(given.ndim) if axis not in axes]
+    order = [*batch, *axes, channels]
+    window, stride, pads, dilation = zip(*(rows[axis] for axis in axes), strict=True)
+    y = function(jnp.transpose(operand, order), window, stride=stride, padding=pads, dilation=dilation)
+    return jnp.transpose(y, [order.index(axis) for axis in range(given.ndim)])
+
+
+# What computes each primitive; None from it leaves the primitive to JAX.
+_OURS: dict[Any, Callable[..., Array | None]] = {
+    lax.conv_general_dilated_p: conv_general_dilated,
+    lax.reduce_window_max_p: functools.partial(_pool, max_pool),
+    lax.reduce_window_sum_p: functools.partial(_pool, sum_pool),
+}
+
+
+def _binding(primitive: Any, ours: Callable[..., Array | None]) -> Callable[..., Any]:
+    known = set(inspect.signature(ours).parameters)
+
+    def bind(*args: Any, **params: Any) -> Any:
+        # A parameter that a later JAX adds may mean anything.
+        if patched.value and lowering_mode() != "xla" and params.keys() <= known:
+            y = ours(*args, **params)
+            if y is not None:
+                return y
+        return type(primitive).bind(primitive, *args, **params)
+
+    return bind
+
+
+_lock = threading.Lock()
+_holders = 0
+
+
+def _hold(change: int) -> None:
+    """Counts who wants the primitives replaced. The first replaces them, the last puts them back."""
+    global _holders
+    with _lock:
+        before, _holders = _holders, _holders + change
+        for primitive, ours in _OURS.items():
+            if not before and _holders:
+                primitive.bind = _binding(primitive, ours)
+            elif before and not _holders:
+                del primitive.bind
+
+
+class patch_lax(contextlib.ContextDecorator):
+    """A context in which jaxconv computes the convolutions and pools of other people's JAX code.
+
+    For libraries that take no drop-in: Equinox, Haiku, Keras on JAX, Flax, and what is written with lax. Whatever ends
+    in `jax.lax.conv_general_dilated` is computed as `jaxconv.conv_general_dilated` computes it: ``lax.conv``,
+    ``lax.conv_with_general_padding``, ``lax.conv_transpose``, ``jnp.convolve``. `jax.lax.reduce_window` is computed
+    as `jaxconv.max_pool` or the sum of `jaxconv.avg_pool` where it is a pool of floating-point numbers, channels first
+    or last. How a function was imported does not matter, nor whether a library keeps it. Shapes, types, errors and
+    values are those of lax, up to rounding; what jaxconv has no form for remains lax's.
+
+    The context is of the thread that enters it, may be nested, and decorates functions. It is part of the key of jit's
+    cache: a function that was compiled outside is compiled again inside, and the other way round. Programs that were
+    compiled ahead of time stay as they are. Inside ``jaxconv.lowering("xla")`` nothing is replaced.
+
+    ``patch_lax.install()`` has the effect for all threads, until the process ends or ``patch_lax.uninstall()``.
+
+    >>> image, kernel = jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+    >>> numbers = ("NHWC", "HWIO", "NHWC")
+    >>> def f(image):
+    ...     return jax.lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+    >>> with patch_lax():
+    ...     print([eqn.primitive.name for eqn in jax.make_jaxpr(f)(image).eqns])
+    ['jaxconv_conv']
+    >>> print([eqn.primitive.name for eqn in jax.make_jaxpr(f)(image).eqns])
+    ['conv_general_dilated']
+    """
+
+    def __init__(self) -> None:
+        self._entered = threading.local()
+
+    def __enter__(self) -> None:
+        _hold(1)
+        context = patched(True)
+        context.__enter__()
+        self._entered.__dict__.setdefault("contexts", []).append(context)
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.contexts.pop().__exit__(*error)
+        _hold(-1)
+
+    @staticmethod
+    def install() -> None:
+        """Replaces them in all threads from now on. A second call changes nothing."""
+        if not patched.get_global():
+            patched.set_global(True)
+            _hold(1)
+
+    @staticmethod
+    def uninstall() -> None:
+        """Undoes `install`. Contexts that are entered stay in force."""
+        if patched.get_global():
+            patched.set_global(False)
+            _hold(-1)
+
+
+__all__ = ["patch_lax"]
