@@ -42,7 +42,7 @@ class _Row(NamedTuple):
         """
         low, high = self.padding
         extent = window_extent(self.window, self.dilation)
-        within = 0 <= 2 * low <= extent and 0 <= high and 2 * (high - self.stride + 1) <= extent
+        within = 0 <= 2 * low <= extent and high >= 0 and 2 * (high - self.stride + 1) <= extent
         return within and extent <= size + low + high
 
 

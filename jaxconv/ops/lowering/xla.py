@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-from jax import lax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis, wider
 from jaxconv.ops.lowering import original
