@@ -86,6 +86,7 @@ for primitive in uses:
 
 def fit():
     uses.update(dict.fromkeys(uses, 0))
+    jax.clear_caches()  # the pools are jitted functions, which are traced once for each type
     build().fit(x, y, batch_size=8, epochs=1, verbose=0)
     return dict(uses)
 
