@@ -29,7 +29,7 @@ NO_FORMULA = {
     "figures": "inspect.figures.*",
     "layers and tools of any function, which compute nothing of their own": """Layer Composite Run Fn Identity Flatten
         map_layers inline shared backbone auxiliary on_map resized top_down frozen remat mixed_precision jit explain
-        lowering convs_saveable""",
+        lowering patch_lax convs_saveable""",
     "files and data sets": """data.cifar10 data.fashion_mnist data.mnist5k data.read_idx data.read_image data.split
         train.save train.restore""",
     "draws of where to cut, flip or cover": "data.random_* data.cutout",

