@@ -18,12 +18,10 @@ from jax import lax
 
 from jaxconv.geometry import window_extent
 from jaxconv.ops.arrays import Array
-from jaxconv.ops.dropin import conv_general_dilated
+from jaxconv.ops.dropin import FLOATS, conv_general_dilated
 from jaxconv.ops.lowering.original import patched
 from jaxconv.ops.lowering.primitive import lowering_mode
 from jaxconv.ops.pool import max_pool, sum_pool
-
-_FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 
 
 class _Row(NamedTuple):
@@ -74,7 +72,7 @@ def _pool(
     """Returns a reduction of windows by a pool of ours, or None where it is not one of a network."""
     given = jax.typeof(operand)
     numbers = (window_dimensions, window_strides, padding, base_dilation, window_dilation)
-    if given.dtype not in _FLOATS or given.weak_type or any(len(some) != given.ndim for some in numbers):
+    if given.dtype not in FLOATS or given.weak_type or any(len(some) != given.ndim for some in numbers):
         return None
     if not all(isinstance(n, int) and n > 0 for n in given.shape) or any(n != 1 for n in base_dilation):
         return None

@@ -118,7 +118,7 @@ ORDER = """
     errors leftovers
     geometry pointwise
     ops layer
-    layers compiler batches data
+    layers compiler batches data patch
     compose
     branches
     models interop weights inspect train

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 from jax.lax import conv_general_dilated as imported_by_name
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jaxconv as jc
 from tests.ops.compare import assert_close
@@ -118,6 +120,9 @@ def window(x, init, op, dims, strides=None, padding="VALID", **options):
 LEFT = {
     "integers": lambda: conv(X.astype(np.int32), K.astype(np.int32)),
     "complex": lambda: conv(X.astype(np.complex64), K.astype(np.complex64)),
+    "8 bits": lambda: conv(jnp.asarray(X, jnp.float8_e4m3fn), jnp.asarray(K, jnp.float8_e4m3fn)),
+    "to 8 bits": lambda: imported_by_name(X, K, **NHWC, preferred_element_type=jnp.float8_e4m3fn),
+    "a weak type": window(lax.full((1, 4, 4, 1), 1.0), 0.0, lax.add, (1, 2, 2, 1)),
     "two types": lambda: imported_by_name(X, K.astype(jnp.bfloat16), **NHWC, preferred_element_type=jnp.float32),
     "groups of the batch": lambda: imported_by_name(X, K, **NHWC, batch_group_count=2),
     "a cumulative sum": window(X, 0.0, lax.add, (1, 6, 1, 1), None, [(0, 0), (5, 0), (0, 0), (0, 0)]),
@@ -311,6 +316,43 @@ def test_of_equal_elements_the_first_takes_the_gradient_here_and_in_lax():
             np.testing.assert_array_equal(jax.grad(lambda x: pool(x).sum())(x)[0, ..., 0], want)
     with jc.patch_lax():  # forward mode agrees, which lax's need not
         np.testing.assert_array_equal(jax.jvp(pool, (x,), (t,))[1].ravel(), [0, 2, 8, 10])
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_over_devices_results_are_split_as_those_of_lax(kind):
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(kind,))
+
+    def f(x, kernel):
+        y = conv(x, kernel)
+        y = lax.reduce_window(y, -np.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        return lax.reduce_window(y, 0.0, lax.add, (1, 2, 2, 1), (1, 1, 1, 1), "SAME")
+
+    with jax.set_mesh(mesh):
+        x, kernel = (
+            jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in ((np.tile(X, (4, 1, 1, 1)), P("d")), (K, P()))
+        )
+        plain = jax.jit(lambda *a: (f(*a), jax.grad(lambda *a: jnp.sum(f(*a)), (0, 1))(*a)))
+        shards = jax.jit(jax.shard_map(f, in_specs=(P("d"), P()), out_specs=P("d")))
+        want = plain(x, kernel), shards(x, kernel)
+        with jc.patch_lax():
+            got = plain(x, kernel), shards(x, kernel)
+    for ours, lax_ in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+        assert jax.typeof(ours) == jax.typeof(lax_)
+        assert ours.sharding.is_equivalent_to(lax_.sharding, ours.ndim)
+        assert_close(ours, lax_)
+
+
+def test_all_transformations_of_a_scan():
+    def f(scale):
+        once = jax.checkpoint(lambda x: lax.reduce_window(conv(x), 0.0, lax.add, (1, 2, 2, 1), None, "VALID"))
+        return lax.scan(lambda c, _: (c + jnp.mean(once(X * scale) ** 2), None), 0.0, None, 2)[0]
+
+    results = []
+    for context in (jc.patch_lax(), jc.lowering("auto")):
+        with context:
+            results.append(quick_jit(lambda s: (jax.jacfwd(f)(s), jax.hessian(f)(s), jax.linearize(f, s)[1](s)))(2.0))
+    for got, want in zip(*results, strict=True):
+        assert_close(got, want)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ TITLES = {
     "layers/norm": "Normalisation and scales",
     "layers/pool": "Pooling",
     "layers/shape": "Shapes and functions",
+    "patch": "Other people's code",
 }
 SPELLED = {
     name.lower().replace("-", ""): name

@@ -16,6 +16,9 @@ from jaxconv.ops.lowering.primitive import convolve, lowering_mode
 from jaxconv.ops.lowering.problem import Geometry
 from jaxconv.ops.lowering.windows import flipped, swapped
 
+# The types that our forms sum. lax has narrower ones, such as float8_e4m3fn, which promote to no others.
+FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
+
 
 def conv_general_dilated(
     lhs: Array,
@@ -35,8 +38,8 @@ def conv_general_dilated(
 
     For ``flax.linen.Conv(..., conv_general_dilated=jaxconv.conv_general_dilated)``, ``flax.nnx.Conv`` likewise, and
     code of one's own. Layouts other than channels-last are transposed into it. What `jaxconv.conv` has no form for goes
-    to lax: types that are not floating-point, ``batch_group_count``, ``out_sharding``, strides together with
-    ``lhs_dilation``. Half types are summed in float32.
+    to lax: types other than float16, bfloat16, float32 and float64, ``batch_group_count``, ``out_sharding``, strides
+    together with ``lhs_dilation``. Half types are summed in float32.
 
     Args:
       lhs, rhs: image and kernel, laid out as ``dimension_numbers`` say.
@@ -60,12 +63,12 @@ def conv_general_dilated(
         "out_sharding": out_sharding,
     }
     dtype = jnp.result_type(lhs)
-    plain = jnp.issubdtype(dtype, jnp.floating) and dtype == jnp.result_type(rhs)
+    plain = dtype in FLOATS and dtype == jnp.result_type(rhs)
     wanted = dtype if preferred_element_type is None else jnp.dtype(preferred_element_type)
     if (
         lowering_mode() == "xla"
         or not plain
-        or not jnp.issubdtype(wanted, jnp.floating)
+        or wanted not in FLOATS
         or batch_group_count != 1
         or out_sharding is not None
         or jnp.ndim(lhs) != jnp.ndim(rhs)
