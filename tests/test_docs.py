@@ -312,7 +312,10 @@ def test_the_site_has_the_pages_that_the_repository_has(site):
 
 def test_what_the_readme_links_to_is_there():
     for link in re.findall(r"\]\((?!\w+:|#)([^)\s]+)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / link).is_file(), link
+        file, _, anchor = link.partition("#")
+        assert (ROOT / file).is_file(), link
+        heads = re.findall(r"^#+ (.+)$", (ROOT / file).read_text(), flags=re.M) if anchor else []
+        assert not anchor or anchor in {head.lower().replace(" ", "-") for head in heads}, link
 
 
 def test_one_command_builds_the_site():
