@@ -121,7 +121,7 @@ def check(kind: str, p: Problem, seed: int) -> str:
     if any((one != found[0]).any() for one in found[1:]):
         return "not the same bits twice"
     magnitude = np.asarray(computed("xla")(*(abs(a) for a in arrays)))
-    worst = float((abs(found[0] - want) / (magnitude + 1e-30)).max())
+    worst = float(np.max(abs(found[0] - want) / (magnitude + 1e-30)))
     return "" if worst < 1e-4 else f"off by {worst:.3g} of the sum of magnitudes"
 
 

@@ -80,7 +80,7 @@ def learn(
     copy = jc.train.train_step(net, lambda y, x: jnp.mean(jnp.square(y - x), axis=(1, 2, 3)), by_pixels)
     with progress("learning to copy", copies, options.quiet) as on_step:
         for i in range(1, copies + 1):
-            some = pieces(jax.random.fold_in(key, options.steps + i), 4 * options.batch)
+            some = jnp.asarray(pieces(jax.random.fold_in(key, options.steps + i), 4 * options.batch))
             state, metrics = copy(state, some, some)
             on_step(i, float(metrics["loss"]))
 

@@ -113,9 +113,47 @@ def test_public_names_are_listed_once():
     assert len(owners) > 60
 
 
+PACKAGES = ["", "data", "inspect", "inspect.figures", "interop", "layers", "models", "ops", "train", "weights"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_dir_lists_public_names_once_and_nothing_else(package):
+    loaded = importlib.import_module(f"jaxconv.{package}".rstrip("."))
+    names = dir(loaded)
+    assert len(names) == len(set(names))
+    subpackages = {"": {*jc._PACKAGES}, "inspect": {"figures"}, "interop": {"flax"}}.get(package, set())
+    modules = {name for name in names if inspect.ismodule(getattr(loaded, name))}
+    assert modules == subpackages
+    public = {name for name in names if not name.startswith("_")}
+    assert public - subpackages - set(jc._LAZY) == set(loaded.__all__)
+    assert all(name in jc._LAZY or name in vars(loaded) for name in public - subpackages)
+
+
+@pytest.mark.parametrize("package", ["ops", "layers", "models"])
+def test_a_package_exports_what_its_modules_export(package):
+    loaded = importlib.import_module(f"jaxconv.{package}")
+    sources = [
+        importlib.import_module(f"jaxconv.{package}.{path.stem}")
+        for path in Path(loaded.__file__).parent.glob("[a-z]*.py")
+    ]
+    listed = {name for module in sources for name in getattr(module, "__all__", ())}
+    assert set(loaded.__all__) <= listed
+    assert set(loaded.__all__) == {name for name in listed if hasattr(loaded, name)}
+
+
+def test_a_submodule_does_not_hide_a_function_of_the_front_door():
+    """`jaxconv.inspect.summary` is the function, whatever is imported first."""
+    code = "import json, jaxconv.inspect.table, jaxconv as jc; print(json.dumps([callable(jc.inspect.summary), "
+    code += "callable(jc.summary), jc.summary is jc.inspect.summary]))"
+    assert in_a_new_process(code) == [True, True, True]
+    package = Path(jc.__file__).parent
+    modules = {path.stem for path in package.glob("*/*.py")} - {"__init__"}
+    assert not modules & set(jc._LAZY)
+
+
 # Lowest first. Modules of one line do not import each other, but for those of the last line.
 ORDER = """
-    errors leftovers
+    errors leftovers names
     geometry pointwise
     ops layer
     layers compiler batches data patch

@@ -38,6 +38,7 @@ TITLES = {
     "compiler": "Compiling",
     "compose": "Composition",
     "geometry": "Sizes and receptive fields",
+    "inspect/table": "Summary",
     "layer": "The layer protocol",
     "ops/conv": "Convolution",
     "ops/dropin": "The drop-in",

@@ -6,8 +6,8 @@ TypeError inside a trace: maximise, dream, invert, style_transfer, minimise; dea
 precision_at_k. All others look at shapes alone, or draw.
 """
 
-import importlib
-from typing import Any
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
 
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.attribution import guided_backprop, integrated_gradients, occlusion, saliency, smooth_grad
@@ -29,7 +29,7 @@ from jaxconv.inspect.objectives import Objective, channel, layer, logit, unit
 from jaxconv.inspect.retrieval import Neighbours, Pca, embed, nearest, pca, precision_at_k
 from jaxconv.inspect.statistics import LayerStatistics, Recorder, dead_units, layer_statistics
 from jaxconv.inspect.style import PerceptualLoss, fast_style_step, gram, style_transfer
-from jaxconv.inspect.summary import Summary, summary
+from jaxconv.inspect.table import Summary, summary
 from jaxconv.inspect.trace import Row, receptive_field, trace
 from jaxconv.inspect.units import TopPatches, filters, top_patches, unit_field
 from jaxconv.inspect.views import View
@@ -87,9 +87,18 @@ __all__ = [
     "unit_field",
 ]
 
+if TYPE_CHECKING:
+    from jaxconv.inspect import figures
 
-def __getattr__(name: str) -> Any:
-    """Loads the figures when they are asked for: they alone want matplotlib."""
-    if name == "figures":
-        return importlib.import_module("jaxconv.inspect.figures")
-    raise AttributeError(f"module 'jaxconv.inspect' has no attribute {name!r}")
+    __all__ += ["figures"]
+else:
+
+    def __getattr__(name):
+        """Loads the figures at their first use: they alone need matplotlib."""
+        if name == "figures":
+            return _import_module("jaxconv.inspect.figures")
+        raise AttributeError(f"module 'jaxconv.inspect' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "figures"])

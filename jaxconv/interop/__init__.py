@@ -1,14 +1,19 @@
-"""Other frameworks, both ways. `jaxconv.interop.flax` is loaded when it is first asked for."""
+"""Other frameworks, both ways. `jaxconv.interop.flax` is loaded at its first use."""
 
-import importlib
-from typing import Any
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from jaxconv.interop import flax as flax
+else:
+    __all__ = []
 
-def __getattr__(name: str) -> Any:
-    if name == "flax":
-        return importlib.import_module("jaxconv.interop.flax")
-    raise AttributeError(f"module 'jaxconv.interop' has no attribute {name!r}")
+    def __getattr__(name):
+        """Loads a framework's module at its first use: it needs the framework."""
+        if name == "flax":
+            return _import_module("jaxconv.interop.flax")
+        raise AttributeError(f"module 'jaxconv.interop' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "flax"])
+    return ["flax"]

@@ -5,8 +5,19 @@ initialiser is not named, the kernel of a convolution is drawn by `jax.nn.initia
 that of a Dense by `jax.nn.initializers.lecun_normal` (LeCun et al., 1998), and a bias is zero.
 """
 
+from typing import TYPE_CHECKING
+
 from jaxconv.layers.conv import *
 from jaxconv.layers.noise import *
 from jaxconv.layers.norm import *
 from jaxconv.layers.pool import *
 from jaxconv.layers.shape import *
+from jaxconv.names import public_names as _public_names
+
+# Type checkers follow the imports with a star.
+if not TYPE_CHECKING:
+    __all__ = _public_names(globals())
+
+
+def __dir__() -> list[str]:
+    return _public_names(globals())

@@ -5,6 +5,8 @@ shortcuts are added, and ``small_images``, a stem for images of about 32x32, whe
 LeNet-5 and the AlexNet of 2012 are as they were; Inception v3 has no stem for small images.
 """
 
+from typing import TYPE_CHECKING
+
 from jaxconv.models.alexnet import *
 from jaxconv.models.allconv import *
 from jaxconv.models.convnet import *
@@ -27,3 +29,12 @@ from jaxconv.models.style import *
 from jaxconv.models.unet import *
 from jaxconv.models.vgg import *
 from jaxconv.models.video import *
+from jaxconv.names import public_names as _public_names
+
+# Type checkers follow the imports with a star.
+if not TYPE_CHECKING:
+    __all__ = _public_names(globals())
+
+
+def __dir__() -> list[str]:
+    return _public_names(globals())

@@ -5,7 +5,6 @@ a stride of the convolution before, and by convolutions with a stride: the All-C
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
@@ -103,23 +102,29 @@ def allconv(
     )
 
 
-def all_cnn_a(classes: int = 10, **options: Any) -> Layer:
+def all_cnn_a(
+    classes: int = 10, *, reduce: str = "conv", width: int = 96, input_dropout: float = 0.2, dropout: float = 0.5
+) -> Layer:
     """Returns All-CNN-A: 1,254,250 parameters with 10 classes; the paper says about 1.28 million."""
-    return allconv("A", classes, **options)
+    return allconv("A", classes, reduce=reduce, width=width, input_dropout=input_dropout, dropout=dropout)
 
 
-def all_cnn_b(classes: int = 10, **options: Any) -> Layer:
+def all_cnn_b(
+    classes: int = 10, *, reduce: str = "conv", width: int = 96, input_dropout: float = 0.2, dropout: float = 0.5
+) -> Layer:
     """Returns All-CNN-B: 1,300,618 parameters with 10 classes; the paper says about 1.35 million."""
-    return allconv("B", classes, **options)
+    return allconv("B", classes, reduce=reduce, width=width, input_dropout=input_dropout, dropout=dropout)
 
 
-def all_cnn_c(classes: int = 10, **options: Any) -> Layer:
+def all_cnn_c(
+    classes: int = 10, *, reduce: str = "conv", width: int = 96, input_dropout: float = 0.2, dropout: float = 0.5
+) -> Layer:
     """Returns All-CNN-C: 1,369,738 parameters with 10 classes; the paper says about 1.4 million.
 
     >>> jc.summary(all_cnn_c(), (1, 32, 32, 3)).parameters
     1369738
     """
-    return allconv("C", classes, **options)
+    return allconv("C", classes, reduce=reduce, width=width, input_dropout=input_dropout, dropout=dropout)
 
 
 __all__ = ["all_cnn_a", "all_cnn_b", "all_cnn_c", "allconv"]

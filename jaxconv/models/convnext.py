@@ -6,7 +6,6 @@ Names and shapes are torchvision's.
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from jax.nn import initializers
@@ -88,24 +87,92 @@ def convnext(
     )
 
 
-def convnext_tiny(classes: int = 1000, **options: Any) -> Layer:
+def convnext_tiny(
+    classes: int = 1000,
+    *,
+    width: float = 1.0,
+    layer_scale: float = 1e-6,
+    dropout: float = 0.0,
+    drop_path: float = 0.1,
+    small_images: bool = False,
+) -> Layer:
     """Returns ConvNeXt-Tiny: 28,589,128 parameters with 1000 classes."""
-    return convnext((96, 192, 384, 768), (3, 3, 9, 3), classes, **{"drop_path": 0.1, **options})
+    return convnext(
+        (96, 192, 384, 768),
+        (3, 3, 9, 3),
+        classes,
+        width=width,
+        layer_scale=layer_scale,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def convnext_small(classes: int = 1000, **options: Any) -> Layer:
+def convnext_small(
+    classes: int = 1000,
+    *,
+    width: float = 1.0,
+    layer_scale: float = 1e-6,
+    dropout: float = 0.0,
+    drop_path: float = 0.4,
+    small_images: bool = False,
+) -> Layer:
     """Returns ConvNeXt-Small: 50,223,688 parameters with 1000 classes."""
-    return convnext((96, 192, 384, 768), (3, 3, 27, 3), classes, **{"drop_path": 0.4, **options})
+    return convnext(
+        (96, 192, 384, 768),
+        (3, 3, 27, 3),
+        classes,
+        width=width,
+        layer_scale=layer_scale,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def convnext_base(classes: int = 1000, **options: Any) -> Layer:
+def convnext_base(
+    classes: int = 1000,
+    *,
+    width: float = 1.0,
+    layer_scale: float = 1e-6,
+    dropout: float = 0.0,
+    drop_path: float = 0.5,
+    small_images: bool = False,
+) -> Layer:
     """Returns ConvNeXt-Base: 88,591,464 parameters with 1000 classes."""
-    return convnext((128, 256, 512, 1024), (3, 3, 27, 3), classes, **{"drop_path": 0.5, **options})
+    return convnext(
+        (128, 256, 512, 1024),
+        (3, 3, 27, 3),
+        classes,
+        width=width,
+        layer_scale=layer_scale,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def convnext_large(classes: int = 1000, **options: Any) -> Layer:
+def convnext_large(
+    classes: int = 1000,
+    *,
+    width: float = 1.0,
+    layer_scale: float = 1e-6,
+    dropout: float = 0.0,
+    drop_path: float = 0.5,
+    small_images: bool = False,
+) -> Layer:
     """Returns ConvNeXt-Large: 197,767,336 parameters with 1000 classes."""
-    return convnext((192, 384, 768, 1536), (3, 3, 27, 3), classes, **{"drop_path": 0.5, **options})
+    return convnext(
+        (192, 384, 768, 1536),
+        (3, 3, 27, 3),
+        classes,
+        width=width,
+        layer_scale=layer_scale,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
 __all__ = ["convnext", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny"]

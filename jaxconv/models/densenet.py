@@ -4,7 +4,6 @@ With the bottlenecks and the compression of the paper's DenseNet-BC. Names and s
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
@@ -77,28 +76,96 @@ def densenet(
     return serial(features=serial(**features), relu=relu, avgpool=GlobalAvgPool(), classifier=Dense(classes))
 
 
-def densenet121(classes: int = 1000, **options: Any) -> Layer:
+def densenet121(
+    classes: int = 1000,
+    *,
+    width: int = 64,
+    bn_size: int = 4,
+    dropout: float = 0.0,
+    memory_efficient: bool = False,
+    small_images: bool = False,
+) -> Layer:
     """Returns DenseNet-121: 7,978,856 parameters with 1000 classes.
 
     >>> jc.summary(densenet121(), (1, 224, 224, 3)).parameters
     7978856
     """
-    return densenet(32, (6, 12, 24, 16), classes, **options)
+    return densenet(
+        32,
+        (6, 12, 24, 16),
+        classes,
+        width=width,
+        bn_size=bn_size,
+        dropout=dropout,
+        memory_efficient=memory_efficient,
+        small_images=small_images,
+    )
 
 
-def densenet161(classes: int = 1000, **options: Any) -> Layer:
+def densenet161(
+    classes: int = 1000,
+    *,
+    width: int = 96,
+    bn_size: int = 4,
+    dropout: float = 0.0,
+    memory_efficient: bool = False,
+    small_images: bool = False,
+) -> Layer:
     """Returns DenseNet-161, which grows by 48: 28,681,000 parameters with 1000 classes."""
-    return densenet(48, (6, 12, 36, 24), classes, **{"width": 96, **options})
+    return densenet(
+        48,
+        (6, 12, 36, 24),
+        classes,
+        width=width,
+        bn_size=bn_size,
+        dropout=dropout,
+        memory_efficient=memory_efficient,
+        small_images=small_images,
+    )
 
 
-def densenet169(classes: int = 1000, **options: Any) -> Layer:
+def densenet169(
+    classes: int = 1000,
+    *,
+    width: int = 64,
+    bn_size: int = 4,
+    dropout: float = 0.0,
+    memory_efficient: bool = False,
+    small_images: bool = False,
+) -> Layer:
     """Returns DenseNet-169: 14,149,480 parameters with 1000 classes."""
-    return densenet(32, (6, 12, 32, 32), classes, **options)
+    return densenet(
+        32,
+        (6, 12, 32, 32),
+        classes,
+        width=width,
+        bn_size=bn_size,
+        dropout=dropout,
+        memory_efficient=memory_efficient,
+        small_images=small_images,
+    )
 
 
-def densenet201(classes: int = 1000, **options: Any) -> Layer:
+def densenet201(
+    classes: int = 1000,
+    *,
+    width: int = 64,
+    bn_size: int = 4,
+    dropout: float = 0.0,
+    memory_efficient: bool = False,
+    small_images: bool = False,
+) -> Layer:
     """Returns DenseNet-201: 20,013,928 parameters with 1000 classes."""
-    return densenet(32, (6, 12, 48, 32), classes, **options)
+    return densenet(
+        32,
+        (6, 12, 48, 32),
+        classes,
+        width=width,
+        bn_size=bn_size,
+        dropout=dropout,
+        memory_efficient=memory_efficient,
+        small_images=small_images,
+    )
 
 
 __all__ = ["densenet", "densenet121", "densenet161", "densenet169", "densenet201"]

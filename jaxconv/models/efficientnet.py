@@ -7,7 +7,7 @@ Blocks of Sandler et al., 2018, with squeeze and excitation (Hu et al., 2018). N
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax.nn import initializers
@@ -26,7 +26,9 @@ from jaxconv.models.blocks import (
     with_shortcut,
 )
 
+# Of B5 to B7, and of V2.
 _SLOW = BatchNorm(momentum=0.01, eps=1e-3)
+_V2_NORM = BatchNorm(eps=1e-3)
 _OUTPUTS_UNIFORM = initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
 
@@ -164,70 +166,301 @@ def efficientnet(
     )
 
 
-def _b(
-    width: float, depth: float, dropout: float, classes: int, options: dict[str, Any], norm: Layer | None = None
+def efficientnet_b0(
+    classes: int = 1000,
+    *,
+    stem: int = 32,
+    head: int | None = None,
+    width: float = 1.0,
+    depth: float = 1.0,
+    norm: Layer | None = None,
+    dropout: float = 0.2,
+    drop_path: float = 0.2,
+    small_images: bool = False,
 ) -> Layer:
-    return efficientnet(V1, classes, **{"width": width, "depth": depth, "dropout": dropout, "norm": norm, **options})
-
-
-def _v2(stages: Sequence[Stage], stem: int, dropout: float, classes: int, options: dict[str, Any]) -> Layer:
-    given = {"stem": stem, "head": 1280, "dropout": dropout, "norm": BatchNorm(eps=1e-3), **options}
-    return efficientnet(stages, classes, **given)
-
-
-def efficientnet_b0(classes: int = 1000, **options: Any) -> Layer:
     """Returns EfficientNet-B0: 5,288,548 parameters with 1000 classes."""
-    return _b(1.0, 1.0, 0.2, classes, options)
+    return efficientnet(
+        V1,
+        classes,
+        stem=stem,
+        head=head,
+        width=width,
+        depth=depth,
+        norm=norm,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def efficientnet_b1(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_b1(
+    classes: int = 1000,
+    *,
+    stem: int = 32,
+    head: int | None = None,
+    width: float = 1.0,
+    depth: float = 1.1,
+    norm: Layer | None = None,
+    dropout: float = 0.2,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNet-B1: 7,794,184 parameters with 1000 classes."""
-    return _b(1.0, 1.1, 0.2, classes, options)
+    return efficientnet(
+        V1,
+        classes,
+        stem=stem,
+        head=head,
+        width=width,
+        depth=depth,
+        norm=norm,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def efficientnet_b2(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_b2(
+    classes: int = 1000,
+    *,
+    stem: int = 32,
+    head: int | None = None,
+    width: float = 1.1,
+    depth: float = 1.2,
+    norm: Layer | None = None,
+    dropout: float = 0.3,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNet-B2: 9,109,994 parameters with 1000 classes."""
-    return _b(1.1, 1.2, 0.3, classes, options)
+    return efficientnet(
+        V1,
+        classes,
+        stem=stem,
+        head=head,
+        width=width,
+        depth=depth,
+        norm=norm,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def efficientnet_b3(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_b3(
+    classes: int = 1000,
+    *,
+    stem: int = 32,
+    head: int | None = None,
+    width: float = 1.2,
+    depth: float = 1.4,
+    norm: Layer | None = None,
+    dropout: float = 0.3,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNet-B3: 12,233,232 parameters with 1000 classes."""
-    return _b(1.2, 1.4, 0.3, classes, options)
+    return efficientnet(
+        V1,
+        classes,
+        stem=stem,
+        head=head,
+        width=width,
+        depth=depth,
+        norm=norm,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def efficientnet_b4(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_b4(
+    classes: int = 1000,
+    *,
+    stem: int = 32,
+    head: int | None = None,
+    width: float = 1.4,
+    depth: float = 1.8,
+    norm: Layer | None = None,
+    dropout: float = 0.4,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNet-B4: 19,341,616 parameters with 1000 classes."""
-    return _b(1.4, 1.8, 0.4, classes, options)
+    return efficientnet(
+        V1,
+        classes,
+        stem=stem,
+        head=head,
+        width=width,
+        depth=depth,
+        norm=norm,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def efficientnet_b5(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_b5(
+    classes: int = 1000,
+    *,
+    stem: int = 32,
+    head: int | None = None,
+    width: float = 1.6,
+    depth: float = 2.2,
+    norm: Layer | None = _SLOW,
+    dropout: float = 0.4,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNet-B5: 30,389,784 parameters with 1000 classes."""
-    return _b(1.6, 2.2, 0.4, classes, options, _SLOW)
+    return efficientnet(
+        V1,
+        classes,
+        stem=stem,
+        head=head,
+        width=width,
+        depth=depth,
+        norm=norm,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def efficientnet_b6(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_b6(
+    classes: int = 1000,
+    *,
+    stem: int = 32,
+    head: int | None = None,
+    width: float = 1.8,
+    depth: float = 2.6,
+    norm: Layer | None = _SLOW,
+    dropout: float = 0.5,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNet-B6: 43,040,704 parameters with 1000 classes."""
-    return _b(1.8, 2.6, 0.5, classes, options, _SLOW)
+    return efficientnet(
+        V1,
+        classes,
+        stem=stem,
+        head=head,
+        width=width,
+        depth=depth,
+        norm=norm,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def efficientnet_b7(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_b7(
+    classes: int = 1000,
+    *,
+    stem: int = 32,
+    head: int | None = None,
+    width: float = 2.0,
+    depth: float = 3.1,
+    norm: Layer | None = _SLOW,
+    dropout: float = 0.5,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNet-B7: 66,347,960 parameters with 1000 classes."""
-    return _b(2.0, 3.1, 0.5, classes, options, _SLOW)
+    return efficientnet(
+        V1,
+        classes,
+        stem=stem,
+        head=head,
+        width=width,
+        depth=depth,
+        norm=norm,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def efficientnet_v2_s(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_v2_s(
+    classes: int = 1000,
+    *,
+    stem: int = 24,
+    head: int | None = 1280,
+    width: float = 1.0,
+    depth: float = 1.0,
+    norm: Layer | None = _V2_NORM,
+    dropout: float = 0.2,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNetV2-S: 21,458,488 parameters with 1000 classes."""
-    return _v2(V2_S, 24, 0.2, classes, options)
+    return efficientnet(
+        V2_S,
+        classes,
+        stem=stem,
+        head=head,
+        width=width,
+        depth=depth,
+        norm=norm,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def efficientnet_v2_m(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_v2_m(
+    classes: int = 1000,
+    *,
+    stem: int = 24,
+    head: int | None = 1280,
+    width: float = 1.0,
+    depth: float = 1.0,
+    norm: Layer | None = _V2_NORM,
+    dropout: float = 0.3,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNetV2-M: 54,139,356 parameters with 1000 classes."""
-    return _v2(V2_M, 24, 0.3, classes, options)
+    return efficientnet(
+        V2_M,
+        classes,
+        stem=stem,
+        head=head,
+        width=width,
+        depth=depth,
+        norm=norm,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def efficientnet_v2_l(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_v2_l(
+    classes: int = 1000,
+    *,
+    stem: int = 32,
+    head: int | None = 1280,
+    width: float = 1.0,
+    depth: float = 1.0,
+    norm: Layer | None = _V2_NORM,
+    dropout: float = 0.4,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNetV2-L: 118,515,272 parameters with 1000 classes."""
-    return _v2(V2_L, 32, 0.4, classes, options)
+    return efficientnet(
+        V2_L,
+        classes,
+        stem=stem,
+        head=head,
+        width=width,
+        depth=depth,
+        norm=norm,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
 __all__ = [

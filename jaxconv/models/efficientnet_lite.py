@@ -6,7 +6,6 @@ are those of the package efficientnet-lite-pytorch, padding is TensorFlow's "SAM
 
 import functools
 import math
-from typing import Any
 
 import jax
 
@@ -86,33 +85,79 @@ def efficientnet_lite(
     )
 
 
-def _lite(width: float, depth: float, dropout: float, classes: int, options: dict[str, Any]) -> Layer:
-    return efficientnet_lite(classes, **{"width": width, "depth": depth, "dropout": dropout, **options})
-
-
-def efficientnet_lite0(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_lite0(
+    classes: int = 1000,
+    *,
+    width: float = 1.0,
+    depth: float = 1.0,
+    dropout: float = 0.2,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNet-Lite0, for images of 224x224: 4,652,008 parameters with 1000 classes."""
-    return _lite(1.0, 1.0, 0.2, classes, options)
+    return efficientnet_lite(
+        classes, width=width, depth=depth, dropout=dropout, drop_path=drop_path, small_images=small_images
+    )
 
 
-def efficientnet_lite1(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_lite1(
+    classes: int = 1000,
+    *,
+    width: float = 1.0,
+    depth: float = 1.1,
+    dropout: float = 0.2,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNet-Lite1, for images of 240x240: 5,416,680 parameters with 1000 classes."""
-    return _lite(1.0, 1.1, 0.2, classes, options)
+    return efficientnet_lite(
+        classes, width=width, depth=depth, dropout=dropout, drop_path=drop_path, small_images=small_images
+    )
 
 
-def efficientnet_lite2(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_lite2(
+    classes: int = 1000,
+    *,
+    width: float = 1.1,
+    depth: float = 1.2,
+    dropout: float = 0.3,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNet-Lite2, for images of 260x260: 6,092,072 parameters with 1000 classes."""
-    return _lite(1.1, 1.2, 0.3, classes, options)
+    return efficientnet_lite(
+        classes, width=width, depth=depth, dropout=dropout, drop_path=drop_path, small_images=small_images
+    )
 
 
-def efficientnet_lite3(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_lite3(
+    classes: int = 1000,
+    *,
+    width: float = 1.2,
+    depth: float = 1.4,
+    dropout: float = 0.3,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNet-Lite3, for images of 280x280: 8,197,096 parameters with 1000 classes."""
-    return _lite(1.2, 1.4, 0.3, classes, options)
+    return efficientnet_lite(
+        classes, width=width, depth=depth, dropout=dropout, drop_path=drop_path, small_images=small_images
+    )
 
 
-def efficientnet_lite4(classes: int = 1000, **options: Any) -> Layer:
+def efficientnet_lite4(
+    classes: int = 1000,
+    *,
+    width: float = 1.4,
+    depth: float = 1.8,
+    dropout: float = 0.3,
+    drop_path: float = 0.2,
+    small_images: bool = False,
+) -> Layer:
     """Returns EfficientNet-Lite4, for images of 300x300: 13,006,568 parameters with 1000 classes."""
-    return _lite(1.4, 1.8, 0.3, classes, options)
+    return efficientnet_lite(
+        classes, width=width, depth=depth, dropout=dropout, drop_path=drop_path, small_images=small_images
+    )
 
 
 __all__ = [

@@ -3,8 +3,6 @@
 Names and shapes are torchvision's.
 """
 
-from typing import Any
-
 from jax.nn import initializers
 
 from jaxconv.compose import LayerLike, serial
@@ -68,24 +66,37 @@ def mnasnet(
     )
 
 
-def mnasnet0_5(classes: int = 1000, **options: Any) -> Layer:
+def mnasnet0_5(
+    classes: int = 1000, *, width: float = 0.5, dropout: float = 0.2, drop_path: float = 0.0, small_images: bool = False
+) -> Layer:
     """Returns MNASNet of half the width: 2,218,512 parameters with 1000 classes."""
-    return mnasnet(classes, **{"width": 0.5, **options})
+    return mnasnet(classes, width=width, dropout=dropout, drop_path=drop_path, small_images=small_images)
 
 
-def mnasnet0_75(classes: int = 1000, **options: Any) -> Layer:
+def mnasnet0_75(
+    classes: int = 1000,
+    *,
+    width: float = 0.75,
+    dropout: float = 0.2,
+    drop_path: float = 0.0,
+    small_images: bool = False,
+) -> Layer:
     """Returns MNASNet of three quarters of the width: 3,170,208 parameters with 1000 classes."""
-    return mnasnet(classes, **{"width": 0.75, **options})
+    return mnasnet(classes, width=width, dropout=dropout, drop_path=drop_path, small_images=small_images)
 
 
-def mnasnet1_0(classes: int = 1000, **options: Any) -> Layer:
+def mnasnet1_0(
+    classes: int = 1000, *, width: float = 1.0, dropout: float = 0.2, drop_path: float = 0.0, small_images: bool = False
+) -> Layer:
     """Returns MNASNet: 4,383,312 parameters with 1000 classes."""
-    return mnasnet(classes, **{"width": 1.0, **options})
+    return mnasnet(classes, width=width, dropout=dropout, drop_path=drop_path, small_images=small_images)
 
 
-def mnasnet1_3(classes: int = 1000, **options: Any) -> Layer:
+def mnasnet1_3(
+    classes: int = 1000, *, width: float = 1.3, dropout: float = 0.2, drop_path: float = 0.0, small_images: bool = False
+) -> Layer:
     """Returns MNASNet of 1.3 times the width: 6,282,256 parameters with 1000 classes."""
-    return mnasnet(classes, **{"width": 1.3, **options})
+    return mnasnet(classes, width=width, dropout=dropout, drop_path=drop_path, small_images=small_images)
 
 
 __all__ = ["mnasnet", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"]

@@ -5,7 +5,7 @@ Howard et al., "Searching for MobileNetV3", 2019. Names and shapes are torchvisi
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax.nn import initializers
@@ -198,14 +198,48 @@ def mobilenet_v3(
     )
 
 
-def mobilenet_v3_large(classes: int = 1000, **options: Any) -> Layer:
+def mobilenet_v3_large(
+    classes: int = 1000,
+    *,
+    width: float = 1.0,
+    dilate: bool = False,
+    dropout: float = 0.2,
+    drop_path: float = 0.0,
+    small_images: bool = False,
+) -> Layer:
     """Returns MobileNet v3 large: 5,483,032 parameters with 1000 classes."""
-    return mobilenet_v3(V3_LARGE, 1280, classes, **options)
+    return mobilenet_v3(
+        V3_LARGE,
+        1280,
+        classes,
+        width=width,
+        dilate=dilate,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def mobilenet_v3_small(classes: int = 1000, **options: Any) -> Layer:
+def mobilenet_v3_small(
+    classes: int = 1000,
+    *,
+    width: float = 1.0,
+    dilate: bool = False,
+    dropout: float = 0.2,
+    drop_path: float = 0.0,
+    small_images: bool = False,
+) -> Layer:
     """Returns MobileNet v3 small: 2,542,856 parameters with 1000 classes."""
-    return mobilenet_v3(V3_SMALL, 1024, classes, **options)
+    return mobilenet_v3(
+        V3_SMALL,
+        1024,
+        classes,
+        width=width,
+        dilate=dilate,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
 __all__ = ["mobilenet_v2", "mobilenet_v3", "mobilenet_v3_large", "mobilenet_v3_small"]

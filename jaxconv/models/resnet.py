@@ -8,7 +8,6 @@ bottleneck is in its 3x3 convolution.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -155,63 +154,242 @@ def resnet(
     return serial(**stem, **stages, avgpool=GlobalAvgPool(), **dropped, fc=Dense(classes))
 
 
-def resnet18(classes: int = 1000, **options: Any) -> Layer:
+def resnet18(
+    classes: int = 1000,
+    *,
+    width: int = 64,
+    dilate: Sequence[bool] = (),
+    small_images: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns ResNet-18: 11,689,512 parameters with 1000 classes."""
-    return resnet(basic, (2, 2, 2, 2), classes, **options)
+    return resnet(
+        basic,
+        (2, 2, 2, 2),
+        classes,
+        width=width,
+        dilate=dilate,
+        small_images=small_images,
+        dropout=dropout,
+        drop_path=drop_path,
+    )
 
 
-def resnet34(classes: int = 1000, **options: Any) -> Layer:
+def resnet34(
+    classes: int = 1000,
+    *,
+    width: int = 64,
+    dilate: Sequence[bool] = (),
+    small_images: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns ResNet-34: 21,797,672 parameters with 1000 classes."""
-    return resnet(basic, (3, 4, 6, 3), classes, **options)
+    return resnet(
+        basic,
+        (3, 4, 6, 3),
+        classes,
+        width=width,
+        dilate=dilate,
+        small_images=small_images,
+        dropout=dropout,
+        drop_path=drop_path,
+    )
 
 
-def resnet50(classes: int = 1000, **options: Any) -> Layer:
+def resnet50(
+    classes: int = 1000,
+    *,
+    width: int = 64,
+    dilate: Sequence[bool] = (),
+    small_images: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns ResNet-50: 25,557,032 parameters with 1000 classes."""
-    return resnet(bottleneck, (3, 4, 6, 3), classes, **options)
+    return resnet(
+        bottleneck,
+        (3, 4, 6, 3),
+        classes,
+        width=width,
+        dilate=dilate,
+        small_images=small_images,
+        dropout=dropout,
+        drop_path=drop_path,
+    )
 
 
-def resnet101(classes: int = 1000, **options: Any) -> Layer:
+def resnet101(
+    classes: int = 1000,
+    *,
+    width: int = 64,
+    dilate: Sequence[bool] = (),
+    small_images: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns ResNet-101: 44,549,160 parameters with 1000 classes."""
-    return resnet(bottleneck, (3, 4, 23, 3), classes, **options)
+    return resnet(
+        bottleneck,
+        (3, 4, 23, 3),
+        classes,
+        width=width,
+        dilate=dilate,
+        small_images=small_images,
+        dropout=dropout,
+        drop_path=drop_path,
+    )
 
 
-def resnet152(classes: int = 1000, **options: Any) -> Layer:
+def resnet152(
+    classes: int = 1000,
+    *,
+    width: int = 64,
+    dilate: Sequence[bool] = (),
+    small_images: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns ResNet-152: 60,192,808 parameters with 1000 classes."""
-    return resnet(bottleneck, (3, 8, 36, 3), classes, **options)
+    return resnet(
+        bottleneck,
+        (3, 8, 36, 3),
+        classes,
+        width=width,
+        dilate=dilate,
+        small_images=small_images,
+        dropout=dropout,
+        drop_path=drop_path,
+    )
 
 
-def resnext50_32x4d(classes: int = 1000, **options: Any) -> Layer:
+def resnext50_32x4d(
+    classes: int = 1000,
+    *,
+    width: int = 64,
+    dilate: Sequence[bool] = (),
+    small_images: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns ResNeXt-50 with 32 groups of 4 channels: 25,028,904 parameters with 1000 classes."""
-    return resnet(functools.partial(bottleneck, groups=32, group_width=4), (3, 4, 6, 3), classes, **options)
+    return resnet(
+        functools.partial(bottleneck, groups=32, group_width=4),
+        (3, 4, 6, 3),
+        classes,
+        width=width,
+        dilate=dilate,
+        small_images=small_images,
+        dropout=dropout,
+        drop_path=drop_path,
+    )
 
 
-def resnext101_32x8d(classes: int = 1000, **options: Any) -> Layer:
+def resnext101_32x8d(
+    classes: int = 1000,
+    *,
+    width: int = 64,
+    dilate: Sequence[bool] = (),
+    small_images: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns ResNeXt-101 with 32 groups of 8 channels: 88,791,336 parameters with 1000 classes."""
-    return resnet(functools.partial(bottleneck, groups=32, group_width=8), (3, 4, 23, 3), classes, **options)
+    return resnet(
+        functools.partial(bottleneck, groups=32, group_width=8),
+        (3, 4, 23, 3),
+        classes,
+        width=width,
+        dilate=dilate,
+        small_images=small_images,
+        dropout=dropout,
+        drop_path=drop_path,
+    )
 
 
-def resnext101_64x4d(classes: int = 1000, **options: Any) -> Layer:
+def resnext101_64x4d(
+    classes: int = 1000,
+    *,
+    width: int = 64,
+    dilate: Sequence[bool] = (),
+    small_images: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns ResNeXt-101 with 64 groups of 4 channels: 83,455,272 parameters with 1000 classes."""
-    return resnet(functools.partial(bottleneck, groups=64, group_width=4), (3, 4, 23, 3), classes, **options)
+    return resnet(
+        functools.partial(bottleneck, groups=64, group_width=4),
+        (3, 4, 23, 3),
+        classes,
+        width=width,
+        dilate=dilate,
+        small_images=small_images,
+        dropout=dropout,
+        drop_path=drop_path,
+    )
 
 
-def wide_resnet50_2(classes: int = 1000, **options: Any) -> Layer:
+def wide_resnet50_2(
+    classes: int = 1000,
+    *,
+    width: int = 64,
+    dilate: Sequence[bool] = (),
+    small_images: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns ResNet-50 with 3x3 convolutions twice as wide: 68,883,240 parameters with 1000 classes."""
-    return resnet(functools.partial(bottleneck, group_width=128), (3, 4, 6, 3), classes, **options)
+    return resnet(
+        functools.partial(bottleneck, group_width=128),
+        (3, 4, 6, 3),
+        classes,
+        width=width,
+        dilate=dilate,
+        small_images=small_images,
+        dropout=dropout,
+        drop_path=drop_path,
+    )
 
 
-def wide_resnet101_2(classes: int = 1000, **options: Any) -> Layer:
+def wide_resnet101_2(
+    classes: int = 1000,
+    *,
+    width: int = 64,
+    dilate: Sequence[bool] = (),
+    small_images: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns ResNet-101 with 3x3 convolutions twice as wide: 126,886,696 parameters with 1000 classes."""
-    return resnet(functools.partial(bottleneck, group_width=128), (3, 4, 23, 3), classes, **options)
+    return resnet(
+        functools.partial(bottleneck, group_width=128),
+        (3, 4, 23, 3),
+        classes,
+        width=width,
+        dilate=dilate,
+        small_images=small_images,
+        dropout=dropout,
+        drop_path=drop_path,
+    )
 
 
-def cifar_resnet(depth: int, classes: int = 10, **options: Any) -> Layer:
+def cifar_resnet(
+    depth: int,
+    classes: int = 10,
+    *,
+    width: int = 16,
+    dilate: Sequence[bool] = (),
+    small_images: bool = True,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns the paper's network for images of 32x32: stages of 16, 32 and 64 filters, shortcuts without weights.
 
     Args:
       depth: 6 n + 2: the layers with weights.
       classes: how many scores come out.
-      options: `resnet`'s.
+      width, dilate, small_images, dropout, drop_path: as in `resnet`.
 
     Raises:
       ShapeError: the depth is not 6 n + 2.
@@ -222,32 +400,91 @@ def cifar_resnet(depth: int, classes: int = 10, **options: Any) -> Layer:
     depth = as_int(depth, "depth")
     if depth < 8 or (depth - 2) % 6:
         raise ShapeError(f"depth must be 6 n + 2 (20, 32, 44, 56, 110), got {depth}")
-    return resnet(plain_basic, [(depth - 2) // 6] * 3, classes, **{"width": 16, "small_images": True, **options})
+    return resnet(
+        plain_basic,
+        [(depth - 2) // 6] * 3,
+        classes,
+        width=width,
+        dilate=dilate,
+        small_images=small_images,
+        dropout=dropout,
+        drop_path=drop_path,
+    )
 
 
-def resnet20(classes: int = 10, **options: Any) -> Layer:
+def resnet20(
+    classes: int = 10,
+    *,
+    width: int = 16,
+    dilate: Sequence[bool] = (),
+    small_images: bool = True,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns the ResNet-20 of CIFAR-10: 269,722 parameters."""
-    return cifar_resnet(20, classes, **options)
+    return cifar_resnet(
+        20, classes, width=width, dilate=dilate, small_images=small_images, dropout=dropout, drop_path=drop_path
+    )
 
 
-def resnet32(classes: int = 10, **options: Any) -> Layer:
+def resnet32(
+    classes: int = 10,
+    *,
+    width: int = 16,
+    dilate: Sequence[bool] = (),
+    small_images: bool = True,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns the ResNet-32 of CIFAR-10: 464,154 parameters."""
-    return cifar_resnet(32, classes, **options)
+    return cifar_resnet(
+        32, classes, width=width, dilate=dilate, small_images=small_images, dropout=dropout, drop_path=drop_path
+    )
 
 
-def resnet44(classes: int = 10, **options: Any) -> Layer:
+def resnet44(
+    classes: int = 10,
+    *,
+    width: int = 16,
+    dilate: Sequence[bool] = (),
+    small_images: bool = True,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns the ResNet-44 of CIFAR-10: 658,586 parameters."""
-    return cifar_resnet(44, classes, **options)
+    return cifar_resnet(
+        44, classes, width=width, dilate=dilate, small_images=small_images, dropout=dropout, drop_path=drop_path
+    )
 
 
-def resnet56(classes: int = 10, **options: Any) -> Layer:
+def resnet56(
+    classes: int = 10,
+    *,
+    width: int = 16,
+    dilate: Sequence[bool] = (),
+    small_images: bool = True,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns the ResNet-56 of CIFAR-10: 853,018 parameters."""
-    return cifar_resnet(56, classes, **options)
+    return cifar_resnet(
+        56, classes, width=width, dilate=dilate, small_images=small_images, dropout=dropout, drop_path=drop_path
+    )
 
 
-def resnet110(classes: int = 10, **options: Any) -> Layer:
+def resnet110(
+    classes: int = 10,
+    *,
+    width: int = 16,
+    dilate: Sequence[bool] = (),
+    small_images: bool = True,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Layer:
     """Returns the ResNet-110 of CIFAR-10: 1,727,962 parameters."""
-    return cifar_resnet(110, classes, **options)
+    return cifar_resnet(
+        110, classes, width=width, dilate=dilate, small_images=small_images, dropout=dropout, drop_path=drop_path
+    )
 
 
 __all__ = [

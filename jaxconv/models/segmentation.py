@@ -6,8 +6,7 @@ Names and shapes are torchvision's. An auxiliary head runs in training only, whe
 ``(scores, {"aux_classifier": scores})``; torchvision gives the two in evaluation as well.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 
@@ -129,41 +128,83 @@ def deeplabv3(
     return segmenter(trunk, serial(*head), aux)
 
 
-def _on_resnet(head: Callable[..., Layer], net: Layer, classes: int, aux_loss: bool, options: dict[str, Any]) -> Layer:
+def _trunk(net: Layer, aux_loss: bool, aux_width: int | None) -> tuple[Layer, int | None]:
+    """Returns a ResNet as a backbone, and the width of the auxiliary head: 256 where no other is given."""
     aux = {"layer3": "aux"} if aux_loss else {}
-    options = {"aux_width": 256 if aux_loss else None, **options}
-    return head(backbone(net, {**aux, "layer4": "out"}), classes, **options)
+    return backbone(net, {**aux, "layer4": "out"}), 256 if aux_loss and aux_width is None else aux_width
 
 
-def fcn_resnet50(classes: int = 21, *, aux_loss: bool = False, **options: Any) -> Layer:
+def fcn_resnet50(
+    classes: int = 21,
+    *,
+    aux_loss: bool = False,
+    width: int = 512,
+    aux_width: int | None = None,
+    dropout: float = 0.1,
+) -> Layer:
     """Returns FCN on ResNet-50 at a stride of 8: 32,957,013 parameters, 35,322,218 with ``aux_loss``.
 
     >>> jc.summary(fcn_resnet50(aux_loss=True), (1, 64, 64, 3)).parameters
     35322218
     """
-    return _on_resnet(fcn, resnet50(dilate=DILATE), classes, aux_loss, options)
+    trunk, aux_width = _trunk(resnet50(dilate=DILATE), aux_loss, aux_width)
+    return fcn(trunk, classes, width=width, aux_width=aux_width, dropout=dropout)
 
 
-def fcn_resnet101(classes: int = 21, *, aux_loss: bool = False, **options: Any) -> Layer:
+def fcn_resnet101(
+    classes: int = 21,
+    *,
+    aux_loss: bool = False,
+    width: int = 512,
+    aux_width: int | None = None,
+    dropout: float = 0.1,
+) -> Layer:
     """Returns FCN on ResNet-101 at a stride of 8: 54,314,346 parameters with ``aux_loss``."""
-    return _on_resnet(fcn, resnet101(dilate=DILATE), classes, aux_loss, options)
+    trunk, aux_width = _trunk(resnet101(dilate=DILATE), aux_loss, aux_width)
+    return fcn(trunk, classes, width=width, aux_width=aux_width, dropout=dropout)
 
 
-def deeplabv3_resnet50(classes: int = 21, *, aux_loss: bool = False, **options: Any) -> Layer:
+def deeplabv3_resnet50(
+    classes: int = 21,
+    *,
+    aux_loss: bool = False,
+    width: int = 256,
+    rates: Sequence[int] = (12, 24, 36),
+    aux_width: int | None = None,
+    dropout: float = 0.5,
+) -> Layer:
     """Returns DeepLab v3 on ResNet-50 at a stride of 8: 42,004,074 parameters with ``aux_loss``."""
-    return _on_resnet(deeplabv3, resnet50(dilate=DILATE), classes, aux_loss, options)
+    trunk, aux_width = _trunk(resnet50(dilate=DILATE), aux_loss, aux_width)
+    return deeplabv3(trunk, classes, width=width, rates=rates, aux_width=aux_width, dropout=dropout)
 
 
-def deeplabv3_resnet101(classes: int = 21, *, aux_loss: bool = False, **options: Any) -> Layer:
+def deeplabv3_resnet101(
+    classes: int = 21,
+    *,
+    aux_loss: bool = False,
+    width: int = 256,
+    rates: Sequence[int] = (12, 24, 36),
+    aux_width: int | None = None,
+    dropout: float = 0.5,
+) -> Layer:
     """Returns DeepLab v3 on ResNet-101 at a stride of 8: 60,996,202 parameters with ``aux_loss``."""
-    return _on_resnet(deeplabv3, resnet101(dilate=DILATE), classes, aux_loss, options)
+    trunk, aux_width = _trunk(resnet101(dilate=DILATE), aux_loss, aux_width)
+    return deeplabv3(trunk, classes, width=width, rates=rates, aux_width=aux_width, dropout=dropout)
 
 
-def deeplabv3_mobilenet_v3_large(classes: int = 21, *, aux_loss: bool = False, **options: Any) -> Layer:
+def deeplabv3_mobilenet_v3_large(
+    classes: int = 21,
+    *,
+    aux_loss: bool = False,
+    width: int = 256,
+    rates: Sequence[int] = (12, 24, 36),
+    dropout: float = 0.5,
+) -> Layer:
     """Returns DeepLab v3 on MobileNet v3 large at a stride of 16: 11,029,328 parameters with ``aux_loss``."""
     features = dict(mobilenet_v3_large(dilate=True).children)["features"]  # type: ignore[attr-defined]
     aux = {"4": "aux"} if aux_loss else {}
-    return deeplabv3(backbone(features, {**aux, "16": "out"}), classes, aux_width=10 if aux_loss else None, **options)
+    trunk = backbone(features, {**aux, "16": "out"})
+    return deeplabv3(trunk, classes, width=width, rates=rates, aux_width=10 if aux_loss else None, dropout=dropout)
 
 
 __all__ = [

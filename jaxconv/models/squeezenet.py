@@ -5,7 +5,6 @@ torchvision's.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from jax.nn import initializers
@@ -71,20 +70,24 @@ def squeezenet(
     return serial(features=serial(*features), classifier=serial(Dropout(dropout), scores, jax.nn.relu, GlobalAvgPool()))
 
 
-def squeezenet1_0(classes: int = 1000, **options: Any) -> Layer:
+def squeezenet1_0(
+    classes: int = 1000, *, width: float = 1.0, dropout: float = 0.5, small_images: bool = False
+) -> Layer:
     """Returns SqueezeNet 1.0, the paper's: 1,248,424 parameters with 1000 classes.
 
     >>> jc.summary(squeezenet1_0(), (1, 224, 224, 3)).parameters
     1248424
     """
     stem = Conv(96, 7, stride=2, padding="VALID", kernel_init=UNIFORM)
-    return squeezenet(stem, (0, 3, 7), classes, **options)
+    return squeezenet(stem, (0, 3, 7), classes, width=width, dropout=dropout, small_images=small_images)
 
 
-def squeezenet1_1(classes: int = 1000, **options: Any) -> Layer:
+def squeezenet1_1(
+    classes: int = 1000, *, width: float = 1.0, dropout: float = 0.5, small_images: bool = False
+) -> Layer:
     """Returns SqueezeNet 1.1, of 2.4 times fewer multiply-adds: 1,235,496 parameters with 1000 classes."""
     stem = Conv(64, 3, stride=2, padding="VALID", kernel_init=UNIFORM)
-    return squeezenet(stem, (0, 2, 4), classes, **options)
+    return squeezenet(stem, (0, 2, 4), classes, width=width, dropout=dropout, small_images=small_images)
 
 
 __all__ = ["squeezenet", "squeezenet1_0", "squeezenet1_1"]

@@ -5,7 +5,6 @@ D and E, and the same with batch norm (Ioffe and Szegedy, 2015). Names and shape
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from jax.nn import initializers
@@ -68,48 +67,88 @@ def vgg(
     )
 
 
-def vgg11(classes: int = 1000, **options: Any) -> Layer:
+def vgg11(
+    classes: int = 1000,
+    *,
+    norm: bool = False,
+    width: int = 64,
+    hidden: int = 4096,
+    dropout: float = 0.5,
+    small_images: bool = False,
+) -> Layer:
     """Returns VGG-11, configuration A: 132,863,336 parameters with 1000 classes."""
-    return vgg(A, classes, **options)
+    return vgg(A, classes, norm=norm, width=width, hidden=hidden, dropout=dropout, small_images=small_images)
 
 
-def vgg13(classes: int = 1000, **options: Any) -> Layer:
+def vgg13(
+    classes: int = 1000,
+    *,
+    norm: bool = False,
+    width: int = 64,
+    hidden: int = 4096,
+    dropout: float = 0.5,
+    small_images: bool = False,
+) -> Layer:
     """Returns VGG-13, configuration B: 133,047,848 parameters with 1000 classes."""
-    return vgg(B, classes, **options)
+    return vgg(B, classes, norm=norm, width=width, hidden=hidden, dropout=dropout, small_images=small_images)
 
 
-def vgg16(classes: int = 1000, **options: Any) -> Layer:
+def vgg16(
+    classes: int = 1000,
+    *,
+    norm: bool = False,
+    width: int = 64,
+    hidden: int = 4096,
+    dropout: float = 0.5,
+    small_images: bool = False,
+) -> Layer:
     """Returns VGG-16, configuration D: 138,357,544 parameters with 1000 classes.
 
     >>> jc.summary(vgg16(), (1, 224, 224, 3)).parameters
     138357544
     """
-    return vgg(D, classes, **options)
+    return vgg(D, classes, norm=norm, width=width, hidden=hidden, dropout=dropout, small_images=small_images)
 
 
-def vgg19(classes: int = 1000, **options: Any) -> Layer:
+def vgg19(
+    classes: int = 1000,
+    *,
+    norm: bool = False,
+    width: int = 64,
+    hidden: int = 4096,
+    dropout: float = 0.5,
+    small_images: bool = False,
+) -> Layer:
     """Returns VGG-19, configuration E: 143,667,240 parameters with 1000 classes."""
-    return vgg(E, classes, **options)
+    return vgg(E, classes, norm=norm, width=width, hidden=hidden, dropout=dropout, small_images=small_images)
 
 
-def vgg11_bn(classes: int = 1000, **options: Any) -> Layer:
+def vgg11_bn(
+    classes: int = 1000, *, width: int = 64, hidden: int = 4096, dropout: float = 0.5, small_images: bool = False
+) -> Layer:
     """Returns VGG-11 with batch norm: 132,868,840 parameters with 1000 classes."""
-    return vgg(A, classes, norm=True, **options)
+    return vgg(A, classes, norm=True, width=width, hidden=hidden, dropout=dropout, small_images=small_images)
 
 
-def vgg13_bn(classes: int = 1000, **options: Any) -> Layer:
+def vgg13_bn(
+    classes: int = 1000, *, width: int = 64, hidden: int = 4096, dropout: float = 0.5, small_images: bool = False
+) -> Layer:
     """Returns VGG-13 with batch norm: 133,053,736 parameters with 1000 classes."""
-    return vgg(B, classes, norm=True, **options)
+    return vgg(B, classes, norm=True, width=width, hidden=hidden, dropout=dropout, small_images=small_images)
 
 
-def vgg16_bn(classes: int = 1000, **options: Any) -> Layer:
+def vgg16_bn(
+    classes: int = 1000, *, width: int = 64, hidden: int = 4096, dropout: float = 0.5, small_images: bool = False
+) -> Layer:
     """Returns VGG-16 with batch norm: 138,365,992 parameters with 1000 classes."""
-    return vgg(D, classes, norm=True, **options)
+    return vgg(D, classes, norm=True, width=width, hidden=hidden, dropout=dropout, small_images=small_images)
 
 
-def vgg19_bn(classes: int = 1000, **options: Any) -> Layer:
+def vgg19_bn(
+    classes: int = 1000, *, width: int = 64, hidden: int = 4096, dropout: float = 0.5, small_images: bool = False
+) -> Layer:
     """Returns VGG-19 with batch norm: 143,678,248 parameters with 1000 classes."""
-    return vgg(E, classes, norm=True, **options)
+    return vgg(E, classes, norm=True, width=width, hidden=hidden, dropout=dropout, small_images=small_images)
 
 
 __all__ = ["vgg", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"]

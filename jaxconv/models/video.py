@@ -5,7 +5,6 @@ Tran, Wang, Torresani, Ray, LeCun and Paluri, "A closer look at spatiotemporal c
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 
@@ -117,23 +116,76 @@ def video_resnet(
     )
 
 
-def r3d_18(classes: int = 400, **options: Any) -> Layer:
+def r3d_18(
+    classes: int = 400,
+    *,
+    depths: Sequence[int] = (2, 2, 2, 2),
+    width: int = 64,
+    stem: Callable[[int, int], Layer] = _stem,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    small_images: bool = False,
+) -> Layer:
     """Returns the ResNet-18 of 3x3x3 convolutions: 33,371,472 parameters with 400 classes.
 
     >>> jc.summary(r3d_18(), (1, 4, 32, 32, 3)).parameters
     33371472
     """
-    return video_resnet([spatiotemporal] * 4, classes, **options)
+    return video_resnet(
+        [spatiotemporal] * 4,
+        classes,
+        depths=depths,
+        width=width,
+        stem=stem,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def mc3_18(classes: int = 400, **options: Any) -> Layer:
+def mc3_18(
+    classes: int = 400,
+    *,
+    depths: Sequence[int] = (2, 2, 2, 2),
+    width: int = 64,
+    stem: Callable[[int, int], Layer] = _stem,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    small_images: bool = False,
+) -> Layer:
     """Returns the one whose first stage has 3x3x3 convolutions, the others none in time: 11,695,440 parameters."""
-    return video_resnet([spatiotemporal, *[spatial] * 3], classes, **options)
+    return video_resnet(
+        [spatiotemporal, *[spatial] * 3],
+        classes,
+        depths=depths,
+        width=width,
+        stem=stem,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
-def r2plus1d_18(classes: int = 400, **options: Any) -> Layer:
+def r2plus1d_18(
+    classes: int = 400,
+    *,
+    depths: Sequence[int] = (2, 2, 2, 2),
+    width: int = 64,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    small_images: bool = False,
+) -> Layer:
     """Returns R(2+1)D-18, its convolutions factored into space and time: 31,505,325 parameters with 400 classes."""
-    return video_resnet([factored] * 4, classes, stem=_factored_stem, **options)
+    return video_resnet(
+        [factored] * 4,
+        classes,
+        stem=_factored_stem,
+        depths=depths,
+        width=width,
+        dropout=dropout,
+        drop_path=drop_path,
+        small_images=small_images,
+    )
 
 
 __all__ = ["mc3_18", "r2plus1d_18", "r3d_18", "video_resnet"]

@@ -1,5 +1,8 @@
 """Pure functions of arrays, channels last."""
 
+from typing import TYPE_CHECKING
+
+from jaxconv.names import public_names as _public_names
 from jaxconv.ops.conv import *
 from jaxconv.ops.dense import *
 from jaxconv.ops.dropin import *
@@ -8,3 +11,11 @@ from jaxconv.ops.norm import *
 from jaxconv.ops.pad import *
 from jaxconv.ops.pool import *
 from jaxconv.ops.resize import *
+
+# Type checkers follow the imports with a star.
+if not TYPE_CHECKING:
+    __all__ = _public_names(globals())
+
+
+def __dir__() -> list[str]:
+    return _public_names(globals())

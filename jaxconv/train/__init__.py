@@ -28,3 +28,7 @@ __all__ = [
     "steps_per_epoch",
     "train_step",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -22,3 +22,7 @@ __all__ = [
     "torch_activations",
     "write",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
