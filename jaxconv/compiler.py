@@ -4,13 +4,16 @@ import functools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import jax
 import jax.extend
 from jax.extend.core import jaxprs_in_params
 
 from jaxconv.ops.lowering.primitive import ynnpack
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # By backend, the option and the value that helps. XLA:CPU of jaxlib 0.10 hands convolutions to YNNPACK, which is slower
 # than its own path; what YNNPACK does well are reductions: experiments/benchmarks/results/jit.json.
@@ -81,10 +84,10 @@ def _types(args: Any, kwargs: Any) -> Any:
     return tree, tuple((getattr(a, "shape", None), getattr(a, "dtype", None)) for a in leaves)
 
 
-class _Jitted:
+class _Jitted(Generic[P, R]):
     """A jitted function: with options at top level, and without inside a trace, where JAX refuses them."""
 
-    def __init__(self, function: Callable[..., Any], options: dict[str, Any] | None, arguments: dict[str, Any]):
+    def __init__(self, function: Callable[P, R], options: dict[str, Any] | None, arguments: dict[str, Any]):
         functools.update_wrapper(self, function)
         self._options = options or {}
         self._make = functools.partial(jax.jit, function, **arguments)
@@ -113,9 +116,12 @@ class _Jitted:
             self._made[str(options)] = self._make(compiler_options=options) if options else self._plain
         return self._made[str(options)], handed
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __repr__(self) -> str:
+        return f"<jaxconv.jit of {self.__wrapped__!r}>"  # type: ignore[attr-defined]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         jitted, handed = self._now(args, kwargs)
-        return _told(handed, jitted, *args, **kwargs)
+        return _told(handed, jitted, *args, **kwargs)  # type: ignore[no-any-return]
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -144,6 +150,14 @@ class _Jitted:
         return _told(handed, getattr(jitted, name), *args, **kwargs)
 
 
+@overload
+def jit(
+    function: Callable[P, R], *, compiler_options: dict[str, Any] | None = None, **arguments: Any
+) -> _Jitted[P, R]: ...
+@overload
+def jit(
+    *, compiler_options: dict[str, Any] | None = None, **arguments: Any
+) -> Callable[[Callable[P, R]], _Jitted[P, R]]: ...
 def jit(
     function: Callable[..., Any] | None = None, *, compiler_options: dict[str, Any] | None = None, **arguments: Any
 ) -> Any:

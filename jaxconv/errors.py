@@ -1,8 +1,14 @@
 """What a user meets when something is wrong: one sentence, at the call that is wrong, behind the layer's path."""
 
 import difflib
+import os
 from collections.abc import Iterable
+from types import TracebackType
 from typing import Any
+
+import jax
+
+_PACKAGE = os.path.dirname(__file__) + os.sep
 
 
 def did_you_mean(path: Any, paths: Iterable[str]) -> str:
@@ -58,3 +64,25 @@ class MissingKeyError(LocatedError, ValueError):
 
 class ParameterError(LocatedError, KeyError):
     """``params`` or ``state`` lacks an entry that the layer wants."""
+
+
+def short_traceback(traceback: TracebackType | None) -> TracebackType | None:
+    """Returns a traceback without jaxconv's frames, but for the innermost of them.
+
+    JAX leaves out its own frames. A network of nested composites would show four of ours a level. As with JAX's,
+    ``JAX_TRACEBACK_FILTERING=off`` shows all.
+    """
+    if jax.config.jax_traceback_filtering == "off":  # type: ignore[attr-defined]
+        return traceback
+    frames = []
+    while traceback is not None:
+        frames.append(traceback)
+        traceback = traceback.tb_next
+    ours = [i for i, entry in enumerate(frames) if entry.tb_frame.f_code.co_filename.startswith(_PACKAGE)]
+    dropped = set(ours[:-1])
+    short: TracebackType | None = None
+    for i in reversed(range(len(frames))):
+        if i not in dropped:
+            entry = frames[i]
+            short = TracebackType(short, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return short

@@ -17,6 +17,7 @@ import functools
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -24,7 +25,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.errors import LocatedError, MissingKeyError, ParameterError, ShapeError
+from jaxconv.errors import LocatedError, MissingKeyError, ParameterError, ShapeError, short_traceback
 
 Array = jax.Array
 Tree = Any
@@ -97,22 +98,27 @@ def take(entries: Params | State, name: str, argument: str = "params") -> Array:
 # --- Errors -----------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def located(name: str, layer: Layer) -> Iterator[None]:
-    """Puts the child's name into the path of any error that passes."""
-    kind = type(layer).__name__
-    try:
-        yield
-    except LocatedError as error:
-        error.locate(name, kind)
-        raise
-    except Exception as error:
-        path, where = getattr(error, "_jaxconv_path", ((), kind))
-        path = (name, *path) if name else path
+class located:
+    """Puts the child's name into the path of any error that passes, and drops our frames from its traceback."""
+
+    def __init__(self, name: str, layer: Layer):
+        self.name, self.type = name, type(layer).__name__
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: Any, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if not isinstance(error, Exception):
+            return
+        error.__traceback__ = short_traceback(traceback)
+        if isinstance(error, LocatedError):
+            error.locate(self.name, self.type)
+            return
+        path, where = getattr(error, "_jaxconv_path", ((), self.type))
+        path = (self.name, *path) if self.name else path
         with contextlib.suppress(AttributeError):
             error._jaxconv_path = path, where  # type: ignore[attr-defined]
             _note(error, f"in layer {'.'.join(path)} ({where})")
-        raise
 
 
 def _note(error: Exception, note: str) -> None:

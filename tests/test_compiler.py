@@ -1,5 +1,6 @@
 """`jaxconv.jit` is `jax.jit` everywhere, and carries options at top level only."""
 
+import inspect
 import os
 
 import jax
@@ -31,6 +32,19 @@ def test_it_decorates_with_and_without_arguments():
     x = jnp.ones(3)
     assert double(x).tolist() == [2.0] * 3
     assert x.is_deleted()
+
+
+def test_it_looks_like_the_function_and_says_what_it_is():
+    def scaled(x, *, by=2.0):
+        """Returns x times by."""
+        return x * by
+
+    f = jc.jit(scaled)
+    assert repr(f) == f"<jaxconv.jit of {scaled!r}>"
+    assert (f.__name__, f.__doc__, f.__module__) == ("scaled", "Returns x times by.", __name__)
+    assert inspect.signature(f) == inspect.signature(scaled)
+    assert f.__wrapped__ is scaled
+    assert isinstance(f, jax.stages.Wrapped)
 
 
 def test_arguments_may_have_any_name():

@@ -1,6 +1,8 @@
 """The protocol, what runs a child, its errors, and a network as data."""
 
 import dataclasses
+import os
+import traceback
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +62,71 @@ def test_broadcasts_as_numpy(shape, to):
     except ValueError:
         want = False
     assert broadcasts(shape, to) == want
+
+
+# --- Tracebacks -------------------------------------------------------------------------------------------------------
+
+PACKAGE = os.path.dirname(jc.__file__)
+
+
+def deep(layer, levels=6):
+    for _ in range(levels):
+        layer = jc.residual(jc.serial(jc.Identity(), layer))
+    return layer
+
+
+def frames_of(function, *args):
+    """The frames of the error that a call raises: those of jaxconv, and all names."""
+    with pytest.raises(Exception) as raised:
+        function(*args)
+    frames = traceback.extract_tb(raised.value.__traceback__)
+    return [f.name for f in frames if f.filename.startswith(PACKAGE)], [f.name for f in frames], raised.value
+
+
+NARROW = jc.Conv(4)
+FAULTS = {
+    "a shape": (deep(NARROW), (1, 8, 8, 4), jnp.ones((1, 8, 8, 5))),
+    "a user's function": (deep(jc.Fn(lambda x: jnp.reshape(x, (3,)))), None, jnp.ones((1, 8))),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.grad, jc.jit], ids=["eager", "jit", "grad", "jc.jit"])
+def test_an_error_shows_few_frames_of_ours(fault, wrap):
+    net, shape, x = FAULTS[fault]
+    params, state = net.init(KEY, shape) if shape else ({}, {})
+
+    def users_loss(x):
+        return jnp.sum(net.apply(params, state, x)[0])
+
+    ours, names, error = frames_of(wrap(users_loss), x)
+    assert len(ours) <= 10
+    assert "users_loss" in names
+    if fault == "a shape":
+        assert names[-1] == "conv"
+        assert str(error).startswith("1.1.1.1.1.1 (Conv): kernel")
+    else:
+        assert names.count("<lambda>") == 1
+    assert error.__cause__ is None or type(error.__cause__).__module__.startswith("jax")
+
+
+def test_init_and_summary_show_few_frames_of_ours():
+    for call in (lambda: deep(NARROW).init(KEY, (1, 8)), lambda: jc.summary(deep(NARROW), (1, 8))):
+        ours, names, _ = frames_of(call)
+        assert len(ours) <= 10
+        assert names[-1] == "batched_sizes"
+
+
+def test_all_frames_are_shown_where_jax_shows_all():
+    net, shape, x = FAULTS["a shape"]
+    params, state = net.init(KEY, shape)
+    before = jax.config.jax_traceback_filtering
+    jax.config.update("jax_traceback_filtering", "off")
+    try:
+        ours, _, _ = frames_of(jax.jit(lambda x: net.apply(params, state, x)[0]), x)
+    finally:
+        jax.config.update("jax_traceback_filtering", before)
+    assert len(ours) > 20
 
 
 # --- Errors -----------------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def prepare(case: Case, dtype: str) -> dict[str, dict[str, tuple[Any, Found]]]:
         if what == "gradients":
             call, reference = with_gradients(ours), with_gradients(theirs)
             arguments = (jax.eval_shape(theirs, *shapes), *shapes)
-        jitted = {"lax": jax.jit(reference)}
+        jitted: dict[str, Any] = {"lax": jax.jit(reference)}
         if options:
             jitted["lax, options"] = jax.jit(reference, compiler_options=options)
         jitted["jaxconv"] = jax.jit(call)

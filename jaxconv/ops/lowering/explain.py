@@ -1,5 +1,6 @@
 """`jaxconv.explain`: which program each convolution and pool of a function becomes, and why."""
 
+import html
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,15 +43,30 @@ class Explained:
 
 
 class Explanation(tuple[Explained, ...]):
-    """The rows; printed, a table."""
+    """The rows; printed, a table, in a notebook too."""
 
     def __str__(self) -> str:
-        rows = [("op", "shapes", "how", "inside", "form", "why")]
-        for row in self:
-            shapes = ", ".join("x".join(map(str, shape)) for shape in row.shapes)
-            rows.append((row.op, shapes, row.how, " > ".join(row.inside), row.form, row.why))
+        rows = self._cells()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        def row(tag: str, cells: tuple[str, ...]) -> str:
+            left = ' style="text-align:left"'
+            return f"<tr>{''.join(f'<{tag}{left}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+        heads, *rows = self._cells()
+        body = "".join(row("td", cells) for cells in rows)
+        return f"<table><thead>{row('th', heads)}</thead><tbody>{body}</tbody></table>"
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        cells: list[tuple[str, ...]] = [("op", "shapes", "how", "inside", "form", "why")]
+        for row in self:
+            shapes = ", ".join("x".join(map(str, shape)) for shape in row.shapes)
+            cells.append((row.op, shapes, row.how, " > ".join(row.inside), row.form, row.why))
+        return cells
 
 
 _MAXIMA = {p.name for p in (best_p, pick_p, place_p)}

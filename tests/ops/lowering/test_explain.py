@@ -1,5 +1,7 @@
 """`jaxconv.explain` finds every convolution and pool, wherever it stands, and says what the compiler is given."""
 
+from xml.etree import ElementTree
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,3 +127,21 @@ def test_it_prints_as_a_table():
 def test_a_platform_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="platform must be one of cpu, cuda, rocm, tpu, got 'gpus'"):
         jc.explain(f, X, K, platform="gpus")
+
+
+def test_it_is_a_table_in_a_terminal_and_in_a_notebook():
+    rows = jc.explain(lambda x, k: jnp.sum(jc.max_pool(jc.conv(x, k, stride=2), 2)), X, K, platform="tpu")
+    assert repr(rows) == str(rows)
+    lines = repr(rows).splitlines()
+    assert [line.split()[0] for line in lines] == ["op", "conv", "max_pool"]
+    table = ElementTree.fromstring(rows._repr_html_())
+    cells = [[cell.text or "" for cell in row] for row in table.iter("tr")]
+    assert cells[0] == ["op", "shapes", "how", "inside", "form", "why"]
+    assert cells[1][:3] == ["conv", "2x8x8x4, 3x3x4x4", f"stride 2, {rows[0].how.split(', ', 1)[1]}"]
+    assert [row[0] for row in cells[1:]] == [row.op for row in rows]
+
+
+def test_an_explanation_of_nothing_is_a_table_without_rows():
+    rows = jc.explain(lambda x: x + 1, X, platform="tpu")
+    assert repr(rows) == "op  shapes  how  inside  form  why"
+    assert len(list(ElementTree.fromstring(rows._repr_html_()).iter("tr"))) == 1
