@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxconv import geometry as geo
 from jaxconv.errors import ShapeError, did_you_mean
+from jaxconv.keys import as_key
 from jaxconv.layer import (
     Array,
     Children,
@@ -416,7 +417,7 @@ class Repeat(Wrapper):
         return x
 
     def init_with_output(self, key: Array, x: Tree) -> tuple[Params, State, Tree]:
-        x = as_struct(x)
+        x, key = as_struct(x), as_key(key)
         y = jax.eval_shape(lambda k: init_child("", self.layer, k, x)[2], key)
         _check_same(x, y)
         params, state = jax.vmap(lambda k: self.layer.init(k, x))(self._keys(key))
@@ -450,7 +451,7 @@ class Repeat(Wrapper):
 
             return run
 
-        keys = None if key is None else self._keys(key)
+        keys = None if key is None else self._keys(as_key(key))
         return staged(scanned, body, x, params, state, keys)
 
 
@@ -492,7 +493,7 @@ class Remat(Wrapper):
         def body(params: Params, state: State, x: Tree, key: Array | None) -> tuple[Tree, State]:
             return run_child("", self.layer, params, state, x, train=train, key=key)
 
-        return staged(lambda f: jax.checkpoint(f, policy=self.policy), body, params, state, x, key)
+        return staged(lambda f: jax.checkpoint(f, policy=self.policy), body, params, state, x, as_key(key))
 
 
 def remat(layer: LayerLike, *, policy: Callable[..., bool] | None = None) -> Remat:

@@ -2,8 +2,8 @@
 
 Any object with these two methods is a layer:
 
-- ``init(key, x) -> (params, state)``: ``x`` says the input's shape. ``params`` is what the optimizer moves, ``state``
-  what a training pass updates. Both are nested dicts of arrays.
+- ``init(key, x) -> (params, state)``: ``key`` is a random key, or an int, its seed; ``x`` says the input's shape.
+  ``params`` is what the optimizer moves, ``state`` what a training pass updates. Both are nested dicts of arrays.
 - ``apply(params, state, x, *, train=False, key=None) -> (y, state)``.
 
 A composite has ``children``, a tuple of ``(name, layer)``. The child's name is its key in ``params`` and ``state``; a
@@ -25,24 +25,27 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.errors import LocatedError, MissingKeyError, ParameterError, ShapeError, short_traceback
+from jaxconv.errors import LocatedError, ParameterError, ShapeError, short_traceback
+from jaxconv.keys import KeyLike, as_key
 
 Array = jax.Array
 Tree = Any
 Params = dict[str, Any]
 State = dict[str, Any]
 Children = tuple[tuple[str, "Layer"], ...]
+# A random key or an int, its seed. A custom layer may take keys only: inside of a network it gets nothing else.
+Key = Any
 
 
 @runtime_checkable
 class Layer(Protocol):
     """What makes an object a layer."""
 
-    def init(self, key: Array, x: Tree) -> tuple[Params, State]:
+    def init(self, key: Key, x: Tree) -> tuple[Params, State]:
         """Returns fresh parameters and state for inputs shaped like ``x``."""
 
     def apply(
-        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
+        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Key = None
     ) -> tuple[Tree, State]:
         """Returns the output and the new state."""
 
@@ -74,15 +77,9 @@ def as_struct(x: Tree) -> Tree:
     return jax.tree.map(struct, x, is_leaf=is_shape)
 
 
-def check_key(key: Any) -> None:
-    """Raises MissingKeyError where a seed stands in place of a random key."""
-    if isinstance(key, int | np.integer):
-        raise MissingKeyError(f"key must be a random key, got the number {key}: write jax.random.key({key})")
-
-
-def child_key(key: Array | None, name: str) -> Array | None:
+def child_key(key: KeyLike | None, name: str) -> Array | None:
     """Returns the random key of the child ``name``: of its name only, so a new sibling changes nothing for it."""
-    check_key(key)
+    key = as_key(key)
     return key if key is None or not name else jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
@@ -384,7 +381,7 @@ class Run(Protocol):
 
 
 class _Apply:
-    def __init__(self, children: Children, params: Params, state: State, train: bool, key: Array | None):
+    def __init__(self, children: Children, params: Params, state: State, train: bool, key: KeyLike | None):
         for name, value in (("params", params), ("state", state)):
             if not isinstance(value, dict):
                 raise ParameterError(f"{name} must be a dict with an entry for each child, got {type(value).__name__}")
@@ -424,7 +421,7 @@ class _Apply:
 class _Init:
     train = True
 
-    def __init__(self, key: Array):
+    def __init__(self, key: KeyLike):
         self.key = key
         self.params: Params = {}
         self.state: State = {}
@@ -571,19 +568,19 @@ class Composite(Described):
         names = [name for name, _ in self.children]
         return dataclasses.replace(self, children=tuple(zip(names, layers, strict=True)))  # type: ignore[type-var]
 
-    def init(self, key: Array, x: Tree) -> tuple[Params, State]:
+    def init(self, key: Key, x: Tree) -> tuple[Params, State]:
         """Returns fresh (params, state) for inputs shaped like ``x``: array, ShapeDtypeStruct or shape tuple."""
         check_acyclic(self)
         return self.init_with_output(key, x)[:2]
 
-    def init_with_output(self, key: Array, x: Tree) -> tuple[Params, State, Tree]:
+    def init_with_output(self, key: Key, x: Tree) -> tuple[Params, State, Tree]:
         """Returns ``init`` and the shape of the output."""
         run = _Init(key)
         y = self.route(run, as_struct(x))
         return run.params, run.state, y
 
     def apply(
-        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
+        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Key = None
     ) -> tuple[Tree, State]:
         """Returns the output and the new state."""
         run = _Apply(self.children, params, state, train, key)

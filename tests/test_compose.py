@@ -597,10 +597,19 @@ def test_a_checkpoint_gives_the_same_scores(tmp_path):
     np.testing.assert_array_equal(*scores)
 
 
-@pytest.mark.parametrize("use", [lambda net: net.init(0, (1, 3)), lambda net: net.apply({}, {}, jnp.ones(3), key=0)])
-def test_a_number_for_a_key_is_told_how_to_be_one(use):
-    with pytest.raises(jc.MissingKeyError, match=r"got the number 0: write jax.random.key\(0\)"):
-        use(jc.serial(jc.Identity()))
+def test_an_int_is_a_seed_wherever_a_key_is_taken():
+    net = jc.serial(
+        jc.Conv(3), jc.Dropout(0.5), body=jc.residual(jc.serial(jc.Conv(3))), twice=jc.repeat(jc.Conv(3), 2)
+    )
+    x = jnp.ones((2, 4, 4, 3))
+    params, state = net.init(7, x)
+    jax.tree.map(np.testing.assert_array_equal, params, net.init(jax.random.key(7), x)[0])
+    for layer, values in ((net, params), (jc.Dropout(0.5), {}), (jc.DropPath(0.5), {})):
+        seeded, keyed = (layer.apply(values, state, x, train=True, key=key)[0] for key in (7, jax.random.key(7)))
+        np.testing.assert_array_equal(seeded, keyed)
+    for layer in (jc.Conv(3), jc.Dense(3), jc.BatchNorm(), jc.PReLU()):
+        seeded = layer.init(np.int64(7), x)[0]
+        jax.tree.map(np.testing.assert_array_equal, seeded, layer.init(jax.random.key(7), x)[0])
 
 
 def test_a_list_of_layers_is_told_how_to_be_a_network():

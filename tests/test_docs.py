@@ -270,7 +270,7 @@ def test_the_site_has_all_names_links_and_formulas(site):
     pages = {path: Links(path) for path in site.rglob("*.html")}
     assert len(pages) > 30
     for entry in reference.public():
-        page = pages[site / "reference" / entry.page / "index.html"]
+        page = pages[site / "reference" / f"{entry.page}.html"]
         assert {entry.path, entry.target, *entry.also} <= page.ids
 
     def place(path, link):
@@ -299,15 +299,15 @@ def test_the_site_has_all_names_links_and_formulas(site):
 @pytest.mark.slow
 def test_the_site_has_the_pages_that_the_repository_has(site):
     for name in ("from_peers", "speed", "conformance", "changelog"):
-        assert (site / name / "index.html").exists()
+        assert (site / f"{name}.html").exists()
     assert "ConvNets in JAX as functions of arrays" in (site / "index.html").read_text()
     assert not list(site.rglob("notes*")) + list(site.rglob("*.toml"))
     for path in notebooks.files():
-        page = (site / "notebooks" / path.stem / "index.html").read_text()
+        page = (site / "notebooks" / f"{path.stem}.html").read_text()
         for name in notebooks.convert(path)[1]:
             assert name in page
     for row in peers.rows():
-        assert row.section in (site / "from_peers" / "index.html").read_text()
+        assert row.section in (site / "from_peers.html").read_text()
 
 
 def test_what_the_readme_links_to_is_there():

@@ -83,7 +83,7 @@ def _formula(found: re.Match[str]) -> str:
 def _places() -> dict[str, str]:
     """Returns where each public name stands, by every way to write it behind ``jaxconv.``."""
     return {
-        path.removeprefix("jaxconv."): f"reference/{entry.page}/#{entry.target}"
+        path.removeprefix("jaxconv."): f"reference/{entry.page}.html#{entry.target}"
         for entry in reference.public()
         for path in (entry.path, *entry.also)
     }
@@ -98,6 +98,6 @@ def _linked(url: str, found: re.Match[str]) -> str:
     def link(name: re.Match[str]) -> str:
         ways = [name[1][1:]] if name[1] else [f"{package[1]}.{name[2]}", name[2]] if package else []
         place = next((_places()[way] for way in ways if way in _places()), None)
-        return f'<a href="{posixpath.relpath(place, url or ".")}">{name[0]}</a>' if place else name[0]
+        return f'<a href="{posixpath.relpath(place, posixpath.dirname(url) or ".")}">{name[0]}</a>' if place else name[0]
 
     return f"<code>{_NAME.sub(link, found[2])}</code>"

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from jaxconv.errors import DTypeError, ShapeError
 from jaxconv.geometry import as_tuple
+from jaxconv.keys import KeyLike, as_key
 from jaxconv.ops.arrays import to_rank, wider
 
 Numbers = ArrayLike | Sequence[float]
@@ -25,7 +26,7 @@ FLIP_AXES = {"vertical": 1, "horizontal": 2}
 
 
 def random_crop(
-    key: jax.Array,
+    key: KeyLike,
     images: ArrayLike,
     size: int | Sequence[int],
     *,
@@ -35,7 +36,7 @@ def random_crop(
     """Cuts a window of ``size`` at a random place out of each padded image.
 
     Args:
-      key: a key of `jax.random`.
+      key: a random key, or an int, its seed.
       images: `(N, H, W, C)`, any element type.
       size: of the window: an int, or (rows, columns).
       padding: added on both sides of each image first: an int, or (rows, columns).
@@ -58,13 +59,11 @@ def random_crop(
     return _windows(key, _checked(images), as_tuple(size, 2, "size"), padding, pad_mode, "padding")
 
 
-def random_shift(
-    key: jax.Array, images: ArrayLike, pixels: int | Sequence[int], *, pad_mode: str = "zeros"
-) -> jax.Array:
+def random_shift(key: KeyLike, images: ArrayLike, pixels: int | Sequence[int], *, pad_mode: str = "zeros") -> jax.Array:
     """Shifts each image by up to ``pixels`` in both directions of both axes.
 
     Args:
-      key: a key of `jax.random`.
+      key: a random key, or an int, its seed.
       images: `(N, H, W, C)`, any element type.
       pixels: the largest shift: an int, or (rows, columns). All from ``-pixels`` to ``pixels`` are equally likely.
       pad_mode: what moves in from outside; as in `random_crop`.
@@ -85,11 +84,11 @@ def random_shift(
     return _windows(key, images, images.shape[1:3], pixels, pad_mode, "pixels")
 
 
-def random_flip(key: jax.Array, images: ArrayLike, *, axis: str = "horizontal") -> jax.Array:
+def random_flip(key: KeyLike, images: ArrayLike, *, axis: str = "horizontal") -> jax.Array:
     """Mirrors each image with probability one half.
 
     Args:
-      key: a key of `jax.random`.
+      key: a random key, or an int, its seed.
       images: `(N, H, W, C)`, any element type.
       axis: "horizontal" exchanges left and right, "vertical" top and bottom.
 
@@ -108,18 +107,18 @@ def random_flip(key: jax.Array, images: ArrayLike, *, axis: str = "horizontal") 
     images = _checked(images)
     if axis not in FLIP_AXES:
         raise ShapeError(f'axis must be "horizontal" or "vertical", got {axis!r}')
-    flipped = _along_batch(jax.random.bernoulli(key, 0.5, images.shape[:1]), images)
+    flipped = _along_batch(jax.random.bernoulli(as_key(key), 0.5, images.shape[:1]), images)
     return jnp.where(flipped[:, None, None, None], jnp.flip(images, FLIP_AXES[axis]), images)
 
 
-def cutout(key: jax.Array, images: ArrayLike, size: int | Sequence[int], *, value: Numbers = 0) -> jax.Array:
+def cutout(key: KeyLike, images: ArrayLike, size: int | Sequence[int], *, value: Numbers = 0) -> jax.Array:
     """Blanks a rectangle of each image.
 
     Its centre is any pixel of the image, so at the border a part of the rectangle lies outside: with an even
     ``size``, rows `centre - size / 2` to `centre + size / 2 - 1`; with an odd one, as many on both sides.
 
     Args:
-      key: a key of `jax.random`.
+      key: a random key, or an int, its seed.
       images: `(N, H, W, C)`, any element type.
       size: of the rectangle: an int, or (rows, columns).
       value: what to fill in: a number, or one for each channel; cast to the element type of ``images``.
@@ -145,7 +144,7 @@ def cutout(key: jax.Array, images: ArrayLike, size: int | Sequence[int], *, valu
     extent = as_tuple(size, 2, "size")
     if count == 0 or 0 in sizes:
         return images
-    centre = _along_batch(jax.random.randint(key, (count, 2), 0, jnp.array([sizes])), images)
+    centre = _along_batch(jax.random.randint(as_key(key), (count, 2), 0, jnp.array([sizes])), images)
     inside = []
     for i in range(2):
         offset = jnp.arange(sizes[i])[None] - centre[:, i, None] + extent[i] // 2
@@ -271,7 +270,7 @@ def _along_batch(draw: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def _windows(
-    key: jax.Array,
+    key: KeyLike,
     images: jax.Array,
     size: tuple[int, ...],
     padding: int | Sequence[int],
@@ -294,7 +293,7 @@ def _windows(
     if pad_mode == "edge" and 0 in sizes:
         raise ShapeError(f"images of {tuple(sizes)} have no edge to repeat")
     padded = jnp.pad(images, ((0, 0), *((m, m) for m in margin), (0, 0)), PAD_MODES[pad_mode])
-    corner = _along_batch(jax.random.randint(key, (count, 2), 0, jnp.array([slack]) + 1), images)
+    corner = _along_batch(jax.random.randint(as_key(key), (count, 2), 0, jnp.array([slack]) + 1), images)
     # One slice an image, which XLA makes one gather of contiguous rows.
     cut = lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), (*size, channels))  # noqa: E731
     return jax.vmap(cut)(padded, corner)

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from jaxconv.errors import ShapeError, did_you_mean
 from jaxconv.inspect.arguments import as_paths
-from jaxconv.layer import Array, Capture, Layer, Params, State, Tree, capturing, plain_path, walk
+from jaxconv.keys import KeyLike
+from jaxconv.layer import Capture, Layer, Params, State, Tree, capturing, plain_path, walk
 
 
 def activations(
@@ -16,7 +17,7 @@ def activations(
     paths: Iterable[str] | None = None,
     add: Mapping[str, Tree] | None = None,
     train: bool = False,
-    key: Array | None = None,
+    key: KeyLike | None = None,
 ) -> tuple[Tree, dict[str, Tree]]:
     """Runs a network and returns its output together with the outputs of inner layers.
 

@@ -12,7 +12,8 @@ import numpy as np
 from jaxconv.compiler import jit
 from jaxconv.compose import Repeat
 from jaxconv.errors import DTypeError, ShapeError, did_you_mean
-from jaxconv.layer import Array, Layer, Params, State, Tree, check_key, walk
+from jaxconv.keys import KeyLike, as_key
+from jaxconv.layer import Array, Layer, Params, State, Tree, walk
 from jaxconv.ops.arrays import ArrayLike
 
 Target = int | ArrayLike | Callable[[Tree], Array] | None
@@ -29,10 +30,9 @@ def as_input(x: ArrayLike, *, spatial: bool = False) -> Array:
     return x
 
 
-def random_key(key: Array | None) -> Array:
+def random_key(key: KeyLike | None) -> Array:
     """Returns the key, by default that of seed 0."""
-    check_key(key)
-    return jax.random.key(0) if key is None else key
+    return as_key(0 if key is None else key)
 
 
 def check_outside(name: str, *given: Tree, inside: str) -> None:

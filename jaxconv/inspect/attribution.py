@@ -19,6 +19,7 @@ from jaxconv.errors import MissingKeyError, ShapeError
 from jaxconv.geometry import IntOrTuple, as_int, as_tuple
 from jaxconv.inspect.arguments import Target, as_input, scores, settled, split_target
 from jaxconv.inspect.rectifiers import rectifies
+from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Layer, Params, State, Tree, broadcasts, child_key, map_layers
 from jaxconv.layers import Fn
 from jaxconv.ops.arrays import ArrayLike, accumulator, apply_along
@@ -89,7 +90,7 @@ def smooth_grad(
     x: ArrayLike,
     target: Target = None,
     *,
-    key: Array,
+    key: KeyLike,
     samples: int = 32,
     noise: float = 0.15,
 ) -> Array:

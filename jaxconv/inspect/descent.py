@@ -13,6 +13,7 @@ from jaxconv.compiler import jit
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.inspect.arguments import check_outside
+from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array, Tree
 
 OnStep = Callable[[int, float], None]
@@ -86,9 +87,9 @@ class Descent:
     """
 
     def __init__(
-        self, z: Tree, optimizer: Any, steps: int, *, key: Array, what: str, on_step: OnStep | None = None
+        self, z: Tree, optimizer: Any, steps: int, *, key: KeyLike, what: str, on_step: OnStep | None = None
     ) -> None:
-        self.optimizer, self.steps, self.key, self.what, self.on_step = optimizer, steps, key, what, on_step
+        self.optimizer, self.steps, self.key, self.what, self.on_step = optimizer, steps, as_key(key), what, on_step
         self.losses: list[Array] = []
         self._carry: Any = jax.tree.map(lambda a: jnp.array(a, copy=True), (z, optimizer.init(z), 0, -1))
 
@@ -125,7 +126,7 @@ def minimise(
     optimizer: Any,
     steps: int,
     *,
-    key: Array,
+    key: KeyLike,
     what: str,
     on_step: OnStep | None = None,
 ) -> tuple[Tree, Array]:

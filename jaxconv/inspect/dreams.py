@@ -17,6 +17,7 @@ from jaxconv.inspect.descent import OnStep, check_rate, import_optax, minimise
 from jaxconv.inspect.images import PIXELS, as_images
 from jaxconv.inspect.maximisation import Seek
 from jaxconv.inspect.views import View
+from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Layer, Params, State
 from jaxconv.ops.resize import resize
 
@@ -55,7 +56,7 @@ def dream(
     x: ArrayLike,
     objective: str | objectives.Objectives,
     *,
-    key: Array | None = None,
+    key: KeyLike | None = None,
     octaves: int = 4,
     octave_scale: float = 1.4,
     steps: int = 10,

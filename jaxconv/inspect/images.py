@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from jaxconv.errors import DTypeError, ShapeError
 from jaxconv.geometry import as_int
+from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array
 from jaxconv.ops.arrays import apply_along, largest
 
@@ -196,10 +197,10 @@ class Parameterisation:
             z = apply_along(z, colours.T, 3)
         return jax.nn.sigmoid(z) if self.bounded else z + 0.5
 
-    def noise(self, key: Array, shape: tuple[int, ...], *, std: float = 0.01) -> Array:
+    def noise(self, key: KeyLike, shape: tuple[int, ...], *, std: float = 0.01) -> Array:
         """Returns the numbers of nearly grey images of ``shape``, normal with standard deviation ``std``."""
         struct = jax.eval_shape(self.encode, jax.ShapeDtypeStruct(shape, jnp.float32))
-        return std * jax.random.normal(key, struct.shape, struct.dtype)
+        return std * jax.random.normal(as_key(key), struct.shape, struct.dtype)
 
 
 PIXELS = Parameterisation(fourier=False, covariance=None, bounded=False)

@@ -14,6 +14,7 @@ from jaxconv.inspect.arguments import check_hashable, check_outside, check_unsta
 from jaxconv.inspect.descent import OnStep, adam, minimise
 from jaxconv.inspect.images import Parameterisation, alpha_norm, begin, total_variation
 from jaxconv.inspect.style import check_targets, relative_distance
+from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Layer, Params, State, Tree
 
 
@@ -52,7 +53,7 @@ def invert(
     beta: float = 2.0,
     alpha_weight: float = 0.01,
     alpha: float = 6.0,
-    key: Array | None = None,
+    key: KeyLike | None = None,
     steps: int = 256,
     rate: float = 0.05,
     preprocess: Preprocess | None = None,

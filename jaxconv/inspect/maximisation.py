@@ -18,6 +18,7 @@ from jaxconv.inspect.descent import Descent, OnStep, adam
 from jaxconv.inspect.images import Parameterisation, begin
 from jaxconv.inspect.rectifiers import redirected
 from jaxconv.inspect.views import View
+from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Layer, Params, State, Tree
 
 _REDIRECTED_STEPS = 16
@@ -63,7 +64,7 @@ def maximise(
     x: Any,
     objective: objectives.Objectives,
     *,
-    key: Array | None = None,
+    key: KeyLike | None = None,
     steps: int = 256,
     rate: float = 0.1,
     preprocess: Preprocess | None = None,

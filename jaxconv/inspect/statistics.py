@@ -24,6 +24,7 @@ from jaxconv.inspect.arguments import (
     stacked_axes,
 )
 from jaxconv.inspect.rectifiers import rectifier_paths
+from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Layer, Params, State, Tree, walk
 from jaxconv.ops.arrays import largest
 
@@ -169,7 +170,7 @@ def layer_statistics(
     grads: Params | None = None,
     updates: Params | None = None,
     train: bool = False,
-    key: Array | None = None,
+    key: KeyLike | None = None,
 ) -> LayerStatistics:
     """Returns statistics of the outputs, the parameters, their gradients and updates of each layer.
 

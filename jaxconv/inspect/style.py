@@ -18,6 +18,7 @@ from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import as_paths, check_hashable, check_outside, check_unstacked, one_array, random_key
 from jaxconv.inspect.descent import OnStep, adam, minimise
 from jaxconv.inspect.images import PIXELS, Parameterisation, as_images, total_variation
+from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import accumulator
 
@@ -176,7 +177,7 @@ def style_transfer(
     style_image: ArrayLike,
     *,
     start: str | ArrayLike = "content",
-    key: Array | None = None,
+    key: KeyLike | None = None,
     steps: int = 200,
     rate: float = 0.02,
     optimizer: Any = None,

@@ -12,21 +12,22 @@ import numpy as np
 
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
+from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array
 from jaxconv.ops.arrays import apply_along
 
 
-def jitter(key: Array, x: Array, pixels: int) -> Array:
+def jitter(key: KeyLike, x: Array, pixels: int) -> Array:
     """Rolls images by up to ``pixels`` in both directions of both axes; one draw for the batch.
 
     >>> jitter(jax.random.key(0), jnp.eye(4)[None, ..., None], 2).sum()
     Array(4., dtype=float32)
     """
     pixels = as_int(pixels, "pixels", least=0)
-    return jnp.roll(x, jax.random.randint(key, (2,), -pixels, pixels + 1), (1, 2)) if pixels else x
+    return jnp.roll(x, jax.random.randint(as_key(key), (2,), -pixels, pixels + 1), (1, 2)) if pixels else x
 
 
-def turn(key: Array, x: Array, *, degrees: float = 0.0, zoom: float = 0.0) -> Array:
+def turn(key: KeyLike, x: Array, *, degrees: float = 0.0, zoom: float = 0.0) -> Array:
     """Rotates and scales images about their centre, by bilinear interpolation; one draw for the batch.
 
     What comes in from outside is the mirror of the image.
@@ -45,7 +46,7 @@ def turn(key: Array, x: Array, *, degrees: float = 0.0, zoom: float = 0.0) -> Ar
     if not degrees and not zoom:
         return x
     h, w = x.shape[1:3]
-    angle, factor = jax.random.uniform(key, (2,), minval=-1) * jnp.array([np.deg2rad(degrees), zoom])
+    angle, factor = jax.random.uniform(as_key(key), (2,), minval=-1) * jnp.array([np.deg2rad(degrees), zoom])
     rows, columns = (jnp.arange(n, dtype=float) - (n - 1) / 2 for n in (h, w))
     rows, columns = rows[:, None], columns[None]
     cos, sin = jnp.cos(angle) / (1 + factor), jnp.sin(angle) / (1 + factor)
@@ -117,8 +118,8 @@ class View:
     zoom: float = 0.2
     blur: float = 0.0
 
-    def __call__(self, key: Array, x: Array) -> Array:
-        turn_key, jitter_key = jax.random.split(key)
+    def __call__(self, key: KeyLike, x: Array) -> Array:
+        turn_key, jitter_key = jax.random.split(as_key(key))
         x = turn(turn_key, blur(x, self.blur), degrees=self.degrees, zoom=self.zoom)
         # More than an eighth of a small image would take what is sought out of sight.
         return jitter(jitter_key, x, min(self.jitter, max(1, min(x.shape[1:-1]) // 8)))

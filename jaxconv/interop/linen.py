@@ -12,7 +12,8 @@ from flax.errors import InvalidRngError
 from jaxconv.compose import LayerLike, as_layer
 from jaxconv.errors import MissingKeyError, ShapeError
 from jaxconv.interop.mode import Flags, TrainArgument, flag_values, parameters, train_flags
-from jaxconv.layer import Array, Described, Layer, Params, State, Tree, as_struct, child_key, name_of
+from jaxconv.keys import KeyLike, as_key
+from jaxconv.layer import Described, Layer, Params, State, Tree, as_struct, child_key, name_of
 
 
 class LinenNet(linen.Module):
@@ -89,10 +90,10 @@ class FromLinen(Described):
     def arguments(self) -> list[str]:
         return [name_of(self.module), *super().arguments()[1:]]
 
-    def init(self, key: Array, x: Tree) -> tuple[Params, State]:
+    def init(self, key: KeyLike, x: Tree) -> tuple[Params, State]:
         """Returns fresh (params, state) for inputs shaped like ``x``: array, ShapeDtypeStruct or shape tuple."""
         module, arguments = self._mode(train=True)
-        rngs: Any = {"params": key, "dropout": child_key(key, "dropout")}
+        rngs: Any = {"params": as_key(key), "dropout": child_key(key, "dropout")}
         x = as_struct(x)
         begun = jax.eval_shape(lambda rngs, x: module.init(rngs, x, **arguments), rngs, x)
         again = jax.eval_shape(
@@ -112,12 +113,12 @@ class FromLinen(Described):
         return params, variables
 
     def apply(
-        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
+        self, params: Params, state: State, x: Tree, *, train: bool = False, key: KeyLike | None = None
     ) -> tuple[Tree, State]:
         """Returns the output and the new state."""
         module, arguments = self._mode(train)
         # Streams of other names fall back on "params".
-        rngs: Any = None if key is None else {"dropout": key, "params": child_key(key, "params")}
+        rngs: Any = None if key is None else {"dropout": as_key(key), "params": child_key(key, "params")}
         variables = {"params": params, **state}
         try:
             y, new = module.apply(variables, x, rngs=rngs, mutable=[*state] if train else [], **arguments)

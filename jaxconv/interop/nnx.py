@@ -14,6 +14,7 @@ from flax.traverse_util import unflatten_dict
 from jaxconv.compose import LayerLike, as_layer
 from jaxconv.errors import MissingKeyError, ShapeError
 from jaxconv.interop.mode import Flags, TrainArgument, flag_values, train_flags
+from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array, Described, Layer, Params, State, Tree, child_key, name_of, take
 
 Path = tuple[str | int, ...]
@@ -162,12 +163,12 @@ class FromNnx(Described):
     def arguments(self) -> list[str]:
         return [name_of(self.kind)]
 
-    def init(self, key: Array, x: Tree) -> tuple[Params, State]:
+    def init(self, key: KeyLike, x: Tree) -> tuple[Params, State]:
         """Returns fresh (params, state), made by ``make``; without it shapes alone, for ``jax.eval_shape``."""
         if self.make is None:
             refusing = _refusing_key(ShapeError, "init cannot draw the weights of an nnx module: give from_nnx make=")
             return self._trees({n.path: jax.random.bits(refusing, n.shape).astype(n.dtype) for n in self.slots})
-        values, slots = _read(self.make(nnx.Rngs(key)))
+        values, slots = _read(self.make(nnx.Rngs(as_key(key))))
         if slots != self.slots:
             odd = min(".".join(map(str, n.path)) for n in {*slots} ^ {*self.slots})
             raise ShapeError(f"make must give a module like the one given to from_nnx, they differ at {odd!r}")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxconv import geometry as geo
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import Field, IntOrTuple, Padding
+from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array, Described, Params, State, Tree, as_struct, take
 from jaxconv.ops.arrays import spatial_sizes, window_tuple
 from jaxconv.ops.draws import drawn
@@ -23,16 +24,16 @@ POINTWISE: Geometry = ()
 class Leaf(Described):
     """A layer without children; the plain case has no parameters, no state, and works place by place."""
 
-    def init(self, key: Array, x: Tree) -> tuple[Params, State]:
+    def init(self, key: KeyLike, x: Tree) -> tuple[Params, State]:
         """Returns fresh (params, state) for inputs shaped like ``x``: array, ShapeDtypeStruct or shape tuple."""
-        return self.fresh(key, as_struct(x)), {}
+        return self.fresh(as_key(key), as_struct(x)), {}
 
     def fresh(self, key: Array, x: Any) -> Params:
         """Returns fresh params for an input of x's shape."""
         return {}
 
     def apply(
-        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
+        self, params: Params, state: State, x: Tree, *, train: bool = False, key: KeyLike | None = None
     ) -> tuple[Tree, State]:
         """Returns the output and the new state."""
         self.accept(x)

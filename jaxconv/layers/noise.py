@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from jaxconv import ops
 from jaxconv.errors import MissingKeyError
+from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Params, State, Tree
 from jaxconv.layers.base import Leaf
 from jaxconv.ops.dropout import check_rate
@@ -17,7 +18,7 @@ class _Noise(Leaf):
         check_rate(self.rate)
 
     def apply(
-        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
+        self, params: Params, state: State, x: Tree, *, train: bool = False, key: KeyLike | None = None
     ) -> tuple[Tree, State]:
         if not train or self.rate == 0:
             return x, {}
@@ -25,7 +26,7 @@ class _Noise(Leaf):
             raise MissingKeyError("key must be given in training, got None")
         return self._drop(x, key), {}
 
-    def _drop(self, x: Array, key: Array) -> Array:
+    def _drop(self, x: Array, key: KeyLike) -> Array:
         raise NotImplementedError
 
 
@@ -38,7 +39,7 @@ class Dropout(_Noise):
     jaxconv.errors.MissingKeyError: key must be given in training, got None
     """
 
-    def _drop(self, x: Array, key: Array) -> Array:
+    def _drop(self, x: Array, key: KeyLike) -> Array:
         return ops.dropout(x, self.rate, key)
 
 
@@ -50,7 +51,7 @@ class DropPath(_Noise):
     Array([[1., 1., 1., 1.]], dtype=float32)
     """
 
-    def _drop(self, x: Array, key: Array) -> Array:
+    def _drop(self, x: Array, key: KeyLike) -> Array:
         return ops.drop_path(x, self.rate, key)
 
 

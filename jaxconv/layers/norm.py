@@ -10,6 +10,7 @@ from jax import lax
 from jaxconv import geometry as geo
 from jaxconv import ops
 from jaxconv.errors import ShapeError
+from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Params, State, Tree, as_struct, take
 from jaxconv.layers.base import Geometry, Leaf, Ranked, batched_sizes, group_size, whole_fields
 from jaxconv.ops.arrays import to_rank
@@ -57,13 +58,13 @@ class BatchNorm(Leaf):
             raise ShapeError(f"momentum must lie between 0 and 1, got {self.momentum}")
         check_eps(self.eps)
 
-    def init(self, key: Array, x: Tree) -> tuple[Params, State]:
+    def init(self, key: KeyLike, x: Tree) -> tuple[Params, State]:
         x = as_struct(x)
         shape = x.shape[-1:]
         return _scale_and_bias(self, x), {"mean": jnp.zeros(shape, jnp.float32), "var": jnp.ones(shape, jnp.float32)}
 
     def apply(
-        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
+        self, params: Params, state: State, x: Tree, *, train: bool = False, key: KeyLike | None = None
     ) -> tuple[Tree, State]:
         running = {name: take(state, name, "state") for name in ("mean", "var")}
         affine = _take_scale_and_bias(self, params)
@@ -111,7 +112,7 @@ class _SpatialNorm(Ranked):
         raise NotImplementedError
 
     def apply(
-        self, params: Params, state: State, x: Tree, *, train: bool = False, key: Array | None = None
+        self, params: Params, state: State, x: Tree, *, train: bool = False, key: KeyLike | None = None
     ) -> tuple[Tree, State]:
         self.accept(x)
         if train and self.values(x) == 1:

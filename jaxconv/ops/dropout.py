@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.errors import MissingKeyError, ShapeError
+from jaxconv.keys import KeyLike, as_key
 from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats
 
 
@@ -15,7 +16,7 @@ def check_rate(rate: float) -> None:
         raise ShapeError(f"rate must lie between 0 and 1, got {rate}")
 
 
-def _drop(x: Array, rate: float, key: Array, shape: tuple[int, ...]) -> Array:
+def _drop(x: Array, rate: float, key: KeyLike, shape: tuple[int, ...]) -> Array:
     check_rate(rate)
     if key is None:
         raise MissingKeyError("key must be a random key, got None")
@@ -23,17 +24,17 @@ def _drop(x: Array, rate: float, key: Array, shape: tuple[int, ...]) -> Array:
         return x if rate == 0 else jnp.zeros_like(x)
     # A float32 probability: the mask does not depend on whether x64 is enabled. It is drawn along one axis, which
     # XLA:CPU compiles in a tenth of the time.
-    keep = jax.random.bernoulli(key, jnp.float32(1 - rate), (math.prod(shape),)).reshape(shape)
+    keep = jax.random.bernoulli(as_key(key), jnp.float32(1 - rate), (math.prod(shape),)).reshape(shape)
     return jnp.where(keep, x.astype(accumulator(x.dtype)) / (1 - rate), 0).astype(x.dtype)
 
 
-def dropout(x: ArrayLike, rate: float, key: Array) -> Array:
+def dropout(x: ArrayLike, rate: float, key: KeyLike) -> Array:
     """Sets each element to 0 with probability ``rate``, divides the others by ``1 - rate`` (Srivastava et al., 2014).
 
     Args:
       x: floating-point array of any shape.
       rate: between 0 and 1.
-      key: a random key.
+      key: a random key, or an int, its seed.
 
     Raises:
       ShapeError: rate is not between 0 and 1.
@@ -48,13 +49,13 @@ def dropout(x: ArrayLike, rate: float, key: Array) -> Array:
     return _drop(x, rate, key, x.shape)
 
 
-def drop_path(x: ArrayLike, rate: float, key: Array) -> Array:
+def drop_path(x: ArrayLike, rate: float, key: KeyLike) -> Array:
     """Sets whole examples to 0 with probability ``rate`` and divides the others by ``1 - rate`` (Huang et al., 2016).
 
     Args:
       x: floating-point array of shape ``(batch, *any)``.
       rate: between 0 and 1.
-      key: a random key.
+      key: a random key, or an int, its seed.
 
     Raises:
       ShapeError: rate is not between 0 and 1, or x has no axis.

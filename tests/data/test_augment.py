@@ -266,3 +266,14 @@ def test_statistics_and_normalize_fit_together():
     result = np.asarray(normalize(images, *channel_statistics(images)), np.float64)
     np.testing.assert_allclose(result.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(result.std((0, 1, 2)), 1, atol=1e-5)
+
+
+def test_an_int_is_a_seed():
+    images = jax.random.normal(KEY, (4, 6, 6, 1))
+    for change in (
+        jc.data.random_flip,
+        lambda key, x: jc.data.random_crop(key, x, 3),
+        lambda key, x: jc.data.random_shift(key, x, 2),
+        lambda key, x: jc.data.cutout(key, x, 2),
+    ):
+        assert (change(5, images) == change(jax.random.key(5), images)).all()

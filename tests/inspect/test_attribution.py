@@ -199,7 +199,6 @@ def test_half_types_stay_half_types(made):
     [
         (functools.partial(smooth_grad, key=KEY, samples=0), "samples must be at least 1, got 0"),
         (functools.partial(smooth_grad, key=KEY, noise=-1.0), "noise must be at least 0, got -1.0"),
-        (functools.partial(smooth_grad, key=0), "key must be a random key, got the number 0"),
         (functools.partial(smooth_grad, key=None), "key must be a random key, got None"),
         (functools.partial(integrated_gradients, steps=0), "steps must be at least 1, got 0"),
         (
@@ -386,3 +385,10 @@ def test_noise_may_be_traced(made):
     assert_allclose(jax.jit(lambda noise: run(noise=noise))(0.15), run(), rtol=1e-4, atol=1e-6)
     with pytest.raises(jc.ShapeError, match="noise must be at least 0, got nan"):
         run(noise=float("nan"))
+
+
+def test_an_int_is_a_seed():
+    net = jc.serial(jc.Dense(2))
+    params, state = net.init(0, (1, 3))
+    seeded, keyed = (smooth_grad(net, params, state, jnp.ones((1, 3)), 1, key=key) for key in (5, jax.random.key(5)))
+    np.testing.assert_array_equal(seeded, keyed)
