@@ -298,7 +298,7 @@ def test_the_site_has_all_names_links_and_formulas(site):
 
 @pytest.mark.slow
 def test_the_site_has_the_pages_that_the_repository_has(site):
-    for name in ("from_peers", "speed", "conformance", "changelog"):
+    for name in ("from_peers", "speed", "conformance", "changelog", "contributing"):
         assert (site / f"{name}.html").exists()
     assert "ConvNets in JAX as functions of arrays" in (site / "index.html").read_text()
     assert not list(site.rglob("notes*")) + list(site.rglob("*.toml"))

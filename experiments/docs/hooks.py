@@ -13,6 +13,9 @@ from mkdocs.structure.pages import Page
 
 from experiments.docs import DOCS, ROOT, notebooks, reference
 
+# Pages of the repository's root that the site has under other names.
+ROOT_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+
 _LINK = re.compile(r"\]\((?!\w+:|#)([^)\s]+)\)")
 _MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', flags=re.S)
 _CODE = re.compile(r"(<pre.*?</pre>|<a\b.*?</a>|<h\d.*?</h\d>)|<code>([^<]*)</code>", flags=re.S)
@@ -37,9 +40,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Adds the pages that are made, and the files of the repository to which the README links."""
-    landing, linked = from_root((ROOT / "README.md").read_text())
-    made: dict[str, str | bytes] = {"index.md": landing, "reference/index.md": reference.index_text()}
-    made["changelog.md"] = (ROOT / "CHANGELOG.md").read_text()
+    made: dict[str, str | bytes] = {"reference/index.md": reference.index_text()}
+    linked = [name for path in DOCS.glob("*.md") for name in from_docs(path.read_text())[1]]
+    for source, name in {"README.md": "index.md", **ROOT_PAGES}.items():
+        made[name], found = from_root((ROOT / source).read_text())
+        linked += found
     made |= {name: (ROOT / name).read_bytes() for name in linked}
     for pages in reference.sections().values():
         made |= {f"reference/{page}.md": reference.page_text(page) for page in pages}
@@ -62,11 +67,33 @@ def from_root(text: str) -> tuple[str, list[str]]:
 
     def moved(found: re.Match[str]) -> str:
         link = re.sub(r"^(notebooks/.*)\.ipynb", r"\1.md", found[1].removeprefix("docs/"))
+        link = ROOT_PAGES.get(link, link)
         if link == found[1]:
             files.append(link)
         return f"]({link})"
 
     return _LINK.sub(moved, text), files
+
+
+def from_docs(text: str) -> tuple[str, list[str]]:
+    """Returns a page of docs with its links to the rest of the repository, and the files among those without a page.
+
+    >>> from_docs("[a](speed.md) [b](../notebooks/1.ipynb) [c](../a/x.json)")
+    ('[a](speed.md) [b](notebooks/1.md) [c](a/x.json)', ['a/x.json'])
+    """
+    files = []
+
+    def moved(found: re.Match[str]) -> str:
+        link, more = from_root(f"]({found[1].removeprefix('../')})")
+        files.extend(more)
+        return link
+
+    return re.sub(r"\]\((\.\./[^)\s#]+)\)", moved, text), files
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turns the links of a page of docs to the rest of the repository into links of the site."""
+    return from_docs(markdown)[0] if (DOCS / page.file.src_uri).is_file() else markdown
 
 
 def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -98,6 +125,8 @@ def _linked(url: str, found: re.Match[str]) -> str:
     def link(name: re.Match[str]) -> str:
         ways = [name[1][1:]] if name[1] else [f"{package[1]}.{name[2]}", name[2]] if package else []
         place = next((_places()[way] for way in ways if way in _places()), None)
-        return f'<a href="{posixpath.relpath(place, posixpath.dirname(url) or ".")}">{name[0]}</a>' if place else name[0]
+        return (
+            f'<a href="{posixpath.relpath(place, posixpath.dirname(url) or ".")}">{name[0]}</a>' if place else name[0]
+        )
 
     return f"<code>{_NAME.sub(link, found[2])}</code>"

@@ -271,9 +271,9 @@ def test_statistics_and_normalize_fit_together():
 def test_an_int_is_a_seed():
     images = jax.random.normal(KEY, (4, 6, 6, 1))
     for change in (
-        jc.data.random_flip,
-        lambda key, x: jc.data.random_crop(key, x, 3),
-        lambda key, x: jc.data.random_shift(key, x, 2),
-        lambda key, x: jc.data.cutout(key, x, 2),
+        random_flip,
+        lambda key, x: random_crop(key, x, 3),
+        lambda key, x: random_shift(key, x, 2),
+        lambda key, x: cutout(key, x, 2),
     ):
         assert (change(5, images) == change(jax.random.key(5), images)).all()
