@@ -23,7 +23,7 @@ _NAME = re.compile(r"\b(?:jc|jaxconv)((?:\.\w+)+)|^(\w+)(?:\(\))?$")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Puts the reference and the notebooks into the navigation, after the landing page, and pages it lacks last."""
+    """Puts the reference and the notebooks into the navigation, after the first two pages, and pages it lacks last."""
     pages: list[Any] = [{"All names": "reference/index.md"}]
     for section, names in reference.sections().items():
         pages.append({section: [{reference.title(name): f"reference/{name}.md"} for name in names]})
@@ -34,7 +34,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     home, *others = config.nav
     named = {file for entry in others for file in entry.values()} | {reference.NOTES.name}
     rest = sorted(path.name for path in DOCS.glob("*.md") if path.name not in named)
-    config.nav = [home, *made, *others, *rest]
+    start, *others = others
+    config.nav = [home, start, *made, *others, *rest]
     return config
 
 
@@ -99,6 +100,12 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Writes formulas as MathML, which browsers draw by themselves, and links names in running text."""
     return _MATH.sub(_formula, _CODE.sub(functools.partial(_linked, page.url), content))
+
+
+def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
+    """Has the page load the script of the offline search from the site, where the theme names a server."""
+    local = posixpath.relpath("offline.js", posixpath.dirname(page.url) or ".")
+    return output.replace("https://unpkg.com/iframe-worker/shim", local)
 
 
 def _formula(found: re.Match[str]) -> str:
