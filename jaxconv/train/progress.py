@@ -14,6 +14,13 @@ from jaxconv.train.step import METRICS
 _INTERVAL = 0.5
 
 
+def _display(bar: Any) -> Any:
+    """Shows a notebook's bar; what a saved notebook keeps of it is the text at the last update."""
+    from IPython.display import display
+
+    return display(bar.container, display_id=True)
+
+
 class NonFiniteLossError(FloatingPointError):
     """The loss, or a parameter, became infinite or NaN; training has stopped.
 
@@ -59,6 +66,7 @@ class Progress:
         self._history = list(history)
         self._shown: dict[str, str] = {}
         self._last_read = time.perf_counter()
+        in_notebook = show and any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
         self._bar = tqdm(
             total=epochs * steps * batch,
             initial=len(history) * steps * batch,
@@ -66,13 +74,17 @@ class Progress:
             unit_scale=True,
             dynamic_ncols=True,
             disable=not show,
+            **({"display": False} if in_notebook else {}),
         )
+        self._shown_bar = _display(self._bar) if in_notebook else None
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+        if self._shown_bar is not None:
+            self._shown_bar.update(self._bar.container)
 
     def on_step(self, totals: Totals) -> None:
         """Reads the totals now and then."""

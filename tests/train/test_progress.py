@@ -64,3 +64,23 @@ def test_a_bad_loss_stops(history, folder, good):
     assert (caught.value.epoch, caught.value.step) == (len(history) + 1, 8)
     assert caught.value.folder == (folder if history else None)
     assert caught.value.history == history
+
+
+NOTEBOOK = """
+from jaxconv.train.progress import Progress
+bar = Progress(show=True, epochs=1, steps=10, batch=4, folder=None, history=[])
+with bar:
+    bar.read({"steps": 10, "bad": -1, "sums": {"loss": 5.0}})
+"""
+
+
+@pytest.mark.notebook
+def test_a_saved_notebook_keeps_the_end_of_the_bar():
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipywidgets")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK)])
+    nbclient.NotebookClient(notebook, kernel_name="python3").execute()
+    kept = "".join(output.get("data", {}).get("text/plain", "") for output in notebook.cells[0].outputs)
+    assert "100%" in kept
+    assert "40" in kept
+    assert "0%|" not in kept.replace("100%|", "")
