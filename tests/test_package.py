@@ -155,7 +155,7 @@ def test_a_submodule_does_not_hide_a_function_of_the_front_door():
 # Lowest first. Modules of one line do not import each other, but for those of the last line.
 ORDER = """
     errors keys leftovers names
-    geometry pointwise
+    geometry keys pointwise
     ops layer
     layers compiler batches data patch
     compose
