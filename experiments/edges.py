@@ -24,7 +24,7 @@ from experiments import report
 from experiments.images import read_image
 from experiments.pretrained import packaged
 from jaxconv.inspect import figures
-from jaxconv.models.hed import MEAN_COLOUR
+from jaxconv.models.hed import MEAN_COLOR
 
 MOST_PIXELS = 4_000_000
 DEPTHS = (2, 2, 3, 3, 3)
@@ -76,8 +76,8 @@ def by_torch(arrays: Mapping[str, np.ndarray], image: np.ndarray) -> np.ndarray:
 
     sides = []
     with torch.no_grad():
-        centred = image[..., ::-1].astype(np.float32) - np.array(MEAN_COLOUR, np.float32)
-        x = torch.from_numpy(centred).permute(2, 0, 1)[None]
+        centered = image[..., ::-1].astype(np.float32) - np.array(MEAN_COLOR, np.float32)
+        x = torch.from_numpy(centered).permute(2, 0, 1)[None]
         for block, depth in enumerate(DEPTHS, 1):
             x = F.max_pool2d(x, 2, ceil_mode=True) if block > 1 else x
             for i in range(depth):

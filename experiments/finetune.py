@@ -100,7 +100,7 @@ def some(images: np.ndarray, labels: np.ndarray, count: int, seed: int) -> tuple
 
 
 def enlarged(images: jax.Array, size: int, preprocess: Any) -> jax.Array:
-    """Returns what the network takes: resized, in colour, scaled."""
+    """Returns what the network takes: resized, in color, scaled."""
     x = jnp.asarray(images, jnp.float32) / 255
     x = jc.resize(x, (size, size), method="bilinear", antialias=True)
     return preprocess(jnp.broadcast_to(x, (*x.shape[:-1], 3)))

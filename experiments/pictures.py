@@ -1,4 +1,4 @@
-"""Photographs into optimised images and out again: by name or file, at a size, with a progress bar, as PNG."""
+"""Photographs into optimized images and out again: by name or file, at a size, with a progress bar, as PNG."""
 
 import contextlib
 import io

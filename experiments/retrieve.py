@@ -10,7 +10,7 @@ alike if it is of the same photograph. With --data the network of `experiments.c
 for an epoch first, the queries are the test images, and alike are those of one label.
 
 Prints which part of the ten nearest are alike: by learned features, by those of the same network before training, and
-by raw pixels, all by cosine. Writes metrics.json, the figures (sheets of neighbours, the embeddings along their
+by raw pixels, all by cosine. Writes metrics.json, the figures (sheets of neighbors, the embeddings along their
 principal components) and report.html under --out.
 """
 
@@ -170,9 +170,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     some = np.arange(SHEET) * len(asked) // SHEET
     sheets = [
         (
-            f"neighbours_{name}",
+            f"neighbors_{name}",
             f"Some queries and the {K} nearest images of the database, by {what}",
-            figures.neighbours(
+            figures.neighbors(
                 asked[some],
                 data.train_images,
                 indices[name][some],

@@ -32,7 +32,7 @@ from experiments.edges import read_weights
 from experiments.pictures import photograph, progress, sized, write_png
 from experiments.pretrained import Pretrained
 from jaxconv.data import random_crop, random_flip
-from jaxconv.inspect.images import Parameterisation
+from jaxconv.inspect.images import Parameterization
 from jaxconv.inspect.style import PerceptualLoss, fast_style_step, style_transfer
 from jaxconv.models.style import transform_net
 
@@ -61,7 +61,7 @@ def learn(
 ) -> tuple[jc.Layer, dict]:
     """Returns a transformation network and its parameters after ``options.steps`` steps.
 
-    It learns to copy first, which takes seconds: what it paints while it only begins to learn a style is grey else.
+    It learns to copy first, which takes seconds: what it paints while it only begins to learn a style is gray else.
     """
     net = transform_net(widths=(16, 32, 64), blocks=3)
     key = jax.random.key(options.seed)
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
                     steps=options.steps,
                     optimizer=optax.lbfgs() if options.optimizer == "lbfgs" else None,
                     rate=0.1,
-                    parameterisation=Parameterisation(),
+                    parameterization=Parameterization(),
                     on_step=on_step,
                 )
         (painted[name],) = np.asarray(y)

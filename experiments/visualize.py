@@ -29,8 +29,8 @@ from experiments.imagenet import class_names
 from experiments.pictures import PHOTOGRAPHS, photograph, progress, sized
 from jaxconv.inspect import figures, objectives
 from jaxconv.inspect.arguments import check_path
-from jaxconv.inspect.images import Parameterisation
-from jaxconv.inspect.maximisation import maximise
+from jaxconv.inspect.images import Parameterization
+from jaxconv.inspect.maximization import maximize
 from jaxconv.inspect.views import View
 from jaxconv.layer import walk
 
@@ -104,14 +104,14 @@ def wanted_images(
     ]
     what = f"{len(flat)} images of {side} pixels"
     with progress(what, options.steps, options.quiet, lambda _, loss: f"mean score {-loss / len(flat):.4g}") as on_step:
-        images, _ = maximise(
+        images, _ = maximize(
             *model[:3],
             (len(flat), side, side, 3),
             wanted,
             key=jax.random.key(options.seed),
             steps=options.steps,
             preprocess=model.preprocess,
-            parameterisation=Parameterisation(),
+            parameterization=Parameterization(),
             view=View(jitter=side // 8, blur=0.5),
             on_step=on_step,
         )

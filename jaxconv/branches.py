@@ -201,7 +201,7 @@ class Auxiliary(Composite):
 def auxiliary(body: Serial, **heads: tuple[str, LayerLike]) -> Auxiliary:
     """Adds heads to a row of layers that run in training only, where the output is ``(y, {name: head's output})``.
 
-    They are initialised always. The auxiliary classifiers of GoogLeNet and Inception.
+    They are initialized always. The auxiliary classifiers of GoogLeNet and Inception.
 
     Args:
       body: made by `serial`; its children and the heads stand at one level.

@@ -1,4 +1,4 @@
-"""Networks out of layers: in a row, side by side, around a shortcut, repeated, rematerialised, in mixed precision."""
+"""Networks out of layers: in a row, side by side, around a shortcut, repeated, rematerialized, in mixed precision."""
 
 import dataclasses
 import keyword

@@ -498,13 +498,13 @@ class Described:
         return {f.name: v for f, v in values.items() if v is not f.default and v != f.default}
 
     def arguments(self) -> list[str]:
-        """Returns the printed arguments, without initialisers that no name leads to."""
+        """Returns the printed arguments, without initializers that no name leads to."""
         compared = {field.name for field in dataclasses.fields(self) if field.compare}  # type: ignore[arg-type]
         shown = {name: name_of(value) for name, value in self.changed().items()}
         return [f"{name}={text}" for name, text in shown.items() if name in compared or "<locals>" not in text]
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
-        # The default initialisers are closures, which pickle refuses.
+        # The default initializers are closures, which pickle refuses.
         return functools.partial(type(self), **self.changed()), ()
 
     def __repr__(self) -> str:

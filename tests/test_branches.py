@@ -260,7 +260,7 @@ def with_heads():
     return jc.auxiliary(body, one=("a", head), two=("b", jc.Dense(2)))
 
 
-def test_heads_are_initialised_always_and_run_in_training_only():
+def test_heads_are_initialized_always_and_run_in_training_only():
     net = with_heads()
     assert {path.split(".")[0] for path in shapes(net)[0]} == {"a", "b", "one", "two"}
     params, state, x = ready(net, X)

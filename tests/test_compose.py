@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxconv as jc
 from jaxconv.layer import Composite, child_key
-from tests.nets import Shift, Twice, double, networks, normal, randomised, ready
+from tests.nets import Shift, Twice, double, networks, normal, randomized, ready
 from tests.ops.transforms import strict_flags
 
 KEY = jax.random.key(3)
@@ -178,8 +178,8 @@ def test_adding_a_layer_changes_no_others_initial_weights():
 def run(net, x):
     """Returns the output and the params that gave it."""
     params, state = jax.eval_shape(lambda key: net.init(key, x), KEY)
-    params = randomised(params)
-    return net.apply(params, randomised(state, 0, 0.5, 1.5), x)[0], params
+    params = randomized(params)
+    return net.apply(params, randomized(state, 0, 0.5, 1.5), x)[0], params
 
 
 X = jnp.asarray(normal((2, 4, 4, 2)))
@@ -290,7 +290,7 @@ def test_repeat_is_serial_of_n():
     loop_params, loop_state = jax.jit(lambda key: loop.init(key, x))(KEY)
     assert_trees(loop_params, stacked([params[str(i)] for i in range(n)]), rtol=1e-6)
     assert_trees(loop_state, stacked([state[str(i)] for i in range(n)]), rtol=1e-6)
-    params, state = randomised(params), randomised(state, 1, 0.5, 1.5)
+    params, state = randomized(params), randomized(state, 1, 0.5, 1.5)
 
     @jax.jit
     def both(params, state, key):
@@ -382,7 +382,7 @@ def test_mixed_precision_computes_small_and_keeps_large():
     net, x = jc.mixed_precision(mixed()), jnp.asarray(normal((4, 3, 3, 2)))
     params, state = jax.eval_shape(lambda key: net.init(key, x), KEY)
     assert {leaf.dtype.name for leaf in jax.tree.leaves((params, state))} == {"float32"}
-    params, state = randomised(params), randomised(state, 0, 0.5, 1.5)
+    params, state = randomized(params), randomized(state, 0, 0.5, 1.5)
 
     def loss(params, x):
         y, new = net.apply(params, state, x, train=True)
@@ -471,7 +471,7 @@ def test_the_layers_path_stands_in_the_compiled_program():
     params, state, x = ready(net, (4, 2))
     program = jax.jit(lambda p: net.apply(p, state, x)[0]).lower(params).compile().as_text()
     names = re.findall(r'op_name="([^"]*)"', program)
-    # jax puts the name of its own call between those of a loop or a rematerialised layer.
+    # jax puts the name of its own call between those of a loop or a rematerialized layer.
     for path in ("layer1/0/dense1/dot_general", "layer1/0/act/tanh", "loop/.*dense2/.*", "again/.*dense3/.*"):
         assert any(re.search(rf"/{path}$", name) for name in names), (path, names)
 
@@ -555,7 +555,7 @@ class WithHead(Composite):
         return (y, run(head_name, head, y)) if run.train else (y, None)
 
 
-def test_a_head_for_training_only_is_initialised_and_keeps_its_state():
+def test_a_head_for_training_only_is_initialized_and_keeps_its_state():
     net = WithHead((("body", jc.Conv(4)), ("head", jc.serial(jc.BatchNorm(), jc.GlobalAvgPool()))))
     x = jnp.ones((2, 4, 4, 3))
     params, state = net.init(KEY, x)

@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxconv as jc
 from jaxconv import layers
-from tests.nets import double, normal, randomised
+from tests.nets import double, normal, randomized
 from tests.ops.transforms import strict_flags
 
 KEY = jax.random.key(7)
@@ -216,7 +216,7 @@ has_params = [row for row in ROWS if row.params]
 def ready(row):
     """Params and state shaped like those of ``init``, and an input."""
     params, state = jax.eval_shape(lambda key: row.layer.init(key, row.x), KEY)
-    return randomised(params), randomised(state, 0, 0.5, 1.5), jnp.asarray(normal(row.x))
+    return randomized(params), randomized(state, 0, 0.5, 1.5), jnp.asarray(normal(row.x))
 
 
 def test_the_table_has_every_layer():
@@ -352,7 +352,7 @@ def test_replace_changes_a_hyperparameter_and_checks_it():
         dataclasses.replace(layer, features=0)
 
 
-def test_initialisers_take_no_part_in_equality():
+def test_initializers_take_no_part_in_equality():
     ones = jax.nn.initializers.ones
     for layer in (jc.Conv, jc.ConvTranspose, jc.ConvLocal, jc.Dense):
         assert layer(8, kernel_init=ones, bias_init=ones) == layer(8)
@@ -443,7 +443,7 @@ def test_what_an_input_makes_wrong_raises_in_init(layer, shape, message):
     assert str(raised.value).startswith(message)
 
 
-# --- Initialisers -----------------------------------------------------------------------------------------------------
+# --- Initializers -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -471,7 +471,7 @@ def test_batch_norm_trains_as_torch_says():
     layer = jc.BatchNorm(momentum=0.3, eps=1e-3)
     x = normal((4, 3, 5, 2), 1) * 3 + 7
     params, state = layer.init(KEY, x)
-    params, state = randomised(params), randomised(state, 1, 0.5, 1.5)
+    params, state = randomized(params), randomized(state, 1, 0.5, 1.5)
     y, new = layer.apply(params, state, x, train=True)
     wide = x.astype(np.float64)
     mean, biased, unbiased = wide.mean((0, 1, 2)), wide.var((0, 1, 2)), wide.var((0, 1, 2), ddof=1)
@@ -491,7 +491,7 @@ def test_batch_norm_over_a_mapped_axis_is_that_of_the_whole_batch(axis_name):
     x = jnp.asarray(normal((2, 3, 4, 5)))
     whole = jc.BatchNorm()
     params, state = whole.init(KEY, x)
-    params = randomised(params)
+    params = randomized(params)
     parts = jc.BatchNorm(axis_name=axis_name)
 
     def run(x):
@@ -671,7 +671,7 @@ def test_what_suits_no_input_is_refused_when_the_layer_is_made(make, message):
         make()
 
 
-def test_an_initialiser_prints_where_a_name_leads_to_it():
+def test_an_initializer_prints_where_a_name_leads_to_it():
     assert repr(jc.Conv(8, kernel_init=jax.nn.initializers.he_uniform())) == "Conv(features=8)"
     shown = repr(jc.Conv(8, kernel_init=jax.nn.initializers.zeros))
     assert shown == f"Conv(features=8, kernel_init={jax.nn.initializers.zeros.__module__}.zeros)"

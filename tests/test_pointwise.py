@@ -1,4 +1,4 @@
-"""What works place by place is recognised; what does not is not."""
+"""What works place by place is recognized; what does not is not."""
 
 import functools
 
@@ -88,7 +88,7 @@ SPREADING = {
 
 
 @pytest.mark.parametrize("name", POINTWISE)
-def test_pointwise_functions_are_recognised(name):
+def test_pointwise_functions_are_recognized(name):
     assert is_pointwise(POINTWISE[name], X)
     assert jc.Fn(POINTWISE[name]).geometry(X) == ()
 
@@ -100,7 +100,7 @@ def test_others_are_not(name):
 
 
 @pytest.mark.parametrize("name", ["gelu", "hard_swish", "softplus", "per place", "of itself"])
-def test_recognised_functions_are_pointwise(name):
+def test_recognized_functions_are_pointwise(name):
     """The oracle: one element changed changes that one of the output."""
     function, other = POINTWISE[name], MAP.copy()
     other[1, 2, 3, 4] += 1

@@ -24,10 +24,10 @@ Auxiliary heads: torchvision's files of GoogLeNet, Inception v3 and the networks
 `googlenet()`, `inception_v3()` and `fcn_resnet50(aux_loss=True)` take those files; to leave a head out, give
 `from_torch` a `rename` that drops it, `rename={"aux1.": None, "aux2.": None}` with `googlenet(aux_logits=False)`.
 
-`transform_input`: the published weights of GoogLeNet and Inception v3 want images normalised by 0.5 and 0.5. With them
-torchvision sets `transform_input=True`: the network then takes images normalised by ImageNet's mean and deviation, as
-all others do, and begins by normalising them again. It is off by default, here as there: for these two files write
-`googlenet(transform_input=True)` and `inception_v3(transform_input=True)`, or normalise by 0.5 and 0.5 yourself.
+`transform_input`: the published weights of GoogLeNet and Inception v3 want images normalized by 0.5 and 0.5. With them
+torchvision sets `transform_input=True`: the network then takes images normalized by ImageNet's mean and deviation, as
+all others do, and begins by normalizing them again. It is off by default, here as there: for these two files write
+`googlenet(transform_input=True)` and `inception_v3(transform_input=True)`, or normalize by 0.5 and 0.5 yourself.
 
 | call | file | input | parameters | published | multiply-adds | published | difference |
 |---|---|---|---:|---:|---:|---:|---:|

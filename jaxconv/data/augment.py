@@ -115,8 +115,8 @@ def random_flip(key: jax.Array, images: ArrayLike, *, axis: str = "horizontal") 
 def cutout(key: jax.Array, images: ArrayLike, size: int | Sequence[int], *, value: Numbers = 0) -> jax.Array:
     """Blanks a rectangle of each image.
 
-    Its centre is any pixel of the image, so at the border a part of the rectangle lies outside: with an even
-    ``size``, rows `centre - size / 2` to `centre + size / 2 - 1`; with an odd one, as many on both sides.
+    Its center is any pixel of the image, so at the border a part of the rectangle lies outside: with an even
+    ``size``, rows `center - size / 2` to `center + size / 2 - 1`; with an odd one, as many on both sides.
 
     Args:
       key: a key of `jax.random`.
@@ -145,10 +145,10 @@ def cutout(key: jax.Array, images: ArrayLike, size: int | Sequence[int], *, valu
     extent = as_tuple(size, 2, "size")
     if count == 0 or 0 in sizes:
         return images
-    centre = _along_batch(jax.random.randint(key, (count, 2), 0, jnp.array([sizes])), images)
+    center = _along_batch(jax.random.randint(key, (count, 2), 0, jnp.array([sizes])), images)
     inside = []
     for i in range(2):
-        offset = jnp.arange(sizes[i])[None] - centre[:, i, None] + extent[i] // 2
+        offset = jnp.arange(sizes[i])[None] - center[:, i, None] + extent[i] // 2
         inside.append((offset >= 0) & (offset < extent[i]))
     hole = inside[0][:, :, None, None] & inside[1][:, None, :, None]
     return jnp.where(hole, to_rank(fill, images.ndim), images)

@@ -16,7 +16,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Labelled images, split into those to train on and those to test on.
+    """Labeled images, split into those to train on and those to test on.
 
     The test images are for one figure at the end. To choose between epochs or settings, hold out a part of the
     training images with `split`.

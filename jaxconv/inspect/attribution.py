@@ -152,7 +152,7 @@ def integrated_gradients(
       net, params, state, x: as in `saliency`.
       target: as in `saliency`; None is the top class of x itself.
       baseline: where the way begins: a number, or an array that broadcasts to x. 0 is the mean image for a network
-        that takes normalised ones.
+        that takes normalized ones.
       steps: how many points on the way; one is computed at a time.
 
     Returns:
@@ -253,7 +253,7 @@ def occlusion(
       target: as in `saliency`; None is the top class of x itself.
       window: the sizes of what covers, an int or one for each spatial axis.
       stride: the step, no larger than the window.
-      value: what covers: a number, or an array that broadcasts to x, say the mean colour or a blurred image.
+      value: what covers: a number, or an array that broadcasts to x, say the mean color or a blurred image.
       batch_size: places that are computed at a time, each for all examples.
 
     Returns:

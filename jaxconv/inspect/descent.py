@@ -1,4 +1,4 @@
-"""The loop that all optimised images share: a gradient, an Optax update, a stop where one of them is not finite."""
+"""The loop that all optimized images share: a gradient, an Optax update, a stop where one of them is not finite."""
 
 import functools
 import math
@@ -40,7 +40,7 @@ def import_optax() -> Any:
     try:
         import optax
     except ImportError as error:
-        raise ImportError("optimised images need optax: pip install 'jaxconv[train]'") from error
+        raise ImportError("optimized images need optax: pip install 'jaxconv[train]'") from error
     return optax
 
 
@@ -79,7 +79,7 @@ class Descent:
     """A search on its way, which may go down one loss and then another.
 
     Args:
-      z, optimizer, steps, key, what, on_step: as in `minimise`.
+      z, optimizer, steps, key, what, on_step: as in `minimize`.
 
     Attributes:
       losses: before each of the steps taken.
@@ -101,7 +101,7 @@ class Descent:
         """Takes steps, and returns for each leaf, along its first axis, whether its gradient was zero at all of them.
 
         Raises:
-          NonFiniteGradientError: as `minimise`.
+          NonFiniteGradientError: as `minimize`.
         """
         carry = (*self._carry, jax.tree.map(lambda a: jnp.ones(a.shape[:1], bool), self.z))
         last = len(self.losses) + steps
@@ -118,7 +118,7 @@ class Descent:
         return unmoved
 
 
-def minimise(
+def minimize(
     loss: Callable[[Tree, Tree, Array], Array],
     z: Tree,
     data: Tree,
@@ -148,7 +148,7 @@ def minimise(
     Raises:
       NonFiniteGradientError: the loss, its gradient or the moved z is not finite; it names the step.
     """
-    check_outside("minimise", z, data, inside="jax.value_and_grad of the loss")
+    check_outside("minimize", z, data, inside="jax.value_and_grad of the loss")
     steps = as_int(steps, "steps", least=1)
     descent = Descent(z, optimizer, steps, key=key, what=what, on_step=on_step)
     unmoved = descent.run(loss, data, steps)
@@ -157,4 +157,4 @@ def minimise(
     return descent.z, jnp.stack(descent.losses)
 
 
-__all__ = ["NonFiniteGradientError", "minimise"]
+__all__ = ["NonFiniteGradientError", "minimize"]

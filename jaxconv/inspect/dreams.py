@@ -13,9 +13,9 @@ from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.inspect import objectives
 from jaxconv.inspect.arguments import check_hashable, check_outside, random_key
-from jaxconv.inspect.descent import OnStep, check_rate, import_optax, minimise
+from jaxconv.inspect.descent import OnStep, check_rate, import_optax, minimize
 from jaxconv.inspect.images import PIXELS, as_images
-from jaxconv.inspect.maximisation import Seek
+from jaxconv.inspect.maximization import Seek
 from jaxconv.inspect.views import View
 from jaxconv.layer import Array, Layer, Params, State
 from jaxconv.ops.resize import resize
@@ -35,7 +35,7 @@ def octave_sizes(size: Sequence[int], octaves: int, scale: float) -> list[tuple[
 
 
 @functools.cache
-def _normalised_steps(rate: float) -> Any:
+def _normalized_steps(rate: float) -> Any:
     """Returns the Optax transformation that goes ``rate`` along the gradient over its mean size, and stays in range."""
     optax = import_optax()
     check_rate(rate)
@@ -72,13 +72,13 @@ def dream(
     Args:
       net, params, state: the network, which takes images of any size; with ``octaves=1`` only of x's.
       x: images in [0, 1], or uint8, of shape ``(batch, height, width, channels)``.
-      objective: a layer's path, "" for the output, for `jaxconv.inspect.objectives.layer`; or what `maximise` takes.
+      objective: a layer's path, "" for the output, for `jaxconv.inspect.objectives.layer`; or what `maximize` takes.
       key: a random key for the views; by default that of seed 0.
       octaves: how many sizes.
       octave_scale: from one to the next.
       steps: in each octave.
       rate: how far a step goes, in the mean over pixels, where white is 1.
-      view: what the network is shown at a step; see `maximise`. A little blur calms smooth places.
+      view: what the network is shown at a step; see `maximize`. A little blur calms smooth places.
       preprocess: from images in [0, 1] to what the network takes.
       on_step: called after each step with its number, counted through all octaves from 1, and minus the score.
 
@@ -111,7 +111,7 @@ def dream(
                 f"octave {octave} of {octaves} is {height} x {width} pixels, which net does not take: pass fewer "
                 f"octaves, or octaves=1 and images of its size where it takes one size only ({error})"
             ) from error
-    optimizer = _normalised_steps(rate)
+    optimizer = _normalized_steps(rate)
     detail = jnp.zeros((n, *sizes[0], c))
     for octave, size in enumerate(sizes):
         base = resize(images, size, method="bilinear", antialias=True)
@@ -119,7 +119,7 @@ def dream(
         z = jnp.clip(base + resize(detail, size), 0, 1) - 0.5
         octave_key = jax.random.fold_in(random_key(key), octave)
         before = octave * steps
-        z, _ = minimise(
+        z, _ = minimize(
             seek,
             z,
             (params, state, several),

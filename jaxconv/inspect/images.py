@@ -21,7 +21,7 @@ from jaxconv.ops.arrays import apply_along, largest
 Matrix = tuple[tuple[float, ...], ...]
 
 PHOTOGRAPHS: Matrix = ((0.0947, 0.0624, 0.0482), (0.0624, 0.0632, 0.0598), (0.0482, 0.0598, 0.0667))
-"""`colour_covariance` of seven photographs, rounded: astronaut, chelsea, coffee, motorcycle_left and rocket of
+"""`color_covariance` of seven photographs, rounded: astronaut, chelsea, coffee, motorcycle_left and rocket of
 scikit-image, china and flower of scikit-learn."""
 
 
@@ -54,10 +54,10 @@ def as_images(images: ArrayLike, name: str = "x", *, channels: int | None = None
     return images.astype(jnp.float32)
 
 
-# --- Colour -----------------------------------------------------------------------------------------------------------
+# --- Color ------------------------------------------------------------------------------------------------------------
 
 
-def colour_covariance(images: Sequence[ArrayLike]) -> np.ndarray:
+def color_covariance(images: Sequence[ArrayLike]) -> np.ndarray:
     """Returns the covariance of the channels over all pixels of all images, each image with the same weight.
 
     Args:
@@ -69,7 +69,7 @@ def colour_covariance(images: Sequence[ArrayLike]) -> np.ndarray:
     Raises:
       ShapeError: there is no image, or they have not all three axes and the same channels.
 
-    >>> colour_covariance([jnp.array([[[0.0, 0.0]], [[1.0, 0.5]]])])
+    >>> color_covariance([jnp.array([[[0.0, 0.0]], [[1.0, 0.5]]])])
     array([[0.25  , 0.125 ],
            [0.125 , 0.0625]])
     """
@@ -82,19 +82,19 @@ def colour_covariance(images: Sequence[ArrayLike]) -> np.ndarray:
     return np.mean([(p - mean).T @ (p - mean) / len(p) for p in flat], axis=0)
 
 
-def colour_matrix(covariance: Any) -> np.ndarray:
+def color_matrix(covariance: Any) -> np.ndarray:
     """Returns the matrix A that gives channels without correlation the correlation of an image's.
 
-    ``A A^T`` is the covariance, divided by its largest eigenvalue. The first column is the direction in which colours
+    ``A A^T`` is the covariance, divided by its largest eigenvalue. The first column is the direction in which colors
     vary most, for photographs brightness; the next are bluish against yellowish, and green against purple.
 
     Args:
-      covariance: symmetric and positive definite, of shape ``(channels, channels)``; that of `colour_covariance`, say.
+      covariance: symmetric and positive definite, of shape ``(channels, channels)``; that of `color_covariance`, say.
 
     Raises:
       ShapeError: it is not such a matrix.
 
-    >>> A = colour_matrix(PHOTOGRAPHS)
+    >>> A = color_matrix(PHOTOGRAPHS)
     >>> np.allclose(A @ A.T * 0.1895, PHOTOGRAPHS, atol=1e-4)
     True
     """
@@ -109,7 +109,7 @@ def colour_matrix(covariance: Any) -> np.ndarray:
     return (vectors * np.sqrt(values / values[-1]))[:, ::-1]
 
 
-# --- Parameterisations ------------------------------------------------------------------------------------------------
+# --- Parameterizations ------------------------------------------------------------------------------------------------
 
 
 def _amplitudes(height: int, width: int, decay: float) -> np.ndarray:
@@ -124,23 +124,23 @@ def _amplitudes(height: int, width: int, decay: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Parameterisation:
+class Parameterization:
     """How an image is made of the numbers that the optimizer moves (Olah et al., "Feature Visualization", 2017).
 
     A step along the gradient depends on the numbers in which the image is written. In the pixels' it makes fine noise;
-    in these, of the image's spectrum and of uncorrelated colours, it changes an image as natural images differ.
+    in these, of the image's spectrum and of uncorrelated colors, it changes an image as natural images differ.
 
     Args:
       fourier: whether the numbers are the image's spectrum, or its pixels.
       decay: how amplitudes fall with frequency, ``f^-decay``; natural images have about 1.
-      covariance: of the colours, ``(channels, channels)``, see `colour_covariance`; it is kept as nested tuples. None
+      covariance: of the colors, ``(channels, channels)``, see `color_covariance`; it is kept as nested tuples. None
         leaves the channels as they are; "photographs" is `PHOTOGRAPHS` for images of three channels, None for others.
       bounded: whether a sigmoid keeps values in [0, 1], or nothing does.
 
     Raises:
       ShapeError: the covariance is another string, or not symmetric and positive definite.
 
-    >>> p = Parameterisation()
+    >>> p = Parameterization()
     >>> x = jax.random.uniform(jax.random.key(0), (1, 8, 9, 3))
     >>> bool(jnp.allclose(p.decode(p.encode(x), (8, 9)), x, atol=1e-3))
     True
@@ -156,16 +156,16 @@ class Parameterisation:
             if self.covariance not in (None, "photographs"):
                 raise ShapeError(f'covariance must be a matrix, "photographs" or None, got {self.covariance!r}')
             return
-        colour_matrix(self.covariance)
+        color_matrix(self.covariance)
         # An array has no hash, and by it compiled steps are found again.
         object.__setattr__(self, "covariance", tuple(map(tuple, np.asarray(self.covariance, np.float64).tolist())))
 
-    def _colours(self, channels: int) -> np.ndarray | None:
+    def _colors(self, channels: int) -> np.ndarray | None:
         if self.covariance == "photographs":
-            return colour_matrix(PHOTOGRAPHS) if channels == 3 else None
+            return color_matrix(PHOTOGRAPHS) if channels == 3 else None
         if self.covariance is None:
             return None
-        matrix = colour_matrix(self.covariance)
+        matrix = color_matrix(self.covariance)
         if len(matrix) != channels:
             raise ShapeError(f"covariance must be ({channels}, {channels}) for these images, got {matrix.shape}")
         return matrix
@@ -177,9 +177,9 @@ class Parameterisation:
         white, which a sigmoid reaches at infinity, become a thousandth less.
         """
         z = jax.scipy.special.logit(jnp.clip(images, 1e-3, 1 - 1e-3)) if self.bounded else images - 0.5
-        colours = self._colours(z.shape[-1])
-        if colours is not None:
-            z = apply_along(z, np.linalg.inv(colours).T, 3)
+        colors = self._colors(z.shape[-1])
+        if colors is not None:
+            z = apply_along(z, np.linalg.inv(colors).T, 3)
         if not self.fourier:
             return z
         spectrum = jnp.fft.rfft2(z, axes=(1, 2))
@@ -191,22 +191,22 @@ class Parameterisation:
         if self.fourier:
             z = z * _amplitudes(*size, self.decay)[..., None].astype(z.dtype)
             z = jnp.fft.irfft2(lax.complex(z[..., 0], z[..., 1]), size, axes=(1, 2))
-        colours = self._colours(z.shape[-1])
-        if colours is not None:
-            z = apply_along(z, colours.T, 3)
+        colors = self._colors(z.shape[-1])
+        if colors is not None:
+            z = apply_along(z, colors.T, 3)
         return jax.nn.sigmoid(z) if self.bounded else z + 0.5
 
     def noise(self, key: Array, shape: tuple[int, ...], *, std: float = 0.01) -> Array:
-        """Returns the numbers of nearly grey images of ``shape``, normal with standard deviation ``std``."""
+        """Returns the numbers of nearly gray images of ``shape``, normal with standard deviation ``std``."""
         struct = jax.eval_shape(self.encode, jax.ShapeDtypeStruct(shape, jnp.float32))
         return std * jax.random.normal(key, struct.shape, struct.dtype)
 
 
-PIXELS = Parameterisation(fourier=False, covariance=None, bounded=False)
+PIXELS = Parameterization(fourier=False, covariance=None, bounded=False)
 """The image's pixels themselves."""
 
 
-def begin(key: Array, x: Any, parameterisation: Parameterisation) -> tuple[Array, tuple[int, int, int, int]]:
+def begin(key: Array, x: Any, parameterization: Parameterization) -> tuple[Array, tuple[int, int, int, int]]:
     """Returns the numbers to begin from, and the images' shape; ``x`` is images, or the shape of noise to draw."""
     if isinstance(x, list) and all(isinstance(n, int) for n in x):
         raise ShapeError(f"x must be images or a shape, which is a tuple, got the list {x}")
@@ -214,13 +214,13 @@ def begin(key: Array, x: Any, parameterisation: Parameterisation) -> tuple[Array
         if len(x) != 4:
             raise ShapeError(f"x must be images or a shape (batch, height, width, channels), got {x}")
         n, h, w, c = (as_int(size, "x", least=1) for size in x)
-        return parameterisation.noise(key, (n, h, w, c)), (n, h, w, c)
+        return parameterization.noise(key, (n, h, w, c)), (n, h, w, c)
     images = as_images(x)
     n, h, w, c = images.shape
-    return parameterisation.encode(images), (n, h, w, c)
+    return parameterization.encode(images), (n, h, w, c)
 
 
-# --- Regularisers -----------------------------------------------------------------------------------------------------
+# --- Regularizers -----------------------------------------------------------------------------------------------------
 
 
 def _power(x: Array, exponent: float) -> Array:
@@ -263,10 +263,10 @@ def alpha_norm(x: Array, *, alpha: float = 6.0) -> Array:
 __all__ = [
     "PHOTOGRAPHS",
     "PIXELS",
-    "Parameterisation",
+    "Parameterization",
     "alpha_norm",
     "as_images",
-    "colour_covariance",
-    "colour_matrix",
+    "color_covariance",
+    "color_matrix",
     "total_variation",
 ]

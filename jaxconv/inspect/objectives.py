@@ -1,4 +1,4 @@
-"""What an optimised image is to bring about: scores of a network's inner layers or of its output, as data."""
+"""What an optimized image is to bring about: scores of a network's inner layers or of its output, as data."""
 
 import functools
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Images found by what a network makes of them: embeddings, nearest neighbours, precision, a map in two dimensions."""
+"""Images found by what a network makes of them: embeddings, nearest neighbors, precision, a map in two dimensions."""
 
 import functools
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def _features(
     return jnp.mean(found, axis=tuple(range(1, found.ndim - 1)), dtype=accumulator(found.dtype))
 
 
-class Neighbours(NamedTuple):
+class Neighbors(NamedTuple):
     """What `nearest` returns. NumPy arrays, the nearest first.
 
     Attributes:
@@ -95,7 +95,7 @@ def nearest(
     metric: str = "cosine",
     exclude_self: bool = False,
     batch_size: int = 4096,
-) -> Neighbours:
+) -> Neighbors:
     """Returns the k rows of a database that are nearest to each query, by comparing with all of them.
 
     A loop on the host over batches of both: inside jit use `jax.lax.top_k` of your own products.
@@ -109,7 +109,7 @@ def nearest(
       batch_size: rows of each that are compared at a time: memory is of the order of its square.
 
     Returns:
-      A `Neighbours`. Of equal distances the lower row comes first.
+      A `Neighbors`. Of equal distances the lower row comes first.
 
     Raises:
       ShapeError: the shapes do not fit each other, k is above the number of rows, a number is not finite in float32, or
@@ -139,7 +139,7 @@ def nearest(
     if k > most:
         raise ShapeError(f"k must be at most {most}, the rows of the database that a query may find, got {k}")
     batch_size = as_int(batch_size, "batch_size", least=1)
-    scaled = _unit if metric == "cosine" else _centred(queries, database)
+    scaled = _unit if metric == "cosine" else _centered(queries, database)
     found = []
     for some in batches(queries, batch_size):
         asked = scaled(some.items)
@@ -148,7 +148,7 @@ def nearest(
             best = _compare(metric, exclude_self, asked, scaled(rows.items), some.start, rows.start, rows.skip, best)
         indices, distances = _ranked(metric, some.items, database, *map(np.asarray, best))
         found.append((indices[some.skip :], distances[some.skip :]))
-    return Neighbours(*map(np.concatenate, zip(*found, strict=True)))
+    return Neighbors(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def _vectors(a: ArrayLike, name: str) -> np.ndarray:
@@ -173,7 +173,7 @@ def _unit(a: np.ndarray) -> np.ndarray:
     return a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1)
 
 
-def _centred(queries: np.ndarray, database: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def _centered(queries: np.ndarray, database: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Returns what moves rows by the database's mean, and divides all by one number so that the largest is 1.
 
     Which are near does not change, and numbers of the same size lose fewer digits in products.
@@ -219,13 +219,13 @@ def _ranked(
     return np.take_along_axis(indices, order, 1), np.take_along_axis(far, order, 1)
 
 
-def precision_at_k(indices: ArrayLike | Neighbours, labels: ArrayLike, query_labels: ArrayLike) -> float:
-    """Returns which part of the neighbours found have the label of the query, the mean over queries.
+def precision_at_k(indices: ArrayLike | Neighbors, labels: ArrayLike, query_labels: ArrayLike) -> float:
+    """Returns which part of the neighbors found have the label of the query, the mean over queries.
 
     A number of the host: inside jit use ``(labels[indices] == query_labels[:, None]).mean()``.
 
     Args:
-      indices: of rows of the database, integers ``(queries, k)``; or the `Neighbours` that `nearest` gives.
+      indices: of rows of the database, integers ``(queries, k)``; or the `Neighbors` that `nearest` gives.
       labels: integers ``(rows,)``, of the database.
       query_labels: integers ``(queries,)``.
 
@@ -242,7 +242,7 @@ def precision_at_k(indices: ArrayLike | Neighbours, labels: ArrayLike, query_lab
     """
     formula = "(labels[indices] == query_labels[:, None]).mean()"
     check_outside("precision_at_k", indices, labels, query_labels, inside=formula)
-    indices = indices.indices if isinstance(indices, Neighbours) else np.asarray(indices)
+    indices = indices.indices if isinstance(indices, Neighbors) else np.asarray(indices)
     labels, query_labels = np.asarray(labels), np.asarray(query_labels)
     if indices.ndim != 2 or labels.ndim != 1 or query_labels.shape != indices.shape[:1] or not indices.size:
         raise ShapeError(
@@ -278,7 +278,7 @@ class Pca(NamedTuple):
 def pca(x: ArrayLike, n: int = 2) -> Pca:
     """Returns the principal components of rows, by singular values: a map of embeddings in ``n`` dimensions.
 
-    For maps that keep neighbours together rather than large distances, t-SNE is ``sklearn.manifold.TSNE`` and UMAP is
+    For maps that keep neighbors together rather than large distances, t-SNE is ``sklearn.manifold.TSNE`` and UMAP is
     ``umap.UMAP``; both take what `embed` gives, and are better fed with 50 components of this.
 
     Args:
@@ -313,4 +313,4 @@ def pca(x: ArrayLike, n: int = 2) -> Pca:
     return Pca((u[:, :n] * s[:n]) * sign.T, v[:n] * sign, mean, explained)
 
 
-__all__ = ["Neighbours", "Pca", "embed", "nearest", "pca", "precision_at_k"]
+__all__ = ["Neighbors", "Pca", "embed", "nearest", "pca", "precision_at_k"]

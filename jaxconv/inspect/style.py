@@ -16,8 +16,8 @@ from jaxconv.compiler import jit
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import as_paths, check_hashable, check_outside, check_unstacked, one_array, random_key
-from jaxconv.inspect.descent import OnStep, adam, minimise
-from jaxconv.inspect.images import PIXELS, Parameterisation, as_images, total_variation
+from jaxconv.inspect.descent import OnStep, adam, minimize
+from jaxconv.inspect.images import PIXELS, Parameterization, as_images, total_variation
 from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import accumulator
 
@@ -160,12 +160,12 @@ class _Transfer:
     """The loss of an image's numbers."""
 
     loss: PerceptualLoss
-    parameterisation: Parameterisation
+    parameterization: Parameterization
     size: tuple[int, int]
 
     def __call__(self, z: Array, data: Tree, key: Array) -> Array:
         params, state, features, grams = data
-        return jnp.sum(self.loss(params, state, self.parameterisation.decode(z, self.size), features, grams))
+        return jnp.sum(self.loss(params, state, self.parameterization.decode(z, self.size), features, grams))
 
 
 def style_transfer(
@@ -180,7 +180,7 @@ def style_transfer(
     steps: int = 200,
     rate: float = 0.02,
     optimizer: Any = None,
-    parameterisation: Parameterisation = PIXELS,
+    parameterization: Parameterization = PIXELS,
     on_step: OnStep | None = None,
 ) -> tuple[Array, Array]:
     """Paints the content of one image in the style of another: Gatys et al., 2016.
@@ -197,7 +197,7 @@ def style_transfer(
       steps: how many.
       rate: Adam's learning rate.
       optimizer: an Optax transformation in place of Adam; `optax.lbfgs()` is that of the paper.
-      parameterisation: the numbers that are moved; by default the pixels, which are cut to [0, 1] at the end.
+      parameterization: the numbers that are moved; by default the pixels, which are cut to [0, 1] at the end.
       on_step: called after each step with its number, from 1, and the loss: for a progress bar.
 
     Returns:
@@ -233,9 +233,9 @@ def style_transfer(
     features, grams = _features(loss, params, state, content_image), _grams(loss, params, state, style_image)
     check_targets(features)
     check_targets(grams)
-    z, losses = minimise(
-        _Transfer(loss, parameterisation, (size[0], size[1])),
-        parameterisation.encode(first),
+    z, losses = minimize(
+        _Transfer(loss, parameterization, (size[0], size[1])),
+        parameterization.encode(first),
         (params, state, features, grams),
         adam(rate) if optimizer is None else optimizer,
         steps,
@@ -243,7 +243,7 @@ def style_transfer(
         what="style_transfer",
         on_step=on_step,
     )
-    return jnp.clip(parameterisation.decode(z, (size[0], size[1])), 0, 1), losses
+    return jnp.clip(parameterization.decode(z, (size[0], size[1])), 0, 1), losses
 
 
 @functools.partial(jit, static_argnums=0)

@@ -1,4 +1,4 @@
-"""What a network is shown of an image while it is optimised: the image moved by chance, and blurred.
+"""What a network is shown of an image while it is optimized: the image moved by chance, and blurred.
 
 Images have shape ``(batch, height, width, channels)``.
 """
@@ -27,7 +27,7 @@ def jitter(key: Array, x: Array, pixels: int) -> Array:
 
 
 def turn(key: Array, x: Array, *, degrees: float = 0.0, zoom: float = 0.0) -> Array:
-    """Rotates and scales images about their centre, by bilinear interpolation; one draw for the batch.
+    """Rotates and scales images about their center, by bilinear interpolation; one draw for the batch.
 
     What comes in from outside is the mirror of the image.
 

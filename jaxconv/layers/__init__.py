@@ -1,7 +1,7 @@
 """Layers over the ops: frozen dataclasses of hyperparameters that infer every shape from their input.
 
 Each takes at least one batch axis: ``(*batch, *spatial, channels)``. ``init`` gives float32 arrays. Where an
-initialiser is not named, the kernel of a convolution is drawn by `jax.nn.initializers.he_normal` (He et al., 2015),
+initializer is not named, the kernel of a convolution is drawn by `jax.nn.initializers.he_normal` (He et al., 2015),
 that of a Dense by `jax.nn.initializers.lecun_normal` (LeCun et al., 1998), and a bias is zero.
 """
 

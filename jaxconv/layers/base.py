@@ -1,4 +1,4 @@
-"""What layers share: how they are initialised and run, and how they say what they see."""
+"""What layers share: how they are initialized and run, and how they say what they see."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -171,5 +171,5 @@ class Ranked(Leaf):
 
 
 def initializer(default: Initializer) -> Any:
-    """Returns the dataclass field of an initialiser: by keyword, and no part of equality."""
+    """Returns the dataclass field of an initializer: by keyword, and no part of equality."""
     return field(default=default, compare=False, kw_only=True)

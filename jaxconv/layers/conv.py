@@ -169,7 +169,7 @@ class ConvLocal(Weighted, Windowed):
 
     def fresh(self, key: Array, x: Any) -> Params:
         window, out = window_tuple(self.window), self.out(x)
-        # Drawn as one kernel with a filter for each feature of each place: so an initialiser sees the true fan-in.
+        # Drawn as one kernel with a filter for each feature of each place: so an initializer sees the true fan-in.
         places = math.prod(out)
         params = self.draw(key, (*window, x.shape[-1], places * self.features), (*out, self.features))
         kernel = params["kernel"].reshape(*window, x.shape[-1], places, self.features)

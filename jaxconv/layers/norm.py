@@ -1,4 +1,4 @@
-"""Normalisation layers, and those that scale channels."""
+"""Normalization layers, and those that scale channels."""
 
 import math
 from dataclasses import dataclass, field
@@ -27,9 +27,9 @@ def _take_scale_and_bias(layer: Any, params: Params) -> dict[str, Array]:
 
 @dataclass(frozen=True, repr=False)
 class BatchNorm(Leaf):
-    """Normalises each channel by the batch's statistics in training, by running ones otherwise: `jaxconv.batch_norm`.
+    """Normalizes each channel by the batch's statistics in training, by running ones otherwise: `jaxconv.batch_norm`.
 
-    Params are scale and bias; state is mean and var, float32 whatever x's type. Training normalises by the biased
+    Params are scale and bias; state is mean and var, float32 whatever x's type. Training normalizes by the biased
     variance and averages the unbiased one, as torch does.
 
     Args:
@@ -83,7 +83,7 @@ class BatchNorm(Leaf):
 
 @dataclass(frozen=True, repr=False)
 class LayerNorm(Leaf):
-    """Normalises the channels of each place: `jaxconv.layer_norm` with params scale and bias.
+    """Normalizes the channels of each place: `jaxconv.layer_norm` with params scale and bias.
 
     >>> LayerNorm(scale=False, bias=False, eps=0.0).apply({}, {}, jnp.array([[1.0, 3.0]]))[0]
     Array([[-1.,  1.]], dtype=float32)
@@ -124,7 +124,7 @@ class _SpatialNorm(Ranked):
 
 @dataclass(frozen=True, repr=False)
 class GroupNorm(_SpatialNorm):
-    """Normalises each group of channels of each example over space: `jaxconv.group_norm` with params scale and bias.
+    """Normalizes each group of channels of each example over space: `jaxconv.group_norm` with params scale and bias.
 
     Training raises ShapeError where a group has one value in all, since then the output is the bias whatever x is.
 
@@ -156,7 +156,7 @@ class GroupNorm(_SpatialNorm):
 
 @dataclass(frozen=True, repr=False)
 class InstanceNorm(_SpatialNorm):
-    """Normalises each channel of each example over space: `jaxconv.instance_norm` with params scale and bias.
+    """Normalizes each channel of each example over space: `jaxconv.instance_norm` with params scale and bias.
 
     Training raises ShapeError where x has one spatial position, since then the output is the bias whatever x is.
 
@@ -186,7 +186,7 @@ class InstanceNorm(_SpatialNorm):
 
 @dataclass(frozen=True, repr=False)
 class LocalResponseNorm(Leaf):
-    """Divides by the energy of neighbouring channels: `jaxconv.local_response_norm`, with its arguments.
+    """Divides by the energy of neighboring channels: `jaxconv.local_response_norm`, with its arguments.
 
     >>> LocalResponseNorm(5).apply({}, {}, jnp.ones((1, 4, 4, 8)))[0].shape
     (1, 4, 4, 8)

@@ -60,7 +60,7 @@ def alexnet(
 def alexnet_2012(classes: int = 1000, *, dropout: float = 0.5) -> Layer:
     """Returns the paper's network for images of 227x227: 60,965,224 parameters with 1000 classes.
 
-    The second, fourth and fifth convolutions are in two groups, which were two GPUs. Responses are normalised across
+    The second, fourth and fifth convolutions are in two groups, which were two GPUs. Responses are normalized across
     five channels after the first two. The paper's alpha is of the sum of squares, `jaxconv.local_response_norm`'s of
     their mean.
 

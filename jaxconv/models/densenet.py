@@ -46,7 +46,7 @@ def densenet(
       width: filters of the stem.
       bn_size: how many times ``growth`` the channels are between a layer's 1x1 and 3x3 convolutions.
       dropout: the rate after each layer of a block.
-      memory_efficient: compute the joined and normalised maps again for the gradient (Pleiss et al., 2017).
+      memory_efficient: compute the joined and normalized maps again for the gradient (Pleiss et al., 2017).
       small_images: a 3x3 stem without stride and pool, the paper's for images of 32x32, in place of 7x7 and a pool.
 
     >>> cifar = densenet(12, (16, 16, 16), 10, width=24, small_images=True)

@@ -19,19 +19,19 @@ from jaxconv.layer import Array, Layer
 from jaxconv.layers import Conv, Identity, MaxPool
 
 # Of the images that VGG-16 was trained on: blue, green, red.
-MEAN_COLOUR = (104.00699, 116.66877, 122.67892)
+MEAN_COLOR = (104.00699, 116.66877, 122.67892)
 
 
-def caffe_colours(x: Array) -> Array:
+def caffe_colors(x: Array) -> Array:
     """Takes RGB of 0 to 255 to blue, green and red less their mean over ImageNet: what Caffe's networks take.
 
-    >>> caffe_colours(jnp.array([122.67892, 116.66877, 104.00699]))
+    >>> caffe_colors(jnp.array([122.67892, 116.66877, 104.00699]))
     Array([0., 0., 0.], dtype=float32)
     """
     if x.shape[-1] != 3:
         raise ShapeError(f"x must have 3 channels, red, green and blue, for transform_input, got shape {x.shape}")
     x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
-    return x[..., ::-1] - jnp.array(MEAN_COLOUR, x.dtype)
+    return x[..., ::-1] - jnp.array(MEAN_COLOR, x.dtype)
 
 
 def _on_channels(maps: Sequence[Array]) -> Array:
@@ -47,7 +47,7 @@ def hed(depths: Sequence[int] = (2, 2, 3, 3, 3), *, width: int = 64, transform_i
     Args:
       depths: convolutions in each block; from the second on a block begins with a 2x2 pool.
       width: filters of the first block; each block doubles them up to eight times as many.
-      transform_input: takes RGB images of 0 to 255, see `caffe_colours`.
+      transform_input: takes RGB images of 0 to 255, see `caffe_colors`.
 
     Raises:
       ShapeError: there is no block.
@@ -68,7 +68,7 @@ def hed(depths: Sequence[int] = (2, 2, 3, 3, 3), *, width: int = 64, transform_i
     sides = {f"dsn{i}": on_map(name, Conv(1, 1, kernel_init=initializers.zeros)) for i, name in enumerate(blocks, 1)}
     weigh = Conv(1, 1, kernel_init=initializers.constant(1 / len(blocks)))
     return serial(
-        *([caffe_colours] if transform_input else []),
+        *([caffe_colors] if transform_input else []),
         inline(resized(serial(inline(backbone(serial(**blocks), list(blocks))), inline(parallel(**sides))))),
         inline(parallel(fuse=serial(_on_channels, inline(weigh)), sides=Identity())),
     )

@@ -33,7 +33,7 @@ from jaxconv.models.blocks import scaled
 
 
 def halved(x: Array) -> Array:
-    """Takes RGB normalised by ImageNet's mean and deviation, torchvision's, to RGB normalised by 0.5 and 0.5.
+    """Takes RGB normalized by ImageNet's mean and deviation, torchvision's, to RGB normalized by 0.5 and 0.5.
 
     >>> [f"{value:.3f}" for value in halved(jnp.array([0.0, 0.0, -0.406 / 0.225]))]
     ['-0.030', '-0.088', '-1.000']
@@ -41,7 +41,7 @@ def halved(x: Array) -> Array:
     if x.shape[-1] != 3:
         raise ShapeError(f"x must have 3 channels, red, green and blue, for transform_input, got shape {x.shape}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise DTypeError(f"x must be a floating-point array for transform_input, got {x.dtype}: normalise it first")
+        raise DTypeError(f"x must be a floating-point array for transform_input, got {x.dtype}: normalize it first")
     mean, std = jnp.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], x.dtype)
     return (x * std + (mean - 0.5)) / 0.5
 
@@ -96,7 +96,7 @@ def googlenet(
     Args:
       classes: how many scores come out.
       aux_logits: heads ``aux1`` and ``aux2``, which run in training only.
-      transform_input: takes images normalised as torchvision's are, which its published weights want; see `halved`.
+      transform_input: takes images normalized as torchvision's are, which its published weights want; see `halved`.
       width: how many times as wide the convolutions are, in steps of 8 channels.
       dropout: the rate before the scores.
       dropout_aux: the rate before the heads' scores.
@@ -161,12 +161,12 @@ def inception_v3(
 ) -> Layer:
     """Returns Inception v3 for images of 299x299: 27,161,264 parameters with 1000 classes and the auxiliary head.
 
-    Images are 75x75 at least without the head, which is there to be initialised whether it runs or not, 299x299 with.
+    Images are 75x75 at least without the head, which is there to be initialized whether it runs or not, 299x299 with.
 
     Args:
       classes: how many scores come out.
       aux_logits: a head ``AuxLogits``, which runs in training only.
-      transform_input: takes images normalised as torchvision's are, which its published weights want; see `halved`.
+      transform_input: takes images normalized as torchvision's are, which its published weights want; see `halved`.
       width: how many times as wide the convolutions are, in steps of 8 channels.
       dropout: the rate before the scores.
 

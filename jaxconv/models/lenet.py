@@ -8,7 +8,7 @@ from jaxconv.layers import AvgPool, Conv, Dense, Flatten
 
 
 def lenet5(classes: int = 10, *, padding: int = 2) -> Layer:
-    """Returns LeNet-5 for grey images of 28x28, padded to the 32x32 of the paper. Other sizes work, from 12x12 on.
+    """Returns LeNet-5 for gray images of 28x28, padded to the 32x32 of the paper. Other sizes work, from 12x12 on.
 
     As it is usually built today: the second convolution sees all maps of the first, the pools have no weights, and the
     last layer is linear. 61,706 parameters on 28x28x1.

@@ -53,7 +53,7 @@ def unet(
     upsampling: str = "transpose",
     dropout: float = 0.0,
 ) -> Layer:
-    """Returns U-Net: scores ``(batch, height, width, classes)``. 31,030,658 parameters on grey images with 2 classes.
+    """Returns U-Net: scores ``(batch, height, width, classes)``. 31,030,658 parameters on gray images with 2 classes.
 
     As in the paper it has no padding: the scores are those of the middle of the image, 388x388 of 572x572, and all
     sizes before a pool must be even. With ``padding="SAME"``, as is usual today, they are those of the whole image,

@@ -99,17 +99,17 @@ def test_cutout_blanks_a_rectangle_about_a_pixel(size):
     np.testing.assert_array_equal(result, np.where(holes[..., None], fill, images))
     height, width = np.broadcast_to(size, 2)
     legal = {}
-    for centre in np.ndindex(4, 5):
+    for center in np.ndindex(4, 5):
         hole = np.zeros((4, 5), bool)
         for i, j in np.ndindex(height, width):
-            y, x = centre[0] - height // 2 + i, centre[1] - width // 2 + j
+            y, x = center[0] - height // 2 + i, center[1] - width // 2 + j
             if 0 <= y < 4 and 0 <= x < 5:
                 hole[y, x] = True
-        legal.setdefault(hole.tobytes(), []).append(centre)
+        legal.setdefault(hole.tobytes(), []).append(center)
     found = [hole.tobytes() for hole in holes]
-    # Every centre is as likely; where several make the same hole, in proportion.
-    for hole, centres in legal.items():
-        expected = 2000 * len(centres) / 20
+    # Every center is as likely; where several make the same hole, in proportion.
+    for hole, centers in legal.items():
+        expected = 2000 * len(centers) / 20
         assert abs(found.count(hole) - expected) < 7 * np.sqrt(expected) or len(legal) == 1
     assert set(found) == set(legal)
 

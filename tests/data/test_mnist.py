@@ -219,7 +219,7 @@ def test_the_whole_of_fashion_mnist():
     assert data.test_images.shape == (10_000, 28, 28, 1)
     assert np.bincount(data.train_labels).tolist() == [6000] * 10
     assert np.bincount(data.test_labels).tolist() == [1000] * 10
-    # The figures that everyone normalises it with.
+    # The figures that everyone normalizes it with.
     mean, std = channel_statistics(data.train_images)
     assert mean == pytest.approx([0.2860], abs=5e-5)
     assert std == pytest.approx([0.3530], abs=5e-5)

@@ -67,9 +67,9 @@ def test_detail_is_carried_between_octaves(params):
 
 @pytest.mark.slow
 def test_a_single_channel_and_bytes(params):
-    grey = jnp.full((1, 12, 12, 3), 128, jnp.uint8)
-    y = dream(NET, params, {}, grey, objectives.channel("relu", 2), **OPTIONS)
-    before, after = (objectives.scores(NET, params, {}, x, objectives.channel("relu", 2))[0] for x in (grey / 255, y))
+    gray = jnp.full((1, 12, 12, 3), 128, jnp.uint8)
+    y = dream(NET, params, {}, gray, objectives.channel("relu", 2), **OPTIONS)
+    before, after = (objectives.scores(NET, params, {}, x, objectives.channel("relu", 2))[0] for x in (gray / 255, y))
     assert after > before
 
 

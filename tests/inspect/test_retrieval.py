@@ -1,4 +1,4 @@
-"""Embeddings, neighbours, precision, principal components: against NumPy and by hand."""
+"""Embeddings, neighbors, precision, principal components: against NumPy and by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxconv as jc
-from jaxconv.inspect import Neighbours, activations, embed, nearest, pca, precision_at_k
+from jaxconv.inspect import Neighbors, activations, embed, nearest, pca, precision_at_k
 from tests.nets import ready
 
 SHAPE = (1, 6, 4, 3)
@@ -74,7 +74,7 @@ def test_bytes_ask_for_a_preprocess():
     assert embed(jc.serial(scaled=scaled), {}, {}, images, "scaled").shape == (2, SHAPE[-1])
 
 
-# --- Neighbours -------------------------------------------------------------------------------------------------------
+# --- Neighbors --------------------------------------------------------------------------------------------------------
 
 
 def by_numpy(queries, database, metric):
@@ -88,7 +88,7 @@ def by_numpy(queries, database, metric):
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize("batch_size", [7, 10, 1000])
 @pytest.mark.parametrize("shift", [0, 30])
-def test_neighbours_are_numpys(metric, batch_size, shift):
+def test_neighbors_are_numpys(metric, batch_size, shift):
     rng = np.random.default_rng(0)
     queries, database = rng.normal(shift, 1, (13, 6)), rng.normal(shift, 1, (29, 6))
     got = nearest(queries, database, 5, metric=metric, batch_size=batch_size)
@@ -154,7 +154,7 @@ def test_wrong_arguments_are_named(changes, message):
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize("scale", [1e-60, 1e-30, 1e-23, 1e20, 3e38])
-def test_neighbours_do_not_depend_on_the_scale(metric, scale):
+def test_neighbors_do_not_depend_on_the_scale(metric, scale):
     rows = np.random.default_rng(0).uniform(-1, 1, (9, 4))
     scaled = (scale * rows).astype(np.float64 if scale == 1e-60 else np.float32)
     want, got = (nearest(a[:3], a, 4, metric=metric, batch_size=5) for a in (rows, scaled))
@@ -176,7 +176,7 @@ def test_precision_by_hand():
     labels = np.array([5, 6, 5, 7])
     assert precision_at_k(indices, labels, [5, 7]) == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert precision_at_k(jnp.array(indices), labels, [8, 8]) == 0.0
-    found = Neighbours(np.array(indices), np.zeros((2, 3)))
+    found = Neighbors(np.array(indices), np.zeros((2, 3)))
     assert precision_at_k(found, labels, [5, 7]) == precision_at_k(indices, labels, [5, 7])
 
 

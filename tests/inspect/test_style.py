@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxconv as jc
 from jaxconv.inspect.descent import NonFiniteGradientError
-from jaxconv.inspect.images import Parameterisation, total_variation
+from jaxconv.inspect.images import Parameterization, total_variation
 from jaxconv.inspect.style import PerceptualLoss, fast_style_step, gram, relative_distance, style_transfer
 from jaxconv.models.style import transform_net
 from tests.nets import normal
@@ -95,7 +95,7 @@ def test_several_images_at_once_are_as_one_by_one(params):
     together, _ = style_transfer(LOSS, params, {}, images, B, steps=4)
     alone, _ = style_transfer(LOSS, params, {}, A, B, steps=4)
     assert_allclose(together[:1], alone, atol=1e-3)
-    own, _ = style_transfer(LOSS, params, {}, images, images, steps=2, parameterisation=Parameterisation())
+    own, _ = style_transfer(LOSS, params, {}, images, images, steps=2, parameterization=Parameterization())
     assert_allclose(own, images, atol=0.2)
 
 
@@ -134,7 +134,7 @@ def test_steps_are_told_and_starts_kept(params):
         (lambda: style_transfer(LOSS, {}, {}, A, B[..., :1]), r"style_image must have shape \(batch, .*, 3\), got"),
         (lambda: style_transfer(LOSS, {}, {}, A, 2 + B), r"style_image must have values in \[0, 1\]"),
         (lambda: style_transfer(LOSS, {}, {}, A, jnp.concatenate([B, B])), "style_image must be one image, or 1"),
-        (lambda: style_transfer(LOSS, {}, {}, A, B, start="grey"), 'start must be "content", "noise" or images'),
+        (lambda: style_transfer(LOSS, {}, {}, A, B, start="gray"), 'start must be "content", "noise" or images'),
         (lambda: style_transfer(LOSS, {}, {}, A, B, start=B[:, :4]), "start must have content_image's shape"),
     ],
 )

@@ -48,11 +48,11 @@ def test_turn_is_scipys_affine_transform():
     angle, factor = jax.random.uniform(KEY, (2,), minval=-1) * jnp.array([np.deg2rad(30), 0.3])
     cos, sin = np.cos(angle) / (1 + factor), np.sin(angle) / (1 + factor)
     matrix = np.array([[cos, -sin], [sin, cos]])
-    centre = (np.array(X.shape[1:3]) - 1) / 2
+    center = (np.array(X.shape[1:3]) - 1) / 2
     y = turn(KEY, X, degrees=30, zoom=0.3)
     for c in range(3):
         want = scipy.affine_transform(
-            np.asarray(X[0, ..., c]), matrix, centre - matrix @ centre, order=1, mode="mirror"
+            np.asarray(X[0, ..., c]), matrix, center - matrix @ center, order=1, mode="mirror"
         )
         assert_allclose(y[0, ..., c], want, atol=1e-4)
 

@@ -1,4 +1,4 @@
-"""Networks run by their shapes alone, and arrays for them: no initialiser is compiled."""
+"""Networks run by their shapes alone, and arrays for them: no initializer is compiled."""
 
 import functools
 from collections.abc import Callable

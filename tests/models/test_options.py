@@ -69,7 +69,7 @@ def test_the_auxiliary_head_of_a_segmenter_may_be_narrower():
     assert narrow < wide
 
 
-def test_whole_numbers_are_not_taken_for_normalised_colours():
+def test_whole_numbers_are_not_taken_for_normalized_colors():
     net = jc.models.googlenet(2, transform_input=True, aux_logits=False)
     with pytest.raises(DTypeError, match="floating-point"):
         jax.eval_shape(lambda x: net.init(jax.random.key(0), x), jnp.zeros(SMALL, jnp.uint8))

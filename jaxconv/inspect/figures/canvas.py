@@ -76,14 +76,14 @@ def check_pictures(images: Any, name: str = "images") -> list[np.ndarray]:
         raise ShapeError(f"{name} must have shape (count, height, width, 1 or 3), got {got}")
     for image in pictures:
         low, high = image.min(), image.max()
-        # A resize or a normalisation undone may leave the range by rounding.
+        # A resize or a normalization undone may leave the range by rounding.
         if image.dtype != np.uint8 and not -1e-3 <= low <= high <= 1 + 1e-3:
             raise ShapeError(f"{name} must be uint8 or floats in [0, 1], got {image.dtype} from {low} to {high}")
     return [image if image.dtype == np.uint8 else np.clip(image.astype(np.float32), 0, 1) for image in pictures]
 
 
 def draw(ax: Axes, image: np.ndarray) -> None:
-    """Draws an image that `check_pictures` has seen, grey for one channel; a row of `grid` takes its height."""
+    """Draws an image that `check_pictures` has seen, gray for one channel; a row of `grid` takes its height."""
     picture = image[..., 0] if image.shape[-1] == 1 else image
     ax.imshow(picture, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
     if isinstance(ax.figure, _Rows):

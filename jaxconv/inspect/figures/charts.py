@@ -129,12 +129,12 @@ def _bars(ax: Axes, a: np.ndarray, norm: Normalize, marks: Mapping[str, np.ndarr
 
 
 def _rows(ax: Axes, a: np.ndarray, norm: Normalize, marks: Mapping[str, np.ndarray], edges: Sequence[int]) -> None:
-    """Draws several steps: a row of colours for each layer, and another colour where there is none on the scale."""
+    """Draws several steps: a row of colors for each layer, and another color where there is none on the scale."""
     rows = np.arange(a.shape[1] + 1) - 0.5
     shown = np.isfinite(a) & (a != 0)
-    # The middle of coolwarm is grey, so that next to nothing is not nothing.
-    colours, ticks = ("coolwarm", _ticks(norm)) if isinstance(norm, SymLogNorm) else ("viridis", None)
-    drawn = ax.pcolormesh(edges, rows, np.ma.masked_where(~shown, a).T, norm=norm, cmap=colours)
+    # The middle of coolwarm is gray, so that next to nothing is not nothing.
+    colors, ticks = ("coolwarm", _ticks(norm)) if isinstance(norm, SymLogNorm) else ("viridis", None)
+    drawn = ax.pcolormesh(edges, rows, np.ma.masked_where(~shown, a).T, norm=norm, cmap=colors)
     for mark in ("zero", "not finite"):
         flat = ListedColormap([_MARKS[mark]["facecolor"]])
         ax.pcolormesh(edges, rows, np.ma.masked_where(~marks[mark], marks[mark]).T, cmap=flat)
@@ -146,7 +146,7 @@ def _rows(ax: Axes, a: np.ndarray, norm: Normalize, marks: Mapping[str, np.ndarr
 
 
 def layer_statistics(statistics: LayerStatistics | Recorder, steps: Sequence[int] | None = None) -> Figure:
-    """Draws statistics by layer: bars for one step; for several, a row of colours for each layer along the steps.
+    """Draws statistics by layer: bars for one step; for several, a row of colors for each layer along the steps.
 
     Scales are logarithmic, of whole powers of ten and eight of them at most; that of the mean goes to both sides of 0,
     and the part of zeros has a linear one. Exact zeros, numbers that are not finite and layers that have no such number
@@ -206,7 +206,7 @@ def layer_statistics(statistics: LayerStatistics | Recorder, steps: Sequence[int
 
 
 def scatter(points: Any, labels: Any = None, classes: Sequence[str] | None = None) -> Figure:
-    """Draws points in two dimensions, coloured by label.
+    """Draws points in two dimensions, colored by label.
 
     Args:
       points: array of shape ``(count, 2)``; or the ``Pca`` that `jaxconv.inspect.pca` gives.

@@ -78,10 +78,10 @@ def heat_maps(
     opacity: float = 0.7,
     shared: bool = False,
 ) -> Figure:
-    """Draws maps over images: from 0 on in one colour scale, or, where any is negative, in red and blue around 0.
+    """Draws maps over images: from 0 on in one color scale, or, where any is negative, in red and blue around 0.
 
-    A scale goes up to the size that one place in a hundred exceeds. Under red and blue the images are grey and a third
-    as bright, so that white in them does not take the colours away.
+    A scale goes up to the size that one place in a hundred exceeds. Under red and blue the images are gray and a third
+    as bright, so that white in them does not take the colors away.
 
     Args:
       images: array of shape ``(count, height, width, 1 or 3)``: uint8, or floats in [0, 1].
@@ -143,10 +143,10 @@ def _top(maps: np.ndarray) -> float:
 
 
 def _dimmed(picture: np.ndarray) -> np.ndarray:
-    """Returns an image in grey, a third as bright."""
+    """Returns an image in gray, a third as bright."""
     weights = np.ones(1) if picture.shape[-1] == 1 else np.array([0.299, 0.587, 0.114])
-    grey = (picture @ weights)[..., None] * _DIMMED
-    return (grey / 255 if picture.dtype == np.uint8 else grey).astype(np.float32)
+    gray = (picture @ weights)[..., None] * _DIMMED
+    return (gray / 255 if picture.dtype == np.uint8 else gray).astype(np.float32)
 
 
 def _blended(opacity: float) -> ListedColormap:

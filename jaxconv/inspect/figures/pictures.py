@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.figures.canvas import bare, check_pictures, draw, grid, new_figure
-from jaxconv.inspect.retrieval import Neighbours
+from jaxconv.inspect.retrieval import Neighbors
 
 if TYPE_CHECKING:
     from jaxconv.inspect.units import TopPatches
@@ -42,9 +42,9 @@ def images(images: Any, titles: Sequence[str] | None = None, *, columns: int = 8
 
 
 def filters(kernel: Any, *, columns: int = 8, most: int = 96) -> Figure:
-    """Draws the filters of a convolution: in colour where they take three channels, else a row for each input channel.
+    """Draws the filters of a convolution: in color where they take three channels, else a row for each input channel.
 
-    Grey is zero; all filters share one scale. In one dimension a filter is one grey picture, a line for each input
+    Gray is zero; all filters share one scale. In one dimension a filter is one gray picture, a line for each input
     channel; in three dimensions its slices along the first axis stand side by side.
 
     Args:
@@ -181,7 +181,7 @@ def patches(top: "TopPatches") -> Figure:
     return fig
 
 
-def neighbours(
+def neighbors(
     queries: Any,
     database: Any,
     indices: Any,
@@ -195,17 +195,17 @@ def neighbours(
     Args:
       queries: images ``(queries, height, width, 1 or 3)``: uint8, or floats in [0, 1].
       database: images ``(rows, height, width, 1 or 3)``; those that ``indices`` names are read.
-      indices: integers ``(queries, k)``; or the ``Neighbours`` that `jaxconv.inspect.nearest` gives.
+      indices: integers ``(queries, k)``; or the ``Neighbors`` that `jaxconv.inspect.nearest` gives.
       query_labels, labels: integers, of the queries and of the database; given together or not at all.
       classes: names of the labels, written above.
 
     Raises:
       ShapeError: the shapes do not fit each other, an index is out of range, or one kind of labels is missing.
 
-    >>> len(neighbours(jnp.zeros((2, 8, 8, 1)), jnp.zeros((5, 8, 8, 1)), [[0, 1, 2], [3, 4, 0]]).axes)
+    >>> len(neighbors(jnp.zeros((2, 8, 8, 1)), jnp.zeros((5, 8, 8, 1)), [[0, 1, 2], [3, 4, 0]]).axes)
     8
     """
-    indices = np.asarray(indices.indices if isinstance(indices, Neighbours) else indices)
+    indices = np.asarray(indices.indices if isinstance(indices, Neighbors) else indices)
     if indices.ndim != 2 or len(indices) != len(queries) or not indices.size:
         raise ShapeError(f"indices must have shape ({len(queries)}, k), a row for each query, got {indices.shape}")
     if not 0 <= indices.min() <= indices.max() < len(database):
@@ -231,4 +231,4 @@ def neighbours(
     return fig
 
 
-__all__ = ["activation_maps", "filters", "images", "mosaic", "neighbours", "patches"]
+__all__ = ["activation_maps", "filters", "images", "mosaic", "neighbors", "patches"]

@@ -12,13 +12,13 @@ def pictures(figure):
     return [np.asarray(ax.images[0].get_array()) for ax in figure.axes if ax.images]
 
 
-def test_neighbours_take_what_nearest_gives():
+def test_neighbors_take_what_nearest_gives():
     rows = np.random.default_rng(0).normal(size=(5, 3))
     images = np.random.default_rng(1).uniform(size=(5, 4, 4, 1))
     found = nearest(rows[:2], rows, 3)
     for whole, part in zip(
-        pictures(figures.neighbours(images[:2], images, found)),
-        pictures(figures.neighbours(images[:2], images, found.indices)),
+        pictures(figures.neighbors(images[:2], images, found)),
+        pictures(figures.neighbors(images[:2], images, found.indices)),
         strict=True,
     ):
         np.testing.assert_array_equal(whole, part)

@@ -15,7 +15,7 @@ from jaxconv.geometry import as_int
 from jaxconv.inspect import objectives
 from jaxconv.inspect.arguments import check_hashable, check_outside, random_key
 from jaxconv.inspect.descent import Descent, OnStep, adam
-from jaxconv.inspect.images import Parameterisation, begin
+from jaxconv.inspect.images import Parameterization, begin
 from jaxconv.inspect.rectifiers import redirected
 from jaxconv.inspect.views import View
 from jaxconv.layer import Array, Layer, Params, State, Tree
@@ -29,14 +29,14 @@ class Seek:
 
     net: Layer
     preprocess: Preprocess | None
-    parameterisation: Parameterisation
+    parameterization: Parameterization
     view: Callable[[Array, Array], Array] | None
     size: tuple[int, int]
 
     def scores(self, z: Array, data: Tree, key: Array) -> Array:
         """Returns each image's score."""
         params, state, wanted = data
-        x = self.parameterisation.decode(z, self.size)
+        x = self.parameterization.decode(z, self.size)
         x = x if self.view is None else self.view(key, x)
         return objectives.scores(self.net, params, state, x, wanted, self.preprocess)
 
@@ -56,7 +56,7 @@ class _Redirected:
         return -jnp.sum(jnp.where(marked, past.scores(z, data, key), self.seek.scores(z, data, key)))
 
 
-def maximise(
+def maximize(
     net: Layer,
     params: Params,
     state: State,
@@ -67,7 +67,7 @@ def maximise(
     steps: int = 256,
     rate: float = 0.1,
     preprocess: Preprocess | None = None,
-    parameterisation: Parameterisation = Parameterisation(),  # noqa: B008
+    parameterization: Parameterization = Parameterization(),  # noqa: B008
     view: Callable[[Array, Array], Array] | None = View(),  # noqa: B008
     optimizer: Any = None,
     on_step: OnStep | None = None,
@@ -90,13 +90,13 @@ def maximise(
       steps: how many.
       rate: Adam's learning rate.
       preprocess: from images in [0, 1] to what the network takes; None hands them over as they are.
-      parameterisation: the numbers that are moved.
+      parameterization: the numbers that are moved.
       view: ``view(key, images)``, what the network is shown at a step; None shows the images as they are.
       optimizer: an Optax transformation in place of Adam.
       on_step: called after each step with its number, from 1, and minus the score: for a progress bar.
 
     Returns:
-      The images, in [0, 1] unless the parameterisation is not bounded, and the sum of their scores before each step,
+      The images, in [0, 1] unless the parameterization is not bounded, and the sum of their scores before each step,
       ``(steps,)``.
 
     Raises:
@@ -107,20 +107,20 @@ def maximise(
     >>> net = jc.serial(conv=jc.Conv(4))
     >>> params, state = net.init(jax.random.key(0), (1, 16, 16, 3))
     >>> wanted = objectives.channel("conv", [0, 3])
-    >>> images, scores = maximise(net, params, state, (2, 16, 16, 3), wanted, steps=8)
+    >>> images, scores = maximize(net, params, state, (2, 16, 16, 3), wanted, steps=8)
     >>> images.shape, bool(scores[-1] > scores[0])
     ((2, 16, 16, 3), True)
     """
-    check_outside("maximise", params, state, x, objective, inside="jaxconv.inspect.objectives.scores")
+    check_outside("maximize", params, state, x, objective, inside="jaxconv.inspect.objectives.scores")
     check_hashable(net, preprocess=preprocess, view=view, optimizer=optimizer)
     noise_key, view_key = jax.random.split(random_key(key))
-    z, shape = begin(noise_key, x, parameterisation)
+    z, shape = begin(noise_key, x, parameterization)
     wanted = objectives.check(net, params, state, shape, objective, preprocess)
-    seek = Seek(net, preprocess, parameterisation, view, shape[1:3])
+    seek = Seek(net, preprocess, parameterization, view, shape[1:3])
     data = (params, state, wanted)
     optimizer = adam(rate) if optimizer is None else optimizer
     steps = as_int(steps, "steps", least=1)
-    descent = Descent(z, optimizer, steps, key=view_key, what="maximise", on_step=on_step)
+    descent = Descent(z, optimizer, steps, key=view_key, what="maximize", on_step=on_step)
     unmoved = descent.run(seek, data, 1)
     count = min(_REDIRECTED_STEPS, (steps - 1) // 2)
     if count and unmoved.any():
@@ -129,11 +129,11 @@ def maximise(
     if unmoved.any():
         which = "; ".join(f"image {i}, {objectives.describe(wanted, int(i))}" for i in np.flatnonzero(unmoved))
         warnings.warn(
-            f"maximise: the gradient of the score is zero at all steps for {which}: the unit does not fire, see "
-            "jaxconv.inspect.dead_units; begin from other images, or maximise what comes before the rectifier",
+            f"maximize: the gradient of the score is zero at all steps for {which}: the unit does not fire, see "
+            "jaxconv.inspect.dead_units; begin from other images, or maximize what comes before the rectifier",
             stacklevel=2,
         )
-    return parameterisation.decode(descent.z, shape[1:3]), -jnp.stack(descent.losses)
+    return parameterization.decode(descent.z, shape[1:3]), -jnp.stack(descent.losses)
 
 
-__all__ = ["maximise"]
+__all__ = ["maximize"]
