@@ -40,8 +40,8 @@ class LocatedError(Exception):
     def __str__(self) -> str:
         if not self.layer:
             return self.message
-        place = f"{'.'.join(self.path)} ({self.layer})" if self.path else self.layer
-        return f"{place}: {self.message}"
+        location = f"{'.'.join(self.path)} ({self.layer})" if self.path else self.layer
+        return f"{location}: {self.message}"
 
 
 class ShapeError(LocatedError, ValueError):

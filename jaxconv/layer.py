@@ -551,7 +551,7 @@ class Composite(Described):
     branch[1].0  Conv           (1, 8, 8, 4)          6,912  ?
     branch[1].1  GlobalAvgPool  (1, 4)                       ?
     ------------------------------------------------------------------------
-    112 parameters, 0 numbers of state, 13,824 multiply-adds on input (1, 8, 8, 3) (1, 8, 8, 3)
+    112 parameters, 13,824 multiply-adds on input (1, 8, 8, 3) (1, 8, 8, 3)
     """
 
     children: Children

@@ -1,4 +1,4 @@
-"""Whether a function of an array works place by place: read off its jaxpr, so that nothing is taken on trust."""
+"""Whether a function of an array works position by position: read off its jaxpr, so that nothing is taken on trust."""
 
 from collections.abc import Callable
 from typing import Any

@@ -124,20 +124,20 @@ def pooling() -> Figure:
 
 
 def norms() -> Figure:
-    """Draws which elements share a mean: three examples of four channels on two by two places."""
+    """Draws which elements share a mean: three examples of four channels on two by two positions."""
     fig, axes = _figure(8.6, 2.5, 4)
     groups: dict[str, Callable[[int, int, int], int]] = {
-        "batch_norm": lambda example, channel, place: channel,
-        "layer_norm": lambda example, channel, place: 4 * example + place,
-        "group_norm": lambda example, channel, place: 2 * example + channel // 2,
-        "instance_norm": lambda example, channel, place: 4 * example + channel,
+        "batch_norm": lambda example, channel, position: channel,
+        "layer_norm": lambda example, channel, position: 4 * example + position,
+        "group_norm": lambda example, channel, position: 2 * example + channel // 2,
+        "instance_norm": lambda example, channel, position: 4 * example + channel,
     }
     for ax, (name, group) in zip(axes, groups.items(), strict=True):
         for example in range(3):
             for channel in range(4):
-                for place in range(4):
-                    x, y = 2.4 * channel + place % 2, 2.4 * (2 - example) + 1 - place // 2
-                    _cell(ax, x, y, "", COLORS[group(example, channel, place)])
+                for position in range(4):
+                    x, y = 2.4 * channel + position % 2, 2.4 * (2 - example) + 1 - position // 2
+                    _cell(ax, x, y, "", COLORS[group(example, channel, position)])
         ax.set_title(name, fontsize=9)
         ax.text(4.6, -0.9, "channels", ha="center", fontsize=8)
         ax.text(-0.9, 3.4, "examples", va="center", rotation=90, fontsize=8)
@@ -174,7 +174,7 @@ def unpool() -> Figure:
 
 
 def shuffle() -> Figure:
-    """Draws four channels of two by two places, and the one that they become."""
+    """Draws four channels of two by two positions, and the one that they become."""
     fig, axes = _figure(7.2, 2.0, 5)
     x = np.arange(1, 17, dtype=np.float32).reshape(4, 2, 2).transpose(1, 2, 0)
     for c in range(4):

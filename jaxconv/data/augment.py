@@ -32,7 +32,7 @@ def random_crop(
     padding: int | Sequence[int] = 0,
     pad_mode: str = "zeros",
 ) -> jax.Array:
-    """Cuts a window of ``size`` at a random place out of each padded image.
+    """Cuts a window of ``size`` at a random position out of each padded image.
 
     Args:
       key: a key of `jax.random`.
@@ -43,7 +43,7 @@ def random_crop(
         `aaabcddd`, "reflect" `cbabcdcb`, "circular" `cdabcdab`.
 
     Returns:
-      `(N, *size, C)`. All places that lie inside the padded image are equally likely.
+      `(N, *size, C)`. All positions that lie inside the padded image are equally likely.
 
     Raises:
       ShapeError: ``images`` is not `(N, H, W, C)`, the window is larger than the padded image, or ``padding`` is

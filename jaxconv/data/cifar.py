@@ -18,7 +18,7 @@ from jaxconv.data.files import (
     cache_folder,
     fetch,
     gzip_fault,
-    places,
+    locations,
     read_up_to,
     search,
 )
@@ -71,8 +71,8 @@ def cifar10(folder: StrPath | None = None, *, download: bool = False) -> Dataset
       A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009,
       https://www.cs.toronto.edu/~kriz/cifar.html.
     """
-    candidates = places(folder, CIFAR_VARIABLE, cache_folder("cifar10"))
-    if download and all(isinstance(_find(place.path), Missing) for place in candidates):
+    candidates = locations(folder, CIFAR_VARIABLE, cache_folder("cifar10"))
+    if download and all(isinstance(_find(location.path), Missing) for location in candidates):
         fetch(CIFAR_URL, CIFAR_SHA256, candidates[-1].path)
     advice = (
         f"Provide it in one of three ways: pass the folder of its six batch files, or its tar.gz, as the argument "
@@ -145,16 +145,18 @@ def _read_archive(path: Path) -> list[Batch]:
                     name = member.name.rsplit("/", 1)[-1]
                     if name not in wanted:
                         continue
-                    place = f"{path}: {member.name}"
+                    location = f"{path}: {member.name}"
                     if not member.isfile():
-                        raise DataError(f"{place}: expected a regular file, got tar type {member.type!r}")
+                        raise DataError(f"{location}: expected a regular file, got tar type {member.type!r}")
                     if name in found:
-                        raise DataError(f"{place}: the archive holds two files of this name")
+                        raise DataError(f"{location}: the archive holds two files of this name")
                     if member.size > LARGEST_BATCH:
-                        raise DataError(f"{place}: declares {member.size:,} bytes, too large for a batch of CIFAR-10")
+                        raise DataError(
+                            f"{location}: declares {member.size:,} bytes, too large for a batch of CIFAR-10"
+                        )
                     # A regular member always opens; tarfile raises ReadError where it is truncated.
                     content = cast(IO[bytes], archive.extractfile(member)).read()
-                    found[name] = Batch(place, wanted[name], content)
+                    found[name] = Batch(location, wanted[name], content)
             # gzip's checksum stands behind the last byte, and tarfile stops before it.
             while stream.read(CHUNK):
                 pass

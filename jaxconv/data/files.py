@@ -47,7 +47,7 @@ def gzip_fault(error: Exception) -> str:
 GZIP_FAULTS = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """A folder to look in, and why."""
 
     path: Path
@@ -60,30 +60,30 @@ class Missing(NamedTuple):
     what: str
 
 
-def places(folder: StrPath | None, variable: str, *defaults: Place) -> tuple[Place, ...]:
+def locations(folder: StrPath | None, variable: str, *defaults: Location) -> tuple[Location, ...]:
     """Returns where to look.
 
     A folder that the user names, by argument or by environment variable, is the only one: a misspelt name is an
     error, not other data.
     """
     if folder is not None:
-        return (Place(Path(folder).expanduser(), "the argument folder"),)
+        return (Location(Path(folder).expanduser(), "the argument folder"),)
     if os.environ.get(variable):
-        return (Place(Path(os.environ[variable]).expanduser(), f"the environment variable {variable}"),)
+        return (Location(Path(os.environ[variable]).expanduser(), f"the environment variable {variable}"),)
     return defaults
 
 
-def search(candidates: Sequence[Place], look: Callable[[Path], T | Missing], name: str, advice: str) -> T:
-    """Returns what ``look`` finds in the first place that has it, or raises one DataError that names every place."""
+def search(candidates: Sequence[Location], look: Callable[[Path], T | Missing], name: str, advice: str) -> T:
+    """Returns the result of ``look`` at the first location that has files, or raises a DataError with all locations."""
     seen = []
-    for place in candidates:
-        if not place.path.exists():
-            seen.append(f"{place.path} ({place.reason}) does not exist")
+    for location in candidates:
+        if not location.path.exists():
+            seen.append(f"{location.path} ({location.reason}) does not exist")
             continue
-        found = look(place.path)
+        found = look(location.path)
         if not isinstance(found, Missing):
             return found
-        seen.append(f"{place.path} ({place.reason}) {found.what}")
+        seen.append(f"{location.path} ({location.reason}) {found.what}")
     raise DataError(f"{name} is not found: {'; '.join(seen)}. {advice}")
 
 
@@ -95,10 +95,10 @@ def package_folder(package: str, use: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def cache_folder(name: str) -> Place:
+def cache_folder(name: str) -> Location:
     """Returns the folder that downloads go to unless the user names one."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Place(root / "jaxconv" / name, "the cache of downloads")
+    return Location(root / "jaxconv" / name, "the cache of downloads")
 
 
 def fetch(url: str, sha256: str, folder: Path) -> Path:

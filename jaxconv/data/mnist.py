@@ -9,14 +9,14 @@ import numpy as np
 from jaxconv.data.dataset import DataError, Dataset, check_labels, shuffled, split
 from jaxconv.data.files import (
     GZIP_FAULTS,
+    Location,
     Missing,
-    Place,
     StrPath,
     cache_folder,
     fetch,
     gzip_fault,
+    locations,
     package_folder,
-    places,
     read_up_to,
     search,
 )
@@ -133,10 +133,10 @@ def fashion_mnist(folder: StrPath | None = None, *, download: bool = False) -> D
       H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
       Algorithms, 2017, https://arxiv.org/abs/1708.07747.
     """
-    debian = Place(FASHION_DEBIAN, "Debian's package dataset-fashion-mnist")
+    debian = Location(FASHION_DEBIAN, "Debian's package dataset-fashion-mnist")
     cache = cache_folder("fashion-mnist")
-    candidates = places(folder, FASHION_VARIABLE, debian, cache)
-    if download and all(isinstance(_find_fashion(place.path), Missing) for place in candidates):
+    candidates = locations(folder, FASHION_VARIABLE, debian, cache)
+    if download and all(isinstance(_find_fashion(location.path), Missing) for location in candidates):
         target = candidates[-1].path
         for name in FASHION_FILES:
             if not _find_file(target, name):

@@ -1,9 +1,9 @@
-"""What a network is, what it has learned and what it looks at: small functions over the layers that it is made of.
+"""Interpretability: the structure of a network, its inner activations, and the pixels that its scores depend on.
 
-Pure, for use inside jit and vmap: activations and layer_statistics, the attributions and class activation maps, scores
-of objectives, PerceptualLoss, gram, the regularizers, pca. Loops on the host, which compile what they repeat and raise
-TypeError inside a trace: maximize, dream, invert, style_transfer, minimize; dead_units, top_patches, embed, nearest,
-precision_at_k. All others look at shapes alone, or draw.
+Pure functions, for use inside jit and vmap: activations, layer_statistics, the attributions and class activation maps,
+scores of objectives, PerceptualLoss, gram, the regularizers, pca. Loops on the host, which compile their step once and
+raise TypeError inside a trace: maximize, dream, invert, style_transfer, minimize, dead_units, top_patches, embed,
+nearest, precision_at_k. All other functions use shapes only, or draw.
 """
 
 import importlib
@@ -89,7 +89,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the figures when they are asked for: they alone want matplotlib."""
+    """Imports the figures on first use: only they need matplotlib."""
     if name == "figures":
         return importlib.import_module("jaxconv.inspect.figures")
     raise AttributeError(f"module 'jaxconv.inspect' has no attribute {name!r}")

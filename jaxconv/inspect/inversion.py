@@ -24,7 +24,7 @@ def _features(net: Layer, params: Params, state: State, x: Array, path: str, pre
 
 @dataclass(frozen=True)
 class _Invert:
-    """The loss of an image's numbers."""
+    """The loss of an image's parameters."""
 
     net: Layer
     path: str
@@ -60,33 +60,33 @@ def invert(
     optimizer: Any = None,
     on_step: OnStep | None = None,
 ) -> tuple[Array, Array]:
-    """Finds images whose features in a layer are the given ones: what the layer keeps of an image.
+    """Finds images with given features in a layer, which show the information that the layer keeps about an image.
 
     A loop on the host: inside jit use `activations`. Minimizes ``|f(x) - features|^2 / |features|^2`` plus the two
     regularizers, each times its weight.
 
     Args:
       net, params, state: the network.
-      x: images in [0, 1] to begin from, or the shape ``(batch, height, width, channels)`` of noise to begin from.
-      features: the layer's output to be met; its batch is x's.
+      x: the initial images in [0, 1], or the shape ``(batch, height, width, channels)`` of initial noise.
+      features: the target for the layer's output, for the batch of x.
       path: the layer's path; "" for the network's output.
-      variation_weight, beta: of `total_variation`.
-      alpha_weight, alpha: of `alpha_norm`.
-      key: a random key for the noise; by default that of seed 0.
-      steps: how many.
+      variation_weight, beta: the weight and the exponent of `total_variation`.
+      alpha_weight, alpha: the weight and the exponent of `alpha_norm`.
+      key: a random key for the noise; None is seed 0.
+      steps: the number of steps.
       rate: Adam's learning rate.
-      preprocess: from images in [0, 1] to what the network takes.
-      parameterization: the numbers that are moved.
+      preprocess: maps images in [0, 1] to the network's input.
+      parameterization: the parameters of an image that the optimizer updates.
       optimizer: an Optax transformation in place of Adam.
-      on_step: called after each step with its number, from 1, and the loss: for a progress bar.
+      on_step: called after each step with the step's number, from 1, and the loss, for a progress bar.
 
     Returns:
       The images, and the losses, ``(steps,)``, summed over the batch.
 
     Raises:
-      ShapeError: a path names no layer (it lists the nearest); features of another shape than the layer gives, or all
-        zero; a rate that is not positive.
-      NonFiniteGradientError: the gradient is not finite; it names the step.
+      ShapeError: the path names no layer; the features do not have the shape of the layer's output, or are all zero;
+        the rate is not positive.
+      NonFiniteGradientError: the gradient is not finite; the error names the step.
 
     >>> net = jc.serial(conv=jc.Conv(8), relu=jax.nn.relu)
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))

@@ -21,7 +21,7 @@ POINTWISE: Geometry = ()
 
 
 class Leaf(Described):
-    """A layer without children; the plain case has no parameters, no state, and works place by place."""
+    """A layer without children; the plain case has no parameters, no state, and works position by position."""
 
     def init(self, key: Array, x: Tree) -> tuple[Params, State]:
         """Returns fresh (params, state) for inputs shaped like ``x``: array, ShapeDtypeStruct or shape tuple."""
@@ -46,7 +46,7 @@ class Leaf(Described):
         raise NotImplementedError
 
     def geometry(self, x: Any) -> Geometry:
-        """Returns the field of one output unit along each of the last spatial axes of ``x``; () is one place."""
+        """Returns the field of one output unit along each of the last spatial axes of ``x``; () is one position."""
         return POINTWISE
 
     def macs(self, x: Any) -> int:

@@ -142,7 +142,7 @@ class ConvTranspose(Weighted, Windowed):
 
 @dataclass(frozen=True, repr=False)
 class ConvLocal(Weighted, Windowed):
-    """Filters of their own for each place: `jaxconv.conv_local`.
+    """Filters of their own for each position: `jaxconv.conv_local`.
 
     Params are kernel ``(*output, *window, in, out)`` and bias ``(*output, out)``.
 
@@ -151,7 +151,7 @@ class ConvLocal(Weighted, Windowed):
       window: an int is square, 2-D.
       stride, padding, dilation: as in `jaxconv.conv_local`.
       bias: whether there is one.
-      kernel_init, bias_init: by default ``he_normal()`` for each place, and ``zeros``.
+      kernel_init, bias_init: by default ``he_normal()`` for each position, and ``zeros``.
 
     >>> params, _ = ConvLocal(8).init(jax.random.key(0), (1, 6, 6, 3))
     >>> params["kernel"].shape
@@ -169,10 +169,10 @@ class ConvLocal(Weighted, Windowed):
 
     def fresh(self, key: Array, x: Any) -> Params:
         window, out = window_tuple(self.window), self.out(x)
-        # Drawn as one kernel with a filter for each feature of each place: so an initializer sees the true fan-in.
-        places = math.prod(out)
-        params = self.draw(key, (*window, x.shape[-1], places * self.features), (*out, self.features))
-        kernel = params["kernel"].reshape(*window, x.shape[-1], places, self.features)
+        # Drawn as one kernel with a filter for each feature of each position: so an initializer sees the true fan-in.
+        positions = math.prod(out)
+        params = self.draw(key, (*window, x.shape[-1], positions * self.features), (*out, self.features))
+        kernel = params["kernel"].reshape(*window, x.shape[-1], positions, self.features)
         return params | {"kernel": jnp.moveaxis(kernel, -2, 0).reshape(*out, *window, x.shape[-1], self.features)}
 
     def forward(self, params: Params, x: Tree) -> Tree:

@@ -83,7 +83,7 @@ class BatchNorm(Leaf):
 
 @dataclass(frozen=True, repr=False)
 class LayerNorm(Leaf):
-    """Normalizes the channels of each place: `jaxconv.layer_norm` with params scale and bias.
+    """Normalizes the channels of each position: `jaxconv.layer_norm` with params scale and bias.
 
     >>> LayerNorm(scale=False, bias=False, eps=0.0).apply({}, {}, jnp.array([[1.0, 3.0]]))[0]
     Array([[-1.,  1.]], dtype=float32)

@@ -25,7 +25,8 @@ class Flatten(Leaf):
 
     Args:
       rank: the number of spatial axes.
-      channels_first: in torch's order, all places of the first channel first; so a Dense after it takes torch's kernel.
+      channels_first: flatten in torch's order, all positions of the first channel first, so that a following Dense
+        accepts torch's kernel.
 
     >>> Flatten().apply({}, {}, jnp.ones((8, 32, 32, 3)))[0].shape
     (8, 3072)

@@ -90,7 +90,7 @@ def allconv(
         dropout1=Dropout(dropout),
         stage2=serial(*stage(2 * width, windows)),
         dropout2=Dropout(dropout),
-        # Without padding, so that the means are over 6x6 places, the paper's.
+        # Without padding, so that the means are over 6x6 positions, the paper's.
         head=serial(
             Conv(2 * width, 3, padding="VALID"),
             jax.nn.relu,

@@ -1,6 +1,6 @@
 """Network in network: Lin, Chen and Yan, 2014.
 
-Each convolution is followed by two of 1x1, a small network at each place; the scores are means of the last maps,
+Each convolution is followed by two of 1x1, a small network at each position; the scores are means of the last maps,
 without a fully connected layer. Names and sizes are of the authors' definitions for Caffe.
 """
 

@@ -81,7 +81,7 @@ def bottleneck(
 
 
 def plain_basic(features: int, stride: int, dilation: int, project: bool, drop_path: float = 0.0) -> Layer:
-    """Returns a `basic` block whose shortcut has no weights: it leaves out places and adds channels of zeros."""
+    """Returns a `basic` block whose shortcut has no weights: it leaves out positions and adds channels of zeros."""
     shortcut = serial(MaxPool(1, stride=stride), _adding_channels(features)) if project else None
     return residual(_basic_body(features, stride, dilation, drop_path), shortcut, after=jax.nn.relu)
 

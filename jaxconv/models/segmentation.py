@@ -27,11 +27,11 @@ def _conv(features: int, window: int = 3, dilation: int = 1) -> Conv:
 
 
 def fcn_head(width: int, classes: int, dropout: float = 0.1) -> Layer:
-    """Returns FCN's head: a 3x3 convolution with its norm, dropout, and the scores of each place.
+    """Returns FCN's head: a 3x3 convolution with its norm, dropout, and the scores of each position.
 
     Args:
       width: the channels between, a quarter of its input's in torchvision.
-      classes: how many scores a place gets.
+      classes: how many scores a position gets.
       dropout: the rate.
     """
     return serial(_conv(width), BatchNorm(), jax.nn.relu, Dropout(dropout), Conv(classes, 1))

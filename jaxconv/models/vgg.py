@@ -41,7 +41,7 @@ def vgg(
       hidden: the width of the two hidden fully connected layers.
       dropout: the rate after each of them.
       small_images: the mean over space before the fully connected layers, in place of 7x7 bins: for images of 32x32,
-        of which five pools leave one place.
+        of which five pools leave one position.
 
     >>> jc.summary(vgg((1, 1), 10, width=8, hidden=16, small_images=True), (1, 32, 32, 3)).parameters
     2106

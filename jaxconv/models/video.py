@@ -35,7 +35,7 @@ def spatial(before: int, features: int, stride: int) -> Layer:
 
 
 def factored(before: int, features: int, stride: int) -> Layer:
-    """Returns a 3x3 convolution of each frame and one of 3 frames at each place: R(2+1)D.
+    """Returns a 3x3 convolution of each frame and one of 3 frames at each position: R(2+1)D.
 
     Between the two are as many channels as keep the parameters of a 3x3x3 convolution of ``before`` channels.
     """

@@ -55,8 +55,8 @@ def test_every_crop_is_a_window_of_its_image(shape, size, padding, pad_mode):
     assert crops.shape == (shape[0], *size, shape[3])
     corners = corners_of(crops, images, size, padding, pad_mode)
     # Each image has its own draw, where there is anything to draw.
-    places = np.prod([n + 2 * p - s + 1 for n, p, s in zip(shape[1:3], padding, size, strict=True)])
-    assert (len(np.unique(corners, axis=0)) > 1) == (places > 1)
+    positions = np.prod([n + 2 * p - s + 1 for n, p, s in zip(shape[1:3], padding, size, strict=True)])
+    assert (len(np.unique(corners, axis=0)) > 1) == (positions > 1)
 
 
 def test_every_place_is_as_likely():

@@ -104,7 +104,7 @@ def test_a_gradient_that_is_zero_throughout_is_said(recwarn):
     z = {"a": -jnp.ones((2, 3)), "b": jnp.zeros(())}
     minimize(flat, {**z, "a": z["a"].at[1, 2].set(1.0)}, None, optax.sgd(1.0), 3, key=KEY, what="test")
     assert not recwarn.list
-    with pytest.warns(UserWarning, match="^test: the gradient is zero at each of the 3 steps: nothing has moved$"):
+    with pytest.warns(UserWarning, match="^test: the gradient is zero at each of the 3 steps: nothing has changed$"):
         minimize(flat, z, None, optax.sgd(1.0), 3, key=KEY, what="test")
 
 

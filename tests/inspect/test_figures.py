@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from matplotlib import colors
 
 import jaxconv as jc
 from jaxconv import ShapeError
@@ -121,9 +122,9 @@ def test_neighbors_are_framed_by_label():
     )
     assert [int(a[0, 0]) for a in pictures(figure)] == [0, 3, 2, 1, 1, 0]
     assert [ax.get_title() for ax in figure.axes] == ["cat", "cat", "dog", "dog", "dog", "cat"]
-    colors = [ax.spines["top"].get_edgecolor() for ax in figure.axes]
+    frames = [ax.spines["top"].get_edgecolor() for ax in figure.axes]
     green, red = (colors.to_rgba(name) for name in ("tab:green", "tab:red"))
-    assert [colors[i] for i in (1, 2, 4, 5)] == [green, red, green, red]
+    assert [frames[i] for i in (1, 2, 4, 5)] == [green, red, green, red]
     assert not figure.axes[0].spines["top"].get_visible()
 
 
@@ -140,7 +141,7 @@ def test_fields_are_drawn_where_they_are():
 def test_heat_maps_lie_over_the_whole_image(low, map_name, ends):
     heat = np.zeros((20, 20), np.float32)
     heat[0, :4], heat[0, 4], heat[0, 5] = 4, low, 1000
-    # The one place of 400 that is far above all others is no measure.
+    # The one position of 400 that is far above all others is no measure.
     strength = np.minimum(np.abs(heat) / np.percentile(np.abs(heat), 99), 1)
     figure = figures.heat_maps(np.zeros((1, 8, 6, 1)), heat[None], ["cat"])
     image, over = figure.axes[0].images
@@ -153,7 +154,7 @@ def test_heat_maps_lie_over_the_whole_image(low, map_name, ends):
 
 
 @pytest.mark.parametrize(("value", "strength"), [(0, 0), (3, 1)])
-def test_heat_maps_of_one_place_or_of_none(value, strength):
+def test_heat_maps_of_one_position_or_of_none(value, strength):
     heat = np.zeros((1, 20, 20))
     heat[0, 3, 4] = value
     over = figures.heat_maps(np.zeros((1, 8, 6, 1)), heat).axes[0].images[1]
@@ -235,7 +236,7 @@ def test_scatter_has_a_color_for_each_label():
         (lambda: figures.heat_maps(np.ones((1, 4, 4, 1)), np.ones((1, 2, 2)), []), r"titles must be one for each"),
         (
             lambda: figures.neighbors(np.ones((1, 4, 4, 1)), np.ones((2, 4, 4, 1)), [[2]]),
-            r"indices must lie in 0 to 1",
+            r"indices must be from 0 to 1",
         ),
         (
             lambda: figures.neighbors(np.ones((1, 4, 4, 1)), np.ones((2, 4, 4, 1)), [0]),
@@ -243,11 +244,11 @@ def test_scatter_has_a_color_for_each_label():
         ),
         (
             lambda: figures.neighbors(np.ones((1, 4, 4, 1)), np.ones((2, 4, 4, 1)), [[0]], labels=[0, 1]),
-            r"query_labels and labels must be given together",
+            r"query_labels and labels must both be given",
         ),
         (lambda: figures.scatter(np.ones((3, 3))), r"points must have shape \(count, 2\), got \(3, 3\)"),
         (lambda: figures.scatter(np.ones((3, 2)), [0, 1]), r"labels must have shape \(3,\), .* got \(2,\)"),
-        (lambda: figures.scatter(np.ones((2, 2)), [0, 2], ["a", "b"]), r"labels must lie in 0 to 1, .* got 0 to 2"),
+        (lambda: figures.scatter(np.ones((2, 2)), [0, 2], ["a", "b"]), r"labels must be from 0 to 1, .* got 0 to 2"),
         (lambda: figures.filters(np.ones((3, 3))), r"kernel must have shape .* got \(3, 3\)"),
         (lambda: figures.filters(np.ones((3, 3, 0, 2))), r"kernel must have shape .* got \(3, 3, 0, 2\)"),
         (lambda: figures.mosaic([], []), "labels must be one for each row, of at least one row, got 0 for 0"),

@@ -177,5 +177,5 @@ def test_nan_is_no_image_of_any_size(size):
 
 
 def test_a_list_is_no_shape():
-    with pytest.raises(jc.ShapeError, match=r"a shape, which is a tuple, got the list \[1, 16, 16, 3\]"):
+    with pytest.raises(jc.ShapeError, match=r"a shape as a tuple, got the list \[1, 16, 16, 3\]"):
         im.begin(jax.random.key(0), [1, 16, 16, 3], im.Parameterization())

@@ -51,7 +51,7 @@ def test_an_edge_filter_wants_its_edge(params, parameterization):
 
 
 def test_a_channel_wants_its_edge_somewhere(params):
-    # Its mean over places is highest where the edge comes again and again: some window is close to the filter.
+    # Its mean over positions is highest where the edge comes again and again: some window is close to the filter.
     images, _ = maximize(
         NET, params, {}, (1, 24, 24, 1), objectives.channel("relu", 0), key=KEY, steps=60, view=View(2, 0, 0)
     )

@@ -32,7 +32,7 @@ def scaled(images):
 
 @pytest.mark.parametrize("path", ["relu", "twice", "flatten", "scores", ""])
 @pytest.mark.parametrize("device", [False, True])
-def test_embeddings_are_the_mean_over_places(path, device):
+def test_embeddings_are_the_mean_over_positions(path, device):
     net = small()
     params, state, _ = ready(net, SHAPE)
     images = np.random.default_rng(0).integers(0, 256, (7, *SHAPE[1:]), np.uint8)
@@ -48,9 +48,12 @@ def test_wrong_paths_and_images_are_named():
     params, state, x = ready(net, SHAPE)
     for path, message in (
         ("smal", "path 'smal' names no layer: nearest are 'small'"),
-        ("small.twice.inner", r"path 'small\.twice\.inner' stands inside a repeat"),
-        ("pair", r"path 'pair' must name a layer that gives an array \(batch, ..., channels\), got \(1, 2\) \(1, 2\)"),
-        ("total", r"path 'total' must name a layer that gives an array \(batch, ..., channels\), got \(1,\)"),
+        ("small.twice.inner", r"path must name a layer outside of repeat, got 'small\.twice\.inner'"),
+        (
+            "pair",
+            r"path 'pair' must name a layer that returns an array \(batch, ..., channels\), got \(1, 2\) \(1, 2\)",
+        ),
+        ("total", r"path 'total' must name a layer that returns an array \(batch, ..., channels\), got \(1,\)"),
     ):
         with pytest.raises(jc.ShapeError, match=message):
             embed(net, params, state, x, path)
@@ -67,7 +70,8 @@ def test_bytes_ask_for_a_preprocess():
     params, state, _ = ready(net, SHAPE)
     images = np.zeros((2, *SHAPE[1:]), np.uint8)
     with pytest.raises(
-        jc.DTypeError, match=r"^images must be .*, got uint8: give preprocess=, .*\(conv \(Dense\): x must"
+        jc.DTypeError,
+        match=r"^images must have an element type .*, got uint8: pass preprocess=, .*\(conv \(Dense\): x",
     ):
         embed(net, params, state, images, "relu")
     # A network that takes bytes needs none.
@@ -130,19 +134,22 @@ def test_equal_rows_come_in_order_and_bytes_are_numbers():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"k": 6}, "k must be at most 5, the rows of the database that a query may find, got 6"),
-        ({"k": 5, "exclude_self": True}, "k must be at most 4, the rows"),
+        ({"k": 6}, "k must be at most 5, the number of rows that a query can find, got 6"),
+        ({"k": 5, "exclude_self": True}, "k must be at most 4, the number of rows"),
         ({"k": 0}, "k must be at least 1, got 0"),
         ({"metric": "l1"}, "metric must be one of cosine, l2, got 'l1'"),
-        ({"queries": np.ones((5, 4))}, r"queries and database must have as many features, got \(5, 4\) and \(5, 3\)"),
-        ({"queries": np.ones(3)}, r"queries must have shape \(rows, features\), at least one of each, got \(3,\)"),
-        ({"database": np.ones((0, 3))}, r"database must have shape \(rows, features\), at least one of each"),
+        (
+            {"queries": np.ones((5, 4))},
+            r"queries and database must have the same number of features, got \(5, 4\) and \(5, 3\)",
+        ),
+        ({"queries": np.ones(3)}, r"queries must have shape \(rows, features\), with at least one of each, got \(3,\)"),
+        ({"database": np.ones((0, 3))}, r"database must have shape \(rows, features\), with at least one of each"),
         (
             {"queries": np.ones((4, 3)), "exclude_self": True},
             "queries must be the database for exclude_self, got 4 que",
         ),
-        ({"database": np.full((5, 3), np.nan)}, "database must be finite in float32, got 15 numbers that are not"),
-        ({"queries": np.ones((5, 3), complex)}, "queries must be an array of real numbers, got complex128"),
+        ({"database": np.full((5, 3), np.nan)}, "database must be finite in float32, got 15 values that are not"),
+        ({"queries": np.ones((5, 3), complex)}, "queries must be an array of a real type, got complex128"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
@@ -185,8 +192,8 @@ def test_precision_by_hand():
     [
         (([0, 1], [1, 2], [1]), r"must have shapes \(queries, k\), \(rows,\) and \(queries,\), got \(2,\), \(2,\) and"),
         (([[0, 1]], [1, 2], [1, 2]), r"got \(1, 2\), \(2,\) and \(2,\)"),
-        (([[0, 2]], [1, 2], [1]), "indices must lie in 0 to 1, got 0 to 2: labels has a label for each row"),
-        (([[-1, 0]], [1, 2], [1]), "indices must lie in 0 to 1, got -1 to 0"),
+        (([[0, 2]], [1, 2], [1]), "indices must be from 0 to 1, got 0 to 2: labels has a label for each row"),
+        (([[-1, 0]], [1, 2], [1]), "indices must be from 0 to 1, got -1 to 0"),
     ],
 )
 def test_wrong_rankings_are_named(arguments, message):
@@ -219,7 +226,7 @@ def test_signs_do_not_depend_on_the_order_of_rows():
 @pytest.mark.parametrize(
     ("x", "n", "message"),
     [
-        (np.ones(4), 2, r"x must have shape \(rows, features\), at least one of each, got \(4,\)"),
+        (np.ones(4), 2, r"x must have shape \(rows, features\), with at least one of each, got \(4,\)"),
         (np.ones((4, 3)), 4, r"n must be at most the rows and the features of x, \(4, 3\), got 4"),
         (np.ones((4, 3)), 0, "n must be at least 1, got 0"),
     ],

@@ -39,7 +39,7 @@ def test_jitter_rolls_within_its_reach():
 def test_turn_is_the_identity_without_a_turn():
     assert turn(KEY, X) is X
     assert_allclose(turn(KEY, X, degrees=1e-6), X, atol=1e-5)
-    with pytest.raises(jc.ShapeError, match=r"zoom must lie in \[0, 1\), got 1"):
+    with pytest.raises(jc.ShapeError, match=r"zoom must be in \[0, 1\), got 1"):
         turn(KEY, X, zoom=1)
 
 

@@ -1,4 +1,4 @@
-"""Figures. The only part of jaxconv that draws; each function returns a matplotlib Figure, made without pyplot."""
+"""Figures with matplotlib. Each function returns a Figure, made without pyplot."""
 
 try:
     import matplotlib.figure  # noqa: F401
