@@ -212,12 +212,12 @@ def test_a_backbone_can_be_looked_into():
     ("paths", "sentence"),
     [
         ("stem", "paths must be a sequence of paths, got the string 'stem'"),
-        ([], "paths must be at least one, with different names"),
-        ({"stem": "a", "pool": "a"}, "paths must be at least one, with different names"),
-        (["nothing"], "paths has 'nothing', which names no layer in net: 'stem', 'pool', 'body', 'block', 'head'"),
-        (["stem", "body.7"], "paths has '7', which names no layer in body: '0', '1', 'deeper', 'last'"),
-        (["block.conv"], r"block is no row of layers, so paths \['conv'\] cannot be reached: Residual"),
-        (["stem.0.kernel"], r"stem.0 is no row of layers, so paths \['kernel'\] cannot be reached: Conv"),
+        ([], "paths must have at least one entry, with unique names"),
+        ({"stem": "a", "pool": "a"}, "paths must have at least one entry, with unique names"),
+        (["nothing"], "paths must name layers of net, one of 'stem', 'pool', 'body', 'block', 'head', got 'nothing'"),
+        (["stem", "body.7"], "paths must name layers of body, one of '0', '1', 'deeper', 'last', got '7'"),
+        (["block.conv"], r"'block' must be made by serial to reach the paths \['conv'\], got Residual"),
+        (["stem.0.kernel"], r"'stem.0' must be made by serial to reach the paths \['kernel'\], got Conv"),
     ],
 )
 def test_paths_that_lead_nowhere_are_refused(paths, sentence):
@@ -226,7 +226,7 @@ def test_paths_that_lead_nowhere_are_refused(paths, sentence):
 
 
 def test_what_is_no_row_has_no_paths():
-    with pytest.raises(jc.ShapeError, match="net must be a row of layers made by serial"):
+    with pytest.raises(jc.ShapeError, match="net must be made by serial"):
         jc.backbone(jc.Conv(3), ["0"])
 
 
@@ -247,7 +247,7 @@ def test_a_head_takes_the_map_of_its_name_at_its_own_level():
     ("x", "got"), [({"a": (1, 4, 4, 3)}, "got 'a'"), ((1, 4, 4, 3), "got one array of shape"), ({}, "got none")]
 )
 def test_a_map_that_is_not_there_is_named(x, got):
-    with pytest.raises(jc.ShapeError, match=f"x must be a dict of maps with 'b' in it, {got}"):
+    with pytest.raises(jc.ShapeError, match=f"x must be a dict of feature maps with 'b' in it, {got}"):
         jc.on_map("b", jc.Conv(2)).init(jax.random.key(0), x)
 
 
@@ -304,9 +304,9 @@ def test_a_network_with_heads_reads_as_its_call_and_is_rebuilt():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: jc.auxiliary(jc.Conv(3)), "body must be a row of layers made by serial, got Conv"),
-        (lambda: jc.auxiliary(jc.serial(a=jc.Conv(3)), h=("b", jc.Conv(1))), "h stands after 'b', which names no"),
-        (lambda: jc.auxiliary(jc.serial(a=jc.Conv(3)), a=("a", jc.Conv(1))), "names of children must be different"),
+        (lambda: jc.auxiliary(jc.Conv(3)), "body must be made by serial, got Conv"),
+        (lambda: jc.auxiliary(jc.serial(a=jc.Conv(3)), h=("b", jc.Conv(1))), "h must name a child of body whose"),
+        (lambda: jc.auxiliary(jc.serial(a=jc.Conv(3)), a=("a", jc.Conv(1))), "names of children must be unique"),
         (lambda: jc.auxiliary(jc.serial(a=jc.Conv(3)), **{"b.c": ("a", jc.Conv(1))}), "name of a child must be"),
     ],
 )  # fmt: skip
@@ -431,12 +431,12 @@ def test_cropping_takes_the_middle():
 
 @pytest.mark.parametrize("sizes", [((8, 8), (5, 4), (2, 2)), ((6, 8), (4, 4), (2, 2))])
 def test_cropping_refuses_what_has_no_middle(sizes):
-    with pytest.raises(jc.ShapeError, match=r"must be larger than what comes up to it, .* by even numbers"):
+    with pytest.raises(jc.ShapeError, match=r"must be larger than the upsampled map by even numbers for its center"):
         output(decoder(crop=True), maps(*sizes))
 
 
 def test_maps_in_the_wrong_order_are_refused():
-    with pytest.raises(jc.ShapeError, match=r"what comes up to map 'b' of \(8, 8\) must be of its size.*got \(4, 4\)"):
+    with pytest.raises(jc.ShapeError, match=r"must have the size of feature map 'b', \(8, 8\), .*got \(4, 4\)"):
         output(decoder(), maps((4, 4), (8, 8), (2, 2)))
 
 
@@ -496,7 +496,7 @@ def test_top_down_adds():
     y, _ = net.apply(*net.init(jax.random.key(0), maps), maps)
     assert_array_equal(y, jnp.full((1, 4, 4, 3), 3.0))
     assert "join='add'" in repr(net)
-    with pytest.raises(jc.ShapeError, match="must have maps of one shape"):
+    with pytest.raises(jc.ShapeError, match="feature maps must have equal shapes for join"):
         net.init(jax.random.key(0), maps | {"fine": jnp.ones((1, 4, 4, 2))})
     with pytest.raises(jc.ShapeError, match="join must be one of 'concatenate', 'add', got 'sum'"):
         jc.top_down("coarse", {}, join="sum")

@@ -107,7 +107,7 @@ def test_other_names_that_would_break_a_path_raise():
     ],
 )
 def test_names_used_twice_at_one_level_raise_at_construction(make):
-    with pytest.raises(jc.ShapeError, match=r"names of children must be different, got '.*' more than once"):
+    with pytest.raises(jc.ShapeError, match=r"names of children must be unique, got '.*' more than once"):
         make()
 
 
@@ -229,13 +229,13 @@ def test_residual_adds_and_then_goes_on():
 @pytest.mark.parametrize(
     ("net", "shape", "message"),
     [
-        (jc.residual(jc.Conv(4)), (1, 4, 4, 3), "body and shortcut must give the same shape, got (1, 4, 4, 4) and (1,"),
-        (jc.concat(jc.Conv(4), jc.MaxPool(2)), (1, 4, 4, 3), "branches must agree in all axes but the channels, got"),
-        (jc.concat(jc.Conv(4), jc.Flatten()), (1, 4, 4, 3), "branches must agree in all axes but the channels, got"),
-        (jc.split(jc.Conv(4), jc.Conv(4)), (1, 4, 4, 3), "x must have channels that divide by the 2 branches, got"),
-        (jc.gate(jc.Conv(4)), (1, 4, 4, 3), "body must give one weight for each element or channel of x (1, 4, 4, 3)"),
-        (jc.gate(jc.MaxPool(2)), (1, 4, 4, 3), "body must give one weight for each element or channel of x"),
-        (jc.repeat(jc.Conv(4), 2), (1, 4, 4, 3), "a repeated layer must return the shape and type it takes"),
+        (jc.residual(jc.Conv(4)), (1, 4, 4, 3), "body and shortcut must return the same shape, got (1, 4, 4, 4)"),
+        (jc.concat(jc.Conv(4), jc.MaxPool(2)), (1, 4, 4, 3), "branches must have equal shapes except for channels"),
+        (jc.concat(jc.Conv(4), jc.Flatten()), (1, 4, 4, 3), "branches must have equal shapes except for channels"),
+        (jc.split(jc.Conv(4), jc.Conv(4)), (1, 4, 4, 3), "x must have a number of channels divisible by the 2"),
+        (jc.gate(jc.Conv(4)), (1, 4, 4, 3), "body must return one weight for each element or channel of x (1, 4,"),
+        (jc.gate(jc.MaxPool(2)), (1, 4, 4, 3), "body must return one weight for each element or channel of x"),
+        (jc.repeat(jc.Conv(4), 2), (1, 4, 4, 3), "a repeated layer must return its input's shape and type"),
     ],
 )
 def test_branches_that_do_not_meet_are_refused_with_the_path(net, shape, message):
@@ -599,7 +599,7 @@ def test_a_checkpoint_gives_the_same_scores(tmp_path):
 
 @pytest.mark.parametrize("use", [lambda net: net.init(0, (1, 3)), lambda net: net.apply({}, {}, jnp.ones(3), key=0)])
 def test_a_number_for_a_key_is_told_how_to_be_one(use):
-    with pytest.raises(jc.MissingKeyError, match=r"got the number 0: write jax.random.key\(0\)"):
+    with pytest.raises(jc.MissingKeyError, match=r"got the int 0: write jax.random.key\(0\)"):
         use(jc.serial(jc.Identity()))
 
 

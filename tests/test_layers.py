@@ -299,13 +299,13 @@ def test_a_missing_parameter_is_named_with_its_path(row):
         with pytest.raises(jc.ParameterError) as raised:
             net.apply({"features": {"1": left}}, {"features": {"1": state}}, x)
         has = ", ".join(map(repr, left)) or "none"
-        assert str(raised.value) == f"features.1 ({kind}): params must have an entry {name!r}, it has {has}"
+        assert str(raised.value) == f"features.1 ({kind}): params must have an entry {name!r}, got {has}"
 
 
 def test_a_missing_state_is_named_with_its_path():
     net = jc.serial(bn=jc.BatchNorm())
     params, _ = net.init(KEY, (2, 3))
-    with pytest.raises(jc.ParameterError, match=r"^bn \(BatchNorm\): state must have an entry 'mean', it has none$"):
+    with pytest.raises(jc.ParameterError, match=r"^bn \(BatchNorm\): state must have an entry 'mean', got none$"):
         net.apply(params, {}, jnp.ones((2, 3)))
 
 
@@ -406,14 +406,14 @@ def test_lists_become_tuples_so_that_a_layer_hashes():
         (lambda: jc.AdaptiveAvgPool((2, 2, 2)), "size must be an int or one int for each of the 2 spatial axes"),
         (lambda: jc.GlobalAvgPool(rank=0), "rank must be at least 1, got 0"),
         (lambda: jc.Flatten(0), "rank must be at least 1, got 0"),
-        (lambda: jc.BatchNorm(momentum=1.5), "momentum must lie between 0 and 1, got 1.5"),
+        (lambda: jc.BatchNorm(momentum=1.5), "momentum must be between 0 and 1, got 1.5"),
         (lambda: jc.BatchNorm(eps=-1.0), "eps must not be negative, got -1.0"),
         (lambda: jc.GroupNorm(0), "groups must be at least 1, got 0"),
         (lambda: jc.LocalResponseNorm(0), "size must be at least 1, got 0"),
         (lambda: jc.Dropout(1.5), "rate must lie between 0 and 1, got 1.5"),
         (lambda: jc.DropPath(-0.5), "rate must lie between 0 and 1, got -0.5"),
-        (lambda: jc.Resize(), "one of size and factor must be given, got size=None, factor=None"),
-        (lambda: jc.Resize(8, factor=2), "one of size and factor must be given, got size=8, factor=2"),
+        (lambda: jc.Resize(), "exactly one of size and factor must be given, got None and None"),
+        (lambda: jc.Resize(8, factor=2), "exactly one of size and factor must be given, got 8 and 2"),
         (lambda: jc.Resize(factor=0), "factor must be at least 1, got 0"),
         (lambda: jc.PixelShuffle(0), "factor must be at least 1, got 0"),
         (lambda: jc.Fn("relu"), "function must be callable, got 'relu'"),
@@ -522,7 +522,7 @@ def test_batch_norm_keeps_float32_statistics_of_half_types():
 def test_batch_norm_wants_two_values_and_stops_the_statistics_gradient():
     layer = jc.BatchNorm()
     params, state = layer.init(KEY, (1, 3))
-    with pytest.raises(jc.ShapeError, match="training statistics need more than one value a channel"):
+    with pytest.raises(jc.ShapeError, match="x must have more than one value for each channel in training"):
         layer.apply(params, state, jnp.ones((1, 3)), train=True)
 
     def running(x):

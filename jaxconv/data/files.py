@@ -1,4 +1,4 @@
-"""Where the files of a data set are looked for, how they are read within bounds, and how they are downloaded."""
+"""Files of data sets: where to search for them, reads of bounded size, and downloads."""
 
 import gzip
 import importlib
@@ -22,11 +22,11 @@ class Readable(Protocol):
     """A stream of bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """Returns up to ``size`` bytes, none at the end."""
+        """Returns up to ``size`` bytes, and no bytes at the end."""
 
 
 def read_up_to(stream: Readable, limit: int) -> bytearray:
-    """Reads ``limit`` bytes, or all that there are. What is allocated grows with what is really there."""
+    """Reads at most ``limit`` bytes. Memory grows with the bytes that the stream really has."""
     content = bytearray()
     while len(content) < limit:
         chunk = stream.read(min(CHUNK, limit - len(content)))
@@ -37,34 +37,34 @@ def read_up_to(stream: Readable, limit: int) -> bytearray:
 
 
 def gzip_fault(error: Exception) -> str:
-    """Says in words what Python found wrong with a gzipped file."""
+    """Returns a description of the error of a gzipped file."""
     if isinstance(error, EOFError):
         return "the gzip stream ends early: the file is truncated"
     return f"the gzip stream is damaged: {error}"
 
 
-# What reading a damaged gzip stream raises.
+# The exceptions of a damaged gzip stream.
 GZIP_FAULTS = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 class Location(NamedTuple):
-    """A folder to look in, and why."""
+    """A folder to search, and the reason."""
 
     path: Path
     reason: str
 
 
 class Missing(NamedTuple):
-    """What a look at a folder says when the files are not all there."""
+    """The result of a search of a folder that lacks some files."""
 
     what: str
 
 
 def locations(folder: StrPath | None, variable: str, *defaults: Location) -> tuple[Location, ...]:
-    """Returns where to look.
+    """Returns the folders to search.
 
-    A folder that the user names, by argument or by environment variable, is the only one: a misspelt name is an
-    error, not other data.
+    A folder that the user names, by argument or by environment variable, is the only one, so that a misspelled name is
+    an error and does not load other data.
     """
     if folder is not None:
         return (Location(Path(folder).expanduser(), "the argument folder"),)
@@ -88,7 +88,7 @@ def search(candidates: Sequence[Location], look: Callable[[Path], T | Missing], 
 
 
 def package_folder(package: str, use: str) -> Path:
-    """Returns where an installed package lies, without importing it."""
+    """Returns the folder of an installed package, without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"{use} needs the package {package}: pip install 'jaxconv[data]'", name=package)
@@ -96,7 +96,7 @@ def package_folder(package: str, use: str) -> Path:
 
 
 def cache_folder(name: str) -> Location:
-    """Returns the folder that downloads go to unless the user names one."""
+    """Returns the default folder of downloads."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Location(root / "jaxconv" / name, "the cache of downloads")
 

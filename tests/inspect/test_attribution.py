@@ -199,7 +199,7 @@ def test_half_types_stay_half_types(made):
     [
         (functools.partial(smooth_grad, key=KEY, samples=0), "samples must be at least 1, got 0"),
         (functools.partial(smooth_grad, key=KEY, noise=-1.0), "noise must be at least 0, got -1.0"),
-        (functools.partial(smooth_grad, key=0), "key must be a random key, got the number 0"),
+        (functools.partial(smooth_grad, key=0), "key must be a random key, got the int 0"),
         (functools.partial(smooth_grad, key=None), "key must be a random key, got None"),
         (functools.partial(integrated_gradients, steps=0), "steps must be at least 1, got 0"),
         (
