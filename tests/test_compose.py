@@ -113,7 +113,7 @@ def test_names_used_twice_at_one_level_raise_at_construction(make):
 
 def test_leaves_that_share_entries_raise_in_init():
     net = jc.serial(jc.inline(jc.Dense(4)), jc.inline(jc.Dense(4)))
-    with pytest.raises(jc.ShapeError, match=r"different, got \['bias', 'kernel'\] from two children"):
+    with pytest.raises(jc.ShapeError, match=r"unique, got \['bias', 'kernel'\] from two children"):
         net.init(KEY, (1, 8))
     assert jc.residual(jc.serial(shortcut=jc.Conv(4)), jc.Conv(4), name="other")
 

@@ -197,7 +197,7 @@ IMAGES = np.zeros((2, 6, 7, 3), np.uint8)
         (
             lambda: random_crop(KEY, IMAGES, 7),
             ShapeError,
-            r"size must be at most the images' \(6, 7\) with .* got \(7, 7\)",
+            r"size must be at most the images' \(6, 7\) with",
         ),
         (lambda: random_crop(KEY, IMAGES, 0), ShapeError, "size must be at least 1, got 0"),
         (lambda: random_crop(KEY, IMAGES, (2, 2, 2)), ShapeError, "size must be an int or one int for each of the 2"),
@@ -209,11 +209,15 @@ IMAGES = np.zeros((2, 6, 7, 3), np.uint8)
             ShapeError,
             r"pixels must be at most \(5, 6\) for pad_mode .* got \(6, 6\)",
         ),
-        (lambda: random_shift(KEY, IMAGES, 7, pad_mode="circular"), ShapeError, r"can fill from images of \(6, 7\)"),
+        (
+            lambda: random_shift(KEY, IMAGES, 7, pad_mode="circular"),
+            ShapeError,
+            r"pixels must be at most \(6, 7\) for pad_mode 'circular'",
+        ),
         (
             lambda: random_shift(KEY, IMAGES[:, :0], 1, pad_mode="edge"),
             ShapeError,
-            r"images must have .* pixel .* got \(0, 7\)",
+            r"images must have .* got \(0, 7\)",
         ),
         (lambda: random_flip(KEY, IMAGES, axis="both"), ShapeError, "axis must be .*, got 'both'"),
         (lambda: cutout(KEY, IMAGES, 0), ShapeError, "size must be at least 1, got 0"),

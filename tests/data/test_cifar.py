@@ -309,7 +309,7 @@ def test_names_that_no_array_needs_are_refused(tmp_path, content, name):
         # A shape that the bytes do not fill.
         (
             python2_batch(*planes(4), declared=2**31 - 1),
-            'b"data" must have 2147483647 images of 3072 bytes, got 12,288',
+            'b"data" must have 2147483647 images of 3072 bytes, got 12',
         ),
         (python2_batch(*planes(4), declared=-1), 'b"data" must have -1 images'),
         # One number in the file asks for 2**40 bytes; and one tries to set an attribute on a stand-in.

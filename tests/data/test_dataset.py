@@ -15,7 +15,7 @@ from jaxconv.errors import DTypeError, ShapeError
 def test_split_is_a_stratified_partition(labels, fraction, seed):
     held = round(fraction * len(labels))
     if not 0 < held < len(labels):
-        with pytest.raises(ShapeError, match="one part empty"):
+        with pytest.raises(ShapeError, match="fraction must leave no part"):
             split(labels, fraction, seed=seed)
         return
     kept, held_out = split(labels, fraction, seed=seed)

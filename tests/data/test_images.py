@@ -351,7 +351,7 @@ def test_a_side_of_40_000_pixels_is_refused(write):
 
 @pytest.mark.parametrize("side", [10_000, 40_000])
 def test_too_many_pixels_are_refused_before_they_are_decoded(write, side):
-    refused(write(png(side, side)), f"at most 89,478,485 pixels in all: .*{side**2}")
+    refused(write(png(side, side)), f"at most 89,478,485 pixels in total: .*{side**2}")
 
 
 def test_too_many_pixels_are_refused_where_pillow_only_warns(write):

@@ -706,7 +706,7 @@ def test_round_trips_keep_flaxs_modules_and_every_array(modern):
     arrays = (nnx.Param, nnx.BatchStat)
     assert_same(nnx.as_pure(nnx.state(back, arrays)), nnx.as_pure(nnx.state(modern, arrays)))
     assert back(X).shape == (4, 6, 6, 3)
-    with pytest.raises(jc.MissingKeyError, match="rngs in to_nnx"):
+    with pytest.raises(jc.MissingKeyError, match="rngs to to_nnx"):
         to_nnx(layer, params=params, state=state)(X)
 
 
@@ -730,9 +730,7 @@ def test_layers_print_as_the_call_that_makes_them(modern):
     ids=["linen", "nnx"],
 )
 def test_a_module_of_flax_itself_is_no_layer(module, write):
-    with pytest.raises(
-        jc.ShapeError, match=rf"a layer must be a jaxconv .*: write jaxconv.interop.flax.{write}\(\.\.\.\)$"
-    ):
+    with pytest.raises(jc.ShapeError, match=rf"a layer must be .*: write jaxconv.interop.flax.{write}\(\.\.\.\)$"):
         jc.serial(module)
 
 

@@ -61,14 +61,14 @@ def test_the_auxiliary_head_is_left_out_by_default(name):
 @pytest.mark.parametrize("wrap", [lambda net: net, jc.frozen], ids=["plain", "frozen"])
 def test_a_backbone_without_the_map_that_a_head_wants_is_refused_when_made(make, wrap):
     with pytest.raises(
-        jc.ShapeError, match=r"^trunk must give a map 'out', it gives 'layer2', 'layer3': .*, \{path: 'out"
+        jc.ShapeError, match=r"^trunk must have a feature map 'out', got 'layer2', 'layer3': .*, \{path: 'out"
     ):
         make(wrap(trunk(["layer2", "layer3"])))
     with pytest.raises(
-        jc.ShapeError, match=r"^trunk must give a map 'aux', it gives 'out': .* mapping, \{path: 'aux'\}$"
+        jc.ShapeError, match=r"^trunk must have a feature map 'aux', got 'out': .* mapping, \{path: 'aux'\}$"
     ):
         make(wrap(trunk({"layer3": "out"})), aux_width=4)
-    with pytest.raises(jc.ShapeError, match=r"^trunk must give a map 'out', it gives 'aux', 'layer1\.0': "):
+    with pytest.raises(jc.ShapeError, match=r"^trunk must have a feature map 'out', got 'aux', 'layer1\.0': "):
         make(wrap(trunk({"layer1.0": "layer1.0", "layer2": "aux"})))
 
 

@@ -111,7 +111,7 @@ def test_maps_on_paths_with_dots_have_names():
 @pytest.mark.parametrize(
     ("paths", "options", "sentence"),
     [
-        (["layer1"], {}, r"paths must be at least two, got \['layer1'\]"),
+        (["layer1"], {}, r"paths must have at least two entries, got \['layer1'\]"),
         (["layer1", "layer9"], {}, "paths has 'layer9', which names no layer"),
         (["layer1", "layer2"], {"upsampling": "cubic"}, "upsampling must be one of"),
     ],
