@@ -227,7 +227,9 @@ def top_patches(
     scores, numbers, flat = map(np.asarray, best)
     if not np.isfinite(scores).all():
         bad = chosen[~np.isfinite(scores).all(axis=1)]
-        raise FloatingPointError(f"path {path!r} must have finite activations, got others in channels {bad.tolist()}")
+        raise FloatingPointError(
+            f"path {path!r} must have finite activations, got inf or NaN in channels {bad.tolist()}"
+        )
     positions = np.stack(np.unravel_index(flat, size), -1) if size else np.zeros((*flat.shape, 0), int)
     boxes = np.stack([s[positions[..., i] if i < len(size) else np.zeros_like(flat)] for i, s in enumerate(spans)], -2)
     return TopPatches(chosen, scores, numbers, positions, boxes, _cut(images, numbers, boxes))

@@ -96,7 +96,7 @@ def test_the_lectures_softmax_is_the_scores():
 
 
 def test_a_perhaps_is_refused():
-    with pytest.raises(jc.ShapeError, match=r"write POOL, or leave it out, in place of POOL\?"):
+    with pytest.raises(jc.ShapeError, match=r"write POOL, or omit it, in place of POOL\?"):
         convnet_from_spec("[(CONV-RELU)*2-POOL?]*3-FC")
 
 
