@@ -134,6 +134,7 @@ def backbone(net: Layer, paths: Sequence[str] | Mapping[str, str]) -> Backbone |
 
     Raises:
       ShapeError: a path names no layer, or passes through a layer that is not made by `serial`.
+      TypeError: ``paths`` is a string.
 
     >>> body = jc.serial(jc.Conv(16, stride=2), jax.nn.relu)
     >>> net = jc.serial(stem=jc.Conv(8, stride=2), body=body, head=jc.Flatten())
@@ -143,7 +144,7 @@ def backbone(net: Layer, paths: Sequence[str] | Mapping[str, str]) -> Backbone |
     {'stem': (1, 16, 16, 8), 'body.1': (1, 8, 8, 16)}
     """
     if isinstance(paths, str):
-        raise ShapeError(f"paths must be a sequence of paths, got the string {paths!r}: write [{paths!r}]")
+        raise TypeError(f"paths must be a sequence of paths, got the string {paths!r}: write [{paths!r}]")
     named = dict(paths) if isinstance(paths, Mapping) else {path: path for path in paths}
     if not named or len(set(named.values())) < len(named):
         raise ShapeError(f"paths must have at least one entry, with unique names, got {named}")

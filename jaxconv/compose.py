@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv import geometry as geo
-from jaxconv.errors import ShapeError, did_you_mean
+from jaxconv.errors import DTypeError, ShapeError, did_you_mean
 from jaxconv.layer import (
     Array,
     Children,
@@ -39,14 +39,14 @@ _FROM_FLAX = {"flax.linen": "from_linen", "flax.nnx": "from_nnx"}
 
 
 def as_layer(value: LayerLike) -> Layer:
-    """Returns a layer: the value itself if it has ``init`` and ``apply``, or a callable as `jaxconv.Fn`."""
+    """Returns a layer: the value itself if it has ``init`` and ``apply``, or `jaxconv.Fn` of a callable."""
     if isinstance(value, type):
-        raise ShapeError(f"a layer must be an instance, got the class {value.__name__}: write {value.__name__}(...)")
+        raise TypeError(f"a layer must be an instance, got the class {value.__name__}: write {value.__name__}(...)")
     # Flax modules would be taken for layers: linen's have init and apply too, nnx's are callable and hide arrays.
     for base in type(value).__mro__:
         package = ".".join(base.__module__.split(".")[:2])
         if base.__name__ == "Module" and package in _FROM_FLAX:
-            raise ShapeError(
+            raise TypeError(
                 f"a layer must be a jaxconv layer, got Flax's {type(value).__name__}: "
                 f"write jaxconv.interop.flax.{_FROM_FLAX[package]}(...)"
             )
@@ -55,10 +55,10 @@ def as_layer(value: LayerLike) -> Layer:
     if callable(value):
         return Fn(value)
     if isinstance(value, list | tuple):
-        raise ShapeError(
+        raise TypeError(
             f"a layer must have init and apply, or be callable, got a {type(value).__name__}: write (*layers)"
         )
-    raise ShapeError(f"a layer must have init and apply, or be callable, got {value!r}")
+    raise TypeError(f"a layer must have init and apply, or be callable, got {value!r}")
 
 
 def _children(layers: Sequence[LayerLike], named: dict[str, LayerLike]) -> Children:
@@ -178,7 +178,8 @@ def serial(*layers: LayerLike, **named: LayerLike) -> Serial:
       named: layers named by the caller; they run after the others.
 
     Raises:
-      ShapeError: an argument is not a layer, or names are not unique or contain "." or "/".
+      TypeError: an argument is not a layer.
+      ShapeError: names are not unique, or contain "." or "/".
 
     >>> net = serial(jc.Conv(6, 5), jax.nn.relu, jc.MaxPool(2), jc.Flatten(), scores=jc.Dense(10))
     >>> params, state = net.init(jax.random.key(0), (1, 32, 32, 3))
@@ -533,6 +534,7 @@ def frozen(layer: LayerLike, *, but: Sequence[str] = ()) -> Layer:
 
     Raises:
       ShapeError: ``but`` has a path that names no layer.
+      TypeError: ``but`` is a string.
 
     >>> net = jc.serial(features=frozen(jc.BatchNorm()), scores=jc.Dense(2))
     >>> params, state = net.init(jax.random.key(0), (4, 3))
@@ -545,7 +547,7 @@ def frozen(layer: LayerLike, *, but: Sequence[str] = ()) -> Layer:
     """
     net = as_layer(layer)
     if isinstance(but, str):
-        raise ShapeError(f"but must be a sequence of paths, got the string {but!r}: write [{but!r}]")
+        raise TypeError(f"but must be a sequence of paths, got the string {but!r}: write [{but!r}]")
     known = [path for path, _ in walk(net)]
     for path in but:
         if path not in known:
@@ -574,7 +576,7 @@ class MixedPrecision(Wrapper):
         for name in ("compute", "output"):
             dtype = jnp.dtype(getattr(self, name))
             if not jnp.issubdtype(dtype, jnp.floating):
-                raise ShapeError(f"{name} must be a floating-point type, got {dtype.name}")
+                raise DTypeError(f"{name} must be a floating-point type, got {dtype.name}")
             object.__setattr__(self, name, dtype)
         super().check()
 

@@ -1,4 +1,4 @@
-"""Maps by path, heads that take one, heads for training only, outputs of the input's size, the way back up."""
+"""Feature maps by path, heads on one of them, heads for training only, resized outputs, top-down paths."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def again(net):
 
 
 def deep():
-    """A row with rows in it, two of them inlined, with all kinds of children."""
+    """A serial with serials inside, two of them inlined, with all types of children."""
     inner = jc.serial(jc.Conv(4), jax.nn.relu, deeper=jc.serial(jc.Conv(5), jc.BatchNorm()), last=jc.Conv(4))
     return jc.serial(
         jc.inline(jc.serial(stem=jc.serial(jc.Conv(3), jax.nn.relu), pool=jc.MaxPool(2))),
@@ -211,7 +211,6 @@ def test_a_backbone_can_be_looked_into():
 @pytest.mark.parametrize(
     ("paths", "sentence"),
     [
-        ("stem", "paths must be a sequence of paths, got the string 'stem'"),
         ([], "paths must have at least one entry, with unique names"),
         ({"stem": "a", "pool": "a"}, "paths must have at least one entry, with unique names"),
         (["nothing"], "paths must name layers of net, one of 'stem', 'pool', 'body', 'block', 'head', got 'nothing'"),
@@ -223,6 +222,11 @@ def test_a_backbone_can_be_looked_into():
 def test_paths_that_lead_nowhere_are_refused(paths, sentence):
     with pytest.raises(jc.ShapeError, match=sentence):
         jc.backbone(deep(), paths)
+
+
+def test_a_string_is_no_sequence_of_paths():
+    with pytest.raises(TypeError, match="paths must be a sequence of paths, got the string 'stem'"):
+        jc.backbone(deep(), "stem")
 
 
 def test_what_is_no_row_has_no_paths():
@@ -475,7 +479,7 @@ def test_the_way_up_can_be_looked_into_and_rebuilt():
 
 
 def test_the_order_of_maps_survives_jit_and_printing():
-    """A plain dict comes out of jit sorted by name."""
+    """jit returns a plain dict sorted by name."""
     net = jc.serial(stem=jc.Conv(2), body=jc.serial(a=jc.Conv(3), b=jc.Conv(4)))
     for paths in (["body.b", "stem", "body.a"], {"stem": "z", "body.a": "y", "body": "x"}):
         trunk = jc.frozen(jc.backbone(net, paths))

@@ -120,12 +120,12 @@ def test_leaves_that_share_entries_raise_in_init():
 
 @pytest.mark.parametrize("wrong", [8, None, "relu", [jc.Conv(4)]])
 def test_what_is_no_layer_is_refused(wrong):
-    with pytest.raises(jc.ShapeError, match="a layer must have init and apply, or be callable, got"):
+    with pytest.raises(TypeError, match="a layer must have init and apply, or be callable, got"):
         jc.serial(wrong)
 
 
 def test_a_class_in_a_layers_place_is_refused():
-    with pytest.raises(jc.ShapeError, match=r"a layer must be an instance, got the class BatchNorm: write BatchNorm"):
+    with pytest.raises(TypeError, match=r"a layer must be an instance, got the class BatchNorm: write BatchNorm"):
         jc.serial(jc.Conv(4), jc.BatchNorm)
 
 
@@ -262,7 +262,7 @@ def test_maps_may_be_any_tree():
 
 
 def test_a_layer_gets_what_is_its_own_alone():
-    """Keys, state and the training flag reach each child as if it ran by itself."""
+    """Each child receives the keys, state and training flag that it would receive alone."""
     net = jc.serial(a=jc.serial(jc.BatchNorm(), jc.Dropout(0.5)), b=Shift())
     params, state, x = ready(net, (8, 3))
     y, new = net.apply(params, state, x, train=True, key=KEY)
@@ -421,9 +421,9 @@ def test_mixed_precision_leaves_integers_alone():
     net = jc.mixed_precision(jc.Identity())
     y, _ = net.apply({}, {}, tokens)
     assert (y["ids"].dtype, y["x"].dtype) == (jnp.int32, jnp.float32)
-    with pytest.raises(jc.ShapeError, match="compute must be a floating-point type, got int8"):
+    with pytest.raises(jc.DTypeError, match="compute must be a floating-point type, got int8"):
         jc.mixed_precision(jc.Dense(3), jnp.int8)
-    with pytest.raises(jc.ShapeError, match="output must be a floating-point type, got int32"):
+    with pytest.raises(jc.DTypeError, match="output must be a floating-point type, got int32"):
         jc.mixed_precision(jc.Dense(3), output="int32")
 
 
@@ -654,7 +654,7 @@ def test_frozen_but_a_path_that_is_not_there():
     net = jc.serial(layer1=jc.serial(conv=jc.Conv(2)), fc=jc.Dense(2))
     with pytest.raises(jc.ShapeError, match=r"^but has 'layer1.cnv', which names no layer: nearest are 'layer1.conv'"):
         jc.frozen(net, but=["layer1.cnv"])
-    with pytest.raises(jc.ShapeError, match=r"^but must be a sequence of paths, got the string 'fc': write \['fc'\]$"):
+    with pytest.raises(TypeError, match=r"^but must be a sequence of paths, got the string 'fc': write \['fc'\]$"):
         jc.frozen(net, but="fc")
 
 

@@ -1,4 +1,4 @@
-"""What works position by position is recognized; what does not is not."""
+"""Elementwise functions are recognized, and no others."""
 
 import functools
 

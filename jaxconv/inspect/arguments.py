@@ -56,23 +56,23 @@ def naming_preprocess(images: Any, preprocess: Callable | None) -> Iterator[None
 
 
 def check_hashable(net: Layer, **others: Any) -> None:
-    """Raises ShapeError, which names the layer, where an argument cannot be hashed, and so no program be cached."""
+    """Raises TypeError, which names the layer, where an argument cannot be hashed, and so no program be cached."""
     layers = {"net": net} | {f"layer {path!r}": layer for path, layer in walk(net)}
     # A composite of a layer that cannot be hashed cannot be hashed either, so the error names the innermost.
     for name, value in reversed((others | layers).items()):
         try:
             hash(value)
         except TypeError as error:
-            raise ShapeError(
+            raise TypeError(
                 f"{name} must be hashable, such as a frozen dataclass, because compiled programs are cached by it, "
                 f"got {type(value).__name__}"
             ) from error
 
 
 def as_paths(paths: Iterable[str], name: str = "paths") -> tuple[str, ...]:
-    """Returns paths as a tuple, or raises ShapeError for a string, whose letters would be used as paths."""
+    """Returns paths as a tuple, or raises TypeError for a string, whose letters would be used as paths."""
     if isinstance(paths, str):
-        raise ShapeError(f"{name} must be a sequence of paths, got the string {paths!r}: write [{paths!r}]")
+        raise TypeError(f"{name} must be a sequence of paths, got the string {paths!r}: write [{paths!r}]")
     return tuple(paths)
 
 
@@ -185,7 +185,8 @@ def split_target(
     """Returns a target as a function, which is static under jit, and as indices; both are None for the top class.
 
     Raises:
-      ShapeError: the target does not fit the network's output, or the network cannot be static.
+      ShapeError: the target does not fit the network's output.
+      TypeError: the network is not hashable.
     """
     check_hashable(net)
     struct = run.eval_shape(net, params, state, x)

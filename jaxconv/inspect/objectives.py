@@ -189,14 +189,14 @@ def check(
 ) -> tuple[Objective, ...]:
     """Returns the objectives as a tuple, or raises where one does not fit the network; only shapes are computed."""
     if isinstance(objectives, str):
-        raise ShapeError(
+        raise TypeError(
             f"objective must be an Objective or a sequence of them, got the string {objectives!r}: write "
             f"jaxconv.inspect.channel({objectives!r}, 0) for a channel of that layer, jaxconv.inspect.layer(...) for "
             "the whole layer, or jaxconv.inspect.logit(0) for a class"
         )
     several = tuple(objectives) if isinstance(objectives, Sequence) else (objectives,)
     if not several or not all(isinstance(objective, Objective) for objective in several):
-        raise ShapeError(f"objective must be an Objective or a sequence of them, got {objectives!r}")
+        raise TypeError(f"objective must be an Objective or a sequence of them, got {objectives!r}")
     check_hashable(net, preprocess=preprocess)
     for objective in several:
         check_unstacked(net, objective.path)

@@ -252,7 +252,7 @@ def precision_at_k(indices: ArrayLike | Neighbors, labels: ArrayLike, query_labe
             f"got {indices.shape}, {labels.shape} and {query_labels.shape}"
         )
     if not np.issubdtype(indices.dtype, np.integer):
-        raise ShapeError(f"indices must be integers, got {indices.dtype}")
+        raise DTypeError(f"indices must be integers, got {indices.dtype}")
     if not 0 <= indices.min() <= indices.max() < len(labels):
         raise ShapeError(
             f"indices must be from 0 to {len(labels) - 1}, got {indices.min()} to {indices.max()}: labels has a label "

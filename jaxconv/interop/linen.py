@@ -10,7 +10,7 @@ from flax.core import meta, unfreeze
 from flax.errors import InvalidRngError
 
 from jaxconv.compose import LayerLike, as_layer
-from jaxconv.errors import MissingKeyError, ShapeError
+from jaxconv.errors import MissingKeyError
 from jaxconv.interop.mode import Flags, TrainArgument, flag_values, parameters, train_flags
 from jaxconv.layer import Array, Described, Layer, Params, State, Tree, as_struct, child_key, name_of
 
@@ -154,7 +154,8 @@ def from_linen(module: linen.Module, *, train_argument: TrainArgument = None) ->
         ``deterministic`` and ``use_running_average`` (the last two False in training) that the module has.
 
     Raises:
-      ShapeError: ``module`` is not a linen module; ``train_argument`` names neither an argument nor a field.
+      TypeError: ``module`` is not a linen module.
+      ShapeError: ``train_argument`` names neither an argument nor a field.
 
     >>> from flax import linen
     >>> net = jc.serial(conv=from_linen(linen.Conv(8, (3, 3))), bn=from_linen(linen.BatchNorm()), relu=jax.nn.relu)
@@ -168,7 +169,7 @@ def from_linen(module: linen.Module, *, train_argument: TrainArgument = None) ->
     if isinstance(module, LinenNet):
         return module.net
     if not isinstance(module, linen.Module):
-        raise ShapeError(f"module must be a flax.linen module, got {module!r}")
+        raise TypeError(f"module must be a flax.linen module, got {module!r}")
     fields = [field.name for field in dataclasses.fields(module)]
     return FromLinen(module.clone(parent=None), train_flags(module, train_argument, fields))
 

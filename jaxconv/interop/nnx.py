@@ -266,7 +266,8 @@ def from_nnx(
         weights: without ``make``, ``init`` works under `jax.eval_shape` only, and so in `jaxconv.summary`.
 
     Raises:
-      ShapeError: ``module`` is not an nnx module; ``train_argument`` does not name an argument.
+      TypeError: ``module`` is not an nnx module.
+      ShapeError: ``train_argument`` does not name an argument.
 
     >>> from flax import nnx
     >>> conv, params, state = from_nnx(nnx.Conv(3, 8, (3, 3), rngs=nnx.Rngs(0)))
@@ -279,7 +280,7 @@ def from_nnx(
     if isinstance(module, NnxNet):
         return module.net, *nnx.as_pure((module.params, module.state))
     if not isinstance(module, nnx.Module):
-        raise ShapeError(f"module must be a flax.nnx module, got {module!r}")
+        raise TypeError(f"module must be a flax.nnx module, got {module!r}")
     values, slots = _read(module)
     # Each call sets the mode, so the module's present mode is not part of the layer.
     module = nnx.clone(module)

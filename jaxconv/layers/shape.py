@@ -199,7 +199,7 @@ class Fn(Leaf):
 
     def check(self) -> None:
         if not callable(self.function):
-            raise ShapeError(f"function must be callable, got {self.function!r}")
+            raise TypeError(f"function must be callable, got {self.function!r}")
 
     def forward(self, params: Params, x: Tree) -> Tree:
         return self.function(x)

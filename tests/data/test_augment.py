@@ -15,7 +15,7 @@ NUMPY_MODES = {"zeros": "constant", "edge": "edge", "reflect": "reflect", "circu
 
 
 def draw_images(shape, dtype="uint8", seed=0):
-    """Random images, no two windows alike; half types hold the integers to 255 exactly."""
+    """Random images, no two windows equal; half precision represents the integers to 255 exactly."""
     return np.random.default_rng(seed).integers(0, 256, shape).astype(jnp.dtype(dtype))
 
 

@@ -171,7 +171,7 @@ def test_cmyk_is_turned_into_red_green_and_blue(write, kind):
 def test_an_image_is_put_upright(write, orientation, bits):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    # How a file's rows and columns lie for each orientation, from EXIF 2.3's table of tag 0x0112.
+    # The order of a file's rows and columns for each orientation, from EXIF 2.3's table of tag 0x0112.
     stored = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],

@@ -27,7 +27,8 @@ def test_mnist5k_is_split_by_class():
 
 
 def test_mnist5k_keeps_images_with_their_labels():
-    # The class means tell the digits apart: nearest mean gets four of five right, one of ten if labels were mixed up.
+    # The class means distinguish the digits: the nearest mean is right for four of five, and for one of ten if labels
+    # were mixed up.
     data = mnist5k()
     train, test = (x.reshape(len(x), -1) / 255.0 for x in (data.train_images, data.test_images))
     means = np.stack([train[data.train_labels == c].mean(0) for c in range(10)])

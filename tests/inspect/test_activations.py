@@ -88,7 +88,7 @@ def test_a_path_that_names_no_layer_lists_the_nearest(argument):
 def test_other_wrong_paths():
     net = jc.serial(a=jc.Identity())
     x = jnp.ones(3)
-    with pytest.raises(jc.ShapeError, match=r"paths must be a sequence of paths, got the string 'a': write \['a'\]"):
+    with pytest.raises(TypeError, match=r"paths must be a sequence of paths, got the string 'a': write \['a'\]"):
         activations(net, {}, {}, x, paths="a")
     with pytest.raises(jc.ShapeError, match=r"paths has 'xyz', which names no layer: there are 'a'"):
         activations(net, {}, {}, x, paths=["xyz"])
@@ -276,7 +276,7 @@ run_inside = jax.jit(lambda p, s, x, layer: layer.apply(p, s, x)[0], static_argn
 
 @dataclasses.dataclass(frozen=True)
 class Own:
-    """A user's composite that runs its child in a trace of its own; jit's is compiled once and for all."""
+    """A user's composite that runs its child in a separate trace; under jit it is compiled once."""
 
     children: tuple
     transform: str

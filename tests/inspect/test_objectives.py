@@ -74,12 +74,6 @@ def ready():
         (lambda: objectives.unit("conv", (1, 6), 0), "position, index 1, .* must be below 6"),
         (lambda: objectives.unit("conv", (-1, 0), 0), "position must be an int or a sequence of ints, at least 0"),
         (lambda: objectives.layer("pair"), "path 'pair' must name a layer that returns one array, got PyTreeDef"),
-        (lambda: [], "objective must be an Objective or a sequence of them, got"),
-        (lambda: 3, "objective must be an Objective or a sequence of them, got 3"),
-        (
-            lambda: "conv",
-            r"must be .*, got the string 'conv': write jaxconv.inspect.channel\('conv', 0\) .*inspect.logit\(0\)",
-        ),
         (
             lambda: objectives.Objective("conv", lambda y, _: y.sum()),
             r"objective must return \(2,\) scores, .* got \(\)",
@@ -89,6 +83,19 @@ def ready():
 def test_what_does_not_fit_is_named(ready, objective, message):
     with pytest.raises(jc.ShapeError, match=message):
         objectives.check(*ready, (2, 6, 6, 3), objective(), None)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ([], "objective must be an Objective or a sequence of them, got"),
+        (3, "objective must be an Objective or a sequence of them, got 3"),
+        ("conv", r"must be .*, got the string 'conv': write jaxconv.inspect.channel\('conv', 0\) .*inspect.logit\(0\)"),
+    ],
+)
+def test_what_is_no_objective_is_refused(ready, objective, message):
+    with pytest.raises(TypeError, match=message):
+        objectives.check(*ready, (2, 6, 6, 3), objective, None)
 
 
 def test_a_network_that_cannot_take_the_images_says_so(ready):

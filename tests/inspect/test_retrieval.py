@@ -237,5 +237,5 @@ def test_what_has_no_components_is_named(x, n, message):
 
 
 def test_indices_are_integers():
-    with pytest.raises(jc.ShapeError, match="indices must be integers, got float64"):
+    with pytest.raises(jc.DTypeError, match="indices must be integers, got float64"):
         precision_at_k(np.array([[0.0, 1.0]]), [1, 2], [1])

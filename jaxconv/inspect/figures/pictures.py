@@ -128,7 +128,7 @@ def activation_maps(maps: Mapping[str, Any], *, most: int = 12) -> Figure:
     4
     """
     if not isinstance(maps, Mapping):
-        raise ShapeError(
+        raise TypeError(
             "maps must be a dict of arrays by path, the second value that jaxconv.inspect.activations returns, got "
             f"{type(maps).__name__}"
         )

@@ -1,4 +1,4 @@
-"""Statistics by layer: every number is on its scale, and what is on none is told apart."""
+"""Statistics by layer: every value is on its scale, and values that are on no scale have separate styles."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Maps over images: strong numbers show on white as on black, on one scale where it is asked for."""
+"""Maps over images: strong values are visible on white and on black, and maps can share a scale."""
 
 import numpy as np
 import pytest

@@ -42,5 +42,5 @@ def test_activation_maps_are_of_one_image():
         jc.ShapeError, match=r"got \[\(2, 4, 4, 2\)\]: pass the maps of one image, \{path: a\[0\] for path"
     ):
         figures.activation_maps({"conv": jnp.ones((2, 4, 4, 2))})
-    with pytest.raises(jc.ShapeError, match=r"maps must be a dict of arrays by path, the second value .* got tuple"):
+    with pytest.raises(TypeError, match=r"maps must be a dict of arrays by path, the second value .* got tuple"):
         figures.activation_maps((jnp.ones(3), {"conv": maps}))
