@@ -1,12 +1,12 @@
-"""Trains a ConvNet to classify small images, and shows what it learned.
+"""Trains a ConvNet to classify small images, and draws its filters and activations.
 
     python -m experiments.classify --data mnist5k --model convnet --out runs/mnist5k
 
 Networks: LeNet-5 (LeCun et al., 1998); the lecture's ``[CONV-RELU-POOL]*3-FC`` with batch norm (Ioffe and Szegedy,
 2015). Trained by AdamW (Loshchilov and Hutter, 2019) on a one-cycle schedule (Smith and Topin, 2018) with smoothed
-labels (Szegedy et al., 2016), on images shifted or mirrored where that makes others like them. A twentieth of the
-training images is held out: for the curves, and for the checkpoint of the best epoch. The test images are looked at
-once, at the end, with the weights of the last epoch, where the schedule ends.
+labels (Szegedy et al., 2016), on images shifted or flipped where that suits the data set. A twentieth of the training
+images is held out for the curves and the checkpoint of the best epoch. The test images are used once, at the end, with
+the weights of the last epoch.
 
 Writes metrics.json, checkpoint/, the figures and report.html under --out.
 """
@@ -37,7 +37,7 @@ MODELS: dict[str, Callable[[int], jc.Layer]] = {
 
 
 class Recipe(NamedTuple):
-    """What suits a data set."""
+    """The loader and the hyperparameters of a data set."""
 
     load: Callable[..., Dataset]
     epochs: int
@@ -52,21 +52,21 @@ RECIPES = {
 }
 
 
-def positive(kind: type) -> Callable[[str], Any]:
-    """Returns an argparse type that takes positive numbers."""
+def positive(number: type) -> Callable[[str], Any]:
+    """Returns an argparse type that accepts positive numbers."""
 
     def parse(text: str) -> Any:
-        value = kind(text)
+        value = number(text)
         if not value > 0:
             raise argparse.ArgumentTypeError(f"must be positive, got {text}")
         return value
 
-    parse.__name__ = kind.__name__
+    parse.__name__ = number.__name__
     return parse
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but not of switches, nor where the help says them in words."""
+    """Shows defaults, except those of switches, and those that the help text states."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, False) else super()._get_help_string(action)
@@ -78,16 +78,18 @@ def parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").split("\n\n", 1)[0],
         formatter_class=Help,
     )
-    arguments.add_argument("--data", choices=RECIPES, default="mnist5k", help="what to learn from")
-    arguments.add_argument("--folder", help="where the files of fashion_mnist or cifar10 lie")
-    arguments.add_argument("--download", action="store_true", help="fetch fashion_mnist or cifar10, checksum verified")
-    arguments.add_argument("--model", choices=MODELS, default="convnet", help="which network learns")
+    arguments.add_argument("--data", choices=RECIPES, default="mnist5k", help="the data set")
+    arguments.add_argument("--folder", help="the folder of the files of fashion_mnist or cifar10")
+    arguments.add_argument(
+        "--download", action="store_true", help="download fashion_mnist or cifar10, verified by checksum"
+    )
+    arguments.add_argument("--model", choices=MODELS, default="convnet", help="the network")
     arguments.add_argument("--epochs", type=positive(int), help="default: 24 for mnist5k, 10 for the others")
-    arguments.add_argument("--batch", type=positive(int), default=128, help="images in a step")
-    arguments.add_argument("--lr", type=positive(float), default=5e-3, help="the peak of the schedule")
-    arguments.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    arguments.add_argument("--batch", type=positive(int), default=128, help="images in each step")
+    arguments.add_argument("--lr", type=positive(float), default=5e-3, help="the peak learning rate of the schedule")
+    arguments.add_argument("--seed", type=int, default=0, help="the seed of weights, order and augmentation")
     arguments.add_argument("--out", type=Path, help="a folder for the report; default: runs/DATA-MODEL")
-    arguments.add_argument("--resume", action="store_true", help="continue the run that --out holds")
+    arguments.add_argument("--resume", action="store_true", help="continue the run in --out")
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
     return arguments
 
@@ -97,7 +99,7 @@ def load(options: argparse.Namespace) -> Dataset:
     given = {"folder": options.folder, "download": options.download}
     if options.data == "mnist5k":
         if any(given.values()):
-            raise ValueError("--folder and --download are for fashion_mnist and cifar10; mnist5k is in a package")
+            raise ValueError("--folder and --download must not be given for mnist5k, which is part of a package")
         return jc.data.mnist5k()
     return RECIPES[options.data].load(**given)
 
@@ -121,7 +123,7 @@ def augmentation(recipe: Recipe) -> Callable[[jax.Array, jax.Array], jax.Array]:
 
 
 def mistakes(data: Dataset, probabilities: np.ndarray, most: int = 24) -> Any:
-    """Draws the test images that the network got wrong with the greatest confidence; None if there are none."""
+    """Draws the wrongly classified test images with the highest probabilities; None if there are none."""
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != data.test_labels)
     worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][:most]
@@ -153,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     mean, std = channel_statistics(data.train_images)
     preprocess = functools.partial(normalize, mean=mean, std=std)
     if (options.out / "checkpoint").exists() and not options.resume:
-        raise ValueError(f"{options.out} holds a run already: continue it by --resume, or give another --out")
+        raise ValueError(f"--out must be a new folder, got {options.out}, which has a run: use --resume")
     options.out.mkdir(parents=True, exist_ok=True)
     fitted = jc.train.fit(
         net,

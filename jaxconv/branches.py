@@ -1,7 +1,7 @@
-"""Networks with more than one way out: the maps of a backbone by path, and what stands on them.
+"""Backbones and their heads: feature maps of a network by path, and layers on these feature maps.
 
-Heads on a map, heads that are there for training only, the way back from the coarsest map to the finest, and to the
-size of the image.
+Heads on one feature map, auxiliary heads for training, top-down paths from the coarsest feature map to the finest, and
+resizing to the size of the image.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ Maps = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, repr=False)
 class Backbone(Composite):
-    """The first children of a row of layers, and what some of them give; made by `backbone`.
+    """The first children of a `serial`, which returns the outputs of some of them; created by `backbone`.
 
-    ``inner`` is one inside another: it returns what it gives as well. ``order`` has the names of all maps, those of
-    backbones inside included.
+    ``inner`` marks a backbone inside another, which returns its last output and its feature maps. ``order`` has the
+    names of all feature maps, inner backbones included.
     """
 
     call: ClassVar[str] = "backbone"
@@ -38,7 +38,7 @@ class Backbone(Composite):
     order: tuple[str, ...] = ()
 
     def source(self) -> tuple[Serial, dict[str, str]]:
-        """Returns what `backbone` makes this of: a row of layers, and the paths with their names."""
+        """Returns the arguments of `backbone`: a serial, and the paths with their names."""
         children, paths = [], dict(self.maps)
         for name, layer in self.children:
             tapped = backbone_in(layer)
@@ -68,31 +68,33 @@ class Backbone(Composite):
 
 
 def backbone_in(layer: Layer) -> Backbone | None:
-    """Returns the backbone that a layer is, or that stands in `jaxconv.frozen` and the like; None for another."""
+    """Returns the layer, inside of `frozen` and similar wrappers, if it is a backbone; None otherwise."""
     while isinstance(layer, AROUND):
         layer = layer.layer
     return layer if isinstance(layer, Backbone) else None
 
 
 def _around(layer: Layer, inside: Layer) -> Layer:
-    """Returns ``inside`` in what stands around the innermost of ``layer``."""
+    """Returns ``inside`` in the wrappers of ``layer``."""
     return dataclasses.replace(layer, layer=_around(layer.layer, inside)) if isinstance(layer, AROUND) else inside
 
 
 def _tapped(
     net: Layer, maps: Maps, outer: tuple[str, ...] = (), *, whole: bool = False, inner: bool = False
 ) -> Backbone | Wrapper:
-    """Returns the children of ``net``, those with a path inside tapped in their turn.
+    """Returns the children of ``net`` as a backbone; children that contain a path become inner backbones.
 
-    Unless ``whole``, those after the last of the paths are left out.
+    Unless ``whole``, children after the last path are left out.
     """
     if isinstance(net, AROUND):
         return dataclasses.replace(net, layer=_tapped(net.layer, maps, outer, whole=whole, inner=inner))
     if isinstance(net, Auxiliary):
         net = net.body
     if not isinstance(net, Serial):
-        inside = f"{'.'.join(outer)} is no row of layers" if outer else "net must be a row of layers made by serial"
-        raise ShapeError(f"{inside}, so paths {[path for path, _ in maps]} cannot be reached: {type(net).__name__}")
+        name = repr(".".join(outer)) if outer else "net"
+        raise ShapeError(
+            f"{name} must be made by serial to reach the paths {[path for path, _ in maps]}, got {type(net).__name__}"
+        )
     left, children = set(maps), []
     for name, layer in net.children:
         if name:
@@ -112,7 +114,8 @@ def _tapped(
     if left:
         at = ".".join(outer)
         names = ", ".join(map(repr, level_names(net.children)))
-        raise ShapeError(f"paths has {sorted(p for p, _ in left)[0]!r}, which names no layer in {at or 'net'}: {names}")
+        wrong = sorted(p for p, _ in left)[0]
+        raise ShapeError(f"paths must name layers of {at or 'net'}, one of {names}, got {wrong!r}")
     own = {name for name, _ in net.children}
     return Backbone(tuple(children), tuple((p, out) for p, out in maps if p in own), inner)
 
@@ -120,17 +123,18 @@ def _tapped(
 def backbone(net: Layer, paths: Sequence[str] | Mapping[str, str]) -> Backbone | Wrapper:
     """Returns the part of a network up to the last of ``paths``; its output is a dict of the feature maps there.
 
-    The dict is a `collections.OrderedDict` in the order of ``paths``, which survives jit: JAX sorts the entries of a
-    plain dict by name. The parameters keep their paths, so a network's weights are its backbone's, those of the head
-    left out. What FCN, DeepLab and U-Net stand on; torchvision's ``IntermediateLayerGetter``.
+    The dict is a `collections.OrderedDict` in the order of ``paths``, which jit preserves; JAX sorts the entries of a
+    plain dict by name. The parameters keep their paths, so the backbone uses the network's weights without those of the
+    head. FCN, DeepLab and U-Net use backbones. Equals torchvision's ``IntermediateLayerGetter``.
 
     Args:
-      net: made by `serial` or `auxiliary`; so is what a path with dots goes through. `frozen`, `remat` and
-        `mixed_precision` around them stay around the backbone.
-      paths: of the layers whose outputs are wanted, or a mapping of paths to the names they get in the output.
+      net: a network made by `serial` or `auxiliary`; for a path with dots, the layers on the path are too. `frozen`,
+        `remat` and `mixed_precision` around them are kept.
+      paths: the paths of layers, or a mapping from paths to names in the output.
 
     Raises:
-      ShapeError: a path names no layer, or goes through a layer that is no row of layers.
+      ShapeError: a path names no layer, or passes through a layer that is not made by `serial`.
+      TypeError: ``paths`` is a string.
 
     >>> body = jc.serial(jc.Conv(16, stride=2), jax.nn.relu)
     >>> net = jc.serial(stem=jc.Conv(8, stride=2), body=body, head=jc.Flatten())
@@ -140,15 +144,15 @@ def backbone(net: Layer, paths: Sequence[str] | Mapping[str, str]) -> Backbone |
     {'stem': (1, 16, 16, 8), 'body.1': (1, 8, 8, 16)}
     """
     if isinstance(paths, str):
-        raise ShapeError(f"paths must be a sequence of paths, got the string {paths!r}: write [{paths!r}]")
+        raise TypeError(f"paths must be a sequence of paths, got the string {paths!r}: write [{paths!r}]")
     named = dict(paths) if isinstance(paths, Mapping) else {path: path for path in paths}
     if not named or len(set(named.values())) < len(named):
-        raise ShapeError(f"paths must be at least one, with different names, got {named}")
+        raise ShapeError(f"paths must have at least one entry, with unique names, got {named}")
     return _ordered(_tapped(net, tuple(named.items())), tuple(named.values()))
 
 
 def _ordered(tapped: Backbone | Wrapper, order: tuple[str, ...]) -> Backbone | Wrapper:
-    """Returns the backbone, whatever stands around it, with the order of its output."""
+    """Returns the backbone, inside of its wrappers, with the order of its output."""
     if isinstance(tapped, Backbone):
         return dataclasses.replace(tapped, order=order)
     return dataclasses.replace(tapped, layer=_ordered(tapped.layer, order))  # type: ignore[arg-type]
@@ -156,7 +160,7 @@ def _ordered(tapped: Backbone | Wrapper, order: tuple[str, ...]) -> Backbone | W
 
 @dataclass(frozen=True, repr=False)
 class Auxiliary(Composite):
-    """A row of layers with heads on the way that run in training only; made by `auxiliary`."""
+    """A serial with heads that run in training only; created by `auxiliary`."""
 
     call: ClassVar[str] = "auxiliary"
     body: Serial
@@ -165,7 +169,7 @@ class Auxiliary(Composite):
 
     @property
     def children(self) -> Children:  # type: ignore[override]
-        """The row's children and the heads, all at this level."""
+        """The children of the body and the heads, all at this level."""
         return (*self.body.children, *self.heads)
 
     def with_children(self, layers: Sequence[Layer]) -> "Auxiliary":
@@ -186,7 +190,10 @@ class Auxiliary(Composite):
         for (name, _), after in zip(self.heads, self.after, strict=True):
             check_name(name)
             if after not in names:
-                raise ShapeError(f"{name} stands after {after!r}, which names no layer: {', '.join(map(repr, names))}")
+                raise ShapeError(
+                    f"{name} must name a child of body whose output it takes, one of {', '.join(map(repr, names))}, "
+                    f"got {after!r}"
+                )
 
     def route(self, run: Run, x: Tree) -> Tree:
         extra = {}
@@ -199,16 +206,16 @@ class Auxiliary(Composite):
 
 
 def auxiliary(body: Serial, **heads: tuple[str, LayerLike]) -> Auxiliary:
-    """Adds heads to a row of layers that run in training only, where the output is ``(y, {name: head's output})``.
+    """Adds heads that run in training only; in training the output is ``(y, {name: output of the head})``.
 
-    They are initialised always. The auxiliary classifiers of GoogLeNet and Inception.
+    The heads are always initialized. GoogLeNet and Inception have such auxiliary classifiers.
 
     Args:
-      body: made by `serial`; its children and the heads stand at one level.
-      heads: by name, ``(name of the child of body whose output it takes, layer)``.
+      body: a `serial`; its children and the heads are at one level.
+      heads: by name, ``(name of the child of body whose output the head takes, layer)``.
 
     Raises:
-      ShapeError: a head stands after no child; names are not different.
+      ShapeError: a head names no child of the body; names are not unique.
 
     >>> net = auxiliary(jc.serial(a=jc.Dense(8), b=jc.Dense(3)), aux=("a", jc.Dense(3)))
     >>> params, state = net.init(jax.random.key(0), (1, 4))
@@ -220,7 +227,7 @@ def auxiliary(body: Serial, **heads: tuple[str, LayerLike]) -> Auxiliary:
     """
     layers = tuple((name, as_layer(layer)) for name, (_, layer) in heads.items())
     if not isinstance(body, Serial):
-        raise ShapeError(f"body must be a row of layers made by serial, got {type(body).__name__}")
+        raise ShapeError(f"body must be made by serial, got {type(body).__name__}")
     return Auxiliary(body, layers, tuple(after for after, _ in heads.values()))
 
 
@@ -228,13 +235,13 @@ def _map(maps: Tree, name: str) -> Tree:
     if not isinstance(maps, dict) or name not in maps:
         other = f"one array of shape {maps.shape}" if hasattr(maps, "shape") else type(maps).__name__
         has = ", ".join(map(repr, maps)) or "none" if isinstance(maps, dict) else other
-        raise ShapeError(f"x must be a dict of maps with {name!r} in it, got {has}")
+        raise ShapeError(f"x must be a dict of feature maps with {name!r} in it, got {has}")
     return maps[name]
 
 
 @dataclass(frozen=True, repr=False)
 class OnMap(Wrapper):
-    """A layer that takes one of several maps; made by `on_map`."""
+    """A layer on one of several feature maps; created by `on_map`."""
 
     call: ClassVar[str] = "on_map"
     name: str
@@ -247,11 +254,11 @@ class OnMap(Wrapper):
 
 
 def on_map(name: str, layer: LayerLike) -> OnMap:
-    """Runs a layer on one of the maps that a backbone gives. Adds no level.
+    """Runs a layer on one of the feature maps that a backbone returns. Adds no level to paths.
 
     Args:
-      name: of the map, as `backbone` calls it.
-      layer: takes the map.
+      name: the feature map's name in the output of `backbone`.
+      layer: a layer that takes the feature map.
 
     >>> net = jc.serial(maps=backbone(jc.serial(jc.Conv(4), jc.MaxPool(2)), ["0", "1"]), head=on_map("1", jc.Conv(2)))
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
@@ -263,13 +270,13 @@ def on_map(name: str, layer: LayerLike) -> OnMap:
 
 def _added(skip: Array, y: Array) -> Array:
     if skip.shape != y.shape:
-        raise ShapeError(f'join="add" must have maps of one shape, got {skip.shape} and {y.shape}')
+        raise ShapeError(f'feature maps must have equal shapes for join="add", got {skip.shape} and {y.shape}')
     return skip + y
 
 
 @dataclass(frozen=True, repr=False)
 class Resized(Wrapper):
-    """A layer whose output gets the size of its input; made by `resized`."""
+    """A layer whose output is resized to the size of its input; created by `resized`."""
 
     call: ClassVar[str] = "resized"
     method: str = "bilinear"
@@ -288,12 +295,12 @@ class Resized(Wrapper):
 
 
 def resized(layer: LayerLike, *, method: str = "bilinear", align_corners: bool = False, rank: int = 2) -> Resized:
-    """Resizes the maps that a layer gives to the spatial sizes of its input, whatever they are. Adds no level.
+    """Resizes a layer's output to the spatial sizes of its input. Adds no level to paths.
 
-    What networks for segmentation end with.
+    Networks for segmentation end in this.
 
     Args:
-      layer: takes one map and gives one, or a pytree of them.
+      layer: a layer from one array to one array, or to a pytree of arrays.
       method, align_corners, rank: as in `jaxconv.resize`.
 
     Raises:
@@ -312,9 +319,9 @@ _JOINS: dict[str, Callable[..., Array]] = {"concatenate": concatenate, "add": _a
 
 @dataclass(frozen=True, repr=False)
 class TopDown(Composite):
-    """The way back from the coarsest map to the finest; made by `top_down`.
+    """A top-down path from the coarsest feature map to the finest; created by `top_down`.
 
-    ``children`` has two for each step, the one that enlarges and the one that takes what is joined.
+    ``children`` has two layers for each step: the upsampling layer, and the block on the joined feature maps.
     """
 
     call: ClassVar[str] = "top_down"
@@ -333,7 +340,7 @@ class TopDown(Composite):
             check_name(name)
 
     def steps(self) -> list[tuple[tuple[str, Layer], tuple[str, Layer]]]:
-        """Returns the children, two by two."""
+        """Returns the children in pairs."""
         return list(zip(self.children[::2], self.children[1::2], strict=True))
 
     def arguments(self) -> list[str]:
@@ -355,14 +362,14 @@ class TopDown(Composite):
         if self.crop:
             if any(o < 0 or o % 2 for o in over):
                 raise ShapeError(
-                    f"map {name!r} of {sizes} must be larger than what comes up to it, {coming}, by even numbers, so "
-                    "that its middle can be cut out: x must have sizes that are even before each pool"
+                    f"feature map {name!r} must be larger than the upsampled map by even numbers for its center to be "
+                    f"cropped, got {sizes} and {coming}: x must have sizes that are even before each pool"
                 )
             return (run("", Pad([(-o // 2, -o // 2) for o in over], rank=self.rank), skip) if any(over) else skip), y
         if any(abs(o) > 1 for o in over):
             raise ShapeError(
-                f"what comes up to map {name!r} of {sizes} must be of its size, give or take one, got {coming}: "
-                "maps must be given from the coarsest to the finest, each as many times finer as the layer enlarges"
+                f"the upsampled map must have the size of feature map {name!r}, {sizes}, up to a difference of 1, got "
+                f"{coming}: steps must go from coarse to fine, with upsampling layers that match the maps' sizes"
             )
         return skip, (run("", Pad([(0, o) for o in over], rank=self.rank), y) if any(over) else y)
 
@@ -375,23 +382,23 @@ def top_down(
     rank: int = 2,
     join: str = "concatenate",
 ) -> TopDown:
-    """Goes from the coarsest map to the finest: enlarges, joins with the next map, runs a block.
+    """A top-down path: upsamples from the coarsest feature map to the finest, and joins each on the way.
 
-    The decoder of U-Net (Ronneberger et al., 2015); with ``join="add"`` that of LinkNet (Chaurasia and
-    Culurciello, 2017) and of feature pyramids (Lin et al., 2017). It takes the dict of maps that `backbone` gives.
+    This is the decoder of U-Net (Ronneberger et al., 2015); with ``join="add"``, of LinkNet (Chaurasia and Culurciello,
+    2017) and of feature pyramids (Lin et al., 2017). Its input is the dict of feature maps that `backbone` returns.
 
     Args:
-      start: the name of the coarsest map.
-      steps: by the name of the map that is joined, coarsest first, ``(layer that enlarges, block)``. Their parameters
-        stand under ``NAME_up`` and ``NAME``.
-      crop: cut the middle out of each map to the size of what comes up to it, as the paper does, where convolutions
-        are not padded. Otherwise what comes up is padded with zeros, or cut, at the end by the one row or column that
-        an odd size makes it differ.
+      start: the name of the coarsest feature map.
+      steps: for the name of each joined feature map, coarsest first, ``(upsampling layer, block)``. Their parameters
+        are stored under ``NAME_up`` and ``NAME``.
+      crop: crop the center of each feature map to the size of the upsampled map, as in the paper, for convolutions
+        without padding. Otherwise the upsampled map is padded with zeros, or cut, by one row or column at the end
+        where an odd size requires it.
       rank: the number of spatial axes.
       join: "concatenate" on channels, or "add".
 
     Raises:
-      ShapeError: names are not different, a map is not there, or sizes do not fit.
+      ShapeError: names are not unique, a feature map is missing, or sizes do not fit.
 
     >>> decoder = top_down("coarse", {"fine": (jc.ConvTranspose(4, 2, stride=2), jc.Conv(3))})
     >>> x = {"fine": jnp.ones((1, 8, 8, 2)), "coarse": jnp.ones((1, 4, 4, 6))}

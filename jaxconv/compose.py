@@ -1,4 +1,4 @@
-"""Networks out of layers: in a row, side by side, around a shortcut, repeated, rematerialised, in mixed precision."""
+"""Composition of layers: serial, parallel, residual, repeated, rematerialized, frozen, in mixed precision."""
 
 import dataclasses
 import keyword
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv import geometry as geo
-from jaxconv.errors import ShapeError, did_you_mean
+from jaxconv.errors import DTypeError, ShapeError, did_you_mean
 from jaxconv.keys import as_key
 from jaxconv.layer import (
     Array,
@@ -40,15 +40,15 @@ _FROM_FLAX = {"flax.linen": "from_linen", "flax.nnx": "from_nnx"}
 
 
 def as_layer(value: LayerLike) -> Layer:
-    """Returns a layer: the value itself if it has ``init`` and ``apply``, a callable as `jaxconv.Fn`."""
+    """Returns a layer: the value itself if it has ``init`` and ``apply``, or `jaxconv.Fn` of a callable."""
     if isinstance(value, type):
-        raise ShapeError(f"a layer must be an instance, got the class {value.__name__}: write {value.__name__}(...)")
-    # Flax's would pass for something else: linen's has init and apply too, nnx's is callable and hides its arrays.
-    for kind in type(value).__mro__:
-        package = ".".join(kind.__module__.split(".")[:2])
-        if kind.__name__ == "Module" and package in _FROM_FLAX:
-            raise ShapeError(
-                f"a layer must not be Flax's {type(value).__name__} itself: "
+        raise TypeError(f"a layer must be an instance, got the class {value.__name__}: write {value.__name__}(...)")
+    # Flax modules would be taken for layers: linen's have init and apply too, nnx's are callable and hide arrays.
+    for base in type(value).__mro__:
+        package = ".".join(base.__module__.split(".")[:2])
+        if base.__name__ == "Module" and package in _FROM_FLAX:
+            raise TypeError(
+                f"a layer must be a jaxconv layer, got Flax's {type(value).__name__}: "
                 f"write jaxconv.interop.flax.{_FROM_FLAX[package]}(...)"
             )
     if isinstance(value, Layer):
@@ -56,14 +56,14 @@ def as_layer(value: LayerLike) -> Layer:
     if callable(value):
         return Fn(value)
     if isinstance(value, list | tuple):
-        raise ShapeError(
+        raise TypeError(
             f"a layer must have init and apply, or be callable, got a {type(value).__name__}: write (*layers)"
         )
-    raise ShapeError(f"a layer must have init and apply, or be callable, got {value!r}")
+    raise TypeError(f"a layer must have init and apply, or be callable, got {value!r}")
 
 
 def _children(layers: Sequence[LayerLike], named: dict[str, LayerLike]) -> Children:
-    """Names the layers by position, the inlined ones ""; then come those that the caller names."""
+    """Returns layers named by position, inlined layers named "", then the layers that the caller names."""
     children = []
     for i, value in enumerate(layers):
         layer = as_layer(value)
@@ -75,20 +75,20 @@ def _children(layers: Sequence[LayerLike], named: dict[str, LayerLike]) -> Child
 
 
 def check_name(name: str) -> None:
-    """Raises where a child's name would break a path."""
+    """Raises where a child's name is not valid in a path."""
     if not isinstance(name, str) or not name or "." in name or "/" in name:
         raise ShapeError(f'name of a child must be a non-empty string without "." and "/", got {name!r}')
 
 
 def as_keyword(name: str, text: str) -> str:
-    """Returns how an argument under a name is written, whatever the name."""
+    """Returns the source text of a keyword argument, for names that are not identifiers too."""
     plain = name.isidentifier() and not keyword.iskeyword(name)
     return f"{name}={text}" if plain else f"**{{{name!r}: {text}}}"
 
 
 @dataclass(frozen=True, repr=False)
 class _Many(Composite):
-    """What composites of any number of named children share."""
+    """The base class of composites with any number of named children."""
 
     least: ClassVar[int] = 1
     children: Children
@@ -112,7 +112,7 @@ class _Many(Composite):
 
 
 class Serial(_Many):
-    """Runs its children one after the other; made by `serial`."""
+    """Runs its children in sequence; created by `serial`."""
 
     call: ClassVar[str] = "serial"
     least: ClassVar[int] = 0
@@ -124,7 +124,7 @@ class Serial(_Many):
 
 
 class Parallel(_Many):
-    """Runs its children on the same input; made by `parallel`."""
+    """Runs its children on the same input; created by `parallel`."""
 
     call: ClassVar[str] = "parallel"
     least: ClassVar[int] = 0
@@ -134,7 +134,7 @@ class Parallel(_Many):
 
 
 class Concat(_Many):
-    """Runs its children on the same input and joins their channels; made by `concat`."""
+    """Runs its children on the same input and concatenates their channels; created by `concat`."""
 
     call: ClassVar[str] = "concat"
 
@@ -143,7 +143,7 @@ class Concat(_Many):
 
 
 class Split(_Many):
-    """Runs each child on its share of the channels and joins the results; made by `split`."""
+    """Runs each child on its part of the channels and concatenates the results; created by `split`."""
 
     call: ClassVar[str] = "split"
 
@@ -156,10 +156,10 @@ class Split(_Many):
 
 
 def concatenate(*ys: Array) -> Array:
-    """Joins branches on channels."""
+    """Concatenates branches on channels."""
     if len({y.shape[:-1] for y in ys}) > 1:
         raise ShapeError(
-            f"branches must agree in all axes but the channels, got shapes {', '.join(str(y.shape) for y in ys)}"
+            f"branches must have equal shapes except for channels, got {', '.join(str(y.shape) for y in ys)}"
         )
     return jnp.concatenate(ys, axis=-1)
 
@@ -167,19 +167,20 @@ def concatenate(*ys: Array) -> Array:
 def _shares(x: Array, n: int) -> list[Array]:
     channels = x.shape[-1]
     if channels % n:
-        raise ShapeError(f"x must have channels that divide by the {n} branches, got shape {x.shape}")
+        raise ShapeError(f"x must have a number of channels divisible by the {n} branches, got shape {x.shape}")
     return jnp.split(x, n, axis=-1)
 
 
 def serial(*layers: LayerLike, **named: LayerLike) -> Serial:
-    """Runs layers one after the other: ``torch.nn.Sequential``.
+    """Runs layers in sequence, like ``torch.nn.Sequential``.
 
     Args:
-      layers: layers or functions of arrays; named "0", "1", ... by position, those without parameters counted.
+      layers: layers or functions of arrays; named "0", "1", ... by position, layers without parameters included.
       named: layers named by the caller; they run after the others.
 
     Raises:
-      ShapeError: an argument is no layer, or names are not different or have "." or "/" in them.
+      TypeError: an argument is not a layer.
+      ShapeError: names are not unique, or contain "." or "/".
 
     >>> net = serial(jc.Conv(6, 5), jax.nn.relu, jc.MaxPool(2), jc.Flatten(), scores=jc.Dense(10))
     >>> params, state = net.init(jax.random.key(0), (1, 32, 32, 3))
@@ -199,7 +200,7 @@ def parallel(*layers: LayerLike, **named: LayerLike) -> Parallel:
 
 
 def concat(*layers: LayerLike, **named: LayerLike) -> Concat:
-    """Runs layers on the same input and joins their outputs on channels (Inception, DenseNet).
+    """Runs layers on the same input and concatenates their outputs on channels (Inception, DenseNet).
 
     Arguments as in `serial`.
 
@@ -210,7 +211,7 @@ def concat(*layers: LayerLike, **named: LayerLike) -> Concat:
 
 
 def split(*layers: LayerLike, **named: LayerLike) -> Split:
-    """Cuts the channels into equal shares, runs one layer on each, joins the outputs on channels (ShuffleNet v2).
+    """Splits the channels equally, runs one layer on each part, concatenates the outputs on channels (ShuffleNet v2).
 
     Arguments as in `serial`.
 
@@ -222,20 +223,20 @@ def split(*layers: LayerLike, **named: LayerLike) -> Split:
 
 @dataclass(frozen=True, repr=False)
 class Wrapper(Composite):
-    """What composites of one layer share, which stands at their own level."""
+    """The base class of composites of one layer, whose parameters are at the composite's level."""
 
     layer: Layer
 
     @property
     def children(self) -> Children:  # type: ignore[override]
-        """The layer, under no name of its own."""
+        """The layer, without a name."""
         return (("", self.layer),)
 
     def with_children(self, layers: Sequence[Layer]) -> Composite:
         return dataclasses.replace(self, layer=layers[0])
 
     def arguments(self) -> list[str]:
-        # By position: not all the functions that make these call it "layer".
+        # Positional: the parameter is not called "layer" in all functions.
         return [name_of(self.layer), *super().arguments()[1:]]
 
     def route(self, run: Run, x: Tree) -> Tree:
@@ -244,13 +245,13 @@ class Wrapper(Composite):
 
 @dataclass(frozen=True, repr=False)
 class Inline(Wrapper):
-    """A layer that stands at its parent's level; made by `inline`."""
+    """A layer whose parameters are at its parent's level; created by `inline`."""
 
     call: ClassVar[str] = "inline"
 
 
 def inline(layer: LayerLike) -> Inline:
-    """Puts a layer's children, or a leaf's parameters, at the level of the composite that it is given to.
+    """Puts a layer's children, or a leaf's parameters, at the level of the enclosing composite.
 
     >>> net = serial(inline(serial(conv=jc.Conv(8))), jax.nn.relu)
     >>> list(net.init(jax.random.key(0), (1, 8, 8, 3))[0])
@@ -261,7 +262,7 @@ def inline(layer: LayerLike) -> Inline:
 
 @dataclass(frozen=True, repr=False)
 class Shared(Wrapper):
-    """One layer on each of several arrays; made by `shared`."""
+    """One layer on each of several arrays; created by `shared`."""
 
     call: ClassVar[str] = "shared"
 
@@ -270,13 +271,14 @@ class Shared(Wrapper):
 
 
 def shared(layer: LayerLike) -> Shared:
-    """Runs one layer, with one set of weights, on each array of a pytree. Adds no level.
+    """Runs one layer, with one set of weights, on each array of a pytree. Adds no level to paths.
 
-    A RetinaNet head on all levels of a pyramid, a Siamese branch. The runs are in the order of `jax.tree.leaves`, and
-    the state passes from one to the next. For other ways to use a layer several times write a `jaxconv.Composite`.
+    Examples are a RetinaNet head on all levels of a pyramid, and a Siamese branch. The runs follow the order of
+    `jax.tree.leaves`, and each run receives the state of the run before. To use a layer several times in another way,
+    write a `jaxconv.Composite`.
 
     Args:
-      layer: takes one array.
+      layer: a layer that takes one array.
 
     >>> net = shared(jc.Conv(4))
     >>> params, state = net.init(jax.random.key(0), ((1, 8, 8, 3), (1, 4, 4, 3)))
@@ -289,7 +291,7 @@ def shared(layer: LayerLike) -> Shared:
 
 @dataclass(frozen=True, repr=False)
 class Gate(Wrapper):
-    """``x * body(x)``; made by `gate`."""
+    """``x * body(x)``; created by `gate`."""
 
     call: ClassVar[str] = "gate"
 
@@ -298,19 +300,19 @@ class Gate(Wrapper):
 
 
 def _multiply(x: Array, y: Array) -> Array:
-    """Multiplies; a y of shape ``(batch, channels)`` weighs the channels of a map."""
+    """Returns ``x * y``; a y of shape ``(batch, channels)`` multiplies the channels of x."""
     if y.ndim < x.ndim:
         y = y.reshape(*y.shape[:-1], *(1,) * (x.ndim - y.ndim), y.shape[-1])
     if not broadcasts(y.shape, x.shape):
-        raise ShapeError(f"body must give one weight for each element or channel of x {x.shape}, got {y.shape}")
+        raise ShapeError(f"body must return one weight for each element or channel of x {x.shape}, got {y.shape}")
     return x * y
 
 
 def gate(body: LayerLike) -> Gate:
-    """Multiplies ``x`` by what ``body`` makes of it: squeeze and excitation (Hu et al., 2018). No level of its own.
+    """Returns ``x * body(x)``: squeeze and excitation (Hu et al., 2018). Adds no level to paths.
 
     Args:
-      body: a layer that gives one weight for each element of x, or for each channel of each example.
+      body: a layer that returns one weight for each element of x, or for each channel of each example.
 
     >>> gate(serial(jc.GlobalAvgPool(), jax.nn.sigmoid)).apply({}, {}, jnp.zeros((1, 4, 4, 8)))[0].shape
     (1, 4, 4, 8)
@@ -320,7 +322,7 @@ def gate(body: LayerLike) -> Gate:
 
 @dataclass(frozen=True, repr=False)
 class Residual(Composite):
-    """``after(body(x) + shortcut(x))``; made by `residual`."""
+    """``after(body(x) + shortcut(x))``; created by `residual`."""
 
     call: ClassVar[str] = "residual"
     body: Layer
@@ -330,7 +332,7 @@ class Residual(Composite):
 
     @property
     def children(self) -> Children:  # type: ignore[override]
-        """The body at this level, the shortcut under its name, and what comes after under "after"."""
+        """The body at this level, the shortcut under its name, and the last layer under "after"."""
         rest = ((self.name, self.shortcut), ("after", self.after))
         return (("", self.body), *((name, layer) for name, layer in rest if layer is not None))
 
@@ -352,7 +354,7 @@ class Residual(Composite):
 
 def _add(y: Array, x: Array) -> Array:
     if y.shape != x.shape:
-        raise ShapeError(f"body and shortcut must give the same shape, got {y.shape} and {x.shape}")
+        raise ShapeError(f"body and shortcut must return the same shape, got {y.shape} and {x.shape}")
     return y + x
 
 
@@ -366,13 +368,13 @@ def residual(
     """Returns ``after(body(x) + shortcut(x))`` (He et al., 2016).
 
     Args:
-      body: its children, or a leaf's parameters, stand at the block's own level.
-      shortcut: brings x to the body's output shape; by default x itself.
-      after: applied to the sum, a ReLU say.
-      name: the shortcut's name; torchvision's is "downsample".
+      body: a layer; its children, or a leaf's parameters, are at the block's level.
+      shortcut: a layer that maps x to the body's output shape; None is the identity.
+      after: a layer applied to the sum, such as a ReLU.
+      name: the shortcut's name; "downsample" in torchvision.
 
     Raises:
-      ShapeError: names are not different; body and shortcut give different shapes.
+      ShapeError: names are not unique; body and shortcut return different shapes.
 
     >>> block = residual(serial(conv1=jc.Conv(8), relu=jax.nn.relu, conv2=jc.Conv(8)), jc.Conv(8, 1), name="downsample")
     >>> sorted(block.init(jax.random.key(0), (1, 8, 8, 3))[0])
@@ -388,7 +390,7 @@ def residual(
 
 @dataclass(frozen=True, repr=False)
 class Repeat(Wrapper):
-    """n layers of the same kind in a row; made by `repeat`."""
+    """n equal layers in sequence; created by `repeat`."""
 
     call: ClassVar[str] = "repeat"
     n: int
@@ -433,8 +435,8 @@ class Repeat(Wrapper):
             _check_same(x, y)
             return y, new
 
-        # In a loop XLA:CPU loses lax's fast convolution gradients, which other layers may use, and a part of max pools'
-        # speed; jaxconv's convolutions lose a tenth: results/scan.json and layers.json in experiments/benchmarks.
+        # Inside a loop XLA:CPU has no fast algorithm for lax's convolution gradients, which other layers may use, and
+        # max pools and jaxconv's convolutions are slower: results/scan.json, layers.json in experiments/benchmarks.
         unroll = self.n if jax.default_backend() == "cpu" else 1
 
         def scanned(function: Callable) -> Callable:
@@ -460,18 +462,18 @@ def _check_same(x: Tree, y: Tree) -> None:
         return jax.tree.map(lambda a: (tuple(a.shape), np.dtype(a.dtype).name), tree)
 
     if shapes(x) != shapes(y):
-        raise ShapeError(f"a repeated layer must return the shape and type it takes, {shapes(x)}, got {shapes(y)}")
+        raise ShapeError(f"a repeated layer must return its input's shape and type, {shapes(x)}, got {shapes(y)}")
 
 
 def repeat(layer: LayerLike, n: int) -> Repeat:
-    """Runs ``n`` layers of the same kind in a row, each with parameters of its own, stacked on a leading axis.
+    """Runs ``n`` equal layers in sequence, with separate parameters that are stacked on a leading axis.
 
-    Equals ``serial`` of n, weights included: each iteration has the key that the child would have. The layer's
-    activations are stacked likewise. On a GPU or TPU one compiled body serves all iterations.
+    Equals ``serial`` of n layers, initial weights included: each iteration has the random key of that child. The
+    layer's activations are stacked too. On a GPU or TPU one compiled body serves all iterations.
 
     Args:
-      layer: returns the shape and type that it takes.
-      n: how many.
+      layer: a layer that returns the shape and type of its input.
+      n: the number of iterations.
 
     >>> params, _ = repeat(jc.Conv(8), 4).init(jax.random.key(0), (1, 8, 8, 8))
     >>> params["kernel"].shape
@@ -482,7 +484,7 @@ def repeat(layer: LayerLike, n: int) -> Repeat:
 
 @dataclass(frozen=True, repr=False)
 class Remat(Wrapper):
-    """A layer whose activations are computed again for the gradient; made by `remat`."""
+    """A layer whose activations are recomputed in the backward pass; created by `remat`."""
 
     call: ClassVar[str] = "remat"
     policy: Callable[..., bool] | None = None
@@ -497,11 +499,11 @@ class Remat(Wrapper):
 
 
 def remat(layer: LayerLike, *, policy: Callable[..., bool] | None = None) -> Remat:
-    """Computes the layer's activations again in the backward pass instead of keeping them. Adds no level.
+    """Recomputes a layer's activations in the backward pass instead of storing them. Adds no level to paths.
 
     Args:
       layer: any layer.
-      policy: which values to keep after all, one of `jax.checkpoint_policies`.
+      policy: selects values that are stored, one of `jax.checkpoint_policies`.
 
     >>> list(remat(serial(jc.Dense(3))).init(jax.random.key(0), (1, 2))[0])
     ['0']
@@ -511,7 +513,7 @@ def remat(layer: LayerLike, *, policy: Callable[..., bool] | None = None) -> Rem
 
 @dataclass(frozen=True, repr=False)
 class Frozen(Wrapper):
-    """A layer that training leaves as it is; made by `frozen`."""
+    """A layer that is not trained; created by `frozen`."""
 
     call: ClassVar[str] = "frozen"
 
@@ -522,17 +524,18 @@ class Frozen(Wrapper):
 
 
 def frozen(layer: LayerLike, *, but: Sequence[str] = ()) -> Layer:
-    """Runs a layer as in evaluation, in training too: statistics stay, nothing is dropped, its params get no gradient.
+    """Runs a layer in evaluation mode in training too: fixed statistics, no dropout, zero gradients of its params.
 
-    The gradient by ``x`` passes. Adds no level. For fine-tuning; an optimizer with weight decay must be told to leave
-    the params out as well, by `optax.multi_transform`.
+    The gradient with respect to ``x`` passes. Adds no level to paths. For fine-tuning. Weight decay still changes the
+    params: exclude them from the optimizer with `optax.multi_transform`.
 
     Args:
       layer: any layer.
-      but: paths of layers inside that are trained, with all that they hold: all around them is frozen.
+      but: paths of layers inside that are trained, with all layers inside these.
 
     Raises:
       ShapeError: ``but`` has a path that names no layer.
+      TypeError: ``but`` is a string.
 
     >>> net = jc.serial(features=frozen(jc.BatchNorm()), scores=jc.Dense(2))
     >>> params, state = net.init(jax.random.key(0), (4, 3))
@@ -545,7 +548,7 @@ def frozen(layer: LayerLike, *, but: Sequence[str] = ()) -> Layer:
     """
     net = as_layer(layer)
     if isinstance(but, str):
-        raise ShapeError(f"but must be a sequence of paths, got the string {but!r}: write [{but!r}]")
+        raise TypeError(f"but must be a sequence of paths, got the string {but!r}: write [{but!r}]")
     known = [path for path, _ in walk(net)]
     for path in but:
         if path not in known:
@@ -564,7 +567,7 @@ def _frozen_around(net: Layer, but: frozenset[str], path: tuple[str, ...] = ()) 
 
 @dataclass(frozen=True, repr=False)
 class MixedPrecision(Wrapper):
-    """A layer that computes in a smaller type; made by `mixed_precision`."""
+    """A layer that computes in another floating-point type; created by `mixed_precision`."""
 
     call: ClassVar[str] = "mixed_precision"
     compute: Any = np.dtype(jnp.bfloat16)
@@ -574,13 +577,13 @@ class MixedPrecision(Wrapper):
         for name in ("compute", "output"):
             dtype = jnp.dtype(getattr(self, name))
             if not jnp.issubdtype(dtype, jnp.floating):
-                raise ShapeError(f"{name} must be a floating-point type, got {dtype.name}")
+                raise DTypeError(f"{name} must be a floating-point type, got {dtype.name}")
             object.__setattr__(self, name, dtype)
         super().check()
 
     def route(self, run: Run, x: Tree) -> Tree:
         def cast(tree: Tree, dtype: Any) -> Tree:
-            # Each by itself: joined they would all see what any of them sees.
+            # Each leaf separately: a joint call would merge the receptive fields of all leaves.
             return jax.tree.map(lambda leaf: run.join(lambda a: _cast(a, dtype), leaf), tree)
 
         return cast(run("", self.layer, cast(x, self.compute)), self.output)
@@ -603,14 +606,14 @@ def _cast(tree: Tree, dtype: Any) -> Tree:
 
 
 def mixed_precision(layer: LayerLike, compute: Any = jnp.bfloat16, output: Any = jnp.float32) -> MixedPrecision:
-    """Runs a layer with its floating params and x cast to ``compute``, and casts what comes out to ``output``.
+    """Runs a layer with its floating params and x cast to ``compute``, and casts the output to ``output``.
 
-    Parameters, their gradients, state and statistics stay float32. Adds no level.
+    Parameters, their gradients, state and statistics stay float32. Adds no level to paths.
 
     Args:
       layer: any layer.
-      compute: the type to compute in.
-      output: the type to return.
+      compute: the type of the computation.
+      output: the type of the output.
 
     >>> net = mixed_precision(jc.Conv(8))
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
@@ -620,7 +623,7 @@ def mixed_precision(layer: LayerLike, compute: Any = jnp.bfloat16, output: Any =
     return MixedPrecision(as_layer(layer), compute, output)
 
 
-# Layers around another that leave what it computes in evaluation, and its paths, as they are.
+# Wrappers that change neither the function of a layer in evaluation nor its paths.
 AROUND = (Frozen, Inline, MixedPrecision, Remat)
 
 

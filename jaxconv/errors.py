@@ -1,4 +1,4 @@
-"""What a user meets when something is wrong: one sentence, at the call that is wrong, behind the layer's path."""
+"""Exceptions. A message is one sentence, "x must be ..., got ...", after the path of the layer."""
 
 import difflib
 import os
@@ -12,7 +12,7 @@ _PACKAGE = os.path.dirname(__file__) + os.sep
 
 
 def did_you_mean(path: Any, paths: Iterable[str]) -> str:
-    """Returns the end of a sentence about a path that is none of ``paths``, with those most like it.
+    """Returns the end of a sentence about a path that is not in ``paths``, with the nearest paths.
 
     >>> did_you_mean("con", ["conv", "relu"])
     "names no layer: nearest are 'conv'"
@@ -23,13 +23,13 @@ def did_you_mean(path: Any, paths: Iterable[str]) -> str:
 
 
 class LocatedError(Exception):
-    """An error that knows in which layer of a network it arose.
+    """An error with the path of the layer that raised it.
 
-    ``path`` is empty where an op is called by itself. Each composite that the error passes through puts the name of
-    the child it was running in front.
+    ``path`` is empty where an op is called directly. Each composite that the error passes through prepends the name of
+    its child to the path.
 
     Args:
-      message: one sentence naming the argument, what was expected and what came.
+      message: one sentence with the argument, the expected value and the actual value.
     """
 
     def __init__(self, message: str):
@@ -39,31 +39,31 @@ class LocatedError(Exception):
         self.layer = ""
 
     def locate(self, name: str, layer: str) -> None:
-        """Puts ``name`` in front of the path; ``layer``, the kind of the layer, is kept the first time."""
+        """Prepends ``name`` to the path; ``layer``, the layer's type, is stored the first time."""
         self.path = (name, *self.path) if name else self.path
         self.layer = self.layer or layer
 
     def __str__(self) -> str:
         if not self.layer:
             return self.message
-        place = f"{'.'.join(self.path)} ({self.layer})" if self.path else self.layer
-        return f"{place}: {self.message}"
+        location = f"{'.'.join(self.path)} ({self.layer})" if self.path else self.layer
+        return f"{location}: {self.message}"
 
 
 class ShapeError(LocatedError, ValueError):
-    """A shape, a size or a hyperparameter that does not fit: what `ValueError` says elsewhere."""
+    """A shape, a size or a hyperparameter does not fit; a `ValueError`."""
 
 
 class DTypeError(LocatedError, TypeError):
-    """An array of an element type that the op does not take."""
+    """An op does not accept the array's element type; a `TypeError`."""
 
 
 class MissingKeyError(LocatedError, ValueError):
-    """A layer that draws random numbers got no ``key``."""
+    """A layer that draws random numbers received no ``key``; a `ValueError`."""
 
 
 class ParameterError(LocatedError, KeyError):
-    """``params`` or ``state`` lacks an entry that the layer wants."""
+    """``params`` or ``state`` lacks an entry that the layer needs; a `KeyError`."""
 
 
 def short_traceback(traceback: TracebackType | None) -> TracebackType | None:

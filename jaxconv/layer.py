@@ -1,13 +1,13 @@
-"""A layer is data with two pure functions; here is the one function that runs a layer inside another.
+"""The layer protocol: a layer is data with two pure functions. `run_child` runs a layer inside another.
 
 Any object with these two methods is a layer:
 
-- ``init(key, x) -> (params, state)``: ``key`` is a random key, or an int, its seed; ``x`` says the input's shape.
-  ``params`` is what the optimizer moves, ``state`` what a training pass updates. Both are nested dicts of arrays.
+- ``init(key, x) -> (params, state)`` for inputs shaped like ``x``; ``key`` is a random key, or an int, its seed. The
+  optimizer updates ``params``; a forward pass in training updates ``state``. Both are nested dicts of arrays.
 - ``apply(params, state, x, *, train=False, key=None) -> (y, state)``.
 
-A composite has ``children``, a tuple of ``(name, layer)``. The child's name is its key in ``params`` and ``state``; a
-child named "" stands at its parent's own level. `Composite` is the base of custom composites.
+A composite has ``children``, a tuple of ``(name, layer)``. The child's name is its key in ``params`` and ``state``; the
+entries of a child named "" are stored at the parent's level. `Composite` is the base class of composites.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ Key = Any
 
 @runtime_checkable
 class Layer(Protocol):
-    """What makes an object a layer."""
+    """The protocol of layers."""
 
     def init(self, key: Key, x: Tree) -> tuple[Params, State]:
         """Returns fresh parameters and state for inputs shaped like ``x``."""
@@ -51,7 +51,7 @@ class Layer(Protocol):
 
 
 def struct_of(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-    """Returns what jax makes of an array of this shape and type, which may be NumPy's: of doubles float32, say."""
+    """Returns the struct of a JAX array of this shape and type; float64 becomes float32 unless x64 is enabled."""
     if not jnp.issubdtype(dtype, jax.dtypes.extended):
         dtype = jax.dtypes.canonicalize_dtype(dtype)
     return jax.ShapeDtypeStruct(shape, dtype)
@@ -78,25 +78,25 @@ def as_struct(x: Tree) -> Tree:
 
 
 def child_key(key: KeyLike | None, name: str) -> Array | None:
-    """Returns the random key of the child ``name``: of its name only, so a new sibling changes nothing for it."""
+    """Returns the random key of the child ``name``. The key depends on the name only, and not on siblings."""
     key = as_key(key)
     return key if key is None or not name else jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def take(entries: Params | State, name: str, argument: str = "params") -> Array:
-    """Returns one entry of a layer's params or state, or raises ParameterError, which says which of them it was."""
+    """Returns one entry of a layer's params or state, or raises ParameterError, which names the ``argument``."""
     try:
         return entries[name]
     except (KeyError, TypeError):
         has = ", ".join(map(repr, entries)) if isinstance(entries, dict) and entries else "none"
-        raise ParameterError(f"{argument} must have an entry {name!r}, it has {has}") from None
+        raise ParameterError(f"{argument} must have an entry {name!r}, got {has}") from None
 
 
 # --- Errors -----------------------------------------------------------------------------------------------------------
 
 
 class located:
-    """Puts the child's name into the path of any error that passes, and drops our frames from its traceback."""
+    """Prepends the child's name to the path of an error that is raised inside, and shortens its traceback."""
 
     def __init__(self, name: str, layer: Layer):
         self.name, self.type = name, type(layer).__name__
@@ -119,7 +119,7 @@ class located:
 
 
 def _note(error: Exception, note: str) -> None:
-    """Keeps one note about the layer: an outer layer's replaces an inner one's, which it contains."""
+    """Keeps one note about the layer: the note of an outer layer contains, and so replaces, that of an inner layer."""
     notes = [n for n in getattr(error, "__notes__", ()) if not n.startswith("in layer ")]
     error.__notes__ = [*notes, note]
 
@@ -128,12 +128,12 @@ def _note(error: Exception, note: str) -> None:
 
 
 class Capture:
-    """What a look inside collects, and what it adds, by the path of the layer.
+    """The outputs of inner layers that `activations` collects, and the arrays that it adds, by path.
 
     Args:
-      paths: which layers' outputs to keep; None keeps all.
+      paths: the layers whose outputs are kept; None keeps all.
       add: arrays to add to outputs.
-      path: the path of the layer inside which the look begins.
+      path: the path of the layer inside which the capture begins.
     """
 
     def __init__(self, paths: frozenset[str] | None, add: dict[str, Tree], path: tuple[str, ...] = ()):
@@ -146,15 +146,15 @@ class Capture:
 
     @property
     def reaches(self) -> bool:
-        """Whether what runs now is in the look's own trace.
+        """Whether the present trace is that of the capture.
 
-        In one that a layer has opened by itself, what is kept would be a leaked tracer, and what is added could stay
-        behind in that layer's compiled function.
+        In another trace, which a layer has opened, an output that is kept would be a leaked tracer, and an array that
+        is added could be cached in the layer's compiled function.
         """
         return self.trace == jax.extend.core.get_opaque_trace_state()
 
     def visit(self, y: Tree) -> Tree:
-        """Adds to the output of the layer at the present path, and keeps it."""
+        """Adds an array to the output ``y`` of the layer at the present path, keeps the sum, and returns it."""
         if not self.reaches:
             return y
         path = ".".join(self.path)
@@ -190,7 +190,7 @@ def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 @contextlib.contextmanager
 def capturing(capture: Capture | None) -> Iterator[None]:
-    """Makes ``capture`` the one that sees what runs inside the block."""
+    """Sets the capture for the layers that run inside the block."""
     token = _CAPTURE.set(capture)
     try:
         yield
@@ -199,10 +199,10 @@ def capturing(capture: Capture | None) -> Iterator[None]:
 
 
 def staged(transform: Callable[[Callable], Callable], function: Callable[..., Tree], *args: Tree) -> Tree:
-    """Returns ``transform(function)(*args)`` for a transform that opens a trace (remat, a scan), with capture intact.
+    """Returns ``transform(function)(*args)`` for a transform that opens a trace (remat, a scan), with capture.
 
-    What is captured inside becomes an output of the transformed function and is kept outside. The function that is
-    transformed gets as its first argument what is added inside.
+    The captured outputs are returned by the transformed function, and kept outside of its trace. The arrays to add are
+    the first argument of the transformed function.
     """
     outer = _CAPTURE.get()
     if outer is None or not outer.reaches:
@@ -242,15 +242,15 @@ def run_child(
     key: Array | None = None,
     label: str | None = None,
 ) -> tuple[Tree, State]:
-    """Runs ``layer`` as the child ``name`` of the layer that calls: scope for profiles, path for errors, capture.
+    """Runs ``layer`` as the child ``name`` of the calling layer, with a profiler scope, a path for errors, and capture.
 
     Args:
-      name: the child's name; "" for one at the parent's own level.
+      name: the child's name; "" for a child at the parent's level.
       layer: the child.
-      params, state: the child's own.
-      x: its input.
-      train, key: as in ``apply``; the key is the child's own, see `child_key`.
-      label: what stands for the name in paths, see `Runs`; by default the name.
+      params, state: the child's params and state.
+      x: the child's input.
+      train, key: as in ``apply``; the key is the child's, see `child_key`.
+      label: the child's name in paths, see `Runs`; None is ``name``.
 
     Returns:
       The child's output and its new state.
@@ -265,12 +265,13 @@ def run_child(
         with located(label, layer), scope:
             result = layer.apply(params, state, x, train=train, key=key)
             if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
-                kinds = [type(part).__name__ for part in result] if isinstance(result, tuple) else type(result).__name__
-                raise ShapeError(f"apply must return (y, state) with a dict as state, got {kinds}")
+                types = [type(part).__name__ for part in result] if isinstance(result, tuple) else type(result).__name__
+                raise ShapeError(f"apply must return (y, state) with a dict as state, got {types}")
             y, new_state = result
             if name and new_state.keys() != state.keys():
                 raise ParameterError(
-                    f"apply must return a state with the entries that it got, {sorted(state)}, got {sorted(new_state)}"
+                    f"apply must return a state with the entries {sorted(state)} of its argument, got "
+                    f"{sorted(new_state)}"
                 )
             return (capture.visit(y) if capture and name else y), new_state
     finally:
@@ -279,7 +280,7 @@ def run_child(
 
 
 def below(path: tuple[str, ...], label: str) -> tuple[str, ...]:
-    """Returns the path of a child: a label without a name, "[1]", belongs to its parent's own name.
+    """Returns the path of a child; a label without a name, "[1]", is appended to the parent's name.
 
     >>> below(("heads",), "conv"), below(("heads",), "[1]")
     (('heads', 'conv'), ('heads[1]',))
@@ -288,7 +289,7 @@ def below(path: tuple[str, ...], label: str) -> tuple[str, ...]:
 
 
 def plain_path(path: str) -> str:
-    """Returns the path in ``params`` of a layer that runs several times.
+    """Returns the path in ``params`` of a layer that runs several times: the path without run numbers.
 
     >>> plain_path("heads[1].conv")
     'heads.conv'
@@ -297,17 +298,17 @@ def plain_path(path: str) -> str:
 
 
 class Runs:
-    """Counts how often a composite runs each child, for one pass through its ``route``.
+    """Counts the runs of each child during one pass through a composite's ``route``.
 
-    A child that runs several times has the same parameters each time. In paths its first run is ``name``, the others
-    are ``name[1]``, ``name[2]`` and so on.
+    A child that runs several times has the same parameters each time. The path of its first run is ``name``; the paths
+    of later runs are ``name[1]``, ``name[2]`` and so on.
     """
 
     def __init__(self) -> None:
         self.seen: dict[tuple[str, int], tuple[Layer, int]] = {}
 
     def count(self, name: str, layer: Layer) -> int:
-        """Returns how often the child has run before.
+        """Returns the number of earlier runs of the child.
 
         Raises:
           ShapeError: another layer has run under this name.
@@ -324,15 +325,15 @@ class Runs:
 
 
 def label_of(name: str, layer: Layer, count: int) -> str:
-    """Returns what stands for a child's name in paths; a leaf without a name has no path of its own."""
+    """Returns a child's name in paths, with the run's number; a leaf without a name has no separate path."""
     has_path = bool(name) or hasattr(layer, "children")
     return f"{name}[{count}]" if count and has_path else name
 
 
 def shape_of(function: Callable[..., Tree], *xs: Tree) -> Tree:
-    """Returns what `jax.eval_shape` does, whatever ``jax_numpy_dtype_promotion`` is.
+    """Returns the result of `jax.eval_shape` under standard type promotion, whatever ``jax_numpy_dtype_promotion`` is.
 
-    Fresh params are float32, and in `mixed_precision` x is not: what computes nothing may mix them.
+    In `mixed_precision` params are initialized in float32 and x has another type; shapes do not depend on the types.
     """
     with jax.numpy_dtype_promotion("standard"):
         return jax.eval_shape(function, *xs)
@@ -348,9 +349,9 @@ def init_child(name: str, layer: Layer, key: Array, x: Tree) -> tuple[Params, St
 
 
 class Run(Protocol):
-    """How a composite's ``route`` runs its children; each way of looking at a network is one of these.
+    """The first argument of a composite's ``route``, which runs its children, in `init`, `apply` or `trace`.
 
-    ``train`` says whether a branch that is there for training only is to run: in training, and to be initialized.
+    ``train`` is whether training-only branches run: True in training and during initialization.
     """
 
     train: bool
@@ -358,22 +359,22 @@ class Run(Protocol):
     def __call__(self, name: str, layer: Layer, x: Tree) -> Tree:
         """Runs one child, and returns its output.
 
-        One layer object may run several times under its name: its parameters are shared, and its state passes from run
-        to run.
+        One layer object may run several times under its name: the runs share parameters, and each run receives the
+        state of the run before.
 
         Args:
-          name: the child's name, as in ``children``; "" for one whose entries stand at the composite's own level.
+          name: the child's name, as in ``children``; "" for a child whose entries are at the composite's level.
           layer: the child.
-          x: its input.
+          x: the child's input.
 
         Raises:
           ShapeError: another layer has run under this name.
         """
 
     def join(self, function: Callable[..., Tree], *xs: Tree) -> Tree:
-        """Returns ``function(*xs)`` for outputs of children; the function must work position by position.
+        """Returns ``function(*xs)`` for outputs of children; the function must treat each spatial position separately.
 
-        Receptive fields rely on it: position i of the result sees what position i of any of the arguments sees.
+        The receptive field of position i of the result covers the fields of position i of all arguments.
         """
 
     def aside(self, y: Tree, extra: Tree) -> Tree:
@@ -387,11 +388,11 @@ class _Apply:
                 raise ParameterError(f"{name} must be a dict with an entry for each child, got {type(value).__name__}")
         self.params, self.state, self.train, self.key = params, state, train, key
         self.runs = Runs()
-        # A child without a name may return the state as it got it, so it gets none that a sibling has renewed.
+        # A child without a name may return its state unchanged, so it must not receive entries that a sibling updated.
         named = {name for name, _ in children}
         self.unnamed_state = {name: value for name, value in state.items() if name not in named}
         self.renewed: dict[int, State] = {}  # by the identity of children without a name
-        # A child that does not run this time keeps its state.
+        # A child that does not run in this pass keeps its state.
         self.new_state: State = {name: state[name] for name in named if name in state}
 
     def __call__(self, name: str, layer: Layer, x: Tree) -> Tree:
@@ -441,14 +442,14 @@ class _Init:
             twice = own.keys() & entries.keys()
             if twice:
                 raise ShapeError(
-                    f"names of children must be different, got {sorted(twice)} from two children at one level: give "
-                    "one of them a name"
+                    f"names of children must be unique, got {sorted(twice)} from two children at one level: give one "
+                    "of the children a name"
                 )
             own.update(entries)
         return y
 
     def _again(self, label: str, layer: Layer, params: Params, state: State, x: Tree) -> Tree:
-        """Returns the shape of the output of a child that is initialized already."""
+        """Returns the output's shape of a child that is already initialized."""
         with located(label, layer):
             return shape_of(lambda p, s, x: layer.apply(p, s, x)[0], params, state, x)
 
@@ -463,7 +464,7 @@ class _Init:
 
 
 def name_of(value: Any) -> str:
-    """Returns how a field prints: callables as module.qualname, dtypes by name, all else as its repr."""
+    """Returns the printed form of a field: callables as module.qualname, dtypes by name, other values as their repr."""
     if isinstance(value, functools.partial):
         arguments = [*map(name_of, value.args), *(f"{k}={name_of(v)}" for k, v in value.keywords.items())]
         return f"functools.partial({', '.join([name_of(value.func), *arguments])})"
@@ -481,7 +482,7 @@ def _frozen(value: Any) -> Any:
 
 
 class Described:
-    """Prints a dataclass as the call that makes it, without the fields left at their default."""
+    """Prints a dataclass as the call that creates it, without fields that have their default."""
 
     call: ClassVar[str] = ""
 
@@ -493,21 +494,21 @@ class Described:
         self.check()
 
     def check(self) -> None:
-        """Raises where a hyperparameter cannot be right whatever the input."""
+        """Raises where a hyperparameter is not valid for any input."""
 
     def changed(self) -> dict[str, Any]:
-        """Returns the fields that are not at their default."""
+        """Returns the fields that do not have their default."""
         values = {field: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
         return {f.name: v for f, v in values.items() if v is not f.default and v != f.default}
 
     def arguments(self) -> list[str]:
-        """Returns the printed arguments, without initialisers that no name leads to."""
+        """Returns the printed arguments, without initializers that are local functions."""
         compared = {field.name for field in dataclasses.fields(self) if field.compare}  # type: ignore[arg-type]
         shown = {name: name_of(value) for name, value in self.changed().items()}
         return [f"{name}={text}" for name, text in shown.items() if name in compared or "<locals>" not in text]
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
-        # The default initialisers are closures, which pickle refuses.
+        # The default initializers are closures, which cannot be pickled.
         return functools.partial(type(self), **self.changed()), ()
 
     def __repr__(self) -> str:
@@ -521,20 +522,20 @@ class Described:
 
 
 class Composite(Described):
-    """The base of composites: a subclass is a frozen dataclass with ``children`` and ``route``.
+    """The base class of composites: a subclass is a frozen dataclass with ``children`` and ``route``.
 
-    `serial`, `residual` and all the others are made of it. What looks into a network sees a custom composite as it sees
-    these: `jaxconv.summary`, `jaxconv.inspect.activations`, receptive fields, error paths, `frozen`, weight import.
+    `serial`, `residual` and all other composites are subclasses. A custom composite has the same support:
+    `jaxconv.summary`, `jaxconv.inspect.activations`, receptive fields, error paths, `frozen`, weight import.
 
-    - ``children``: a tuple of ``(name, layer)``, a field or a property. A child's parameters are ``params[name]``;
-      those of a child named "" are entries of the composite's own params.
-    - ``route(run, x)``: returns the output. It calls ``run(name, layer, x)`` for a child, and
-      ``run.join(function, *xs)`` for any other computation on arrays. All else in it must be Python on shapes: `init`
-      and `summary` run it with shapes in place of arrays.
+    - ``children``: a tuple of ``(name, layer)``, a field or a property. A child's parameters are ``params[name]``; the
+      parameters of a child named "" are entries of the composite's params.
+    - ``route(run, x)``: returns the output. Route calls ``run(name, layer, x)`` for a child, and
+      ``run.join(function, *xs)`` for any other computation on arrays. Other code in route may use shapes only, since
+      `init` and `summary` call route with shapes in place of arrays.
 
-    One layer object may run several times: its weights are shared, gradients add, batch statistics update in order, and
-    `summary` counts its parameters once and its multiply-adds each time. The runs after the first have the paths
-    ``name[1]``, ``name[2]``.
+    One layer object may run several times: the runs share weights, their gradients are added, batch statistics are
+    updated in order, and `summary` counts the parameters once and the multiply-adds each time. The runs after the first
+    have the paths ``name[1]``, ``name[2]``.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True, repr=False)
@@ -554,17 +555,17 @@ class Composite(Described):
     branch[1].0  Conv           (1, 8, 8, 4)          6,912  ?
     branch[1].1  GlobalAvgPool  (1, 4)                       ?
     ------------------------------------------------------------------------
-    112 parameters, 0 numbers of state, 13,824 multiply-adds on input (1, 8, 8, 3) (1, 8, 8, 3)
+    112 parameters, 13,824 multiply-adds on input (1, 8, 8, 3) (1, 8, 8, 3)
     """
 
     children: Children
 
     def route(self, run: Run, x: Tree) -> Tree:
-        """Returns the output, calling ``run(name, layer, x)`` for children and ``run.join`` for what joins them."""
+        """Returns the output; calls ``run(name, layer, x)`` for children and ``run.join`` for other computations."""
         raise NotImplementedError
 
     def with_children(self, layers: Sequence[Layer]) -> "Composite":
-        """Returns the same composite of other layers, which take the children's names."""
+        """Returns the same composite with other layers under the children's names."""
         names = [name for name, _ in self.children]
         return dataclasses.replace(self, children=tuple(zip(names, layers, strict=True)))  # type: ignore[type-var]
 
@@ -591,11 +592,11 @@ class Composite(Described):
         names = list(level_names(self.children))
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            raise ShapeError(f"names of children must be different, got {', '.join(map(repr, twice))} more than once")
+            raise ShapeError(f"names of children must be unique, got {', '.join(map(repr, twice))} more than once")
 
 
 def level_names(children: Children) -> Iterator[str]:
-    """Yields the names that stand at the level of a composite with these children."""
+    """Yields the names at the level of a composite with these children."""
     for name, layer in children:
         if name:
             yield name
@@ -611,7 +612,7 @@ class Located(NamedTuple):
 
 
 def walk(net: Layer, path: tuple[str, ...] = (), _around: tuple[Layer, ...] = ()) -> Iterator[Located]:
-    """Yields each layer inside ``net`` that has a name, with its path, parents first.
+    """Yields each named layer inside ``net``, with its path, parents first.
 
     Raises:
       ShapeError: a layer contains itself.
@@ -635,11 +636,11 @@ def check_acyclic(net: Layer) -> None:
 
 
 def map_layers(net: Layer, function: Callable[[Layer], Layer]) -> Layer:
-    """Returns ``net`` rebuilt with ``function(layer)`` in place of each layer, innermost first, names kept.
+    """Returns ``net`` with ``function(layer)`` in place of each layer, innermost first, under the same names.
 
     Args:
       net: a layer.
-      function: returns the layer to stand there: the same one to leave it.
+      function: returns the replacement of a layer, or the layer itself.
 
     Raises:
       TypeError: a child changed inside a composite that is not a dataclass with a field ``children``.
@@ -653,7 +654,7 @@ def map_layers(net: Layer, function: Callable[[Layer], Layer]) -> Layer:
 
 
 def rebuilt(net: Layer, layers: Sequence[Layer]) -> Layer:
-    """Returns ``net`` with ``layers`` in place of its children, or itself where they are the same; see `map_layers`."""
+    """Returns ``net`` with ``layers`` in place of its children, or ``net`` itself where none changed."""
     children: Children = getattr(net, "children", ())
     if all(new is old for new, (_, old) in zip(layers, children, strict=True)):
         return net
@@ -662,7 +663,7 @@ def rebuilt(net: Layer, layers: Sequence[Layer]) -> Layer:
     if dataclasses.is_dataclass(net) and any(f.name == "children" for f in dataclasses.fields(net)):
         named = tuple((name, layer) for (name, _), layer in zip(children, layers, strict=True))
         return dataclasses.replace(net, children=named)  # type: ignore[return-value]
-    raise TypeError(f"{type(net).__name__} cannot be rebuilt: it is no dataclass with a field children")
+    raise TypeError(f"{type(net).__name__} must be a dataclass with a field children for its children to be replaced")
 
 
 __all__ = ["Composite", "Layer", "Run", "map_layers"]

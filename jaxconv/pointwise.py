@@ -1,4 +1,4 @@
-"""Whether a function of an array works place by place: read off its jaxpr, so that nothing is taken on trust."""
+"""Detection of elementwise functions, from their jaxpr."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-# Primitives of which each output element depends on the same element of each operand, and on nothing else.
+# Primitives whose output elements each depend only on the same element of each operand.
 _ELEMENTWISE = frozenset(
     (
         "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p "
@@ -18,7 +18,7 @@ _ELEMENTWISE = frozenset(
 
 
 def is_pointwise(function: Callable[..., Any], x: Any) -> bool:
-    """Returns whether ``function`` maps one array shaped like ``x`` to one of the same shape, element by element.
+    """Returns whether ``function`` is elementwise: from one array shaped like ``x`` to one of the same shape.
 
     >>> import jax.numpy as jnp
     >>> x = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)
@@ -33,7 +33,7 @@ def is_pointwise(function: Callable[..., Any], x: Any) -> bool:
 
 
 def _follows(jaxpr: core.Jaxpr, depends: list[bool], shape: tuple[int, ...]) -> list[bool] | None:
-    """Returns which outputs depend on the input that ``depends`` marks; None if one does so other than by element."""
+    """Returns which outputs depend on the inputs marked in ``depends``; None if one does not depend elementwise."""
     live = {var for var, flag in zip(jaxpr.invars, depends, strict=True) if flag}
 
     def is_live(atom: Any) -> bool:

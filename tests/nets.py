@@ -260,7 +260,7 @@ def normal(shape, seed=0, dtype=np.float32):
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
-def randomised(tree, seed=0, low=-1.0, high=1.0):
+def randomized(tree, seed=0, low=-1.0, high=1.0):
     """A tree of the same shapes with other numbers: so no bias is 0 and no scale 1."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda a: jnp.asarray(rng.uniform(low, high, a.shape), a.dtype), tree)
@@ -269,7 +269,7 @@ def randomised(tree, seed=0, low=-1.0, high=1.0):
 def ready(net, shape, seed=0):
     """Returns params and state shaped like those of ``init``, and an input."""
     params, state = jax.eval_shape(lambda key: net.init(key, shape), jax.random.key(seed))
-    return randomised(params, seed), randomised(state, seed, 0.5, 1.5), normal(shape, seed)
+    return randomized(params, seed), randomized(state, seed, 0.5, 1.5), normal(shape, seed)
 
 
 # --- A user's own layers: nothing is subclassed or registered ---------------------------------------------------------

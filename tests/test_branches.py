@@ -1,4 +1,4 @@
-"""Maps by path, heads that take one, heads for training only, outputs of the input's size, the way back up."""
+"""Feature maps by path, heads on one of them, heads for training only, resized outputs, top-down paths."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def again(net):
 
 
 def deep():
-    """A row with rows in it, two of them inlined, with all kinds of children."""
+    """A serial with serials inside, two of them inlined, with all types of children."""
     inner = jc.serial(jc.Conv(4), jax.nn.relu, deeper=jc.serial(jc.Conv(5), jc.BatchNorm()), last=jc.Conv(4))
     return jc.serial(
         jc.inline(jc.serial(stem=jc.serial(jc.Conv(3), jax.nn.relu), pool=jc.MaxPool(2))),
@@ -211,13 +211,12 @@ def test_a_backbone_can_be_looked_into():
 @pytest.mark.parametrize(
     ("paths", "sentence"),
     [
-        ("stem", "paths must be a sequence of paths, got the string 'stem'"),
-        ([], "paths must be at least one, with different names"),
-        ({"stem": "a", "pool": "a"}, "paths must be at least one, with different names"),
-        (["nothing"], "paths has 'nothing', which names no layer in net: 'stem', 'pool', 'body', 'block', 'head'"),
-        (["stem", "body.7"], "paths has '7', which names no layer in body: '0', '1', 'deeper', 'last'"),
-        (["block.conv"], r"block is no row of layers, so paths \['conv'\] cannot be reached: Residual"),
-        (["stem.0.kernel"], r"stem.0 is no row of layers, so paths \['kernel'\] cannot be reached: Conv"),
+        ([], "paths must have at least one entry, with unique names"),
+        ({"stem": "a", "pool": "a"}, "paths must have at least one entry, with unique names"),
+        (["nothing"], "paths must name layers of net, one of 'stem', 'pool', 'body', 'block', 'head', got 'nothing'"),
+        (["stem", "body.7"], "paths must name layers of body, one of '0', '1', 'deeper', 'last', got '7'"),
+        (["block.conv"], r"'block' must be made by serial to reach the paths \['conv'\], got Residual"),
+        (["stem.0.kernel"], r"'stem.0' must be made by serial to reach the paths \['kernel'\], got Conv"),
     ],
 )
 def test_paths_that_lead_nowhere_are_refused(paths, sentence):
@@ -225,8 +224,13 @@ def test_paths_that_lead_nowhere_are_refused(paths, sentence):
         jc.backbone(deep(), paths)
 
 
+def test_a_string_is_no_sequence_of_paths():
+    with pytest.raises(TypeError, match="paths must be a sequence of paths, got the string 'stem'"):
+        jc.backbone(deep(), "stem")
+
+
 def test_what_is_no_row_has_no_paths():
-    with pytest.raises(jc.ShapeError, match="net must be a row of layers made by serial"):
+    with pytest.raises(jc.ShapeError, match="net must be made by serial"):
         jc.backbone(jc.Conv(3), ["0"])
 
 
@@ -247,7 +251,7 @@ def test_a_head_takes_the_map_of_its_name_at_its_own_level():
     ("x", "got"), [({"a": (1, 4, 4, 3)}, "got 'a'"), ((1, 4, 4, 3), "got one array of shape"), ({}, "got none")]
 )
 def test_a_map_that_is_not_there_is_named(x, got):
-    with pytest.raises(jc.ShapeError, match=f"x must be a dict of maps with 'b' in it, {got}"):
+    with pytest.raises(jc.ShapeError, match=f"x must be a dict of feature maps with 'b' in it, {got}"):
         jc.on_map("b", jc.Conv(2)).init(jax.random.key(0), x)
 
 
@@ -260,7 +264,7 @@ def with_heads():
     return jc.auxiliary(body, one=("a", head), two=("b", jc.Dense(2)))
 
 
-def test_heads_are_initialised_always_and_run_in_training_only():
+def test_heads_are_initialized_always_and_run_in_training_only():
     net = with_heads()
     assert {path.split(".")[0] for path in shapes(net)[0]} == {"a", "b", "one", "two"}
     params, state, x = ready(net, X)
@@ -304,9 +308,9 @@ def test_a_network_with_heads_reads_as_its_call_and_is_rebuilt():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: jc.auxiliary(jc.Conv(3)), "body must be a row of layers made by serial, got Conv"),
-        (lambda: jc.auxiliary(jc.serial(a=jc.Conv(3)), h=("b", jc.Conv(1))), "h stands after 'b', which names no"),
-        (lambda: jc.auxiliary(jc.serial(a=jc.Conv(3)), a=("a", jc.Conv(1))), "names of children must be different"),
+        (lambda: jc.auxiliary(jc.Conv(3)), "body must be made by serial, got Conv"),
+        (lambda: jc.auxiliary(jc.serial(a=jc.Conv(3)), h=("b", jc.Conv(1))), "h must name a child of body whose"),
+        (lambda: jc.auxiliary(jc.serial(a=jc.Conv(3)), a=("a", jc.Conv(1))), "names of children must be unique"),
         (lambda: jc.auxiliary(jc.serial(a=jc.Conv(3)), **{"b.c": ("a", jc.Conv(1))}), "name of a child must be"),
     ],
 )  # fmt: skip
@@ -431,12 +435,12 @@ def test_cropping_takes_the_middle():
 
 @pytest.mark.parametrize("sizes", [((8, 8), (5, 4), (2, 2)), ((6, 8), (4, 4), (2, 2))])
 def test_cropping_refuses_what_has_no_middle(sizes):
-    with pytest.raises(jc.ShapeError, match=r"must be larger than what comes up to it, .* by even numbers"):
+    with pytest.raises(jc.ShapeError, match=r"must be larger than the upsampled map by even numbers for its center"):
         output(decoder(crop=True), maps(*sizes))
 
 
 def test_maps_in_the_wrong_order_are_refused():
-    with pytest.raises(jc.ShapeError, match=r"what comes up to map 'b' of \(8, 8\) must be of its size.*got \(4, 4\)"):
+    with pytest.raises(jc.ShapeError, match=r"must have the size of feature map 'b', \(8, 8\), .*got \(4, 4\)"):
         output(decoder(), maps((4, 4), (8, 8), (2, 2)))
 
 
@@ -475,7 +479,7 @@ def test_the_way_up_can_be_looked_into_and_rebuilt():
 
 
 def test_the_order_of_maps_survives_jit_and_printing():
-    """A plain dict comes out of jit sorted by name."""
+    """jit returns a plain dict sorted by name."""
     net = jc.serial(stem=jc.Conv(2), body=jc.serial(a=jc.Conv(3), b=jc.Conv(4)))
     for paths in (["body.b", "stem", "body.a"], {"stem": "z", "body.a": "y", "body": "x"}):
         trunk = jc.frozen(jc.backbone(net, paths))
@@ -496,7 +500,7 @@ def test_top_down_adds():
     y, _ = net.apply(*net.init(jax.random.key(0), maps), maps)
     assert_array_equal(y, jnp.full((1, 4, 4, 3), 3.0))
     assert "join='add'" in repr(net)
-    with pytest.raises(jc.ShapeError, match="must have maps of one shape"):
+    with pytest.raises(jc.ShapeError, match="feature maps must have equal shapes for join"):
         net.init(jax.random.key(0), maps | {"fine": jnp.ones((1, 4, 4, 2))})
     with pytest.raises(jc.ShapeError, match="join must be one of 'concatenate', 'add', got 'sum'"):
         jc.top_down("coarse", {}, join="sum")

@@ -20,7 +20,7 @@ from experiments.docs import DOCS, ROOT, docstrings, notebooks, peers, pictures,
 
 # What a public name may lack, by the reason. Stars stand for any text.
 ERRORS = "DTypeError MissingKeyError ParameterError ShapeError *.*Error"
-RETURNED = """geometry.Field geometry.InexactField data.Dataset inspect.LayerStatistics inspect.Neighbours inspect.Pca
+RETURNED = """geometry.Field geometry.InexactField data.Dataset inspect.LayerStatistics inspect.Neighbors inspect.Pca
     inspect.Row inspect.Summary inspect.TopPatches train.FitResult weights.Comparison"""
 NO_FORMULA = {
     "errors": ERRORS,
@@ -35,7 +35,7 @@ NO_FORMULA = {
     "draws of where to cut, flip or cover": "data.random_* data.cutout",
     "weights and modules from one library to another": "weights.* interop.*",
     "loops over batches with the loss that they are given": """train.fit train.train_step train.evaluate train.predict
-        train.TrainState inspect.minimise inspect.Recorder""",
+        train.TrainState inspect.minimize inspect.Recorder""",
     "what a network holds or gives, as it is": "inspect.activations inspect.filters inspect.summary inspect.trace",
     "settings": "inspect.Objective inspect.PIXELS inspect.PHOTOGRAPHS inspect.View",
 }
@@ -50,7 +50,7 @@ NO_EXAMPLE = {
     "wants the network": "weights.from_hub",
     "wants torch": "weights.torch_activations",
     "a constant": "inspect.PHOTOGRAPHS",
-    "the loop inside maximise, dream, invert and style_transfer, which have examples": "inspect.minimise",
+    "the loop inside maximize, dream, invert and style_transfer, which have examples": "inspect.minimize",
 }
 
 

@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxconv as jc
 from jaxconv import layers
-from tests.nets import double, normal, randomised
+from tests.nets import double, normal, randomized
 from tests.ops.transforms import strict_flags
 
 KEY = jax.random.key(7)
@@ -23,7 +23,7 @@ KEY = jax.random.key(7)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    """A layer, the shapes that go in and come out, and the op that it stands for: ``op(params, state, x)``."""
+    """A layer, the shapes of its input and output, and the equivalent op: ``op(params, state, x)``."""
 
     layer: Any
     x: tuple[int, ...]
@@ -216,7 +216,7 @@ has_params = [row for row in ROWS if row.params]
 def ready(row):
     """Params and state shaped like those of ``init``, and an input."""
     params, state = jax.eval_shape(lambda key: row.layer.init(key, row.x), KEY)
-    return randomised(params), randomised(state, 0, 0.5, 1.5), jnp.asarray(normal(row.x))
+    return randomized(params), randomized(state, 0, 0.5, 1.5), jnp.asarray(normal(row.x))
 
 
 def test_the_table_has_every_layer():
@@ -299,13 +299,13 @@ def test_a_missing_parameter_is_named_with_its_path(row):
         with pytest.raises(jc.ParameterError) as raised:
             net.apply({"features": {"1": left}}, {"features": {"1": state}}, x)
         has = ", ".join(map(repr, left)) or "none"
-        assert str(raised.value) == f"features.1 ({kind}): params must have an entry {name!r}, it has {has}"
+        assert str(raised.value) == f"features.1 ({kind}): params must have an entry {name!r}, got {has}"
 
 
 def test_a_missing_state_is_named_with_its_path():
     net = jc.serial(bn=jc.BatchNorm())
     params, _ = net.init(KEY, (2, 3))
-    with pytest.raises(jc.ParameterError, match=r"^bn \(BatchNorm\): state must have an entry 'mean', it has none$"):
+    with pytest.raises(jc.ParameterError, match=r"^bn \(BatchNorm\): state must have an entry 'mean', got none$"):
         net.apply(params, {}, jnp.ones((2, 3)))
 
 
@@ -352,7 +352,7 @@ def test_replace_changes_a_hyperparameter_and_checks_it():
         dataclasses.replace(layer, features=0)
 
 
-def test_initialisers_take_no_part_in_equality():
+def test_initializers_take_no_part_in_equality():
     ones = jax.nn.initializers.ones
     for layer in (jc.Conv, jc.ConvTranspose, jc.ConvLocal, jc.Dense):
         assert layer(8, kernel_init=ones, bias_init=ones) == layer(8)
@@ -406,23 +406,27 @@ def test_lists_become_tuples_so_that_a_layer_hashes():
         (lambda: jc.AdaptiveAvgPool((2, 2, 2)), "size must be an int or one int for each of the 2 spatial axes"),
         (lambda: jc.GlobalAvgPool(rank=0), "rank must be at least 1, got 0"),
         (lambda: jc.Flatten(0), "rank must be at least 1, got 0"),
-        (lambda: jc.BatchNorm(momentum=1.5), "momentum must lie between 0 and 1, got 1.5"),
+        (lambda: jc.BatchNorm(momentum=1.5), "momentum must be between 0 and 1, got 1.5"),
         (lambda: jc.BatchNorm(eps=-1.0), "eps must not be negative, got -1.0"),
         (lambda: jc.GroupNorm(0), "groups must be at least 1, got 0"),
         (lambda: jc.LocalResponseNorm(0), "size must be at least 1, got 0"),
         (lambda: jc.Dropout(1.5), "rate must lie between 0 and 1, got 1.5"),
         (lambda: jc.DropPath(-0.5), "rate must lie between 0 and 1, got -0.5"),
-        (lambda: jc.Resize(), "one of size and factor must be given, got size=None, factor=None"),
-        (lambda: jc.Resize(8, factor=2), "one of size and factor must be given, got size=8, factor=2"),
+        (lambda: jc.Resize(), "exactly one of size and factor must be given, got None and None"),
+        (lambda: jc.Resize(8, factor=2), "exactly one of size and factor must be given, got 8 and 2"),
         (lambda: jc.Resize(factor=0), "factor must be at least 1, got 0"),
         (lambda: jc.PixelShuffle(0), "factor must be at least 1, got 0"),
-        (lambda: jc.Fn("relu"), "function must be callable, got 'relu'"),
     ],
 )
 def test_what_no_input_can_make_right_raises_at_construction(make, message):
     with pytest.raises(jc.ShapeError) as raised:
         make()
     assert str(raised.value).startswith(message)
+
+
+def test_a_function_must_be_callable():
+    with pytest.raises(TypeError, match=r"^function must be callable, got 'relu'$"):
+        jc.Fn("relu")
 
 
 @pytest.mark.parametrize(
@@ -443,7 +447,7 @@ def test_what_an_input_makes_wrong_raises_in_init(layer, shape, message):
     assert str(raised.value).startswith(message)
 
 
-# --- Initialisers -----------------------------------------------------------------------------------------------------
+# --- Initializers -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -471,7 +475,7 @@ def test_batch_norm_trains_as_torch_says():
     layer = jc.BatchNorm(momentum=0.3, eps=1e-3)
     x = normal((4, 3, 5, 2), 1) * 3 + 7
     params, state = layer.init(KEY, x)
-    params, state = randomised(params), randomised(state, 1, 0.5, 1.5)
+    params, state = randomized(params), randomized(state, 1, 0.5, 1.5)
     y, new = layer.apply(params, state, x, train=True)
     wide = x.astype(np.float64)
     mean, biased, unbiased = wide.mean((0, 1, 2)), wide.var((0, 1, 2)), wide.var((0, 1, 2), ddof=1)
@@ -491,7 +495,7 @@ def test_batch_norm_over_a_mapped_axis_is_that_of_the_whole_batch(axis_name):
     x = jnp.asarray(normal((2, 3, 4, 5)))
     whole = jc.BatchNorm()
     params, state = whole.init(KEY, x)
-    params = randomised(params)
+    params = randomized(params)
     parts = jc.BatchNorm(axis_name=axis_name)
 
     def run(x):
@@ -522,7 +526,7 @@ def test_batch_norm_keeps_float32_statistics_of_half_types():
 def test_batch_norm_wants_two_values_and_stops_the_statistics_gradient():
     layer = jc.BatchNorm()
     params, state = layer.init(KEY, (1, 3))
-    with pytest.raises(jc.ShapeError, match="training statistics need more than one value a channel"):
+    with pytest.raises(jc.ShapeError, match="x must have more than one value for each channel in training"):
         layer.apply(params, state, jnp.ones((1, 3)), train=True)
 
     def running(x):
@@ -671,7 +675,7 @@ def test_what_suits_no_input_is_refused_when_the_layer_is_made(make, message):
         make()
 
 
-def test_an_initialiser_prints_where_a_name_leads_to_it():
+def test_an_initializer_prints_where_a_name_leads_to_it():
     assert repr(jc.Conv(8, kernel_init=jax.nn.initializers.he_uniform())) == "Conv(features=8)"
     shown = repr(jc.Conv(8, kernel_init=jax.nn.initializers.zeros))
     assert shown == f"Conv(features=8, kernel_init={jax.nn.initializers.zeros.__module__}.zeros)"

@@ -1,4 +1,4 @@
-"""What works place by place is recognised; what does not is not."""
+"""Elementwise functions are recognized, and no others."""
 
 import functools
 
@@ -48,7 +48,7 @@ POINTWISE = {
     "where": lambda x: jnp.where(x > 0, x, x * 0.1),
     "affine": lambda x: (x - 0.5) / 0.25,
     "per channel": lambda x: x * jnp.arange(6.0),
-    "per place": lambda x: x + jnp.arange(20.0).reshape(4, 5, 1),
+    "per position": lambda x: x + jnp.arange(20.0).reshape(4, 5, 1),
     "another constant's mean": lambda x: x + jnp.arange(20.0).reshape(4, 5, 1).mean(),
     "of itself": lambda x: x * jax.nn.sigmoid(x) + x,
     "cast": lambda x: x.astype(jnp.bfloat16),
@@ -74,8 +74,8 @@ SPREADING = {
     "square matrix": lambda x: x @ jnp.ones((6, 6)),
     "transpose": lambda x: x.transpose(1, 0, 2, 3).transpose(1, 0, 2, 3),
     "gather": lambda x: x[:, jnp.array([1, 0, 2, 3])],
-    "one place to all": lambda x: jnp.broadcast_to(x[:, :1, :1], x.shape),
-    "one place added": lambda x: x + x[:, :1],
+    "one position to all": lambda x: jnp.broadcast_to(x[:, :1, :1], x.shape),
+    "one position added": lambda x: x + x[:, :1],
     "reshape and back": lambda x: x.reshape(2, 20, 6).reshape(2, 4, 5, 6),
     "glu": lambda x: jnp.concatenate([jax.nn.glu(x)] * 2, -1),
     "scan": lambda x: jax.lax.scan(lambda c, v: (c + v, c), jnp.zeros(x.shape[1:]), x)[1],
@@ -88,7 +88,7 @@ SPREADING = {
 
 
 @pytest.mark.parametrize("name", POINTWISE)
-def test_pointwise_functions_are_recognised(name):
+def test_pointwise_functions_are_recognized(name):
     assert is_pointwise(POINTWISE[name], X)
     assert jc.Fn(POINTWISE[name]).geometry(X) == ()
 
@@ -99,8 +99,8 @@ def test_others_are_not(name):
     assert jc.Fn(SPREADING[name]).geometry(X) is None
 
 
-@pytest.mark.parametrize("name", ["gelu", "hard_swish", "softplus", "per place", "of itself"])
-def test_recognised_functions_are_pointwise(name):
+@pytest.mark.parametrize("name", ["gelu", "hard_swish", "softplus", "per position", "of itself"])
+def test_recognized_functions_are_pointwise(name):
     """The oracle: one element changed changes that one of the output."""
     function, other = POINTWISE[name], MAP.copy()
     other[1, 2, 3, 4] += 1

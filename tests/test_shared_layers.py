@@ -200,7 +200,8 @@ def test_a_wrong_state_raises_with_the_path():
     net = jc.serial(odd=Forgets())
     params, state = net.init(jax.random.key(0), (1, 3))
     with pytest.raises(
-        jc.ParameterError, match=r"^odd \(Forgets\): apply must return a state .*\['count'\], got \['other'\]"
+        jc.ParameterError,
+        match=r"^odd \(Forgets\): apply must return a state .*\['count'\] of its argument, got \['other'\]",
     ):
         net.apply(params, state, jnp.ones((1, 3)))
 

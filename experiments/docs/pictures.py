@@ -17,9 +17,9 @@ import jaxconv as jc
 from experiments.docs import DOCS
 
 FOLDER = DOCS / "pictures"
-COLOURS = ("#cfe3f7", "#f9d9b0", "#d4ecc9", "#e6d2ee", "#f7c9c9", "#fbf0b2", "#cdeeea", "#e0e0e0", "#7fb2e5", "#e8a04a",
+COLORS = ("#cfe3f7", "#f9d9b0", "#d4ecc9", "#e6d2ee", "#f7c9c9", "#fbf0b2", "#cdeeea", "#e0e0e0", "#7fb2e5", "#e8a04a",
            "#8fc97a", "#b18cc9")  # fmt: skip
-BLUE, ORANGE, GREEN, WHITE = COLOURS[0], COLOURS[1], COLOURS[2], "#ffffff"
+BLUE, ORANGE, GREEN, WHITE = COLORS[0], COLORS[1], COLORS[2], "#ffffff"
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Any]]:
@@ -31,21 +31,21 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list
     return fig, axes
 
 
-def _cell(ax: Any, x: float, y: float, text: Any = "", colour: str = WHITE, **options: Any) -> None:
-    ax.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="#555555", linewidth=0.8, **options))
+def _cell(ax: Any, x: float, y: float, text: Any = "", color: str = WHITE, **options: Any) -> None:
+    ax.add_patch(Rectangle((x, y), 1, 1, facecolor=color, edgecolor="#555555", linewidth=0.8, **options))
     ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=9)
 
 
-def _row(ax: Any, x: float, y: float, values: Sequence[Any], colour: str = WHITE) -> None:
+def _row(ax: Any, x: float, y: float, values: Sequence[Any], color: str = WHITE) -> None:
     for i, value in enumerate(values):
-        _cell(ax, x + i, y, value, colour)
+        _cell(ax, x + i, y, value, color)
 
 
-def _grid(ax: Any, values: np.ndarray, colours: np.ndarray) -> None:
+def _grid(ax: Any, values: np.ndarray, colors: np.ndarray) -> None:
     height, width = values.shape
     for i in range(height):
         for j in range(width):
-            _cell(ax, j, height - 1 - i, f"{values[i, j]:g}", colours[i, j])
+            _cell(ax, j, height - 1 - i, f"{values[i, j]:g}", colors[i, j])
     _frame(ax, width, height)
 
 
@@ -102,8 +102,8 @@ def transposed() -> Figure:
     y, kernel = np.array([1.0, 3.0, 2.0]), np.array([1.0, 2.0, 1.0])
     whole = np.asarray(jc.conv_transpose(y[:, None], kernel[:, None, None], stride=2, padding=0))[:, 0]
     for i, value in enumerate(y):
-        _cell(ax, 2 * i + 1, 6.2, f"{value:g}", COLOURS[i])
-        _row(ax, 2 * i, 4.8 - 1.1 * i, [f"{n:g}" for n in value * kernel], COLOURS[i])
+        _cell(ax, 2 * i + 1, 6.2, f"{value:g}", COLORS[i])
+        _row(ax, 2 * i, 4.8 - 1.1 * i, [f"{n:g}" for n in value * kernel], COLORS[i])
     _row(ax, 0, 0.8, [f"{n:g}" for n in whole], WHITE)
     for height, text in ((6.7, "y"), (4.2, "y · (1 2 1)"), (1.3, "sum")):
         ax.text(-0.3, height, text, ha="right", va="center", fontsize=9)
@@ -115,7 +115,7 @@ def pooling() -> Figure:
     """Draws a map, its maxima and its means."""
     fig, axes = _figure(6.4, 2.6, 3)
     values = np.array([[1, 1, 2, 4], [5, 6, 7, 8], [3, 2, 1, 0], [1, 2, 3, 4]], np.float32)
-    blocks = np.array([[COLOURS[0], COLOURS[1]], [COLOURS[2], COLOURS[3]]])
+    blocks = np.array([[COLORS[0], COLORS[1]], [COLORS[2], COLORS[3]]])
     maps = [values, *(np.asarray(pool(values[..., None], 2))[..., 0] for pool in (jc.max_pool, jc.avg_pool))]
     for ax, pooled, name in zip(axes, maps, ("x", "max_pool(x, 2)", "avg_pool(x, 2)"), strict=True):
         _grid(ax, pooled, np.kron(blocks, np.ones((2, 2), int).astype(object)) if pooled is values else blocks)
@@ -124,20 +124,20 @@ def pooling() -> Figure:
 
 
 def norms() -> Figure:
-    """Draws which elements share a mean: three examples of four channels on two by two places."""
+    """Draws which elements share a mean: three examples of four channels on two by two positions."""
     fig, axes = _figure(8.6, 2.5, 4)
     groups: dict[str, Callable[[int, int, int], int]] = {
-        "batch_norm": lambda example, channel, place: channel,
-        "layer_norm": lambda example, channel, place: 4 * example + place,
-        "group_norm": lambda example, channel, place: 2 * example + channel // 2,
-        "instance_norm": lambda example, channel, place: 4 * example + channel,
+        "batch_norm": lambda example, channel, position: channel,
+        "layer_norm": lambda example, channel, position: 4 * example + position,
+        "group_norm": lambda example, channel, position: 2 * example + channel // 2,
+        "instance_norm": lambda example, channel, position: 4 * example + channel,
     }
     for ax, (name, group) in zip(axes, groups.items(), strict=True):
         for example in range(3):
             for channel in range(4):
-                for place in range(4):
-                    x, y = 2.4 * channel + place % 2, 2.4 * (2 - example) + 1 - place // 2
-                    _cell(ax, x, y, "", COLOURS[group(example, channel, place)])
+                for position in range(4):
+                    x, y = 2.4 * channel + position % 2, 2.4 * (2 - example) + 1 - position // 2
+                    _cell(ax, x, y, "", COLORS[group(example, channel, position)])
         ax.set_title(name, fontsize=9)
         ax.text(4.6, -0.9, "channels", ha="center", fontsize=8)
         ax.text(-0.9, 3.4, "examples", va="center", rotation=90, fontsize=8)
@@ -162,11 +162,11 @@ def unpool() -> Figure:
     values = np.array([[1, 1, 2, 4], [5, 6, 7, 8], [3, 2, 1, 0], [1, 2, 3, 4]], np.float32)
     y, indices = jc.max_pool_with_indices(values[..., None], 2)
     back = np.asarray(jc.max_unpool(y, indices, 4))[..., 0]
-    colours = np.where(back > 0, np.kron(np.array([[BLUE, ORANGE], [GREEN, COLOURS[3]]], object), np.ones((2, 2), int)),
+    colors = np.where(back > 0, np.kron(np.array([[BLUE, ORANGE], [GREEN, COLORS[3]]], object), np.ones((2, 2), int)),
                        WHITE)  # fmt: skip
-    blocks = np.array([[BLUE, ORANGE], [GREEN, COLOURS[3]]])
+    blocks = np.array([[BLUE, ORANGE], [GREEN, COLORS[3]]])
     names = ("x", "max_pool_with_indices", "max_unpool")
-    maps = ((values, colours), (np.asarray(y)[..., 0], blocks), (back, colours))
+    maps = ((values, colors), (np.asarray(y)[..., 0], blocks), (back, colors))
     for ax, name, (shown, cells) in zip(axes, names, maps, strict=True):
         _grid(ax, shown, cells)
         ax.set_title(name, fontsize=8)
@@ -174,14 +174,14 @@ def unpool() -> Figure:
 
 
 def shuffle() -> Figure:
-    """Draws four channels of two by two places, and the one that they become."""
+    """Draws four channels of two by two positions, and the one that they become."""
     fig, axes = _figure(7.2, 2.0, 5)
     x = np.arange(1, 17, dtype=np.float32).reshape(4, 2, 2).transpose(1, 2, 0)
     for c in range(4):
-        _grid(axes[c], x[..., c], np.full((2, 2), COLOURS[c]))
+        _grid(axes[c], x[..., c], np.full((2, 2), COLORS[c]))
         axes[c].set_title(f"channel {c}", fontsize=8)
     y = np.asarray(jc.pixel_shuffle(x, 2))[..., 0]
-    _grid(axes[4], y, np.vectorize(lambda value: COLOURS[int(value - 1) // 4])(y))
+    _grid(axes[4], y, np.vectorize(lambda value: COLORS[int(value - 1) // 4])(y))
     axes[4].set_title("pixel_shuffle(x, 2)", fontsize=8)
     return fig
 
@@ -206,8 +206,8 @@ def composition() -> Figure:
     """Draws how layers are joined."""
     fig, axes = _figure(8.6, 2.4, 4)
 
-    def box(ax: Any, x: float, y: float, text: str, colour: str = BLUE) -> None:
-        ax.add_patch(Rectangle((x - 0.8, y - 0.4), 1.6, 0.8, facecolor=colour, edgecolor="#555555", linewidth=0.8))
+    def box(ax: Any, x: float, y: float, text: str, color: str = BLUE) -> None:
+        ax.add_patch(Rectangle((x - 0.8, y - 0.4), 1.6, 0.8, facecolor=color, edgecolor="#555555", linewidth=0.8))
         ax.text(x, y, text, ha="center", va="center", fontsize=8)
 
     def arrow(ax: Any, *points: tuple[float, float]) -> None:

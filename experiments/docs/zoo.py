@@ -1,7 +1,7 @@
 """The table of the networks that torchvision has too: ``python -m experiments.docs.zoo`` writes docs/models.md.
 
-What torchvision publishes is in docs/torchvision.json, written by ``tests/record_torchvision.py``; all else is computed
-from the networks.
+The values that torchvision publishes are in docs/torchvision.json, written by ``tests/record_torchvision.py``; all
+other values are computed from the networks.
 """
 
 import functools
@@ -14,43 +14,44 @@ from experiments.docs import DOCS
 PAGE = DOCS / "models.md"
 HEAD = """# Models and their counts
 
-The networks that `jaxconv.models` shares with torchvision, under its names: `jc.weights.from_torch(net, file)` takes
-its files. The first column is the call in `jaxconv.models` that gives the row. Parameters and multiply-adds are
-computed by `jc.summary` from the network itself; beside them stands what torchvision publishes with its weights.
-Multiply-adds are for one image, in thousands of millions; published are two decimals, so the smallest network's 0.04
-stands for anything from 0.035 to 0.045, and its difference says little.
+These networks of `jaxconv.models` are in torchvision too, under the same names: `jc.weights.from_torch(net, file)`
+loads torchvision's files. The first column is the call in `jaxconv.models`. `jc.summary` computes parameters and
+multiply-adds from the network; the columns "published" are the values that torchvision publishes with its weights.
+Multiply-adds are for one image, in billions (1e9). Published values have two decimals, so that 0.04 of the smallest
+network is any value from 0.035 to 0.045, and its difference has little meaning.
 
-Auxiliary heads: torchvision's files of GoogLeNet, Inception v3 and the networks for segmentation hold them, so
-`googlenet()`, `inception_v3()` and `fcn_resnet50(aux_loss=True)` take those files; to leave a head out, give
-`from_torch` a `rename` that drops it, `rename={"aux1.": None, "aux2.": None}` with `googlenet(aux_logits=False)`.
+Auxiliary heads: torchvision's files of GoogLeNet, Inception v3 and the networks for segmentation contain them, so
+`googlenet()`, `inception_v3()` and `fcn_resnet50(aux_loss=True)` load these files. To omit a head, pass `from_torch` a
+`rename` that drops it: `rename={"aux1.": None, "aux2.": None}` with `googlenet(aux_logits=False)`.
 
-`transform_input`: the published weights of GoogLeNet and Inception v3 want images normalised by 0.5 and 0.5. With them
-torchvision sets `transform_input=True`: the network then takes images normalised by ImageNet's mean and deviation, as
-all others do, and begins by normalising them again. It is off by default, here as there: for these two files write
-`googlenet(transform_input=True)` and `inception_v3(transform_input=True)`, or normalise by 0.5 and 0.5 yourself.
+`transform_input`: the published weights of GoogLeNet and Inception v3 need images normalized by 0.5 and 0.5. For these
+weights torchvision sets `transform_input=True`: the network then takes images normalized by ImageNet's mean and
+standard deviation, like all other networks, and converts them. The default is False in both libraries: for these two
+files write `googlenet(transform_input=True)` and `inception_v3(transform_input=True)`, or normalize by 0.5 and 0.5
+yourself.
 
 | call | file | input | parameters | published | multiply-adds | published | difference |
 |---|---|---|---:|---:|---:|---:|---:|
 """
-# What the published numbers count: GoogLeNet's come without its auxiliary heads, all others' with.
+# The published counts of GoogLeNet exclude auxiliary heads; those of all other networks include them.
 OPTIONS: dict[str, dict[str, Any]] = {"googlenet": {"aux_logits": False}}
-# Heads that run in training only are in the parameters and not in the published multiply-adds.
+# The published parameters include heads that run in training only; the published multiply-adds do not.
 TRAINING_ONLY = ("AuxLogits",)
 
 
 @functools.cache
 def published() -> dict[str, dict[str, Any]]:
-    """Returns what torchvision publishes, by network."""
+    """Returns the values that torchvision publishes, by network."""
     return json.loads((DOCS / "torchvision.json").read_text())
 
 
 def options(name: str) -> dict[str, Any]:
-    """Returns the arguments that give the network with the published counts."""
+    """Returns the arguments of the network with the published counts."""
     return {**published()[name]["options"], **OPTIONS.get(name, {})}
 
 
 def counts(name: str) -> tuple[int, float]:
-    """Returns parameters, and thousands of millions of multiply-adds of a prediction."""
+    """Returns parameters, and billions (1e9) of multiply-adds of a forward pass in evaluation."""
     net = getattr(jc.models, name)(**options(name))
     table = jc.summary(net, tuple(published()[name]["input"]))
     macs = sum(row.macs or 0 for row in table.rows if not row.path.startswith(TRAINING_ONLY))

@@ -1,6 +1,6 @@
-"""Data sets as arrays, and random changes to images as functions of a key.
+"""Data sets as arrays, and random augmentation of images as functions of a key.
 
-Nothing is downloaded unless asked for. The packages that only some of these need are imported when they are used.
+Downloads happen only with ``download=True``. Optional packages are imported on first use.
 """
 
 from jaxconv.data.augment import channel_statistics, cutout, normalize, random_crop, random_flip, random_shift

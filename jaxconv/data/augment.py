@@ -1,8 +1,8 @@
-"""Random changes to a batch of images, as functions of a key and the images: for inside the training step.
+"""Augmentation: random changes to a batch of images, as functions of a key and the images, for a training step.
 
-Each image of the batch gets its own draw. The same key gives the same result. What draws takes `(N, H, W, C)`, keeps
-the element type, and works under jit, vmap, scan and shard_map, and on meshes that shard the batch axis. Under
-shard_map, fold the axis index into the key, or every shard draws the same.
+Each image of the batch has a separate draw. The same key gives the same result. The random functions take
+`(N, H, W, C)`, keep the element type, and work under jit, vmap, scan and shard_map, and on meshes that shard the batch
+axis. Under shard_map, fold the axis index into the key; otherwise all shards draw the same values.
 """
 
 from collections.abc import Sequence
@@ -33,18 +33,18 @@ def random_crop(
     padding: int | Sequence[int] = 0,
     pad_mode: str = "zeros",
 ) -> jax.Array:
-    """Cuts a window of ``size`` at a random place out of each padded image.
+    """Crops a window of ``size`` at a random position of each padded image.
 
     Args:
       key: a random key, or an int, its seed.
       images: `(N, H, W, C)`, any element type.
-      size: of the window: an int, or (rows, columns).
-      padding: added on both sides of each image first: an int, or (rows, columns).
-      pad_mode: what the padding holds. Two elements on both sides make of `abcd`: "zeros" `00abcd00`, "edge"
+      size: the window's size, an int, or (rows, columns).
+      padding: the padding on both sides of each image before the crop, an int, or (rows, columns).
+      pad_mode: the values of the padding. With two elements on both sides `abcd` becomes: "zeros" `00abcd00`, "edge"
         `aaabcddd`, "reflect" `cbabcdcb`, "circular" `cdabcdab`.
 
     Returns:
-      `(N, *size, C)`. All places that lie inside the padded image are equally likely.
+      `(N, *size, C)`. All positions inside the padded image are equally likely.
 
     Raises:
       ShapeError: ``images`` is not `(N, H, W, C)`, the window is larger than the padded image, or ``padding`` is
@@ -54,7 +54,7 @@ def random_crop(
     >>> random_crop(jax.random.key(0), images, 3).shape
     (2, 3, 3, 1)
 
-    Equals `torchvision.transforms.RandomCrop(size, padding)`, one draw an image.
+    Equals `torchvision.transforms.RandomCrop(size, padding)`, with a draw for each image.
     """
     return _windows(key, _checked(images), as_tuple(size, 2, "size"), padding, pad_mode, "padding")
 
@@ -66,7 +66,7 @@ def random_shift(key: KeyLike, images: ArrayLike, pixels: int | Sequence[int], *
       key: a random key, or an int, its seed.
       images: `(N, H, W, C)`, any element type.
       pixels: the largest shift: an int, or (rows, columns). All from ``-pixels`` to ``pixels`` are equally likely.
-      pad_mode: what moves in from outside; as in `random_crop`.
+      pad_mode: the values that are shifted in, as in `random_crop`.
 
     Returns:
       `(N, H, W, C)`.
@@ -85,24 +85,24 @@ def random_shift(key: KeyLike, images: ArrayLike, pixels: int | Sequence[int], *
 
 
 def random_flip(key: KeyLike, images: ArrayLike, *, axis: str = "horizontal") -> jax.Array:
-    """Mirrors each image with probability one half.
+    """Flips each image with probability one half.
 
     Args:
       key: a random key, or an int, its seed.
       images: `(N, H, W, C)`, any element type.
-      axis: "horizontal" exchanges left and right, "vertical" top and bottom.
+      axis: "horizontal" exchanges left and right; "vertical" exchanges top and bottom.
 
     Returns:
       `(N, H, W, C)`.
 
     Raises:
-      ShapeError: ``images`` is not `(N, H, W, C)`, or ``axis`` is neither name.
+      ShapeError: ``images`` is not `(N, H, W, C)`, or ``axis`` is unknown.
 
     >>> images = jnp.tile(jnp.asarray([1, 2]), (100, 1, 1))[..., None]
     >>> sorted({tuple(row) for row in random_flip(jax.random.key(0), images).reshape(100, 2).tolist()})
     [(1, 2), (2, 1)]
 
-    Equals `torchvision.transforms.RandomHorizontalFlip` or `RandomVerticalFlip`, one draw an image.
+    Equals `torchvision.transforms.RandomHorizontalFlip` or `RandomVerticalFlip`, with a draw for each image.
     """
     images = _checked(images)
     if axis not in FLIP_AXES:
@@ -112,16 +112,16 @@ def random_flip(key: KeyLike, images: ArrayLike, *, axis: str = "horizontal") ->
 
 
 def cutout(key: KeyLike, images: ArrayLike, size: int | Sequence[int], *, value: Numbers = 0) -> jax.Array:
-    """Blanks a rectangle of each image.
+    """Fills a random rectangle of each image with a value.
 
-    Its centre is any pixel of the image, so at the border a part of the rectangle lies outside: with an even
-    ``size``, rows `centre - size / 2` to `centre + size / 2 - 1`; with an odd one, as many on both sides.
+    The center is any pixel of the image, so that a part of the rectangle may be outside of the image. An even ``size``
+    covers rows `center - size / 2` to `center + size / 2 - 1`; an odd size covers `size // 2` rows on both sides.
 
     Args:
       key: a random key, or an int, its seed.
       images: `(N, H, W, C)`, any element type.
-      size: of the rectangle: an int, or (rows, columns).
-      value: what to fill in: a number, or one for each channel; cast to the element type of ``images``.
+      size: the rectangle's size, an int, or (rows, columns).
+      value: the fill value, a number, or one for each channel; cast to the element type of ``images``.
 
     Returns:
       `(N, H, W, C)`.
@@ -129,7 +129,7 @@ def cutout(key: KeyLike, images: ArrayLike, size: int | Sequence[int], *, value:
     Raises:
       ShapeError: ``images`` is not `(N, H, W, C)`, ``size`` is not positive, or ``value`` is neither a number nor one
         for each channel.
-      DTypeError: ``value`` is not one that the element type of ``images`` can hold, as 0.5 or 300 for uint8.
+      DTypeError: the element type of ``images`` cannot represent ``value``, such as 0.5 or 300 for uint8.
 
     >>> (cutout(jax.random.key(0), jnp.ones((1, 8, 8, 1)), 1) == 0).sum().item()
     1
@@ -144,20 +144,20 @@ def cutout(key: KeyLike, images: ArrayLike, size: int | Sequence[int], *, value:
     extent = as_tuple(size, 2, "size")
     if count == 0 or 0 in sizes:
         return images
-    centre = _along_batch(jax.random.randint(as_key(key), (count, 2), 0, jnp.array([sizes])), images)
+    center = _along_batch(jax.random.randint(as_key(key), (count, 2), 0, jnp.array([sizes])), images)
     inside = []
     for i in range(2):
-        offset = jnp.arange(sizes[i])[None] - centre[:, i, None] + extent[i] // 2
+        offset = jnp.arange(sizes[i])[None] - center[:, i, None] + extent[i] // 2
         inside.append((offset >= 0) & (offset < extent[i]))
     hole = inside[0][:, :, None, None] & inside[1][:, None, :, None]
     return jnp.where(hole, to_rank(fill, images.ndim), images)
 
 
 def normalize(images: ArrayLike, mean: Numbers, std: Numbers) -> jax.Array:
-    """Returns `(images - mean) / std`, channel by channel.
+    """Returns `(images - mean) / std` for each channel.
 
-    uint8 images are divided by 255 first, so ``mean`` and ``std`` are in units of the whole range: black is 0, white
-    is 1. Floating images are taken as they are.
+    uint8 images are first divided by 255, so that ``mean`` and ``std`` refer to the range from 0 (black) to 1 (white).
+    Floating images are not scaled.
 
     Args:
       images: `(..., C)`, uint8 or floating.
@@ -165,8 +165,8 @@ def normalize(images: ArrayLike, mean: Numbers, std: Numbers) -> jax.Array:
       std: a number, or `(C,)`; positive.
 
     Returns:
-      The shape of ``images``; float32 for uint8, else the element type of ``images``. Half types are computed in
-      float32.
+      Array of the shape of ``images``: float32 for uint8, else the element type of ``images``. Half precision images
+      are computed in float32.
 
     Raises:
       DTypeError: ``images`` is neither uint8 nor floating.
@@ -196,15 +196,15 @@ def normalize(images: ArrayLike, mean: Numbers, std: Numbers) -> jax.Array:
 
 
 def channel_statistics(images: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean and the standard deviation of each channel, in the units that `normalize` takes.
+    """Returns the mean and the standard deviation of each channel, in the units of `normalize`.
 
-    Computed on the host, once, from the training images: exactly for uint8, in float64 for floating images.
+    The statistics are computed on the host: exactly for uint8, in float64 for floating images.
 
     Args:
       images: `(..., C)`, uint8 or floating, with at least one pixel.
 
     Returns:
-      `(mean, std)`: `(C,)` float32 each; of images/255 for uint8; ``std`` is that of the population.
+      `(mean, std)`: `(C,)` float32 each; of images / 255 for uint8; ``std`` is the population standard deviation.
 
     Raises:
       DTypeError: ``images`` is neither uint8 nor floating.
@@ -219,7 +219,7 @@ def channel_statistics(images: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     if array.ndim == 0 or array.size == 0:
         raise ShapeError(f"images must be (..., C) with at least one pixel, got shape {array.shape}")
     pixels = array.reshape(-1, array.shape[-1])
-    # In slices, so that a data set of bytes is never a data set of eight-byte numbers.
+    # In slices, so that a data set of bytes is not converted to float64 as a whole.
     slices = [pixels[i : i + (1 << 20)] for i in range(0, len(pixels), 1 << 20)]
     if array.dtype == np.uint8:
         counts = sum(np.stack([np.bincount(c, minlength=256) for c in s.T]) for s in slices)
@@ -240,7 +240,7 @@ def _checked(images: ArrayLike) -> jax.Array:
 
 
 def _per_channel(value: Numbers, channels: int, name: str) -> np.ndarray | jax.Array:
-    """Returns a number or `(channels,)`: a NumPy array, whose elements can be looked at, unless it is traced."""
+    """Returns an array of shape `()`, `(1,)` or `(channels,)`: a NumPy array unless ``value`` is traced."""
     array: np.ndarray | jax.Array
     try:
         array = np.asarray(value)
@@ -256,12 +256,12 @@ def _fill(value: Numbers, dtype: Any, channels: int) -> jax.Array:
     if isinstance(fill, np.ndarray) and jnp.issubdtype(dtype, jnp.integer):
         limits = jnp.iinfo(dtype)
         if not ((fill == np.round(fill)) & (fill >= limits.min) & (fill <= limits.max)).all():
-            raise DTypeError(f"value {fill.tolist()} does not fit images of {dtype}")
+            raise DTypeError(f"value must be representable in the images' type {dtype}, got {fill.tolist()}")
     return jnp.asarray(fill).astype(dtype)
 
 
 def _along_batch(draw: jax.Array, images: jax.Array) -> jax.Array:
-    """Shards a draw as the batch axis of the images is; on an Explicit mesh JAX does not do so by itself."""
+    """Shards a draw like the batch axis of the images, which JAX does not do automatically on an Explicit mesh."""
     sharding = jax.typeof(images).sharding
     if not isinstance(sharding, NamedSharding) or sharding.spec[:1] in ((), (None,)):
         return draw
@@ -277,7 +277,7 @@ def _windows(
     pad_mode: str,
     argument: str,
 ) -> jax.Array:
-    """Cuts one window out of each padded image; ``argument`` is what the caller calls the padding."""
+    """Crops one window of each padded image; ``argument`` is the name of the caller's padding argument."""
     if pad_mode not in PAD_MODES:
         raise ShapeError(f"pad_mode must be one of {', '.join(PAD_MODES)}, got {pad_mode!r}")
     count, *sizes, channels = images.shape
@@ -285,15 +285,16 @@ def _windows(
     most = {"reflect": [n - 1 for n in sizes], "circular": sizes}.get(pad_mode, margin)
     if any(m > n for m, n in zip(margin, most, strict=True)):
         raise ShapeError(
-            f"{argument} {margin} is more than pad_mode {pad_mode!r} can fill from images of {tuple(sizes)}"
+            f"{argument} must be at most {tuple(most)} for pad_mode {pad_mode!r} and images of {tuple(sizes)}, "
+            f"got {margin}"
         )
     slack = [n + 2 * m - s for n, m, s in zip(sizes, margin, size, strict=True)]
     if min(slack) < 0:
-        raise ShapeError(f"size {size} is larger than the images of {tuple(sizes)} with padding {margin}")
+        raise ShapeError(f"size must be at most the images' {tuple(sizes)} with padding {margin}, got {size}")
     if pad_mode == "edge" and 0 in sizes:
-        raise ShapeError(f"images of {tuple(sizes)} have no edge to repeat")
+        raise ShapeError(f"images must have at least one pixel for pad_mode 'edge', got {tuple(sizes)}")
     padded = jnp.pad(images, ((0, 0), *((m, m) for m in margin), (0, 0)), PAD_MODES[pad_mode])
     corner = _along_batch(jax.random.randint(as_key(key), (count, 2), 0, jnp.array([slack]) + 1), images)
-    # One slice an image, which XLA makes one gather of contiguous rows.
+    # XLA turns one slice for each image into one gather of contiguous rows.
     cut = lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), (*size, channels))  # noqa: E731
     return jax.vmap(cut)(padded, corner)

@@ -1,4 +1,4 @@
-"""CIFAR-10, from either of the two versions that its authors publish."""
+"""CIFAR-10, from either of the two versions of its authors."""
 
 import gzip
 import io
@@ -18,7 +18,7 @@ from jaxconv.data.files import (
     cache_folder,
     fetch,
     gzip_fault,
-    places,
+    locations,
     read_up_to,
     search,
 )
@@ -35,33 +35,32 @@ RECORD_BYTES = 1 + IMAGE_BYTES
 LARGEST_BATCH = 64 << 20
 
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-# The authors publish its MD5, c32a1d4ab5d03f1284b67883e8d87530; this SHA-256 of it is TensorFlow Datasets' too.
+# The authors publish the MD5 c32a1d4ab5d03f1284b67883e8d87530; TensorFlow Datasets has the same SHA-256.
 CIFAR_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 CIFAR_VARIABLE = "JAXCONV_CIFAR10"
 
 
 def cifar10(folder: StrPath | None = None, *, download: bool = False) -> Dataset:
-    """Returns CIFAR-10: 50,000 train, 10,000 test images of ten kinds of things.
+    """Returns CIFAR-10: 50,000 training and 10,000 test images of ten classes.
 
-    Looks in ``folder``; if none is given, in the one that the environment variable JAXCONV_CIFAR10 names; if none is
-    named, in the cache of downloads. Takes the binary version or the python version, as the six batch files
-    (also in the folder cifar-10-batches-bin or cifar-10-batches-py, as unpacked) or as the tar.gz of them. An archive
-    is read in place, nothing is unpacked. A file of the python version is a pickle; it is read without running any
-    code that it names.
+    Searches ``folder``; if that is None, the folder in the environment variable JAXCONV_CIFAR10; if that is not set,
+    the cache of downloads. Accepts the binary version and the python version, as the six batch files (also in the
+    unpacked folder cifar-10-batches-bin or cifar-10-batches-py) or as their tar.gz. An archive is read without
+    unpacking. A file of the python version is a pickle, which is read without running code.
 
-    The archives carry gzip's checksum. The batch files carry none: their sizes, counts and labels are checked, a pixel
-    that was changed goes unseen. The six batches must hold the same number of images: 10,000 in the original.
+    The archives have gzip's checksum. The batch files have no checksum: sizes, counts and labels are checked, but not
+    pixels. The six batches must have equal numbers of images; the original has 10,000 in each.
 
     Args:
-      folder: where the files are, or the path of the tar.gz.
-      download: get the binary version, 170 MB, from its authors' site, checked by its SHA-256, into ``folder`` or else
-        the folder of the environment variable or else the cache.
+      folder: the folder of the files, or the path of the tar.gz.
+      download: whether to download the binary version, 170 MB, from its authors' site, verified by its SHA-256, to
+        ``folder``, or else the folder of the environment variable, or else the cache.
 
     Returns:
       A `Dataset` with images `(N, 32, 32, 3)`, red, green, blue.
 
     Raises:
-      DataError: the files are not found, or one is truncated, damaged or of the wrong kind, or the download fails.
+      DataError: the files are not found, a file is truncated, damaged or has the wrong format, or the download fails.
       ModuleNotFoundError: ``download`` without the package pooch; ``pip install 'jaxconv[data]'``.
 
     >>> cifar10("cifar-10-binary.tar.gz")  # doctest: +SKIP
@@ -71,8 +70,8 @@ def cifar10(folder: StrPath | None = None, *, download: bool = False) -> Dataset
       A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009,
       https://www.cs.toronto.edu/~kriz/cifar.html.
     """
-    candidates = places(folder, CIFAR_VARIABLE, cache_folder("cifar10"))
-    if download and all(isinstance(_find(place.path), Missing) for place in candidates):
+    candidates = locations(folder, CIFAR_VARIABLE, cache_folder("cifar10"))
+    if download and all(isinstance(_find(location.path), Missing) for location in candidates):
         fetch(CIFAR_URL, CIFAR_SHA256, candidates[-1].path)
     advice = (
         f"Provide it in one of three ways: pass the folder of its six batch files, or its tar.gz, as the argument "
@@ -83,7 +82,7 @@ def cifar10(folder: StrPath | None = None, *, download: bool = False) -> Dataset
     images, labels = zip(*map(_decode, batches), strict=True)
     for batch, held in zip(batches, labels, strict=True):
         if len(held) != len(labels[0]):
-            # A file that was cut between two records looks whole by itself.
+            # A file that was truncated between two records is valid on its own.
             raise DataError(f"{batch.path}: {len(held)} images, but {batches[0].path} has {len(labels[0])}")
     return Dataset("cifar10", np.concatenate(images[:5]), np.concatenate(labels[:5]), images[5], labels[5], CLASSES)
 
@@ -97,9 +96,9 @@ class Batch(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What is to be read: "archive" and its path, or a version and its six files."""
+    """The files to read: "archive" and its path, or a version and its six files."""
 
-    kind: str
+    format: str
     files: list[Path]
 
 
@@ -122,7 +121,7 @@ def _find(path: Path) -> Source | Missing:
 
 
 def _batches(source: Source) -> list[Batch]:
-    if source.kind == "archive":
+    if source.format == "archive":
         return _read_archive(source.files[0])
     batches = []
     for file in source.files:
@@ -130,12 +129,12 @@ def _batches(source: Source) -> list[Batch]:
             content = read_up_to(stream, LARGEST_BATCH + 1)
         if len(content) > LARGEST_BATCH:
             raise DataError(f"{file}: more than {LARGEST_BATCH:,} bytes, too large for a batch of CIFAR-10")
-        batches.append(Batch(str(file), source.kind, bytes(content)))
+        batches.append(Batch(str(file), source.format, bytes(content)))
     return batches
 
 
 def _read_archive(path: Path) -> list[Batch]:
-    """Reads the six batches out of a tar.gz, by name, in one pass; no member is written anywhere."""
+    """Reads the six batches from a tar.gz, by name, in one pass; nothing is written to disk."""
     wanted = {f"{name}{suffix}": version for version, suffix in VERSIONS.items() for name in BATCHES}
     found: dict[str, Batch] = {}
     try:
@@ -145,17 +144,19 @@ def _read_archive(path: Path) -> list[Batch]:
                     name = member.name.rsplit("/", 1)[-1]
                     if name not in wanted:
                         continue
-                    place = f"{path}: {member.name}"
+                    location = f"{path}: {member.name}"
                     if not member.isfile():
-                        raise DataError(f"{place}: expected a regular file, got tar type {member.type!r}")
+                        raise DataError(f"{location}: expected a regular file, got tar type {member.type!r}")
                     if name in found:
-                        raise DataError(f"{place}: the archive holds two files of this name")
+                        raise DataError(f"{location}: the archive holds two files of this name")
                     if member.size > LARGEST_BATCH:
-                        raise DataError(f"{place}: declares {member.size:,} bytes, too large for a batch of CIFAR-10")
+                        raise DataError(
+                            f"{location}: declares {member.size:,} bytes, too large for a batch of CIFAR-10"
+                        )
                     # A regular member always opens; tarfile raises ReadError where it is truncated.
                     content = cast(IO[bytes], archive.extractfile(member)).read()
-                    found[name] = Batch(place, wanted[name], content)
-            # gzip's checksum stands behind the last byte, and tarfile stops before it.
+                    found[name] = Batch(location, wanted[name], content)
+            # gzip's checksum is at the end of the stream, and tarfile stops before it.
             while stream.read(CHUNK):
                 pass
     except GZIP_FAULTS as error:
@@ -179,7 +180,7 @@ def _decode(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _decode_binary(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """A record is a label and 3,072 bytes: the red plane, the green, the blue."""
+    """Decodes records of a label and 3,072 bytes: the red, green and blue planes."""
     size = len(batch.content)
     if size == 0 or size % RECORD_BYTES:
         raise DataError(
@@ -191,7 +192,7 @@ def _decode_binary(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _decode_python(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """A dict with the planes as rows of an array under `b"data"` and a list of labels under `b"labels"`."""
+    """Decodes a dict with the planes as rows of an array in `b"data"`, and a list of labels in `b"labels"`."""
     content = _unpickle(batch.content, batch.path)
     if not isinstance(content, dict) or not {b"data", b"labels"} <= content.keys():
         raise DataError(f'{batch.path}: expected a pickled dict with the keys b"data" and b"labels"')
@@ -204,7 +205,7 @@ def _decode_python(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     if len(rows) != len(labels):
         raise DataError(f"{batch.path}: {len(rows)} images but {len(labels)} labels")
     if not labels:
-        raise DataError(f"{batch.path}: holds no images")
+        raise DataError(f"{batch.path}: has no images")
     wrong = next((i for i, label in enumerate(labels) if not 0 <= label < len(CLASSES)), None)
     if wrong is not None:
         raise DataError(f"{batch.path}: label {wrong} is {labels[wrong]}, expected 0 to {len(CLASSES) - 1}")
@@ -212,7 +213,7 @@ def _decode_python(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Pickled:
-    """What a pickle says of an object: the arguments that would construct it and its state. Nothing is constructed."""
+    """The description of an object in a pickle: constructor arguments and state. The object is not constructed."""
 
     def __init__(self, *args: Any):
         self.args = args
@@ -234,12 +235,12 @@ class _PickledArray(_Pickled):
         if width != IMAGE_BYTES or name not in ("u1", "|u1"):
             raise DataError(f'{path}: b"data" must be (N, {IMAGE_BYTES}) u1, got ({count}, {width}) {name}')
         if len(raw) != count * width:
-            raise DataError(f'{path}: b"data" declares {count} images of {width} bytes, {len(raw):,} bytes are there')
+            raise DataError(f'{path}: b"data" must have {count} images of {width} bytes, got {len(raw):,} bytes')
         return np.frombuffer(raw, np.uint8).reshape((count, width), order="F" if order else "C")
 
 
 class _PickledBytes(_Pickled):
-    """How Python 3 writes bytes for Python 2: a text to encode as Latin-1."""
+    """Python 3's pickle of bytes for Python 2: a text to encode as Latin-1."""
 
     def __new__(cls, text: str, encoding: str) -> bytes:  # type: ignore[misc]
         if encoding != "latin1":
@@ -247,8 +248,8 @@ class _PickledBytes(_Pickled):
         return text.encode(encoding)
 
 
-# Every name that an array needs, under NumPy 1 and 2. They are classes with __setstate__, so a pickle cannot set
-# attributes on them either.
+# All names that an array needs, under NumPy 1 and 2. They are classes with __setstate__, so that a pickle cannot set
+# attributes either.
 STAND_INS: dict[tuple[str, str], type] = {
     ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
     ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
@@ -258,14 +259,14 @@ STAND_INS: dict[tuple[str, str], type] = {
 }
 
 
-# Python's own unpickler, not the one in C: what it allocates is bounded by the file, save for one opcode, which is
-# taken out. The one in C allocates what a single number in the file says.
+# Python's unpickler allocates memory in proportion to the file, except for one opcode, which is removed. The C
+# unpickler allocates any size that the file declares.
 class _Reader(pickle._Unpickler):
     dispatch = {k: v for k, v in pickle._Unpickler.dispatch.items() if k != pickle.BYTEARRAY8[0]}  # noqa: RUF012
 
     def find_class(self, module: str, name: str) -> type:
         if (module, name) not in STAND_INS:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no NumPy array needs; nothing was run")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no NumPy array needs; no code was run")
         return STAND_INS[module, name]
 
 
@@ -276,5 +277,5 @@ def _unpickle(content: bytes, path: str) -> Any:
     except pickle.UnpicklingError as error:
         raise DataError(f"{path}: refused: {error}") from error
     except Exception as error:
-        # A damaged pickle can raise anything: the unpickler trusts its stack.
+        # A damaged pickle can raise any exception, since the unpickler does not check its stack.
         raise DataError(f"{path}: not a readable pickle: {type(error).__name__} {error}") from error

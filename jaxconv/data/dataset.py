@@ -1,4 +1,4 @@
-"""What a data set is here: four arrays and the names of the classes. And how to hold some of it out."""
+"""Data sets: four arrays and the names of the classes; splits into two parts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from jaxconv.geometry import as_int
 
 
 class DataError(ValueError):
-    """A data set that is not there, or a file that is truncated, altered or of the wrong kind."""
+    """A data set is not found, or a file is truncated, altered or has the wrong format."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Labelled images, split into those to train on and those to test on.
+    """Labeled images, with a training set and a test set.
 
-    The test images are for one figure at the end. To choose between epochs or settings, hold out a part of the
-    training images with `split`.
+    Use the test set once, for the final figure. To choose between epochs or settings, hold out a part of the training
+    set with `split`.
 
     Args:
-      name: what the data set is called.
+      name: the name of the data set.
       train_images: `(N, H, W, C)` uint8.
-      train_labels: `(N,)` int32, each the position of a name in ``classes``.
+      train_labels: `(N,)` int32, indices into ``classes``.
       test_images: `(M, H, W, C)` uint8.
       test_labels: `(M,)` int32.
       classes: the name of each class.
@@ -69,7 +69,7 @@ def check_pair(images: np.ndarray, labels: np.ndarray, classes: int, part: str) 
 
 
 def check_labels(labels: np.ndarray, classes: int, source: str) -> None:
-    """Raises DataError at the first label that no class has, naming where in ``source`` it stands."""
+    """Raises DataError for the first label that is out of range, with its index in ``source``."""
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
         first = int(wrong[0])
@@ -77,19 +77,19 @@ def check_labels(labels: np.ndarray, classes: int, source: str) -> None:
 
 
 def split(labels: ArrayLike | Sequence[int], fraction: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits examples in two at random, each class in the same proportion.
+    """Splits examples into two parts at random, with the same proportion of each class (a stratified split).
 
-    Every class gives ``fraction`` of its examples, to within one; in all, `round(fraction * N)` are held out. The
-    split depends on the labels, ``fraction`` and ``seed`` alone: it is the same on every platform and with every
-    version of NumPy.
+    Of each class ``fraction`` of its examples, up to one, are held out; in total `round(fraction * N)`. The split
+    depends on the labels, ``fraction`` and ``seed`` only: it is the same on all platforms and with all versions of
+    NumPy.
 
     Args:
       labels: `(N,)` integers, in any order.
-      fraction: the part to hold out, between 0 and 1, both excluded.
+      fraction: the fraction to hold out, between 0 and 1, both excluded.
       seed: a non-negative integer.
 
     Returns:
-      `(kept, held_out)`: indices into ``labels``, int64, each ascending, disjoint, together all of `0 ... N-1`.
+      `(kept, held_out)`: indices into ``labels``, int64, both ascending. The two are disjoint and cover `0 ... N-1`.
 
     Raises:
       ShapeError: ``labels`` is not `(N,)`, or one of the two parts would be empty, or ``fraction`` or ``seed`` is out
@@ -108,19 +108,19 @@ def split(labels: ArrayLike | Sequence[int], fraction: float, *, seed: int) -> t
     if classes.size and not np.issubdtype(classes.dtype, np.integer):
         raise DTypeError(f"labels must be integers, got {classes.dtype}")
     if not 0 < fraction < 1:
-        raise ShapeError(f"fraction must lie between 0 and 1, both excluded, got {fraction!r}")
+        raise ShapeError(f"fraction must be between 0 and 1, both excluded, got {fraction!r}")
     seed = as_int(seed, "seed", least=0)
     held = round(fraction * classes.size)
     if not 0 < held < classes.size:
-        raise ShapeError(f"fraction {fraction} of {classes.size} labels leaves one part empty")
+        raise ShapeError(f"fraction must leave no part of the {classes.size} labels empty, got {fraction}")
 
-    # Each class gives the whole part of its share; the largest remainders, lower classes first, give one more.
+    # Largest remainder method: each class gives the integer part of its share; the largest remainders give one more.
     _, member, count = np.unique(classes, return_inverse=True, return_counts=True)
     share = fraction * count
     quota = np.floor(share).astype(np.int64)
     quota[np.argsort(quota - share, kind="stable")[: held - quota.sum()]] += 1
 
-    # Raw words of the bit generator: NumPy promises these stay the same for ever, unlike Generator.permutation.
+    # Raw words of the bit generator: NumPy keeps these the same in all versions, unlike Generator.permutation.
     draw = np.random.PCG64(seed).random_raw(classes.size)
     order = np.lexsort((draw, member))
     rank = np.arange(classes.size) - np.repeat(np.cumsum(count) - count, count)
@@ -130,5 +130,5 @@ def split(labels: ArrayLike | Sequence[int], fraction: float, *, seed: int) -> t
 
 
 def shuffled(indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
-    """Returns ``indices`` in random order: as `split`, the same everywhere."""
+    """Returns ``indices`` in random order, which like `split` is the same on all platforms."""
     return indices[np.argsort(np.random.PCG64(seed).random_raw(indices.size), kind="stable")]

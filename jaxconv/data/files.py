@@ -1,4 +1,4 @@
-"""Where the files of a data set are looked for, how they are read within bounds, and how they are downloaded."""
+"""Files of data sets: where to search for them, reads of bounded size, and downloads."""
 
 import gzip
 import importlib
@@ -22,11 +22,11 @@ class Readable(Protocol):
     """A stream of bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """Returns up to ``size`` bytes, none at the end."""
+        """Returns up to ``size`` bytes, and no bytes at the end."""
 
 
 def read_up_to(stream: Readable, limit: int) -> bytearray:
-    """Reads ``limit`` bytes, or all that there are. What is allocated grows with what is really there."""
+    """Reads at most ``limit`` bytes. Memory grows with the bytes that the stream really has."""
     content = bytearray()
     while len(content) < limit:
         chunk = stream.read(min(CHUNK, limit - len(content)))
@@ -37,68 +37,68 @@ def read_up_to(stream: Readable, limit: int) -> bytearray:
 
 
 def gzip_fault(error: Exception) -> str:
-    """Says in words what Python found wrong with a gzipped file."""
+    """Returns a description of the error of a gzipped file."""
     if isinstance(error, EOFError):
         return "the gzip stream ends early: the file is truncated"
     return f"the gzip stream is damaged: {error}"
 
 
-# What reading a damaged gzip stream raises.
+# The exceptions of a damaged gzip stream.
 GZIP_FAULTS = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
-class Place(NamedTuple):
-    """A folder to look in, and why."""
+class Location(NamedTuple):
+    """A folder to search, and the reason."""
 
     path: Path
     reason: str
 
 
 class Missing(NamedTuple):
-    """What a look at a folder says when the files are not all there."""
+    """The result of a search of a folder that lacks some files."""
 
     what: str
 
 
-def places(folder: StrPath | None, variable: str, *defaults: Place) -> tuple[Place, ...]:
-    """Returns where to look.
+def locations(folder: StrPath | None, variable: str, *defaults: Location) -> tuple[Location, ...]:
+    """Returns the folders to search.
 
-    A folder that the user names, by argument or by environment variable, is the only one: a misspelt name is an
-    error, not other data.
+    A folder that the user names, by argument or by environment variable, is the only one, so that a misspelled name is
+    an error and does not load other data.
     """
     if folder is not None:
-        return (Place(Path(folder).expanduser(), "the argument folder"),)
+        return (Location(Path(folder).expanduser(), "the argument folder"),)
     if os.environ.get(variable):
-        return (Place(Path(os.environ[variable]).expanduser(), f"the environment variable {variable}"),)
+        return (Location(Path(os.environ[variable]).expanduser(), f"the environment variable {variable}"),)
     return defaults
 
 
-def search(candidates: Sequence[Place], look: Callable[[Path], T | Missing], name: str, advice: str) -> T:
-    """Returns what ``look`` finds in the first place that has it, or raises one DataError that names every place."""
+def search(candidates: Sequence[Location], look: Callable[[Path], T | Missing], name: str, advice: str) -> T:
+    """Returns the result of ``look`` at the first location that has files, or raises a DataError with all locations."""
     seen = []
-    for place in candidates:
-        if not place.path.exists():
-            seen.append(f"{place.path} ({place.reason}) does not exist")
+    for location in candidates:
+        if not location.path.exists():
+            seen.append(f"{location.path} ({location.reason}) does not exist")
             continue
-        found = look(place.path)
+        found = look(location.path)
         if not isinstance(found, Missing):
             return found
-        seen.append(f"{place.path} ({place.reason}) {found.what}")
+        seen.append(f"{location.path} ({location.reason}) {found.what}")
     raise DataError(f"{name} is not found: {'; '.join(seen)}. {advice}")
 
 
 def package_folder(package: str, use: str) -> Path:
-    """Returns where an installed package lies, without importing it."""
+    """Returns the folder of an installed package, without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"{use} needs the package {package}: pip install 'jaxconv[data]'", name=package)
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def cache_folder(name: str) -> Place:
-    """Returns the folder that downloads go to unless the user names one."""
+def cache_folder(name: str) -> Location:
+    """Returns the default folder of downloads."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Place(root / "jaxconv" / name, "the cache of downloads")
+    return Location(root / "jaxconv" / name, "the cache of downloads")
 
 
 def fetch(url: str, sha256: str, folder: Path) -> Path:

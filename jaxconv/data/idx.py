@@ -1,4 +1,4 @@
-"""The idx format of MNIST and its kin: a magic number, the dimensions, the elements, all big-endian."""
+"""The idx format of MNIST and similar data sets: a magic number, the dimensions, the elements, all big-endian."""
 
 import gzip
 import math
@@ -13,28 +13,28 @@ from jaxconv.geometry import as_int
 
 ELEMENT_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
-# Deflate cannot make more than 1,032 bytes of one (https://zlib.net/zlib_tech.html).
+# Deflate expands one byte to at most 1,032 bytes (https://zlib.net/zlib_tech.html).
 GZIP_LARGEST_RATIO = 1032
 
 
 def read_idx(path: StrPath, *, most_bytes: int = 1 << 30) -> np.ndarray:
-    """Reads an idx file, gzipped or plain, whatever its name.
+    """Reads an idx file, gzipped or plain; the content, not the name, decides which.
 
-    The declared dimensions are compared with the real size, and of a gzipped file with ``most_bytes``, before anything
-    of that size is allocated; no more is decompressed than is declared.
+    The declared size is compared with the file's size, and for a gzipped file with ``most_bytes``, before memory is
+    allocated. At most the declared size is decompressed.
 
     Args:
       path: the file.
-      most_bytes: how many bytes of elements a gzipped file may hold. By default 1 GiB, twenty times MNIST: a file of
-        1 MB can hold as much where all elements are equal.
+      most_bytes: the largest size of a gzipped file's elements, in bytes. The default is 1 GiB, twenty times MNIST; a
+        gzipped file of 1 MB may contain that many equal elements.
 
     Returns:
       An array of the declared dimensions, in native byte order: uint8, int8, int16, int32, float32 or float64.
 
     Raises:
       DataError: the magic number, the element type or the dimensions are wrong, bytes are missing or left over, or the
-        gzip stream is truncated, damaged or holds more than ``most_bytes``.
-      ShapeError: ``most_bytes`` is no positive integer.
+        gzip stream is truncated, damaged or larger than ``most_bytes``.
+      ShapeError: ``most_bytes`` is not a positive integer.
       OSError: the file cannot be opened.
 
     >>> import tempfile
@@ -63,7 +63,7 @@ def read_idx(path: StrPath, *, most_bytes: int = 1 << 30) -> np.ndarray:
 
 
 def _read(stream: Readable, path: Path, most: int, wanted: int | None) -> np.ndarray:
-    """Reads a stream that has no more than ``most`` bytes, and raises where more than ``wanted`` are elements."""
+    """Reads a stream of at most ``most`` bytes, and raises where the elements have more than ``wanted`` bytes."""
     magic = read_up_to(stream, 4)
     if len(magic) < 4 or magic[:2] != b"\0\0":
         raise DataError(f"{path}: not an idx file: it starts with {magic.hex(' ') or 'nothing'}, expected 00 00")
@@ -80,7 +80,7 @@ def _read(stream: Readable, path: Path, most: int, wanted: int | None) -> np.nda
         )
     dims = tuple(int(d) for d in np.frombuffer(header, ">u4"))
     dtype = np.dtype(ELEMENT_TYPES[code])
-    # Python's integers, so that absurd dimensions do not wrap around.
+    # Python's integers do not overflow.
     declared = math.prod(dims) * dtype.itemsize
     shape = f"{'x'.join(map(str, dims))} {dtype.newbyteorder('=').name}"
     left = most - len(magic) - len(header)
@@ -96,7 +96,7 @@ def _read(stream: Readable, path: Path, most: int, wanted: int | None) -> np.nda
         raise DataError(f"{path}: truncated: {shape} takes {declared:,} bytes, {len(content):,} are there")
     if len(content) > declared:
         raise DataError(f"{path}: trailing bytes: {shape} takes {declared:,} bytes, more are there")
-    # Fails on more dimensions than NumPy has, 64; by now the file really holds the elements.
+    # NumPy raises for more than 64 dimensions; the file really contains the elements here.
     try:
         return np.frombuffer(content, dtype).reshape(dims).astype(dtype.newbyteorder("="), copy=False)
     except ValueError as error:

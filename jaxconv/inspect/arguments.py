@@ -1,4 +1,4 @@
-"""What the functions that look in take, checked at the door: images, paths, and which score is asked about."""
+"""Checks of the arguments that the functions of `jaxconv.inspect` share: images, paths and targets."""
 
 import contextlib
 import functools
@@ -20,10 +20,10 @@ Target = int | ArrayLike | Callable[[Tree], Array] | None
 
 
 def as_input(x: ArrayLike, *, spatial: bool = False) -> Array:
-    """Returns ``x`` as an array, or raises where no gradient reaches it, or it has no spatial axes and some must be."""
+    """Returns ``x`` as an array, or raises where x is not floating-point or lacks a required spatial axis."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise DTypeError(f"x must be a floating-point array, scaled as the network takes it, got {x.dtype}")
+        raise DTypeError(f"x must be a floating-point array, scaled as the network expects it, got {x.dtype}")
     if x.ndim < 2 + spatial:
         axes = "(batch, *spatial, channels)" if spatial else "(batch, ..., channels)"
         raise ShapeError(f"x must have shape {axes}, got {x.shape}")
@@ -31,79 +31,77 @@ def as_input(x: ArrayLike, *, spatial: bool = False) -> Array:
 
 
 def random_key(key: KeyLike | None) -> Array:
-    """Returns the key, by default that of seed 0."""
+    """Returns the key, or for None the key of seed 0."""
     return as_key(0 if key is None else key)
 
 
 def check_outside(name: str, *given: Tree, inside: str) -> None:
-    """Raises TypeError where a function that loops on the host is called in a trace, with what to use there instead."""
+    """Raises TypeError where a function that loops on the host is called in a trace; the error names a replacement."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
-        raise TypeError(
-            f"{name} loops on the host, so jit, grad and vmap cannot go through it: inside them use {inside}"
-        )
+        raise TypeError(f"{name} loops on the host, so jit, grad and vmap cannot trace it: inside them use {inside}")
 
 
 @contextlib.contextmanager
 def naming_preprocess(images: Any, preprocess: Callable | None) -> Iterator[None]:
-    """Says what makes the network's input of images that a layer refuses for their element type."""
+    """Adds a hint about ``preprocess`` to the error of a layer that does not accept the images' element type."""
     try:
         yield
     except DTypeError as error:
         if preprocess is not None:
             raise
         raise DTypeError(
-            f"images must be of an element type that net takes, got {images.dtype}: give preprocess=, a function that "
-            f"makes its input of them, such as lambda x: x / 255 ({error})"
+            f"images must have an element type that net accepts, got {images.dtype}: pass preprocess=, a function that "
+            f"converts images to the network's input, such as lambda x: x / 255 ({error})"
         ) from error
 
 
 def check_hashable(net: Layer, **others: Any) -> None:
-    """Raises ShapeError, which names the layer, where compiled programs cannot be found again by what is given."""
+    """Raises TypeError, which names the layer, where an argument cannot be hashed, and so no program be cached."""
     layers = {"net": net} | {f"layer {path!r}": layer for path, layer in walk(net)}
-    # What holds one that cannot be hashed cannot be hashed either, so the innermost is named.
+    # A composite of a layer that cannot be hashed cannot be hashed either, so the error names the innermost.
     for name, value in reversed((others | layers).items()):
         try:
             hash(value)
         except TypeError as error:
-            raise ShapeError(
-                f"{name} must be hashable, such as a frozen dataclass, as compiled programs are found again by it, "
+            raise TypeError(
+                f"{name} must be hashable, such as a frozen dataclass, because compiled programs are cached by it, "
                 f"got {type(value).__name__}"
             ) from error
 
 
 def as_paths(paths: Iterable[str], name: str = "paths") -> tuple[str, ...]:
-    """Returns paths as a tuple, or raises ShapeError for a string, which would be taken for its letters."""
+    """Returns paths as a tuple, or raises TypeError for a string, whose letters would be used as paths."""
     if isinstance(paths, str):
-        raise ShapeError(f"{name} must be a sequence of paths, got the string {paths!r}: write [{paths!r}]")
+        raise TypeError(f"{name} must be a sequence of paths, got the string {paths!r}: write [{paths!r}]")
     return tuple(paths)
 
 
 def check_path(net: Layer, path: str) -> None:
-    """Raises ShapeError where ``path`` names no layer of ``net``, with the nearest that do; "" is the network."""
+    """Raises ShapeError, with the nearest paths, where ``path`` names no layer of ``net``; "" is the network."""
     known = [known for known, _ in walk(net)]
     if path not in ("", *known):
         raise ShapeError(f"path {path!r} {did_you_mean(path, known)}")
 
 
 def one_array(output: Tree, path: str, *, count: int | None = None, stacked: int = 0) -> Array:
-    """Returns a layer's output, or raises ShapeError where it is no array ``(batch, ..., channels)``.
+    """Returns a layer's output, or raises ShapeError where the output is not an array ``(batch, ..., channels)``.
 
     Args:
-      output: what the layer gave.
-      path: where it stands.
-      count: the batch that there must be; None for any.
-      stacked: how many axes stand in front.
+      output: the layer's output.
+      path: the layer's path.
+      count: the required batch size; None for any.
+      stacked: the number of axes before the batch axis.
     """
     shape = getattr(output, "shape", ())
     if len(shape) < stacked + 2 or count not in (None, shape[stacked]):
         got = " ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(output))
         of = "" if count is None else f" for {count} images"
-        raise ShapeError(f"path {path!r} must name a layer that gives an array (batch, ..., channels), got {got}{of}")
+        raise ShapeError(f"path {path!r} must name a layer that returns an array (batch, ..., channels), got {got}{of}")
     return output
 
 
 def stacked_axes(net: Layer, path: str, outer: str = "") -> int:
-    """Returns how many axes `repeat` puts in front of what `activations` finds at ``path``: one for each around it.
+    """Returns the number of axes that enclosing `repeat` layers add in front of the activations of ``path``.
 
     >>> import jaxconv as jc
     >>> stacked_axes(jc.serial(body=jc.repeat(jc.serial(conv=jc.Conv(8)), 3)), "body.conv")
@@ -120,26 +118,28 @@ def stacked_axes(net: Layer, path: str, outer: str = "") -> int:
 
 
 def check_unstacked(net: Layer, path: str) -> None:
-    """Raises ShapeError where ``path`` names no layer, or one inside `repeat`, whose outputs are stacked."""
+    """Raises ShapeError where ``path`` names no layer, or a layer inside `repeat`, whose outputs are stacked."""
     check_path(net, path)
     if stacked_axes(net, path):
-        raise ShapeError(f"path {path!r} stands inside a repeat, where the outputs of all iterations are stacked")
+        raise ShapeError(
+            f"path must name a layer outside of repeat, got {path!r}: a repeat stacks the outputs of all iterations"
+        )
 
 
 def scores(output: Tree, target: Target, batch: int) -> Array:
-    """Returns one score for each example: what ``target`` picks of the network's output.
+    """Returns one score for each example: the value of the network's output that ``target`` selects.
 
     Args:
-      output: what the network gave.
-      target: the index of a class, for all examples or as an array of one for each; None for the class with the highest
+      output: the network's output.
+      target: a class index for all examples, or an array of one index for each; None for the class with the highest
         score; or a function from the output to a score for each example.
-      batch: how many examples there are.
+      batch: the number of examples.
 
     Returns:
-      Array of shape ``(batch,)``. An index out of range that is known only when the compiled program runs gives NaN.
+      Array of shape ``(batch,)``. A traced index that is out of range gives NaN.
 
     Raises:
-      ShapeError: an index is out of range, an output without classes is asked for one, or the target does not fit.
+      ShapeError: an index is out of range, the output has no classes, or the target does not fit.
 
     >>> scores(jnp.array([[1.0, 3.0], [5.0, 2.0]]), [0, 1], 2)
     Array([1., 2.], dtype=float32)
@@ -147,11 +147,13 @@ def scores(output: Tree, target: Target, batch: int) -> Array:
     if callable(target):
         picked = target(output)
         if jnp.shape(picked) != (batch,):
-            raise ShapeError(f"target must give a score for each example, shape ({batch},), got {jnp.shape(picked)}")
+            raise ShapeError(f"target must return a score for each example, shape ({batch},), got {jnp.shape(picked)}")
         return picked
     if len(getattr(output, "shape", ())) != 2:
         got = " ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(output))
-        raise ShapeError(f"target must be a function of the output, as that is no array (batch, classes), but {got}")
+        raise ShapeError(
+            f"target must be a function of the output unless the output is an array (batch, classes), got {got}"
+        )
     classes = output.shape[1]
     index = jnp.argmax(output, axis=1) if target is None else _indices(target, batch, classes)
     picked = jnp.take_along_axis(output, index[:, None], axis=1, mode="clip")[:, 0]
@@ -163,11 +165,11 @@ def _indices(target: ArrayLike, batch: int, classes: int) -> Array:
     values = np.asarray(target) if known else jnp.asarray(target)
     if not jnp.issubdtype(values.dtype, jnp.integer) or values.shape not in ((), (batch,)):
         raise ShapeError(
-            f"target must be the index of a class, one for each of the {batch} examples, None or a function, "
+            f"target must be a class index, an array of one for each of the {batch} examples, None or a function, "
             f"got {values.dtype} {values.shape}"
         )
     if known and values.size and not 0 <= values.min() <= values.max() < classes:
-        raise ShapeError(f"target must lie in 0 to {classes - 1} for {classes} classes, got {np.unique(values)}")
+        raise ShapeError(f"target must be from 0 to {classes - 1} for {classes} classes, got {np.unique(values)}")
     return jnp.broadcast_to(values, (batch,))
 
 
@@ -180,10 +182,11 @@ def run(net: Layer, params: Params, state: State, x: Array) -> Tree:
 def split_target(
     net: Layer, params: Params, state: State, x: Array, target: Target
 ) -> tuple[Callable[[Tree], Array] | None, Array | None]:
-    """Returns a target as a function, which is static under jit, and as indices; two times None for the top class.
+    """Returns a target as a function, which is static under jit, and as indices; both are None for the top class.
 
     Raises:
-      ShapeError: the target does not fit the network's output, or the network cannot be static.
+      ShapeError: the target does not fit the network's output.
+      TypeError: the network is not hashable.
     """
     check_hashable(net)
     struct = run.eval_shape(net, params, state, x)

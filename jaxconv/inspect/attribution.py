@@ -1,9 +1,10 @@
-"""Which pixels a score depends on: gradients of it, and what it loses where the image is covered.
+"""Attribution: the pixels that a score depends on, by gradients and by occlusion.
 
-All take ``(net, params, state, x, target)``, run the network as in prediction, and work under jit and vmap. Those that
-run it many times compile that, once for equal networks, and want one that can be hashed. ``target`` says which score:
-the index of a class, for all examples or an array of one for each; None, the class with the highest score; or, for all
-that is no class, a function from the network's output to a score for each example: ``lambda y: y["boxes"][:, 0, 3]``.
+All functions take ``(net, params, state, x, target)``, run the network in evaluation mode, and work under jit and vmap.
+Functions that run the network many times compile it once for equal networks, and need a hashable network. ``target``
+selects the score: a class index for all examples, or an array of one for each; None, the class with the highest score;
+or, for an output without classes, a function from the output to a score for each example:
+``lambda y: y["boxes"][:, 0, 3]``.
 """
 
 import functools
@@ -30,13 +31,13 @@ def saliency(net: Layer, params: Params, state: State, x: ArrayLike, target: Tar
 
     Args:
       net: a layer.
-      params, state: what ``net.apply`` takes.
-      x: floating-point array of shape ``(batch, ..., channels)``, scaled as the network takes it.
-      target: which score: the index of a class, for all examples or an array of one for each; None, the class with the
-        highest score; or a function from the network's output to a score for each example.
+      params, state: arguments of ``net.apply``.
+      x: floating-point array of shape ``(batch, ..., channels)``, scaled as the network expects it.
+      target: a class index for all examples, or an array of one index for each; None, the class with the highest score;
+        or a function from the network's output to a score for each example.
 
     Returns:
-      Array of x's shape and type, with signs. The paper's picture is ``jnp.abs(g).max(-1)``.
+      Array g of x's shape and type, with signs. The paper shows ``jnp.abs(g).max(-1)``.
 
     Raises:
       DTypeError: x is not floating-point.
@@ -73,7 +74,7 @@ def _mean_gradient(
     data: Array,
     over: Array,
 ) -> Array:
-    """Returns the mean of the gradients at ``move(x, data, o)`` for each ``o`` of ``over``: one at a time, to fit."""
+    """Returns the mean of the gradients at ``move(x, data, o)`` over each ``o`` of ``over``, computed one at a time."""
     fixed = settled(net, params, state, x, index if function is None else function)
 
     def add(total: Array, o: Any) -> tuple[Array, None]:
@@ -94,14 +95,14 @@ def smooth_grad(
     samples: int = 32,
     noise: float = 0.15,
 ) -> Array:
-    """Returns the mean of `saliency`, signs kept, over copies of the input with noise (Smilkov et al., 2017).
+    """Returns the mean of `saliency`, with signs, over noisy copies of the input (Smilkov et al., 2017).
 
     Args:
       net, params, state, x: as in `saliency`.
-      target: as in `saliency`; None is the top class of x itself.
-      key: a random key: it draws the noise.
-      samples: how many copies; one is computed at a time.
-      noise: the deviation of the noise, as a part of the range, highest less lowest, of each example.
+      target: as in `saliency`; None is the top class of x.
+      key: a random key for the noise.
+      samples: the number of copies; they are computed one at a time.
+      noise: the standard deviation of the noise, as a fraction of the range (maximum minus minimum) of each example.
 
     Returns:
       Array of x's shape and type.
@@ -109,8 +110,8 @@ def smooth_grad(
     Raises:
       As `saliency`; ShapeError where samples is below 1 or noise is negative.
 
-    Equals ``captum.attr.NoiseTunnel(Saliency(net))`` with ``abs=False`` and ``nt_type="smoothgrad"``, but that captum
-    measures the noise in numbers of the input.
+    Equals ``captum.attr.NoiseTunnel(Saliency(net))`` with ``abs=False`` and ``nt_type="smoothgrad"``, except that
+    captum takes the standard deviation in units of the input.
 
     >>> net = jc.serial(jc.Flatten(), jc.Dense(2))
     >>> params, state = net.init(jax.random.key(0), (1, 4, 4, 3))
@@ -144,17 +145,17 @@ def integrated_gradients(
     baseline: ArrayLike = 0.0,
     steps: int = 64,
 ) -> Array:
-    """Returns ``(x - baseline)`` times the mean gradient on the way from the baseline (Sundararajan et al., 2017).
+    """Returns ``(x - baseline)`` times the mean gradient on the line from the baseline (Sundararajan et al., 2017).
 
-    Complete: the attributions of an example add up to its score less that of the baseline, but for the error of the
-    sum over ``steps`` midpoints. Where the two differ by more than you like, take more steps.
+    Attributions are complete: for each example they sum to its score minus the score of the baseline, up to the error
+    of the sum over ``steps`` midpoints. More steps make that error smaller.
 
     Args:
       net, params, state, x: as in `saliency`.
-      target: as in `saliency`; None is the top class of x itself.
-      baseline: where the way begins: a number, or an array that broadcasts to x. 0 is the mean image for a network
-        that takes normalised ones.
-      steps: how many points on the way; one is computed at a time.
+      target: as in `saliency`; None is the top class of x.
+      baseline: the start of the line: a number, or an array that broadcasts to x. 0 is the mean image for a network
+        that takes normalized images.
+      steps: the number of points on the line; they are computed one at a time.
 
     Returns:
       Array of x's shape and type.
@@ -182,18 +183,18 @@ def _between(x: Array, start: Array, part: Array) -> Array:
 
 
 def _like(value: ArrayLike, x: Array, name: str) -> Array:
-    """Returns ``value`` in x's type, or raises ShapeError if it does not broadcast to x."""
+    """Returns ``value`` in x's type, or raises ShapeError if ``value`` does not broadcast to x."""
     if not broadcasts(jnp.shape(value), x.shape):
         raise ShapeError(f"{name} must broadcast to x {x.shape}, got shape {jnp.shape(value)}")
     return jnp.asarray(value, x.dtype)
 
 
 def guided_backprop(net: Layer, params: Params, state: State, x: ArrayLike, target: Target = None) -> Array:
-    """Returns the gradient that passes rectifiers only where it is positive (Springenberg et al., 2015).
+    """Returns the gradient that passes rectifiers only where the gradient is positive (Springenberg et al., 2015).
 
-    Every rectifier that stands in the network as a layer is replaced: ``jax.nn.relu``, ``jax.nn.relu6``, and any other
-    function that is zero up to zero and positive after. Rectifiers inside a larger function, and activations that let
-    negative numbers through, stay as they are.
+    Each rectifier that is a layer of the network is replaced: ``jax.nn.relu``, ``jax.nn.relu6``, and any other function
+    that is zero for x <= 0 and positive for x > 0. Rectifiers inside a larger function, and activations that pass
+    negative values, are not changed.
 
     Args:
       net, params, state, x, target: as in `saliency`.
@@ -217,13 +218,13 @@ def guided_backprop(net: Layer, params: Params, state: State, x: ArrayLike, targ
     if guided is net:
         raise ShapeError(
             "net must have a rectifier as a layer, such as jax.nn.relu, for guided backpropagation, got none: "
-            "without one it is saliency"
+            "without a rectifier use saliency"
         )
     return _gradient(guided, params, state, target, x)
 
 
 def _guided(function: Callable[[Tree], Tree]) -> Callable[[Tree], Tree]:
-    """Returns the same function with a gradient to which negative cotangents do not count."""
+    """Returns the same function with a gradient that sets negative cotangents to zero."""
     guided = jax.custom_vjp(function)
     guided.defvjp(
         lambda x: jax.vjp(function, x), lambda pull, g: pull(jax.tree.map(lambda leaf: jnp.maximum(leaf, 0), g))
@@ -243,27 +244,27 @@ def occlusion(
     value: ArrayLike = 0.0,
     batch_size: int = 16,
 ) -> Array:
-    """Returns how far a score falls where the image is covered (Zeiler and Fergus, 2014).
+    """Returns the decrease of a score where the image is covered (Zeiler and Fergus, 2014).
 
-    A window slides over the image and covers it; the last one along an axis is moved back inside. Each pixel gets the
-    mean fall over the windows that cover it.
+    A window slides over the image and covers it; the last window along an axis is moved back inside the image. The
+    value of a pixel is the mean decrease over the windows that cover the pixel.
 
     Args:
       net, params, state: as in `saliency`.
       x: floating-point array of shape ``(batch, *spatial, channels)``.
-      target: as in `saliency`; None is the top class of x itself.
-      window: the sizes of what covers, an int or one for each spatial axis.
-      stride: the step, no larger than the window.
-      value: what covers: a number, or an array that broadcasts to x, say the mean colour or a blurred image.
-      batch_size: places that are computed at a time, each for all examples.
+      target: as in `saliency`; None is the top class of x.
+      window: the window's sizes, an int or one for each spatial axis.
+      stride: the step, at most the window.
+      value: the cover: a number, or an array that broadcasts to x, such as the mean color or a blurred image.
+      batch_size: the number of positions that are computed at a time, each for all examples.
 
     Returns:
-      Array of shape ``(batch, *spatial)``, positive where the score needs what was there.
+      Array of shape ``(batch, *spatial)``, positive where covering the pixel lowers the score.
 
     Raises:
       As `saliency`; ShapeError where the window is larger than the image or smaller than the stride.
 
-    Equals ``captum.attr.Occlusion``, up to the windows at the rim and the mean in place of the sum.
+    Equals ``captum.attr.Occlusion``, except for the windows at the border, and the mean in place of the sum.
 
     >>> net = jc.serial(jc.Flatten(), jc.Dense(1, bias=False))
     >>> params = {"1": {"kernel": jnp.array([[0.0], [5.0], [0.0], [0.0]])}}
@@ -284,14 +285,14 @@ def occlusion(
     starts = [
         np.minimum(np.arange(-(-(n - f) // s) + 1) * s, n - f) for n, f, s in zip(sizes, windows, strides, strict=True)
     ]
-    places = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, len(sizes))
-    # Batches of one size; the last is filled up with places that are computed again.
-    batches = -(-len(places) // as_int(batch_size, "batch_size", least=1))
-    filled = np.resize(places, (batches, -(-len(places) // batches), len(sizes)))
+    positions = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, len(sizes))
+    # Batches have one size; the last repeats positions.
+    batches = -(-len(positions) // as_int(batch_size, "batch_size", least=1))
+    filled = np.resize(positions, (batches, -(-len(positions) // batches), len(sizes)))
     function, index = split_target(net, params, state, x, target)
-    falls = _falls(net, function, windows, index, params, state, x, cover, filled)[: len(places)].T
+    falls = _falls(net, function, windows, index, params, state, x, cover, filled)[: len(positions)].T
     falls = falls.reshape(len(x), *map(len, starts), 1)
-    # Windows are products of intervals, so their mean over a pixel is one product of matrices an axis.
+    # Windows are products of intervals, so the mean over windows is one matrix product for each axis.
     for axis, (n, f, first) in enumerate(zip(sizes, windows, starts, strict=True), 1):
         at = np.arange(n) - first[:, None]
         covers = (at >= 0) & (at < f)
@@ -309,22 +310,22 @@ def _falls(
     state: State,
     x: Array,
     cover: Array,
-    places: Array,
+    positions: Array,
 ) -> Array:
-    """Returns how far each example's score falls, a row for each of ``places``, which stand in batches."""
+    """Returns the decrease of each example's score, a row for each of ``positions``, which are given in batches."""
     fixed = settled(net, params, state, x, index if function is None else function)
 
     def score(x: Array) -> Array:
         return scores(net.apply(params, state, x)[0], fixed, len(x))
 
-    def covered(place: Array) -> Array:
+    def covered(position: Array) -> Array:
         inside = jnp.ones((*x.shape[1:-1], 1), bool)
         for axis, f in enumerate(windows):
-            at = jax.lax.broadcasted_iota(jnp.int32, inside.shape, axis) - place[axis]
+            at = jax.lax.broadcasted_iota(jnp.int32, inside.shape, axis) - position[axis]
             inside &= (at >= 0) & (at < f)
         return score(jnp.where(inside, cover, x))
 
-    return score(x)[None] - jax.lax.map(jax.vmap(covered), places).reshape(-1, len(x))
+    return score(x)[None] - jax.lax.map(jax.vmap(covered), positions).reshape(-1, len(x))
 
 
 __all__ = ["guided_backprop", "integrated_gradients", "occlusion", "saliency", "smooth_grad"]

@@ -1,4 +1,4 @@
-"""Where in the image a class is seen: class activation maps by gradients at an inner layer."""
+"""Class activation maps: the image regions that a class score depends on, from gradients at an inner layer."""
 
 import jax
 import jax.numpy as jnp
@@ -22,27 +22,27 @@ def grad_cam(
     path: str,
     resize: bool = False,
 ) -> Array:
-    """Returns the positive part of a layer's maps, weighted by the mean gradient of each (Selvaraju et al., 2017).
+    """Returns the positive part of a layer's feature maps, each weighted by its mean gradient (Selvaraju et al., 2017).
 
-    The mean is right where a mean over space follows the maps. Behind a `jaxconv.Flatten` each place has weights of its
-    own, and borders may light up: take `grad_cam_plus_plus` there, or `jaxconv.inspect.occlusion`.
+    The mean is exact where global average pooling follows the feature maps. After a `jaxconv.Flatten` each position has
+    separate weights, and borders may show high values: use `grad_cam_plus_plus` there, or `jaxconv.inspect.occlusion`.
 
     Args:
       net: a layer.
-      params, state: what ``net.apply`` takes.
-      x: floating-point array of shape ``(batch, *spatial, channels)``, scaled as the network takes it.
-      target: which score: the index of a class, for all examples or an array of one for each; None, the class with the
-        highest score; or a function from the network's output to a score for each example.
-      path: of a layer with maps; the last before the scores is usual; "" is the network's output. Inside a `repeat` an
-        axis of its iterations comes first.
-      resize: whether to bring the maps to the image's size with `jaxconv.resize`; else they are at the layer's.
+      params, state: arguments of ``net.apply``.
+      x: floating-point array of shape ``(batch, *spatial, channels)``, scaled as the network expects it.
+      target: a class index for all examples, or an array of one index for each; None, the class with the highest score;
+        or a function from the network's output to a score for each example.
+      path: the path of a layer that returns feature maps, usually the last before the scores; "" is the network's
+        output. Inside a `repeat` the axis of iterations comes first.
+      resize: whether to resize the result to the image's size with `jaxconv.resize`; otherwise it has the layer's size.
 
     Returns:
-      Array of shape ``(batch, *spatial)``, not negative and not scaled; half types give float32.
+      Array of shape ``(batch, *spatial)``, not negative and not scaled; float32 for half precision inputs.
 
     Raises:
       DTypeError: x is not floating-point.
-      ShapeError: the path names no layer or one without spatial maps; the target is out of range or does not fit.
+      ShapeError: the path names no layer, or a layer without feature maps; the target is out of range or does not fit.
 
     Equals ``captum.attr.LayerGradCam(relu_attributions=True)``.
 
@@ -53,7 +53,7 @@ def grad_cam(
     """
     x = as_input(x, spatial=True)
     maps, slopes = _maps_and_slopes(net, params, state, x, target, path)
-    weights = jnp.mean(slopes, _places(x, maps), keepdims=True)
+    weights = jnp.mean(slopes, _positions(x, maps), keepdims=True)
     return _weighted(maps, weights, x, resize)
 
 
@@ -67,11 +67,11 @@ def grad_cam_plus_plus(
     path: str,
     resize: bool = False,
 ) -> Array:
-    """Returns `grad_cam` with each place's positive gradient weighted by its share (Chattopadhay et al., 2018).
+    """Returns `grad_cam` with a weight for each position's positive gradient (Chattopadhay et al., 2018).
 
-    Finds several objects of a class where Grad-CAM prefers the largest. A place's positive gradient g has the weight
-    ``g / (2 + S g)`` in a map that sums to S: the paper's for the score's exponential, without that factor, which is
-    one positive number for each example and may overflow.
+    Grad-CAM++ shows several objects of a class where Grad-CAM prefers the largest. A positive gradient g has the weight
+    ``g / (2 + S g)`` in a feature map that sums to S. This is the paper's weight for the exponential of the score,
+    without the exponential itself, which is one positive factor for each example and may overflow.
 
     Args:
       net, params, state, x, target, path, resize: as in `grad_cam`.
@@ -82,8 +82,8 @@ def grad_cam_plus_plus(
     Raises:
       As `grad_cam`.
 
-    Equals ``pytorch_grad_cam.GradCAMPlusPlus`` before it scales the maps, but that it has ``g^2 / (2 g^2 + S g^3 +
-    1e-6)`` for ``1 / (2 + S g)``, which loses gradients of 1e-3 and below.
+    Equals ``pytorch_grad_cam.GradCAMPlusPlus`` before that scales its maps, except that it has ``g^2 / (2 g^2 + S g^3 +
+    1e-6)`` in place of ``1 / (2 + S g)``, which loses gradients of 1e-3 and below.
 
     >>> net = jc.serial(jc.Conv(4), jax.nn.relu, jc.GlobalAvgPool(), jc.Dense(3))
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
@@ -92,15 +92,15 @@ def grad_cam_plus_plus(
     """
     x = as_input(x, spatial=True)
     maps, slopes = _maps_and_slopes(net, params, state, x, target, path)
-    places = _places(x, maps)
-    below = 2 + jnp.sum(maps, places, keepdims=True) * slopes
+    positions = _positions(x, maps)
+    below = 2 + jnp.sum(maps, positions, keepdims=True) * slopes
     counts = (slopes > 0) & (below != 0)
-    weights = jnp.sum(jnp.where(counts, slopes / jnp.where(counts, below, 1), 0), places, keepdims=True)
+    weights = jnp.sum(jnp.where(counts, slopes / jnp.where(counts, below, 1), 0), positions, keepdims=True)
     return _weighted(maps, weights, x, resize)
 
 
-def _places(x: Array, maps: Array) -> tuple[int, ...]:
-    """Returns the spatial axes of ``maps``: as many as x has, before the channels."""
+def _positions(x: Array, maps: Array) -> tuple[int, ...]:
+    """Returns the spatial axes of ``maps``: the number of x's spatial axes, before the channels."""
     return tuple(range(maps.ndim - x.ndim + 1, maps.ndim - 1))
 
 
@@ -112,8 +112,9 @@ def _maps_and_slopes(
     struct = jax.eval_shape(lambda x: activations(net, params, state, x, paths=[path])[1][path], x)
     if not _has_maps(struct, x, stacked_axes(net, path)):
         raise ShapeError(
-            f"path {path!r} must name a layer with maps of {x.ndim - 2} spatial axes, {_last_with_maps(net, x)}, "
-            f"got an output of shape {' '.join(str(leaf.shape) for leaf in jax.tree.leaves(struct))}"
+            f"path {path!r} must name a layer with feature maps of {x.ndim - 2} spatial axes, "
+            f"{_last_with_maps(net, x)}, got an output of shape "
+            f"{' '.join(str(leaf.shape) for leaf in jax.tree.leaves(struct))}"
         )
 
     def total(extra: Array) -> tuple[Array, Array]:
@@ -132,7 +133,7 @@ def _has_maps(struct: Tree, x: Array, stacked: int = 0) -> bool:
 def _last_with_maps(net: Layer, x: Array) -> str:
     rows = {row.path: row.output for row in trace(net, x) if row.path}
     paths = [path for path, struct in rows.items() if _has_maps(struct, x)]
-    return f"such as {paths[-1]!r}" if paths else "which this network has not"
+    return f"such as {paths[-1]!r}" if paths else "which this network lacks"
 
 
 def _weighted(maps: Array, weights: Array, x: Array, resize: bool) -> Array:

@@ -1,4 +1,4 @@
-"""The loop that all optimised images share: a gradient, an Optax update, a stop where one of them is not finite."""
+"""Gradient descent on images: the loop of maximize, dream, invert and style_transfer."""
 
 import functools
 import math
@@ -18,17 +18,17 @@ from jaxconv.layer import Array, Tree
 
 OnStep = Callable[[int, float], None]
 
-# Steps between two looks at whether all went well: a look waits for the device.
+# Steps between two checks that all values are finite: a check waits for the device.
 _LOOK = 16
 
 
 class NonFiniteGradientError(FloatingPointError):
-    """A loss, its gradient or the step along it became infinite or NaN; the search for an image has stopped.
+    """A loss, its gradient or an update became infinite or NaN, and the descent has stopped.
 
     Args:
-      what: what was searched for.
-      step: the step at which it came, from 1.
-      steps: how many there were to be.
+      what: the name of the function that descends.
+      step: the step with the value that is not finite, from 1.
+      steps: the planned number of steps.
     """
 
     def __init__(self, what: str, step: int, steps: int):
@@ -37,16 +37,16 @@ class NonFiniteGradientError(FloatingPointError):
 
 
 def import_optax() -> Any:
-    """Returns the module, or raises ImportError that names the extra."""
+    """Returns optax, or raises an ImportError that names the extra."""
     try:
         import optax
     except ImportError as error:
-        raise ImportError("optimised images need optax: pip install 'jaxconv[train]'") from error
+        raise ImportError("optimized images need optax: pip install 'jaxconv[train]'") from error
     return optax
 
 
 def check_rate(rate: float) -> float:
-    """Returns ``rate``, or raises ShapeError where it is no positive number."""
+    """Returns ``rate``, or raises ShapeError where it is not a positive number."""
     if not 0 < rate < math.inf:
         raise ShapeError(f"rate must be a positive number, got {rate}")
     return rate
@@ -54,7 +54,7 @@ def check_rate(rate: float) -> float:
 
 @functools.cache
 def adam(rate: float) -> Any:
-    """Returns Optax's Adam, the same object each time: with it a compiled step is found again."""
+    """Returns Optax's Adam, the same object each time, so that a compiled step is used again."""
     return import_optax().adam(check_rate(rate))
 
 
@@ -77,13 +77,13 @@ def _step(loss: Callable, optimizer: Any, carry: Tree, data: Tree, key: Array) -
 
 
 class Descent:
-    """A search on its way, which may go down one loss and then another.
+    """A descent in progress, which may minimize one loss and then another.
 
     Args:
-      z, optimizer, steps, key, what, on_step: as in `minimise`.
+      z, optimizer, steps, key, what, on_step: as in `minimize`.
 
     Attributes:
-      losses: before each of the steps taken.
+      losses: the loss before each step.
     """
 
     def __init__(
@@ -95,14 +95,14 @@ class Descent:
 
     @property
     def z(self) -> Tree:
-        """What has been found."""
+        """The present values."""
         return self._carry[0]
 
     def run(self, loss: Callable[[Tree, Tree, Array], Array], data: Tree, steps: int) -> Tree:
-        """Takes steps, and returns for each leaf, along its first axis, whether its gradient was zero at all of them.
+        """Takes steps, and returns for each leaf, along its first axis, whether its gradient was zero at all steps.
 
         Raises:
-          NonFiniteGradientError: as `minimise`.
+          NonFiniteGradientError: as `minimize`.
         """
         carry = (*self._carry, jax.tree.map(lambda a: jnp.ones(a.shape[:1], bool), self.z))
         last = len(self.losses) + steps
@@ -119,7 +119,7 @@ class Descent:
         return unmoved
 
 
-def minimise(
+def minimize(
     loss: Callable[[Tree, Tree, Array], Array],
     z: Tree,
     data: Tree,
@@ -130,32 +130,32 @@ def minimise(
     what: str,
     on_step: OnStep | None = None,
 ) -> tuple[Tree, Array]:
-    """Moves ``z`` so as to lower a loss; one compiled step in a loop of Python.
+    """Minimizes a loss over ``z``: one compiled step in a Python loop.
 
     Args:
-      loss: ``loss(z, data, key)``, a scalar; hashable, and equal to another that computes the same: a compiled step
-        serves all calls with equal losses, the same optimizer and the same shapes.
+      loss: ``loss(z, data, key)``, a scalar. Losses are hashable, and equal where they compute the same: one compiled
+        step serves all calls with equal losses, the same optimizer and the same shapes.
       z: a pytree of arrays.
-      data: a pytree of arrays that stay as they are.
-      optimizer: an Optax transformation; those with a line search get what they ask for.
-      steps: how many.
-      key: a step's key is made of it and of the step's number.
-      what: what is searched for, for the error.
-      on_step: called after each step with its number, from 1, and the loss before it.
+      data: a pytree of arrays that are constant.
+      optimizer: an Optax transformation; one with a line search receives the loss function.
+      steps: the number of steps.
+      key: a random key; each step folds its number into it.
+      what: the name of the calling function, for errors and warnings.
+      on_step: called after each step with the step's number, from 1, and the loss before the step.
 
     Returns:
-      The moved z, and the losses, ``(steps,)``. A warning says so where the gradient is zero at all steps.
+      The final z, and the losses, ``(steps,)``. A gradient that is zero at all steps gives a warning.
 
     Raises:
-      NonFiniteGradientError: the loss, its gradient or the moved z is not finite; it names the step.
+      NonFiniteGradientError: the loss, its gradient or the updated z is not finite; the error names the step.
     """
-    check_outside("minimise", z, data, inside="jax.value_and_grad of the loss")
+    check_outside("minimize", z, data, inside="jax.value_and_grad of the loss")
     steps = as_int(steps, "steps", least=1)
     descent = Descent(z, optimizer, steps, key=key, what=what, on_step=on_step)
     unmoved = descent.run(loss, data, steps)
     if all(leaf.all() for leaf in jax.tree.leaves(unmoved)):
-        warnings.warn(f"{what}: the gradient is zero at each of the {steps} steps: nothing has moved", stacklevel=2)
+        warnings.warn(f"{what}: the gradient is zero at each of the {steps} steps: nothing has changed", stacklevel=2)
     return descent.z, jnp.stack(descent.losses)
 
 
-__all__ = ["NonFiniteGradientError", "minimise"]
+__all__ = ["NonFiniteGradientError", "minimize"]

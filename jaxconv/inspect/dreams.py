@@ -13,9 +13,9 @@ from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.inspect import objectives
 from jaxconv.inspect.arguments import check_hashable, check_outside, random_key
-from jaxconv.inspect.descent import OnStep, check_rate, import_optax, minimise
+from jaxconv.inspect.descent import OnStep, check_rate, import_optax, minimize
 from jaxconv.inspect.images import PIXELS, as_images
-from jaxconv.inspect.maximisation import Seek
+from jaxconv.inspect.maximization import Seek
 from jaxconv.inspect.views import View
 from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Layer, Params, State
@@ -23,7 +23,7 @@ from jaxconv.ops.resize import resize
 
 
 def octave_sizes(size: Sequence[int], octaves: int, scale: float) -> list[tuple[int, int]]:
-    """Returns the sizes of an image's octaves, the smallest first: each ``scale`` times larger, the last the image's.
+    """Returns the sizes of an image's octaves, smallest first: each is ``scale`` times larger; the last is the image's.
 
     >>> octave_sizes((224, 336), 3, 1.4)
     [(114, 171), (160, 240), (224, 336)]
@@ -36,8 +36,8 @@ def octave_sizes(size: Sequence[int], octaves: int, scale: float) -> list[tuple[
 
 
 @functools.cache
-def _normalised_steps(rate: float) -> Any:
-    """Returns the Optax transformation that goes ``rate`` along the gradient over its mean size, and stays in range."""
+def _normalized_steps(rate: float) -> Any:
+    """Returns the Optax transformation that steps ``rate`` times the gradient over its mean magnitude, and clips."""
     optax = import_optax()
     check_rate(rate)
 
@@ -65,31 +65,33 @@ def dream(
     preprocess: Preprocess | None = None,
     on_step: OnStep | None = None,
 ) -> Array:
-    """Makes an image show more of what a layer sees in it already, coarse shapes first, fine ones in them.
+    """Deep Dream: changes an image to increase a layer's activations, coarse structure first, then fine structure.
 
-    A loop on the host. An octave is the image at one size. What the network dreamt into it is enlarged and added to the
-    next. A step goes along the gradient divided by its mean absolute value, so that strong and weak layers dream alike.
+    A loop on the host. An octave is the image at one size. The change made at one octave is enlarged and added to the
+    next. A step is the gradient divided by its mean absolute value, so that the rate suits layers of any scale.
 
     Args:
-      net, params, state: the network, which takes images of any size; with ``octaves=1`` only of x's.
+      net, params, state: the network. Unless ``octaves=1`` it must take images of any size.
       x: images in [0, 1], or uint8, of shape ``(batch, height, width, channels)``.
-      objective: a layer's path, "" for the output, for `jaxconv.inspect.objectives.layer`; or what `maximise` takes.
-      key: a random key for the views; by default that of seed 0.
-      octaves: how many sizes.
-      octave_scale: from one to the next.
-      steps: in each octave.
-      rate: how far a step goes, in the mean over pixels, where white is 1.
-      view: what the network is shown at a step; see `maximise`. A little blur calms smooth places.
-      preprocess: from images in [0, 1] to what the network takes.
-      on_step: called after each step with its number, counted through all octaves from 1, and minus the score.
+      objective: a layer's path ("" for the output), short for `jaxconv.inspect.layer`; or an objective as in
+        `maximize`.
+      key: a random key for the views; None is seed 0.
+      octaves: the number of sizes.
+      octave_scale: the ratio of one size to the one before.
+      steps: the number of steps in each octave.
+      rate: the mean change of a pixel in one step; black is 0 and white is 1.
+      view: as in `maximize`. A little blur reduces noise in smooth regions.
+      preprocess: maps images in [0, 1] to the network's input.
+      on_step: called after each step with the step's number, counted through all octaves from 1, and minus the score.
 
     Returns:
-      Images of x's shape in [0, 1]. A warning names an octave in which they did not change, as nothing fires.
+      Images of x's shape in [0, 1]. A warning names an octave in which the gradient is zero and the images do not
+      change.
 
     Raises:
-      ShapeError: a path names no layer (it lists the nearest); images of another rank or outside of [0, 1]; an octave
-        is too small for the network; a rate that is not positive.
-      NonFiniteGradientError: the gradient is not finite; it names the octave and the step.
+      ShapeError: a path names no layer; images have another rank or values outside of [0, 1]; an octave is too small
+        for the network; the rate is not positive.
+      NonFiniteGradientError: the gradient is not finite; the error names the octave and the step.
 
     >>> net = jc.serial(conv=jc.Conv(4), relu=jax.nn.relu)
     >>> params, state = net.init(jax.random.key(0), (1, 16, 16, 3))
@@ -109,10 +111,10 @@ def dream(
             objectives.check(net, params, state, (n, height, width, c), several, preprocess)
         except ShapeError as error:
             raise ShapeError(
-                f"octave {octave} of {octaves} is {height} x {width} pixels, which net does not take: pass fewer "
-                f"octaves, or octaves=1 and images of its size where it takes one size only ({error})"
+                f"octaves must give sizes that net accepts, got {height} x {width} pixels in octave {octave} of "
+                f"{octaves}: pass fewer octaves, or octaves=1 for a network of one input size ({error})"
             ) from error
-    optimizer = _normalised_steps(rate)
+    optimizer = _normalized_steps(rate)
     detail = jnp.zeros((n, *sizes[0], c))
     for octave, size in enumerate(sizes):
         base = resize(images, size, method="bilinear", antialias=True)
@@ -120,7 +122,7 @@ def dream(
         z = jnp.clip(base + resize(detail, size), 0, 1) - 0.5
         octave_key = jax.random.fold_in(random_key(key), octave)
         before = octave * steps
-        z, _ = minimise(
+        z, _ = minimize(
             seek,
             z,
             (params, state, several),

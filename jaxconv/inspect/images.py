@@ -1,4 +1,4 @@
-"""Images as numbers that an optimizer can move.
+"""Parameterizations of images for gradient descent.
 
 An image is float32 of shape ``(batch, height, width, channels)`` with values in [0, 1].
 """
@@ -22,8 +22,8 @@ from jaxconv.ops.arrays import apply_along, largest
 Matrix = tuple[tuple[float, ...], ...]
 
 PHOTOGRAPHS: Matrix = ((0.0947, 0.0624, 0.0482), (0.0624, 0.0632, 0.0598), (0.0482, 0.0598, 0.0667))
-"""`colour_covariance` of seven photographs, rounded: astronaut, chelsea, coffee, motorcycle_left and rocket of
-scikit-image, china and flower of scikit-learn."""
+"""`color_covariance` of seven photographs, rounded: astronaut, chelsea, coffee, motorcycle_left and rocket from
+scikit-image, china and flower from scikit-learn."""
 
 
 def as_images(images: ArrayLike, name: str = "x", *, channels: int | None = None) -> Array:
@@ -31,12 +31,12 @@ def as_images(images: ArrayLike, name: str = "x", *, channels: int | None = None
 
     Args:
       images: array of shape ``(batch, height, width, channels)``, uint8 or floating.
-      name: what the caller calls the argument.
-      channels: how many there must be; None for any number.
+      name: the name of the caller's argument.
+      channels: the required number of channels; None for any.
 
     Raises:
-      DTypeError: another element type.
-      ShapeError: another rank or number of channels, nothing inside, or values outside of [0, 1].
+      DTypeError: the type is neither uint8 nor floating.
+      ShapeError: the rank or the channels do not fit, an axis is empty, or values are outside of [0, 1].
 
     >>> as_images(jnp.full((1, 1, 1, 1), 255, jnp.uint8))
     Array([[[[1.]]]], dtype=float32)
@@ -55,11 +55,11 @@ def as_images(images: ArrayLike, name: str = "x", *, channels: int | None = None
     return images.astype(jnp.float32)
 
 
-# --- Colour -----------------------------------------------------------------------------------------------------------
+# --- Color ------------------------------------------------------------------------------------------------------------
 
 
-def colour_covariance(images: Sequence[ArrayLike]) -> np.ndarray:
-    """Returns the covariance of the channels over all pixels of all images, each image with the same weight.
+def color_covariance(images: Sequence[ArrayLike]) -> np.ndarray:
+    """Returns the covariance of the channels over all pixels, with the same weight for each image.
 
     Args:
       images: arrays of shape ``(height, width, channels)``, of any sizes, uint8 or floats in [0, 1].
@@ -68,9 +68,9 @@ def colour_covariance(images: Sequence[ArrayLike]) -> np.ndarray:
       Float64 of shape ``(channels, channels)``.
 
     Raises:
-      ShapeError: there is no image, or they have not all three axes and the same channels.
+      ShapeError: there is no image, or the images do not all have three axes and the same channels.
 
-    >>> colour_covariance([jnp.array([[[0.0, 0.0]], [[1.0, 0.5]]])])
+    >>> color_covariance([jnp.array([[[0.0, 0.0]], [[1.0, 0.5]]])])
     array([[0.25  , 0.125 ],
            [0.125 , 0.0625]])
     """
@@ -83,19 +83,19 @@ def colour_covariance(images: Sequence[ArrayLike]) -> np.ndarray:
     return np.mean([(p - mean).T @ (p - mean) / len(p) for p in flat], axis=0)
 
 
-def colour_matrix(covariance: Any) -> np.ndarray:
-    """Returns the matrix A that gives channels without correlation the correlation of an image's.
+def color_matrix(covariance: Any) -> np.ndarray:
+    """Returns the matrix A that maps uncorrelated channels to channels with the given correlation.
 
-    ``A A^T`` is the covariance, divided by its largest eigenvalue. The first column is the direction in which colours
-    vary most, for photographs brightness; the next are bluish against yellowish, and green against purple.
+    ``A A^T`` is the covariance divided by its largest eigenvalue. The first column is the direction in which colors
+    vary most: brightness for photographs. The next two are blue to yellow, and green to purple.
 
     Args:
-      covariance: symmetric and positive definite, of shape ``(channels, channels)``; that of `colour_covariance`, say.
+      covariance: symmetric and positive definite, of shape ``(channels, channels)``, such as `color_covariance`.
 
     Raises:
-      ShapeError: it is not such a matrix.
+      ShapeError: the covariance is not symmetric and positive definite.
 
-    >>> A = colour_matrix(PHOTOGRAPHS)
+    >>> A = color_matrix(PHOTOGRAPHS)
     >>> np.allclose(A @ A.T * 0.1895, PHOTOGRAPHS, atol=1e-4)
     True
     """
@@ -105,18 +105,19 @@ def colour_matrix(covariance: Any) -> np.ndarray:
     values, vectors = np.linalg.eigh(c)
     if values[0] <= 0:
         raise ShapeError(f"covariance must be positive definite, got eigenvalues {values}")
-    # An eigenvector's sign is arbitrary; brightness shall grow with the first.
+    # An eigenvector's sign is arbitrary; the first is chosen to increase brightness.
     vectors = vectors * np.where(vectors.sum(axis=0) < 0, -1, 1)
     return (vectors * np.sqrt(values / values[-1]))[:, ::-1]
 
 
-# --- Parameterisations ------------------------------------------------------------------------------------------------
+# --- Parameterizations ------------------------------------------------------------------------------------------------
 
 
 def _amplitudes(height: int, width: int, decay: float) -> np.ndarray:
     """Returns ``f^-decay`` on the grid of `jnp.fft.rfft2`, with the lowest frequency of the grid in place of zero.
 
-    They are scaled so that a spectrum of complex numbers of mean square 1 times these has pixels of about that.
+    The scale is such that a spectrum of complex values of mean square 1, times the amplitudes, has pixels of mean
+    square about 1.
     """
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
     amplitudes = np.maximum(np.hypot(fy, fx), 1 / max(height, width)) ** -decay
@@ -125,23 +126,23 @@ def _amplitudes(height: int, width: int, decay: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Parameterisation:
-    """How an image is made of the numbers that the optimizer moves (Olah et al., "Feature Visualization", 2017).
+class Parameterization:
+    """A parameterization of an image for an optimizer (Olah et al., "Feature Visualization", 2017).
 
-    A step along the gradient depends on the numbers in which the image is written. In the pixels' it makes fine noise;
-    in these, of the image's spectrum and of uncorrelated colours, it changes an image as natural images differ.
+    The direction of a gradient step depends on the parameterization. Gradient steps on pixels give fine noise. Gradient
+    steps on the image's spectrum and on decorrelated colors give the frequencies and colors of natural images.
 
     Args:
-      fourier: whether the numbers are the image's spectrum, or its pixels.
-      decay: how amplitudes fall with frequency, ``f^-decay``; natural images have about 1.
-      covariance: of the colours, ``(channels, channels)``, see `colour_covariance`; it is kept as nested tuples. None
-        leaves the channels as they are; "photographs" is `PHOTOGRAPHS` for images of three channels, None for others.
-      bounded: whether a sigmoid keeps values in [0, 1], or nothing does.
+      fourier: whether the parameters are the image's spectrum; otherwise they are its pixels.
+      decay: the decay of amplitudes with frequency, ``f^-decay``; about 1 for natural images.
+      covariance: of the colors, ``(channels, channels)``, see `color_covariance`; stored as nested tuples. None leaves
+        the channels unchanged; "photographs" is `PHOTOGRAPHS` for images of three channels, and None for others.
+      bounded: whether a sigmoid keeps values in [0, 1].
 
     Raises:
       ShapeError: the covariance is another string, or not symmetric and positive definite.
 
-    >>> p = Parameterisation()
+    >>> p = Parameterization()
     >>> x = jax.random.uniform(jax.random.key(0), (1, 8, 9, 3))
     >>> bool(jnp.allclose(p.decode(p.encode(x), (8, 9)), x, atol=1e-3))
     True
@@ -157,30 +158,30 @@ class Parameterisation:
             if self.covariance not in (None, "photographs"):
                 raise ShapeError(f'covariance must be a matrix, "photographs" or None, got {self.covariance!r}')
             return
-        colour_matrix(self.covariance)
-        # An array has no hash, and by it compiled steps are found again.
+        color_matrix(self.covariance)
+        # Compiled steps are cached by hash, and an array has none.
         object.__setattr__(self, "covariance", tuple(map(tuple, np.asarray(self.covariance, np.float64).tolist())))
 
-    def _colours(self, channels: int) -> np.ndarray | None:
+    def _colors(self, channels: int) -> np.ndarray | None:
         if self.covariance == "photographs":
-            return colour_matrix(PHOTOGRAPHS) if channels == 3 else None
+            return color_matrix(PHOTOGRAPHS) if channels == 3 else None
         if self.covariance is None:
             return None
-        matrix = colour_matrix(self.covariance)
+        matrix = color_matrix(self.covariance)
         if len(matrix) != channels:
             raise ShapeError(f"covariance must be ({channels}, {channels}) for these images, got {matrix.shape}")
         return matrix
 
     def encode(self, images: Array) -> Array:
-        """Returns the numbers that make ``images`` of shape ``(batch, height, width, channels)``.
+        """Returns the parameters of ``images`` of shape ``(batch, height, width, channels)``.
 
-        They have the images' shape, or ``(batch, height, width // 2 + 1, channels, 2)`` for a spectrum. Black and
-        white, which a sigmoid reaches at infinity, become a thousandth less.
+        The parameters have the images' shape, or ``(batch, height, width // 2 + 1, channels, 2)`` for a spectrum. With
+        ``bounded``, values are first clipped to [0.001, 0.999], since a sigmoid does not reach 0 and 1.
         """
         z = jax.scipy.special.logit(jnp.clip(images, 1e-3, 1 - 1e-3)) if self.bounded else images - 0.5
-        colours = self._colours(z.shape[-1])
-        if colours is not None:
-            z = apply_along(z, np.linalg.inv(colours).T, 3)
+        colors = self._colors(z.shape[-1])
+        if colors is not None:
+            z = apply_along(z, np.linalg.inv(colors).T, 3)
         if not self.fourier:
             return z
         spectrum = jnp.fft.rfft2(z, axes=(1, 2))
@@ -188,55 +189,56 @@ class Parameterisation:
         return jnp.stack([spectrum.real, spectrum.imag], axis=-1) / amplitudes
 
     def decode(self, z: Array, size: tuple[int, int]) -> Array:
-        """Returns the images of shape ``(batch, *size, channels)`` that the numbers make."""
+        """Returns the images of shape ``(batch, *size, channels)`` with the parameters ``z``."""
         if self.fourier:
             z = z * _amplitudes(*size, self.decay)[..., None].astype(z.dtype)
             z = jnp.fft.irfft2(lax.complex(z[..., 0], z[..., 1]), size, axes=(1, 2))
-        colours = self._colours(z.shape[-1])
-        if colours is not None:
-            z = apply_along(z, colours.T, 3)
+        colors = self._colors(z.shape[-1])
+        if colors is not None:
+            z = apply_along(z, colors.T, 3)
         return jax.nn.sigmoid(z) if self.bounded else z + 0.5
 
     def noise(self, key: KeyLike, shape: tuple[int, ...], *, std: float = 0.01) -> Array:
-        """Returns the numbers of nearly grey images of ``shape``, normal with standard deviation ``std``."""
+        """Returns normal parameters with standard deviation ``std``, of images of ``shape``: they are nearly gray."""
         struct = jax.eval_shape(self.encode, jax.ShapeDtypeStruct(shape, jnp.float32))
         return std * jax.random.normal(as_key(key), struct.shape, struct.dtype)
 
 
-PIXELS = Parameterisation(fourier=False, covariance=None, bounded=False)
-"""The image's pixels themselves."""
+PIXELS = Parameterization(fourier=False, covariance=None, bounded=False)
+"""The parameterization by pixels."""
 
 
-def begin(key: Array, x: Any, parameterisation: Parameterisation) -> tuple[Array, tuple[int, int, int, int]]:
-    """Returns the numbers to begin from, and the images' shape; ``x`` is images, or the shape of noise to draw."""
+def begin(key: Array, x: Any, parameterization: Parameterization) -> tuple[Array, tuple[int, int, int, int]]:
+    """Returns the initial parameters, and the images' shape; ``x`` is images, or the shape of noise to draw."""
     if isinstance(x, list) and all(isinstance(n, int) for n in x):
-        raise ShapeError(f"x must be images or a shape, which is a tuple, got the list {x}")
+        raise ShapeError(f"x must be images or a shape as a tuple, got the list {x}")
     if isinstance(x, tuple) and all(isinstance(n, int | np.integer) for n in x):
         if len(x) != 4:
             raise ShapeError(f"x must be images or a shape (batch, height, width, channels), got {x}")
         n, h, w, c = (as_int(size, "x", least=1) for size in x)
-        return parameterisation.noise(key, (n, h, w, c)), (n, h, w, c)
+        return parameterization.noise(key, (n, h, w, c)), (n, h, w, c)
     images = as_images(x)
     n, h, w, c = images.shape
-    return parameterisation.encode(images), (n, h, w, c)
+    return parameterization.encode(images), (n, h, w, c)
 
 
-# --- Regularisers -----------------------------------------------------------------------------------------------------
+# --- Regularizers -----------------------------------------------------------------------------------------------------
 
 
 def _power(x: Array, exponent: float) -> Array:
-    """Returns ``x^exponent`` of x >= 0, with the gradient zero at zero."""
+    """Returns ``x^exponent`` for x >= 0, with a gradient of zero at zero."""
     return jnp.where(x > 0, jnp.where(x > 0, x, 1) ** exponent, 0)
 
 
 def total_variation(x: Array, *, beta: float = 2.0) -> Array:
     """Returns the mean of ``(dx^2 + dy^2)^(beta / 2)`` over all pixels and channels of each image.
 
-    Mahendran and Vedaldi, 2015, who take the sum. Differences are with the next pixel, 0 at the last.
+    The regularizer of Mahendran and Vedaldi, 2015, with the mean in place of the sum. A difference is the next pixel
+    minus this one, and 0 at the last pixel.
 
     Args:
       x: array of shape ``(batch, height, width, channels)``.
-      beta: 1 keeps edges sharp, 2 prefers them soft.
+      beta: 1 keeps edges sharp; 2 favors soft edges.
 
     Returns:
       Array of shape ``(batch,)``.
@@ -251,9 +253,9 @@ def total_variation(x: Array, *, beta: float = 2.0) -> Array:
 
 
 def alpha_norm(x: Array, *, alpha: float = 6.0) -> Array:
-    """Returns the mean of ``|2 x - 1|^alpha`` over each image: it keeps values away from black and white.
+    """Returns the mean of ``|2 x - 1|^alpha`` over each image: a penalty on values near black and white.
 
-    Mahendran and Vedaldi, 2015, who take the sum, of images with mean zero.
+    The regularizer of Mahendran and Vedaldi, 2015, with the mean in place of the sum, for images in [0, 1].
 
     >>> alpha_norm(jnp.array([0.0, 0.5]).reshape(1, 2, 1, 1))
     Array([0.5], dtype=float32)
@@ -264,10 +266,10 @@ def alpha_norm(x: Array, *, alpha: float = 6.0) -> Array:
 __all__ = [
     "PHOTOGRAPHS",
     "PIXELS",
-    "Parameterisation",
+    "Parameterization",
     "alpha_norm",
     "as_images",
-    "colour_covariance",
-    "colour_matrix",
+    "color_covariance",
+    "color_matrix",
     "total_variation",
 ]

@@ -1,4 +1,4 @@
-"""What an optimised image is to bring about: scores of a network's inner layers or of its output, as data."""
+"""Objectives of optimized images: scores of a network's inner layers or of its output, as data."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -20,13 +20,13 @@ from jaxconv.layer import Array, Layer, Params, State, Tree
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["wanted"], meta_fields=["path", "score"])
 @dataclass(frozen=True)
 class Objective:
-    """What an image is to bring about in one layer, or in the network's output.
+    """A score of one layer's output, or of the network's output.
 
     Args:
       path: the layer's path; "" for the output.
-      score: ``score(y, wanted)``, a number for each image, shape ``(batch,)``; y is the layer's output. A function at
-        module level lets one compiled step serve all objectives that differ in ``wanted`` only.
-      wanted: arrays that the score needs: which channel, say.
+      score: ``score(y, wanted)``, a number for each image, shape ``(batch,)``; y is the layer's output. With a function
+        at module level one compiled step serves all objectives that differ in ``wanted`` only.
+      wanted: arrays that the score needs, such as the channel.
 
     >>> Objective("", lambda y, weights: y @ weights, jnp.array([1.0, -1.0])).path
     ''
@@ -41,11 +41,11 @@ Objectives = Objective | Sequence[Objective]
 
 
 def channel(path: str, c: ArrayLike | Sequence[int]) -> Objective:
-    """Scores an image by the mean of a channel over all places.
+    """Scores an image by the mean of a channel over all positions.
 
     Args:
       path: the layer's path; "" for the network's output.
-      c: the channel; or one for each image, where -1 says that the image wants none of this layer.
+      c: the channel; or one for each image, where -1 leaves this layer out of that image's score.
 
     >>> total(channel("", [2, 0]), jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), {})
     Array([3., 4.], dtype=float32)
@@ -53,18 +53,18 @@ def channel(path: str, c: ArrayLike | Sequence[int]) -> Objective:
     return Objective(path, _channel, _channels(c))
 
 
-def unit(path: str, place: Sequence[int], c: ArrayLike | Sequence[int]) -> Objective:
-    """Scores an image by one channel at one place.
+def unit(path: str, position: Sequence[int], c: ArrayLike | Sequence[int]) -> Objective:
+    """Scores an image by one channel at one position.
 
     Args:
       path, c: as in `channel`.
-      place: the unit's index along each spatial axis of the layer's output.
+      position: the unit's index along each spatial axis of the layer's output.
 
     >>> y = jnp.arange(8.0).reshape(1, 2, 2, 2)
     >>> total(unit("", (1, 0), 1), y, {})
     Array([5.], dtype=float32)
     """
-    return Objective(path, _unit, (_indices(place, "place", least=0), _channels(c)))
+    return Objective(path, _unit, (_indices(position, "position", least=0), _channels(c)))
 
 
 def layer(path: str) -> Objective:
@@ -93,33 +93,35 @@ def _indices(value: Any, name: str, *, least: int) -> np.ndarray:
 
 
 def _channels(c: Any) -> np.ndarray:
-    """Returns channels; that an image wants none is said for one of several, not for all of them."""
+    """Returns channels; -1, no channel, is allowed only where each image has a channel."""
     return _indices(c, "c", least=-1 if np.ndim(c) else 0)
 
 
 def _check_below(indices: Any, n: int, what: str) -> None:
-    """Raises where an index that is no tracer has no channel or place."""
+    """Raises where an index that is not traced is out of range."""
     if isinstance(indices, np.ndarray) and (indices >= n).any():
         raise ShapeError(f"{what} must be below {n}, got {indices.tolist()}")
 
 
 def _channel(y: Array, c: Any) -> Array:
     if c.shape not in ((), y.shape[:1]):
-        raise ShapeError(f"c must be one channel, or one for each of the {len(y)} images, got {c.shape[0]} of them")
+        raise ShapeError(f"c must be one channel, or one for each of the {len(y)} images, got {c.shape[0]} channels")
     _check_below(c, y.shape[-1], f"c for an output of shape {y.shape}")
     means = jnp.mean(y, axis=tuple(range(1, y.ndim - 1)), dtype=jnp.float32)
     picked = jnp.take_along_axis(means, jnp.broadcast_to(c, len(y))[:, None], axis=-1, mode="clip")[:, 0]
-    # A product with zero would let an infinite channel into the scores of the others.
+    # With a product by zero an infinite channel would change the scores of other images.
     return jnp.where(c < 0, 0, jnp.where(c < y.shape[-1], picked, jnp.nan))
 
 
 def _unit(y: Array, wanted: Any) -> Array:
-    place, c = wanted
-    if len(place) != y.ndim - 2:
-        raise ShapeError(f"place must have {y.ndim - 2} indices for an output of shape {y.shape}, got {len(place)}")
+    position, c = wanted
+    if len(position) != y.ndim - 2:
+        raise ShapeError(
+            f"position must have {y.ndim - 2} indices for an output of shape {y.shape}, got {len(position)}"
+        )
     for axis, n in enumerate(y.shape[1:-1]):
-        _check_below(place[axis : axis + 1], n, f"place, index {axis}, for an output of shape {y.shape},")
-    return _channel(y[(slice(None), *place)], c)
+        _check_below(position[axis : axis + 1], n, f"position, index {axis}, for an output of shape {y.shape},")
+    return _channel(y[(slice(None), *position)], c)
 
 
 def _mean_square(y: Array, _: None) -> Array:
@@ -127,7 +129,7 @@ def _mean_square(y: Array, _: None) -> Array:
 
 
 def total(objectives: Objectives, y: Tree, found: dict[str, Tree]) -> Array:
-    """Returns the sum of the objectives for each image, given a network's output and its inner layers'.
+    """Returns the sum of the objectives for each image, given the outputs of a network and of its inner layers.
 
     >>> total([channel("a", 0), layer("")], jnp.ones((2, 3)), {"a": jnp.full((2, 4, 4, 1), 2.0)})
     Array([3., 3.], dtype=float32)
@@ -136,13 +138,15 @@ def total(objectives: Objectives, y: Tree, found: dict[str, Tree]) -> Array:
     for objective in (objectives,) if isinstance(objectives, Objective) else objectives:
         out = found[objective.path] if objective.path else y
         if not hasattr(out, "ndim"):
-            raise ShapeError(f"path {objective.path!r} must give one array, got {jax.tree.structure(out)}")
+            raise ShapeError(
+                f"path {objective.path!r} must name a layer that returns one array, got {jax.tree.structure(out)}"
+            )
         total = total + objective.score(out, objective.wanted)
     return total
 
 
 def describe(objectives: Sequence[Objective], image: int) -> str:
-    """Says what an image is to bring about.
+    """Returns the objectives of one image in words.
 
     >>> describe([unit("conv", (2, 2), [1, 3]), layer("pool"), logit(7)], 1)
     "channel 3 at (2, 2) of 'conv', 'pool', channel 7 of the output"
@@ -151,11 +155,11 @@ def describe(objectives: Sequence[Objective], image: int) -> str:
     for objective in objectives:
         part = repr(objective.path) if objective.path else "the output"
         if objective.score in (_channel, _unit):
-            place, c = objective.wanted if objective.score is _unit else (None, objective.wanted)
+            position, c = objective.wanted if objective.score is _unit else (None, objective.wanted)
             c = int(np.broadcast_to(c, np.shape(c) or image + 1)[image])
             if c < 0:
                 continue
-            part = f"channel {c}{'' if place is None else f' at {tuple(place.tolist())}'} of {part}"
+            part = f"channel {c}{'' if position is None else f' at {tuple(position.tolist())}'} of {part}"
         parts.append(part)
     return ", ".join(parts) or "nothing"
 
@@ -163,7 +167,7 @@ def describe(objectives: Sequence[Objective], image: int) -> str:
 def scores(
     net: Layer, params: Params, state: State, x: Array, objectives: Objectives, preprocess: Preprocess | None = None
 ) -> Array:
-    """Returns the objectives' sum for each image of ``x``, shape ``(batch,)``; it works under jit, grad and vmap.
+    """Returns the sum of the objectives for each image of ``x``, shape ``(batch,)``, under jit, grad and vmap too.
 
     >>> net = jc.serial(jc.GlobalAvgPool())
     >>> scores(net, {}, {}, jnp.ones((2, 4, 4, 3)), logit(0))
@@ -183,23 +187,23 @@ def check(
     objectives: Objectives,
     preprocess: Preprocess | None,
 ) -> tuple[Objective, ...]:
-    """Returns the objectives as a tuple, or raises where one does not fit the network; nothing is computed."""
+    """Returns the objectives as a tuple, or raises where one does not fit the network; only shapes are computed."""
     if isinstance(objectives, str):
-        raise ShapeError(
+        raise TypeError(
             f"objective must be an Objective or a sequence of them, got the string {objectives!r}: write "
             f"jaxconv.inspect.channel({objectives!r}, 0) for a channel of that layer, jaxconv.inspect.layer(...) for "
-            "all of it, or jaxconv.inspect.logit(0) for a class"
+            "the whole layer, or jaxconv.inspect.logit(0) for a class"
         )
     several = tuple(objectives) if isinstance(objectives, Sequence) else (objectives,)
     if not several or not all(isinstance(objective, Objective) for objective in several):
-        raise ShapeError(f"objective must be an Objective or a sequence of them, got {objectives!r}")
+        raise TypeError(f"objective must be an Objective or a sequence of them, got {objectives!r}")
     check_hashable(net, preprocess=preprocess)
     for objective in several:
         check_unstacked(net, objective.path)
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     given = jax.eval_shape(lambda p, s, x: scores(net, p, s, x, several, preprocess), params, state, x)
     if given.shape != shape[:1]:
-        raise ShapeError(f"objective must give {shape[:1]} scores, one for each image of {shape}, got {given.shape}")
+        raise ShapeError(f"objective must return {shape[:1]} scores, one for each image of {shape}, got {given.shape}")
     return several
 
 

@@ -1,4 +1,4 @@
-"""Which functions are rectifiers: zero up to zero, positive after."""
+"""Detection of rectifiers: functions that are zero for x <= 0 and positive for x > 0."""
 
 from collections.abc import Callable
 from typing import Any, TypeGuard
@@ -16,10 +16,11 @@ _ABOVE = np.array([1e-2, 0.5, 1.5, 3, 6, 1e3], np.float32)
 
 
 def is_rectifier(function: Callable[..., Any]) -> bool:
-    """Returns whether a function works element by element, gives 0 up to 0, and positive numbers after.
+    """Returns whether a function is elementwise, zero for x <= 0 and positive for x > 0.
 
-    It is tried on numbers, so that ``jax.nn.relu``, ``jax.nn.relu6`` and one's own ``lambda x: jnp.maximum(x, 0)`` are
-    all found. Those that let negative numbers through (leaky ReLU, ELU, GELU, SiLU) are none.
+    The function is evaluated on test values, so that ``jax.nn.relu``, ``jax.nn.relu6`` and a custom
+    ``lambda x: jnp.maximum(x, 0)`` are all recognized. Leaky ReLU, ELU, GELU and SiLU are not rectifiers, since they
+    are not zero for x < 0.
 
     >>> is_rectifier(jax.nn.relu6), is_rectifier(lambda x: jnp.clip(x, 0, 1)), is_rectifier(jax.nn.gelu)
     (True, True, False)
@@ -27,11 +28,11 @@ def is_rectifier(function: Callable[..., Any]) -> bool:
     try:
         pointwise = is_pointwise(function, jax.ShapeDtypeStruct(_BELOW.shape, jnp.float32))
     except Exception:
-        # It does not take an array of any shape, so it does not work element by element.
+        # A function that does not accept an array of any shape is not elementwise.
         return False
     if not pointwise:
         return False
-    # Inside a vmap only a compiled function gives numbers here.
+    # Inside a vmap only a compiled function returns concrete values here.
     with jax.ensure_compile_time_eval():
         below, above = (np.asarray(jax.jit(function)(probe)) for probe in (_BELOW, _ABOVE))
     return bool((below == 0).all() and (above > 0).all())
@@ -53,11 +54,11 @@ def rectifier_paths(net: Layer) -> list[str]:
 
 
 def redirected(net: Layer) -> Layer:
-    """Returns the same network with rectifiers whose gradient is not zero where nothing fires.
+    """Returns the same network with rectifiers whose gradient is not zero where no unit fires.
 
-    For each image of the batch: where no gradient of a loss passes a rectifier, it reaches the elements that are not
-    positive as if it did, but only there where it would raise them (Olah et al., "Feature Visualization", 2017, whose
-    code calls it the redirected ReLU). Where some gradient passes, all is as it was.
+    Where the gradient of an image is zero behind a rectifier, the incoming gradient is passed to the elements x <= 0
+    that a gradient descent step would increase (the redirected ReLU of Lucid; Olah et al., "Feature Visualization",
+    2017). Where some gradient of the image passes, the gradient is unchanged.
 
     >>> import jaxconv as jc
     >>> net = jc.serial(jax.nn.relu)
@@ -78,7 +79,7 @@ def _redirected(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
         x, pull = saved
         (passed,) = pull(g)
         nothing = (passed == 0).all(axis=tuple(range(1, x.ndim)), keepdims=True)
-        # A loss falls against its gradient: a negative one raises x.
+        # Descent moves against the gradient: a negative gradient increases x.
         return (jnp.where(nothing & (x <= 0), jnp.minimum(g, 0), passed),)
 
     def forward(x: Array) -> tuple[Array, Any]:

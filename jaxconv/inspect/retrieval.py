@@ -1,4 +1,4 @@
-"""Images found by what a network makes of them: embeddings, nearest neighbours, precision, a map in two dimensions."""
+"""Image retrieval: embeddings, nearest neighbors, precision at k, principal components."""
 
 import functools
 from collections.abc import Callable
@@ -30,26 +30,26 @@ def embed(
     batch_size: int = 256,
     preprocess: Preprocess | None = None,
 ) -> np.ndarray:
-    """Returns the output of a layer for each image of a data set, maps averaged over their places.
+    """Returns the output of a layer for each image of a data set, feature maps averaged over positions.
 
     A loop on the host over batches: inside jit use `activations`.
 
     Args:
       net: a layer.
-      params, state: what ``net.apply`` takes.
-      images: array of shape ``(count, ...)``. NumPy arrays, memory maps included, go to the device batch by batch.
-      path: of the layer; the last before the scores is usual, "" is the network's output.
+      params, state: arguments of ``net.apply``.
+      images: array of shape ``(count, ...)``. NumPy arrays, memory maps included, are copied to the device in batches.
+      path: the layer's path, usually of the last layer before the scores; "" is the network's output.
       batch_size: images for each call of the network.
-      preprocess: ``preprocess(images)``, run inside the compiled program. Pass the same function each time: a new one
-        compiles anew.
+      preprocess: ``preprocess(images)``, run inside the compiled program. Pass the same function each time: a new
+        function compiles again.
 
     Returns:
       NumPy array of shape ``(count, channels)``.
 
     Raises:
-      ShapeError: the path names no layer, or one inside a `repeat`, or one that gives no array ``(batch, ...,
-        channels)`` of as many as there are images; there are no images.
-      DTypeError: the network does not take the images' element type, and there is no preprocess.
+      ShapeError: the path names no layer, a layer inside a `repeat`, or a layer that does not return an array
+        ``(batch, ..., channels)`` with the batch of the images; there are no images.
+      DTypeError: the network does not accept the images' element type, and there is no preprocess.
 
     >>> net = jc.serial(conv=jc.Conv(8), relu=jax.nn.relu, flatten=jc.Flatten(), scores=jc.Dense(10))
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
@@ -75,12 +75,12 @@ def _features(
     return jnp.mean(found, axis=tuple(range(1, found.ndim - 1)), dtype=accumulator(found.dtype))
 
 
-class Neighbours(NamedTuple):
-    """What `nearest` returns. NumPy arrays, the nearest first.
+class Neighbors(NamedTuple):
+    """The result of `nearest`, as NumPy arrays, nearest first.
 
     Attributes:
       indices: rows of the database, ``(queries, k)``.
-      distances: how far they are, ``(queries, k)``.
+      distances: their distances to the query, ``(queries, k)``.
     """
 
     indices: np.ndarray
@@ -95,29 +95,29 @@ def nearest(
     metric: str = "cosine",
     exclude_self: bool = False,
     batch_size: int = 4096,
-) -> Neighbours:
-    """Returns the k rows of a database that are nearest to each query, by comparing with all of them.
+) -> Neighbors:
+    """Returns the k rows of a database that are nearest to each query, by exhaustive search.
 
-    A loop on the host over batches of both: inside jit use `jax.lax.top_k` of your own products.
+    A loop on the host over batches of both: inside jit use `jax.lax.top_k` on the matrix product.
 
     Args:
       queries: real array of shape ``(queries, features)``.
       database: real array of shape ``(rows, features)``.
-      k: how many.
-      metric: "cosine", one less the cosine of the angle (1 where a vector is zero); or "l2", the Euclidean distance.
-      exclude_self: whether to leave out row i for query i, where the queries are the database.
-      batch_size: rows of each that are compared at a time: memory is of the order of its square.
+      k: the number of neighbors.
+      metric: "cosine", 1 minus the cosine of the angle (1 where a vector is zero); or "l2", the Euclidean distance.
+      exclude_self: whether to exclude row i for query i, for queries that are the database.
+      batch_size: rows of each that are compared at a time; memory grows with its square.
 
     Returns:
-      A `Neighbours`. Of equal distances the lower row comes first.
+      A `Neighbors`. At equal distances the lower row comes first.
 
     Raises:
-      ShapeError: the shapes do not fit each other, k is above the number of rows, a number is not finite in float32, or
-        the metric is unknown.
-      DTypeError: an array is not of real numbers.
+      ShapeError: the shapes do not fit each other, k is greater than the number of rows, a value is not finite in
+        float32, or the metric is unknown.
+      DTypeError: an array does not have a real type.
 
-    Equals ``sklearn.neighbors.NearestNeighbors(algorithm="brute")``, up to rows as near as rounding in float32: for
-    "l2" on the scale of the number that is furthest from the database's mean.
+    Equals ``sklearn.neighbors.NearestNeighbors(algorithm="brute")``, except for rows whose distances differ by less
+    than rounding in float32; for "l2" that is relative to the value furthest from the database's mean.
 
     >>> rows = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     >>> nearest(rows, rows, 1, exclude_self=True).indices.tolist()
@@ -128,7 +128,9 @@ def nearest(
     check_outside("nearest", queries, database, inside="jax.lax.top_k")
     queries, database = _vectors(queries, "queries"), _vectors(database, "database")
     if queries.shape[1] != database.shape[1]:
-        raise ShapeError(f"queries and database must have as many features, got {queries.shape} and {database.shape}")
+        raise ShapeError(
+            f"queries and database must have the same number of features, got {queries.shape} and {database.shape}"
+        )
     if metric not in METRICS:
         raise ShapeError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     if exclude_self and len(queries) != len(database):
@@ -137,9 +139,9 @@ def nearest(
         )
     k, most = as_int(k, "k", least=1), len(database) - exclude_self
     if k > most:
-        raise ShapeError(f"k must be at most {most}, the rows of the database that a query may find, got {k}")
+        raise ShapeError(f"k must be at most {most}, the number of rows that a query can find, got {k}")
     batch_size = as_int(batch_size, "batch_size", least=1)
-    scaled = _unit if metric == "cosine" else _centred(queries, database)
+    scaled = _unit if metric == "cosine" else _centered(queries, database)
     found = []
     for some in batches(queries, batch_size):
         asked = scaled(some.items)
@@ -148,35 +150,35 @@ def nearest(
             best = _compare(metric, exclude_self, asked, scaled(rows.items), some.start, rows.start, rows.skip, best)
         indices, distances = _ranked(metric, some.items, database, *map(np.asarray, best))
         found.append((indices[some.skip :], distances[some.skip :]))
-    return Neighbours(*map(np.concatenate, zip(*found, strict=True)))
+    return Neighbors(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def _vectors(a: ArrayLike, name: str) -> np.ndarray:
     a = np.asarray(a)
     if not jnp.issubdtype(a.dtype, np.floating) and not jnp.issubdtype(a.dtype, np.integer):
-        raise DTypeError(f"{name} must be an array of real numbers, got {a.dtype}")
+        raise DTypeError(f"{name} must be an array of a real type, got {a.dtype}")
     if a.ndim != 2 or 0 in a.shape:
-        raise ShapeError(f"{name} must have shape (rows, features), at least one of each, got {a.shape}")
+        raise ShapeError(f"{name} must have shape (rows, features), with at least one of each, got {a.shape}")
     a = a if a.dtype in (np.float32, np.float64) else a.astype(np.float32)
     most = np.finfo(np.float32).max
     if not -most <= a.min() <= a.max() <= most:
         raise ShapeError(
-            f"{name} must be finite in float32, got {int((~(np.abs(a) <= most)).sum())} numbers that are not"
+            f"{name} must be finite in float32, got {int((~(np.abs(a) <= most)).sum())} values that are not"
         )
     return a
 
 
 def _unit(a: np.ndarray) -> np.ndarray:
-    """Returns rows of length one, first divided by their largest number: its square neither overflows nor vanishes."""
+    """Returns rows of norm 1, first divided by their largest magnitude, so that no square overflows or underflows."""
     largest = np.abs(a).max(axis=1, keepdims=True)
     a = (a / np.where(largest > 0, largest, 1)).astype(np.float32)
     return a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1)
 
 
-def _centred(queries: np.ndarray, database: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what moves rows by the database's mean, and divides all by one number so that the largest is 1.
+def _centered(queries: np.ndarray, database: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function that subtracts the database's mean from rows, and divides by the largest magnitude.
 
-    Which are near does not change, and numbers of the same size lose fewer digits in products.
+    The order of distances does not change, and products of values of similar magnitude lose less precision.
     """
     shift = database.mean(axis=0, dtype=np.float64)
     ends = [end for a in (queries, database) for end in (a.min(axis=0), a.max(axis=0))]
@@ -195,7 +197,7 @@ def _compare(
     skip: Array,
     best: Tree,
 ) -> Tree:
-    """Returns the best of those before and of ``rows``, the first ``skip`` of them left out."""
+    """Returns the best of ``best`` and of ``rows``, without the first ``skip`` rows."""
     likeness = jnp.matmul(queries, rows.T, precision=jax.lax.Precision.HIGHEST)
     if metric == "l2":
         likeness -= jnp.sum(rows**2, axis=1) / 2
@@ -210,7 +212,7 @@ def _compare(
 def _ranked(
     metric: str, queries: np.ndarray, database: np.ndarray, scores: np.ndarray, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows found and their distances; L2 ones from differences, exact where products are not."""
+    """Returns the rows found and their distances; L2 distances come from differences, which are more precise."""
     if metric == "cosine":
         return indices, 1 - scores
     wide = queries.astype(np.float64)
@@ -219,14 +221,14 @@ def _ranked(
     return np.take_along_axis(indices, order, 1), np.take_along_axis(far, order, 1)
 
 
-def precision_at_k(indices: ArrayLike | Neighbours, labels: ArrayLike, query_labels: ArrayLike) -> float:
-    """Returns which part of the neighbours found have the label of the query, the mean over queries.
+def precision_at_k(indices: ArrayLike | Neighbors, labels: ArrayLike, query_labels: ArrayLike) -> float:
+    """Returns the fraction of neighbors that have the label of the query, averaged over queries.
 
-    A number of the host: inside jit use ``(labels[indices] == query_labels[:, None]).mean()``.
+    Runs on the host: inside jit use ``(labels[indices] == query_labels[:, None]).mean()``.
 
     Args:
-      indices: of rows of the database, integers ``(queries, k)``; or the `Neighbours` that `nearest` gives.
-      labels: integers ``(rows,)``, of the database.
+      indices: rows of the database, integers ``(queries, k)``; or the `Neighbors` that `nearest` returns.
+      labels: integers ``(rows,)`` of the database.
       query_labels: integers ``(queries,)``.
 
     Returns:
@@ -242,7 +244,7 @@ def precision_at_k(indices: ArrayLike | Neighbours, labels: ArrayLike, query_lab
     """
     formula = "(labels[indices] == query_labels[:, None]).mean()"
     check_outside("precision_at_k", indices, labels, query_labels, inside=formula)
-    indices = indices.indices if isinstance(indices, Neighbours) else np.asarray(indices)
+    indices = indices.indices if isinstance(indices, Neighbors) else np.asarray(indices)
     labels, query_labels = np.asarray(labels), np.asarray(query_labels)
     if indices.ndim != 2 or labels.ndim != 1 or query_labels.shape != indices.shape[:1] or not indices.size:
         raise ShapeError(
@@ -250,23 +252,23 @@ def precision_at_k(indices: ArrayLike | Neighbours, labels: ArrayLike, query_lab
             f"got {indices.shape}, {labels.shape} and {query_labels.shape}"
         )
     if not np.issubdtype(indices.dtype, np.integer):
-        raise ShapeError(f"indices must be integers, got {indices.dtype}")
+        raise DTypeError(f"indices must be integers, got {indices.dtype}")
     if not 0 <= indices.min() <= indices.max() < len(labels):
         raise ShapeError(
-            f"indices must lie in 0 to {len(labels) - 1}, got {indices.min()} to {indices.max()}: labels has a label "
+            f"indices must be from 0 to {len(labels) - 1}, got {indices.min()} to {indices.max()}: labels has a label "
             "for each row of the database"
         )
     return float((labels[indices] == query_labels[:, None]).mean())
 
 
 class Pca(NamedTuple):
-    """What `pca` returns.
+    """The result of `pca`.
 
     Attributes:
-      points: where each row lies along the components, ``(rows, n)``.
-      components: orthonormal directions, ``(n, features)``, of falling variance.
+      points: the coordinates of each row along the components, ``(rows, n)``.
+      components: orthonormal directions, ``(n, features)``, in order of decreasing variance.
       mean: of the rows, ``(features,)``; ``points = (x - mean) @ components.T``.
-      explained: which part of all variance lies along each component, ``(n,)``.
+      explained: the fraction of the variance along each component, ``(n,)``.
     """
 
     points: Array
@@ -276,21 +278,20 @@ class Pca(NamedTuple):
 
 
 def pca(x: ArrayLike, n: int = 2) -> Pca:
-    """Returns the principal components of rows, by singular values: a map of embeddings in ``n`` dimensions.
+    """Returns the principal components of rows, by a singular value decomposition.
 
-    For maps that keep neighbours together rather than large distances, t-SNE is ``sklearn.manifold.TSNE`` and UMAP is
-    ``umap.UMAP``; both take what `embed` gives, and are better fed with 50 components of this.
+    PCA preserves large distances. To preserve neighborhoods use t-SNE (``sklearn.manifold.TSNE``) or UMAP
+    (``umap.UMAP``); both accept the output of `embed`, and work better on its first 50 principal components.
 
     Args:
       x: array of shape ``(rows, features)``.
-      n: how many components.
+      n: the number of components.
 
     Returns:
-      A `Pca`. The number of largest size in each component is positive, so the picture does not turn over from one
-      machine to the next.
+      A `Pca`. The value of largest magnitude in each component is positive, so that signs are the same on all machines.
 
     Raises:
-      ShapeError: x has another rank, or n is above its rows or features.
+      ShapeError: x has another rank, or n is greater than its rows or features.
 
     Equals ``sklearn.decomposition.PCA(svd_solver="full")``.
 
@@ -301,7 +302,7 @@ def pca(x: ArrayLike, n: int = 2) -> Pca:
     x = jnp.asarray(x)
     x = x.astype(accumulator(x.dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
     if x.ndim != 2 or 0 in x.shape:
-        raise ShapeError(f"x must have shape (rows, features), at least one of each, got {x.shape}")
+        raise ShapeError(f"x must have shape (rows, features), with at least one of each, got {x.shape}")
     if as_int(n, "n", least=1) > min(x.shape):
         raise ShapeError(f"n must be at most the rows and the features of x, {x.shape}, got {n}")
     mean = jnp.mean(x, axis=0)
@@ -313,4 +314,4 @@ def pca(x: ArrayLike, n: int = 2) -> Pca:
     return Pca((u[:, :n] * s[:n]) * sign.T, v[:n] * sign, mean, explained)
 
 
-__all__ = ["Neighbours", "Pca", "embed", "nearest", "pca", "precision_at_k"]
+__all__ = ["Neighbors", "Pca", "embed", "nearest", "pca", "precision_at_k"]

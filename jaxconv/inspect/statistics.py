@@ -1,4 +1,4 @@
-"""How a training run is doing, layer by layer: dead units, activations, gradients, updates against weights."""
+"""Training diagnostics by layer: dead units, statistics of activations, gradients and updates."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,29 +39,29 @@ def dead_units(
     batch_size: int = 256,
     preprocess: Preprocess | None = None,
 ) -> dict[str, np.ndarray]:
-    """Returns which channels are never positive, at any place of any image of a data set.
+    """Returns the channels that are never positive, at any position of any image of a data set.
 
-    A ReLU passes no gradient to a unit that is never positive: it has died, and does not learn. A channel is dead where
-    all its units are. A loop on the host over batches: inside jit use `activations`.
+    A ReLU passes no gradient to a unit that is never positive, so that a dead unit does not learn. A channel is dead
+    where all its units are dead. A loop on the host over batches: inside jit use `activations`.
 
     Args:
       net: a layer.
-      params, state: what ``net.apply`` takes.
-      images: array of shape ``(count, ...)``. NumPy arrays, memory maps included, go to the device batch by batch.
-      paths: of layers that give one array ``(batch, ..., channels)``; None, all rectifiers: ``jax.nn.relu`` and other
-        functions that are zero up to zero and positive after.
+      params, state: arguments of ``net.apply``.
+      images: array of shape ``(count, ...)``. NumPy arrays, memory maps included, are copied to the device in batches.
+      paths: paths of layers that return one array ``(batch, ..., channels)``; None, all rectifiers: ``jax.nn.relu`` and
+        other functions that are zero for x <= 0 and positive for x > 0.
       batch_size: images for each call of the network.
-      preprocess: ``preprocess(images)``, run inside the compiled program. Pass the same function each time: a new one
-        compiles anew.
+      preprocess: ``preprocess(images)``, run inside the compiled program. Pass the same function each time: a new
+        function compiles again.
 
     Returns:
-      By path, booleans ``(channels,)``; their mean is the fraction that is dead. Inside a `repeat` an axis of its
+      By path, booleans ``(channels,)``; their mean is the fraction of dead channels. Inside a `repeat` the axis of
       iterations comes first.
 
     Raises:
-      ShapeError: a path names no layer, the network has no rectifier and none is named, or there are no images.
-      DTypeError: the network does not take the images' element type, and there is no preprocess.
-      FloatingPointError: a unit is NaN; it names the path.
+      ShapeError: a path names no layer, paths is None for a network without rectifiers, or there are no images.
+      DTypeError: the network does not accept the images' element type, and there is no preprocess.
+      FloatingPointError: a unit is NaN; the error names the path.
 
     >>> net = jc.serial(jc.Dense(2), jax.nn.relu)
     >>> params = {"0": {"kernel": jnp.ones((3, 2)), "bias": jnp.array([0.0, -9.0])}}
@@ -73,7 +73,7 @@ def dead_units(
     images, batch_size = check_data(images, batch_size)
     chosen = as_paths(rectifier_paths(net) if paths is None else paths)
     if not chosen:
-        raise ShapeError("paths must name layers, as net has no rectifier such as jax.nn.relu, got none")
+        raise ShapeError("paths must name layers where net has no rectifier such as jax.nn.relu, got none")
     for path in chosen:
         check_path(net, path)
     highest: dict[str, Any] = dict.fromkeys(chosen, -np.inf)
@@ -84,7 +84,7 @@ def dead_units(
     for path, units in highest.items():
         if np.isnan(units).any():
             raise FloatingPointError(
-                f"path {path!r} gives NaN in {int(np.isnan(units).sum())} of {units.size} channels"
+                f"path {path!r} returns NaN in {int(np.isnan(units).sum())} of {units.size} channels"
             )
     return {path: units <= 0 for path, units in highest.items()}
 
@@ -103,31 +103,31 @@ def _highest(
     return units
 
 
-_NUMBERS = ("mean", "std", "zeros", "largest", "weight_norm", "gradient_norm", "update_ratio")
+_STATISTICS = ("mean", "std", "zeros", "largest", "weight_norm", "gradient_norm", "update_ratio")
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=_NUMBERS,
+    data_fields=_STATISTICS,
     meta_fields=("paths", "measured"),
 )
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerStatistics:
-    """A row of numbers for each layer; what `layer_statistics` returns.
+    """Statistics of each layer; the result of `layer_statistics`.
 
-    A pytree of arrays ``(..., layers)``: it passes through jit, vmap and scan, and axes that these add come first.
-    ``str()`` is a table, of the last step where there are several.
+    A pytree of arrays ``(..., layers)``: jit, vmap and scan accept it, and the axes that these add come first.
+    ``str()`` is a table, of the last step where there are several steps.
 
     Attributes:
-      paths: of the layers.
-      measured: for each layer the names of the numbers that it has. The others, of a layer without parameters or where
-        no gradient was given, are NaN; one that is measured and NaN shows as ``nan``.
-      mean, std: of the layer's output.
-      zeros: which part of the output is 0.
-      largest: the largest size of a number of the output.
-      weight_norm, gradient_norm: of all the layer's parameters together, and of their gradient.
-      update_ratio: the norm of the update over the norm of the parameters. Around 1e-3 is usual (CS231n); far above it
-        the step is too large, far below too small.
+      paths: the layers' paths.
+      measured: for each layer the names of its statistics. The other values are NaN: a layer may have no parameters, or
+        no gradient was passed. A measured value that is NaN is printed as ``nan``.
+      mean, std: mean and standard deviation of the layer's output.
+      zeros: the fraction of zeros in the output.
+      largest: the largest magnitude in the output.
+      weight_norm, gradient_norm: the norm of all the layer's parameters together, and of their gradient.
+      update_ratio: the norm of the update divided by the norm of the parameters. Values near 1e-3 are usual (CS231n);
+        much larger values mean that the learning rate is too large, much smaller values that it is too small.
     """
 
     paths: tuple[str, ...]
@@ -141,8 +141,8 @@ class LayerStatistics:
     update_ratio: Array
 
     def arrays(self) -> dict[str, Array]:
-        """Returns the arrays by name, those left out that no layer has."""
-        return {name: getattr(self, name) for name in _NUMBERS if any(name in names for names in self.measured)}
+        """Returns the arrays by name, without statistics that no layer has."""
+        return {name: getattr(self, name) for name in _STATISTICS if any(name in names for names in self.measured)}
 
     def __str__(self) -> str:
         last = {name: np.asarray(a).reshape(-1, len(self.paths))[-1] for name, a in self.arrays().items()}
@@ -157,7 +157,7 @@ class LayerStatistics:
         return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(last)), *lines[1:]])
 
     def __repr__(self) -> str:
-        # Without the numbers, which a trace does not have.
+        # Without values: a tracer has none.
         return f"LayerStatistics({len(self.paths)} layers, {jnp.shape(self.mean)})"
 
 
@@ -172,23 +172,23 @@ def layer_statistics(
     train: bool = False,
     key: KeyLike | None = None,
 ) -> LayerStatistics:
-    """Returns statistics of the outputs, the parameters, their gradients and updates of each layer.
+    """Returns statistics of each layer's output, parameters, gradients and updates.
 
-    A pure function of what a training step has at hand: it jits, and can stand inside the step. A layer is one without
-    named layers inside, or one with parameters at its own level.
+    A pure function: it works under jit, and inside a training step. The table has the layers without named layers
+    inside, and the composites with parameters at their own level.
 
     Args:
       net: a layer.
-      params, state, x: what ``net.apply`` takes.
+      params, state, x: arguments of ``net.apply``.
       grads: the gradient of the loss with respect to params.
-      updates: what the optimizer adds to params.
-      train, key: what ``net.apply`` takes.
+      updates: the updates that the optimizer adds to params.
+      train, key: arguments of ``net.apply``.
 
     Returns:
       A `LayerStatistics`, float32, in the order of the network.
 
     Raises:
-      ParameterError: grads or updates are not shaped like params.
+      ParameterError: grads or updates do not have the shapes of params.
 
     >>> net = jc.serial(fc=jc.Dense(4, bias=False), relu=jax.nn.relu)
     >>> params = {"fc": {"kernel": jnp.eye(4)}}
@@ -219,15 +219,15 @@ def layer_statistics(
         largest=largest,
         weight_norm=norms["params"],
         gradient_norm=norms["grads"],
-        # Weights that are zero and stay so are no ratio of 0 to 0.
+        # Zero weights with a zero update have the ratio 0, not 0 / 0.
         update_ratio=jnp.where(norms["updates"] + norms["params"] == 0, 0, norms["updates"] / norms["params"]),
     )
 
 
 def _measured(output: Tree, trees: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names of the numbers of a layer with this output, and with arrays in these trees."""
+    """Returns the names of the statistics of a layer with this output, and with arrays in these trees."""
     own = {"params": "weight_norm", "grads": "gradient_norm", "updates": "update_ratio"}
-    return (*(_NUMBERS[:4] if jax.tree.leaves(output) else ()), *(own[tree] for tree in trees))
+    return (*(_STATISTICS[:4] if jax.tree.leaves(output) else ()), *(own[tree] for tree in trees))
 
 
 def _check_like_params(name: str, tree: Params, params: Params) -> None:
@@ -241,7 +241,7 @@ def _check_like_params(name: str, tree: Params, params: Params) -> None:
 
 
 def _by_layer(tree: Params | None, layers: Mapping[str, Layer]) -> dict[str, list[Array]]:
-    """Returns the arrays of each layer that has any: those at its own level, or deeper but in no layer with a name."""
+    """Returns the arrays of each layer: those at its own level, or deeper but in no named layer."""
     own: dict[str, list[Array]] = {}
     for keys, leaf in leaves(tree):
         path = jax.tree_util.keystr(keys[:-1], simple=True, separator=".")
@@ -252,18 +252,18 @@ def _by_layer(tree: Params | None, layers: Mapping[str, Layer]) -> dict[str, lis
 
 
 def _norm(arrays: list[Array] | None) -> Array | float:
-    return jnp.nan if arrays is None else jnp.linalg.norm(_numbers(arrays))
+    return jnp.nan if arrays is None else jnp.linalg.norm(_values(arrays))
 
 
 def _moments(output: Tree) -> list[Array | float]:
-    """Returns mean, deviation, part of zeros and largest size of all numbers of an output."""
+    """Returns mean, standard deviation, fraction of zeros and largest magnitude of an output's values."""
     if not jax.tree.leaves(output):
         return [jnp.nan] * 4
-    a = _numbers(output)
+    a = _values(output)
     return [jnp.mean(a), jnp.std(a), jnp.mean(jnp.where(jnp.isnan(a), a, a == 0)), largest(jnp.abs(a))]
 
 
-def _numbers(tree: Tree) -> Array:
+def _values(tree: Tree) -> Array:
     return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(tree)])
 
 
@@ -288,30 +288,30 @@ class Recorder:
         """Keeps the statistics of a step, on the host.
 
         Raises:
-          ShapeError: they are of other layers or numbers than those before, or of several steps.
+          ShapeError: the layers or the statistics differ from those of earlier steps, or there are several steps.
         """
         layers = (len(statistics.paths),)
         if jnp.shape(statistics.mean) != layers:
-            raise ShapeError(f"statistics must be of one step, arrays {layers}, got {jnp.shape(statistics.mean)}")
+            raise ShapeError(f"statistics must be of one step, with arrays {layers}, got {jnp.shape(statistics.mean)}")
         for name in ("paths", "measured") if self._kept else ():
             before, now = getattr(self._kept[0], name), getattr(statistics, name)
             if before != now:
-                what = "layers" if name == "paths" else "numbers"
-                raise ShapeError(f"statistics must be of the {what} {before}, as those before, got {now}")
+                what = "layers" if name == "paths" else "statistics"
+                raise ShapeError(f"statistics must have the {what} of earlier steps, {before}, got {now}")
         self.steps.append(int(step))
         self._kept.append(jax.device_get(statistics))
 
     @property
     def statistics(self) -> LayerStatistics:
-        """All of them as one, NumPy arrays ``(steps, layers)``."""
+        """The statistics of all steps, as NumPy arrays ``(steps, layers)``."""
         if not self._kept:
-            raise ShapeError("a recorder must be given statistics by add before it is read, got none")
+            raise ShapeError("a recorder must have at least one step, added by add, got none")
         return jax.tree.map(lambda *arrays: np.stack(arrays), *self._kept)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns a dict for each step and layer: step, path and the numbers, for a data frame or a CSV file.
+        """Returns a dict for each step and layer with step, path and statistics, for a data frame or a CSV file.
 
-        A number that a layer has not is None.
+        A statistic that a layer does not have is None.
         """
         kept = self.statistics
         arrays = kept.arrays()

@@ -16,8 +16,8 @@ from jaxconv.compiler import jit
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import as_paths, check_hashable, check_outside, check_unstacked, one_array, random_key
-from jaxconv.inspect.descent import OnStep, adam, minimise
-from jaxconv.inspect.images import PIXELS, Parameterisation, as_images, total_variation
+from jaxconv.inspect.descent import OnStep, adam, minimize
+from jaxconv.inspect.images import PIXELS, Parameterization, as_images, total_variation
 from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import accumulator
@@ -26,13 +26,14 @@ Weighted = tuple[tuple[str, float], ...]
 
 
 def gram(y: ArrayLike) -> Array:
-    """Returns how channels go together over all places: ``sum_places y_i y_j / (places channels)``.
+    """Returns the Gram matrix of channels over all positions: ``sum_positions y_i y_j / (positions channels)``.
 
     Args:
       y: a layer's output, ``(batch, *spatial, channels)``.
 
     Returns:
-      Array of shape ``(batch, channels, channels)``: Johnson et al., 2016; Gatys et al., 2016, leave out the division.
+      Array of shape ``(batch, channels, channels)``, scaled as in Johnson et al., 2016; Gatys et al., 2016, do not
+      divide.
 
     Raises:
       ShapeError: there is no spatial axis.
@@ -51,27 +52,27 @@ def gram(y: ArrayLike) -> Array:
 
 def _gram(y: Array, path: str) -> Array:
     if y.ndim < 3:
-        raise ShapeError(f"style: path {path!r} must name a layer with maps, its output has shape {y.shape}")
+        raise ShapeError(f"style path {path!r} must name a layer with feature maps, got an output of shape {y.shape}")
     return gram(y)
 
 
 @dataclass(frozen=True)
 class PerceptualLoss:
-    """How far an image is from the content of one and the style of another, as a network sees them.
+    """The perceptual loss of an image: distances to the content of one image and the style of another.
 
-    The content loss of a layer is the squared distance of its features, the style loss that of their Gram matrices
-    (`gram`). Each is divided by the squared norm of what it is compared with, so weights mean the same in all layers.
+    The content loss of a layer is the squared distance of features, the style loss that of Gram matrices (`gram`).
+    Each is divided by the squared norm of its target, so that weights have the same meaning in all layers.
 
     Args:
       net: the network.
-      content, style: paths of layers that share the weight evenly, or shares by path; "" is the network's output.
-      content_weight, style_weight: of all layers of a kind together.
-      variation_weight: of the image's total variation; see `total_variation`.
-      preprocess: from images in [0, 1] to what the network takes.
+      content, style: paths of layers with equal shares of the weight, or shares by path; "" is the network's output.
+      content_weight, style_weight: the weight of all content layers together, and of all style layers together.
+      variation_weight: the weight of the image's total variation; see `total_variation`.
+      preprocess: maps images in [0, 1] to the network's input.
 
     Raises:
-      ShapeError: a path names no layer (it lists the nearest), or comes twice; there is none at all; weights or shares
-        that are negative, or shares that are all zero.
+      ShapeError: a path names no layer, or is repeated; content and style are both empty; weights or shares are
+        negative, or all shares are zero.
 
     >>> net = jc.serial(conv1=jc.Conv(4), conv2=jc.Conv(8))
     >>> PerceptualLoss(net, content=["conv2"], style={"conv1": 1, "conv2": 3}).style
@@ -97,8 +98,8 @@ class PerceptualLoss:
             if not 0 <= weight < math.inf:
                 raise ShapeError(f"{name} must be a number that is not negative, got {weight}")
 
-    def _found(self, params: Params, state: State, x: Array, *kinds: Any) -> dict[str, Array]:
-        paths = {path for kind in kinds for path, _ in kind}
+    def _found(self, params: Params, state: State, x: Array, *shares: Any) -> dict[str, Array]:
+        paths = {path for pairs in shares for path, _ in pairs}
         shown = x if self.preprocess is None else self.preprocess(x)
         _, found = activations(self.net, params, state, shown, paths=paths)
         return {path: one_array(y, path, count=len(x)) for path, y in found.items()}
@@ -114,7 +115,7 @@ class PerceptualLoss:
     def __call__(
         self, params: Params, state: State, x: Array, features: Mapping[str, Array], grams: Mapping[str, Array]
     ) -> Array:
-        """Returns the loss of each image in [0, 1], shape ``(batch,)``, against `features` and `grams` of others."""
+        """Returns the loss of each image in [0, 1], shape ``(batch,)``, for target `features` and `grams`."""
         found = self._found(params, state, x, self.content, self.style)
         total = self.variation_weight * total_variation(x)
         for path, share in dict(self.content).items():  # type: ignore[arg-type]
@@ -150,23 +151,23 @@ def relative_distance(y: Array, target: Array) -> Array:
 
 
 def check_targets(targets: Mapping[str, Array]) -> None:
-    """Raises ShapeError where `relative_distance` has no measure, as what it compares with is zero."""
+    """Raises ShapeError where a target is zero, so that `relative_distance` is not defined."""
     for path, target in targets.items():
         if (_square(target) == 0).any():
-            raise ShapeError(f"path {path!r} gives nothing but zeros to compare with: leave this layer out")
+            raise ShapeError(f"path {path!r} must have a target that is not all zeros, got zeros: leave this layer out")
 
 
 @dataclass(frozen=True)
 class _Transfer:
-    """The loss of an image's numbers."""
+    """The loss of an image's parameters."""
 
     loss: PerceptualLoss
-    parameterisation: Parameterisation
+    parameterization: Parameterization
     size: tuple[int, int]
 
     def __call__(self, z: Array, data: Tree, key: Array) -> Array:
         params, state, features, grams = data
-        return jnp.sum(self.loss(params, state, self.parameterisation.decode(z, self.size), features, grams))
+        return jnp.sum(self.loss(params, state, self.parameterization.decode(z, self.size), features, grams))
 
 
 def style_transfer(
@@ -181,33 +182,34 @@ def style_transfer(
     steps: int = 200,
     rate: float = 0.02,
     optimizer: Any = None,
-    parameterisation: Parameterisation = PIXELS,
+    parameterization: Parameterization = PIXELS,
     on_step: OnStep | None = None,
 ) -> tuple[Array, Array]:
-    """Paints the content of one image in the style of another: Gatys et al., 2016.
+    """Style transfer: an image with the content of one image in the style of another (Gatys et al., 2016).
 
     A loop on the host: inside jit use the loss itself.
 
     Args:
-      loss: the layers and weights, and the network in which they are.
-      params, state: the network's.
+      loss: a `PerceptualLoss`.
+      params, state: arguments of the loss's network.
       content_image: images in [0, 1], or uint8, ``(batch, height, width, channels)``.
-      style_image: one image, or one for each; of any size.
-      start: "content", "noise", or images to begin from.
-      key: a random key for the noise; by default that of seed 0.
-      steps: how many.
+      style_image: one image, or one for each content image, of any size.
+      start: "content", "noise", or the initial images.
+      key: a random key for the noise; None is seed 0.
+      steps: the number of steps.
       rate: Adam's learning rate.
-      optimizer: an Optax transformation in place of Adam; `optax.lbfgs()` is that of the paper.
-      parameterisation: the numbers that are moved; by default the pixels, which are cut to [0, 1] at the end.
-      on_step: called after each step with its number, from 1, and the loss: for a progress bar.
+      optimizer: an Optax transformation in place of Adam; the paper uses L-BFGS, `optax.lbfgs()`.
+      parameterization: the parameters of an image that the optimizer updates; by default the pixels, which are clipped
+        to [0, 1] at the end.
+      on_step: called after each step with the step's number, from 1, and the loss, for a progress bar.
 
     Returns:
       Images of content_image's shape in [0, 1], and the losses, ``(steps,)``, summed over the batch.
 
     Raises:
-      ShapeError: images of another rank, number or channels, or outside of [0, 1]; another start; a layer that gives
-        nothing but zeros; a rate that is not positive.
-      NonFiniteGradientError: the gradient is not finite; it names the step.
+      ShapeError: images do not fit in rank, number or channels, or have values outside of [0, 1]; start is unknown; a
+        layer's target is all zeros; the rate is not positive.
+      NonFiniteGradientError: the gradient is not finite; the error names the step.
 
     >>> net = jc.serial(conv=jc.Conv(4), relu=jax.nn.relu)
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
@@ -221,7 +223,7 @@ def style_transfer(
     n, *size, channels = content_image.shape
     style_image = as_images(style_image, "style_image", channels=channels)
     if style_image.shape[0] not in (1, n):
-        raise ShapeError(f"style_image must be one image, or {n} as content_image, got {style_image.shape[0]}")
+        raise ShapeError(f"style_image must be one image, or {n} like content_image, got {style_image.shape[0]}")
     if isinstance(start, str):
         if start not in ("content", "noise"):
             raise ShapeError(f'start must be "content", "noise" or images, got {start!r}')
@@ -234,9 +236,9 @@ def style_transfer(
     features, grams = _features(loss, params, state, content_image), _grams(loss, params, state, style_image)
     check_targets(features)
     check_targets(grams)
-    z, losses = minimise(
-        _Transfer(loss, parameterisation, (size[0], size[1])),
-        parameterisation.encode(first),
+    z, losses = minimize(
+        _Transfer(loss, parameterization, (size[0], size[1])),
+        parameterization.encode(first),
         (params, state, features, grams),
         adam(rate) if optimizer is None else optimizer,
         steps,
@@ -244,7 +246,7 @@ def style_transfer(
         what="style_transfer",
         on_step=on_step,
     )
-    return jnp.clip(parameterisation.decode(z, (size[0], size[1])), 0, 1), losses
+    return jnp.clip(parameterization.decode(z, (size[0], size[1])), 0, 1), losses
 
 
 @functools.partial(jit, static_argnums=0)
@@ -258,17 +260,17 @@ def _grams(loss: PerceptualLoss, params: Params, state: State, x: Array) -> dict
 
 
 def fast_style_step(net: Layer, loss: PerceptualLoss, optimizer: Any) -> Callable[..., tuple[Any, Tree]]:
-    """A jitted function that trains a network to paint any image in one style, in one pass: Johnson et al., 2016.
+    """Returns a jitted step that trains a network to render any image in one style (Johnson et al., 2016).
 
     Args:
-      net: the network to train, from images in [0, 1] to such images; `jaxconv.models.transform_net`.
-      loss: the layers and weights, and the fixed network in which they are.
+      net: the network to train, from images in [0, 1] to images in [0, 1], such as `jaxconv.models.transform_net`.
+      loss: a `PerceptualLoss`, whose network is fixed.
       optimizer: an Optax transformation.
 
     Returns:
       ``step(train_state, images, params, state, grams) -> (train_state, metrics)``. ``train_state`` is a
-      `jaxconv.train.TrainState` of net and is given away; ``params`` and ``state`` are of the loss's network, ``grams``
-      is ``loss.grams(params, state, style_image)``. ``metrics`` holds loss and grad_norm.
+      `jaxconv.train.TrainState` of net, whose arrays are donated; ``params`` and ``state`` belong to the loss's
+      network, ``grams`` is ``loss.grams(params, state, style_image)``. ``metrics`` has loss and grad_norm.
 
     >>> import optax
     >>> net, eye = jc.serial(jc.Conv(3, 1), jax.nn.sigmoid), jc.serial(conv=jc.Conv(4), relu=jax.nn.relu)

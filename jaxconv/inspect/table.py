@@ -1,4 +1,4 @@
-"""The table of a network: shapes, parameters, multiply-adds, receptive fields. Every count is computed."""
+"""The table of a network: shapes, parameters, multiply-adds and receptive fields, computed from shapes."""
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,12 +38,12 @@ def _count(number: int | None) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Summary:
-    """What `summary` returns: ``str()`` for a terminal, a table in a notebook, attributes for code.
+    """The result of `summary`: ``str()`` for a terminal, a table in a notebook, attributes for code.
 
     Attributes:
-      rows: a `jaxconv.inspect.Row` for each layer that is no composite.
+      rows: a `jaxconv.inspect.Row` for each layer that is not a composite.
       input: the input's ShapeDtypeStruct, or a pytree of them.
-      times: by path, how often a layer runs that `jaxconv.repeat` repeats. Its counts are those of all iterations.
+      times: by path, the number of iterations of a layer inside `jaxconv.repeat`. The row counts all iterations.
     """
 
     rows: Sequence[Row]
@@ -52,17 +52,17 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """How many numbers ``params`` hold."""
+        """The number of values in ``params``."""
         return sum(row.parameters for row in self.rows)
 
     @property
     def state_size(self) -> int:
-        """How many numbers ``state`` holds."""
+        """The number of values in ``state``."""
         return sum(row.state_size for row in self.rows)
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of the layers that tell theirs, for the whole batch."""
+        """The multiply-adds for the whole batch, of the layers where the count is known."""
         return sum(row.macs or 0 for row in self.rows)
 
     def _cells(self) -> list[tuple[str, ...]]:
@@ -80,11 +80,11 @@ class Summary:
 
     def _totals(self) -> str:
         unknown = sum(row.macs is None for row in self.rows)
-        silent = "1 layer that does not tell" if unknown == 1 else f"{unknown} layers that do not tell"
-        more = f" and those of {silent}" if unknown else ""
+        layers = "1 layer" if unknown == 1 else f"{unknown} layers"
+        state = f"{self.state_size:,} values of state, " if self.state_size else ""
+        more = f"; the multiply-adds of {layers} are unknown" if unknown else ""
         return (
-            f"{self.parameters:,} parameters, {self.state_size:,} numbers of state, {self.macs:,} multiply-adds{more} "
-            f"on input {_shapes(self.input)}"
+            f"{self.parameters:,} parameters, {state}{self.macs:,} multiply-adds on input {_shapes(self.input)}{more}"
         )
 
     def __str__(self) -> str:
@@ -116,7 +116,7 @@ class Summary:
 
 
 def _kind(layer: Layer) -> str:
-    """Returns the layer's class, or the name of the function that it is."""
+    """Returns the name of the layer's class, or of the function that it wraps."""
     if isinstance(layer, Fn):
         return getattr(layer.function, "__name__", type(layer.function).__name__)
     return type(layer).__name__
@@ -133,18 +133,18 @@ def _repeated(net: Layer, times: int = 1, path: tuple[str, ...] = ()) -> Iterato
 
 
 def summary(net: Layer, x: Tree) -> Summary:
-    """Returns the table of a network on inputs shaped like ``x``; nothing is computed but shapes.
+    """Returns the table of a network on inputs shaped like ``x``; only shapes are computed.
 
-    A composite of your own has one row, unless it is a `jaxconv.layer.Composite`. The receptive field prints as
-    ``size / stride``, a lone size where every unit sees the same, ``~`` before one that is
-    not exact, ``?`` for one that is not known. A layer that `jaxconv.repeat` repeats has one row, ``Conv x3``.
+    A custom composite has one row, unless it is a `jaxconv.Composite`. A receptive field is printed as
+    ``size / stride``, without the stride where all units see the same elements. ``~`` marks a field that is not exact,
+    ``?`` an unknown field. A layer inside `jaxconv.repeat` has one row, such as ``Conv x3``.
 
     Args:
       net: a layer.
       x: an array, a ShapeDtypeStruct or a shape tuple, batch axis included.
 
     Raises:
-      ShapeError: a layer cannot take what comes to it; its path is in front.
+      ShapeError: a layer does not accept its input; the error begins with the layer's path.
 
     >>> print(summary(jc.serial(jc.Conv(10, 5, padding=2), jax.nn.relu, jc.MaxPool(2)), (1, 32, 32, 3)))
     path  layer    output           params     MACs  receptive field
@@ -153,7 +153,7 @@ def summary(net: Layer, x: Tree) -> Summary:
     1     relu     (1, 32, 32, 10)                   5 / 1
     2     MaxPool  (1, 16, 16, 10)                   6 / 2
     ----------------------------------------------------------------
-    760 parameters, 0 numbers of state, 768,000 multiply-adds on input (1, 32, 32, 3)
+    760 parameters, 768,000 multiply-adds on input (1, 32, 32, 3)
     """
     rows = [row for row in trace(net, x) if not isinstance(row.layer, Composite)]
     return Summary(tuple(rows), as_struct(x), dict(_repeated(net)))

@@ -1,4 +1,4 @@
-"""Walks a network by shapes alone: what each layer takes and gives, counts, and sees of the input."""
+"""Traces a network with shapes: each layer's input and output, counts, and receptive field."""
 
 import math
 from collections.abc import Callable
@@ -31,13 +31,13 @@ class Row:
     """One layer of a network.
 
     Attributes:
-      path: where it stands, as in ``params``; the second run of a shared layer is ``name[1]``.
+      path: the layer's path, as in ``params``; the second run of a shared layer is ``name[1]``.
       layer: the layer.
       input, output: ShapeDtypeStructs, or pytrees of them.
-      parameters: the number of elements of its ``params``; 0 where an earlier row has counted them.
-      state_size: the same of its ``state``.
-      macs: multiply-adds on this input, its batch included; None where the layer does not say.
-      receptive_field: for each spatial axis of the network's input a `Field`; None where it is not known.
+      parameters: the number of values in its ``params``; 0 where an earlier row has counted them.
+      state_size: the number of values in its ``state``.
+      macs: multiply-adds on this input, its batch included; None where they are unknown.
+      receptive_field: for each spatial axis of the network's input a `Field`; None where it is unknown.
     """
 
     path: str
@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class _Seen:
-    """An array's shape, and what each of its places sees of the input."""
+    """An array's shape, and the receptive field of its positions."""
 
     struct: jax.ShapeDtypeStruct
     fields: Fields
@@ -82,15 +82,15 @@ def _size(tree: Tree) -> int:
 
 
 class _Look:
-    """Runs a network on shapes, and keeps a row for each layer."""
+    """Runs a network on shapes, and stores a row for each layer."""
 
     def __init__(self, sizes: tuple[int, ...]):
         self.sizes = sizes
-        # A layer without a name stands at its composite's path, so a path alone would mix up the two.
+        # A layer without a name has its composite's path, so a path alone does not identify a layer.
         self.rows: dict[tuple[str, int | None], Row] = {}
         self.path: tuple[str, ...] = ()
-        self.iterations: tuple[int, ...] = ()  # of the repeated layers around
-        self.owners: set[tuple[Any, ...]] = set()  # whose parameters are counted
+        self.iterations: tuple[int, ...] = ()  # of the enclosing repeated layers
+        self.owners: set[tuple[Any, ...]] = set()  # layers whose parameters are counted
 
     def layer(self, layer: Layer, x: Tree) -> Tree:
         """Runs one layer at the present path."""
@@ -115,7 +115,7 @@ class _Look:
         entry = path, None if isinstance(layer, Composite) else id(layer)
         before = self.rows.pop(entry, None)
         if before and not isinstance(layer, Composite):
-            # It has run at this path before: an iteration of a repeated layer, or a leaf without a name.
+            # The layer has run at this path before: an iteration of a repeated layer, or a leaf without a name.
             parameters, state = parameters + before.parameters, state + before.state_size
             macs = None if macs is None or before.macs is None else macs + before.macs
         fields = {seen.fields for seen in jax.tree.leaves(y)}
@@ -125,20 +125,20 @@ class _Look:
         self.rows[entry] = row
 
     def _fields(self, layer: Layer, x: Tree) -> Fields:
-        """Composes the layer's own geometry with what its input sees; None for a layer that does not tell."""
+        """Composes the layer's geometry with the receptive field of its input; None for a layer without `geometry`."""
         if not isinstance(x, _Seen) or x.fields is None or not hasattr(layer, "geometry"):
             return None
         own = layer.geometry(x.struct)
         if own is None:
             return None
-        # The map's axes are the first of the input's that are left; the layer slides along the last of them.
+        # The feature map has the first of the input's spatial axes; the layer's window has the last of these.
         live = len(x.struct.shape) - 2
         first = live - len(own)
         inner = x.fields
         return tuple(compose_field(f, own[i - first]) if first <= i < live else f for i, f in enumerate(inner))
 
     def join(self, function: Callable[..., Tree], *xs: Tree) -> Tree:
-        """Joins place by place: a place sees what any of the joined sees there."""
+        """Joins elementwise: a position's receptive field covers the fields of the joined arrays there."""
         seen = jax.tree.leaves(xs)
         known = [s.fields for s in seen if s.fields is not None]
         fields = None
@@ -172,19 +172,19 @@ class _Route:
             look.path, look.iterations = outer, iterations
 
     def aside(self, y: Tree, extra: Tree) -> Tree:
-        """Leaves out what is there in training only."""
+        """Leaves out the output of training-only branches."""
         return y
 
 
 def trace(net: Layer, x: Tree) -> list[Row]:
-    """Returns a row for each layer in ``net``, composites included, in the order in which they finish.
+    """Returns a row for each layer in ``net``, composites included, in the order in which layers finish.
 
     Args:
       net: a layer.
       x: an array, a ShapeDtypeStruct or a shape tuple, batch axis included; or a pytree of them.
 
     Raises:
-      ShapeError: a layer cannot take what comes to it; its path is in front.
+      ShapeError: a layer does not accept its input; the error begins with the layer's path.
 
     >>> [row.path for row in trace(jc.serial(jc.Conv(8), body=jc.serial(jc.Conv(8))), (1, 8, 8, 3))]
     ['0', 'body.0', 'body', '']
@@ -201,20 +201,21 @@ def trace(net: Layer, x: Tree) -> list[Row]:
 
 
 def receptive_field(net: Layer, x: Tree) -> dict[str, Fields]:
-    """Returns what one unit of each layer's output sees of the network's input.
+    """Returns the receptive field of each layer: the part of the network's input that one unit of its output sees.
 
     Unit i along an axis sees ``size`` elements from ``offset + i * stride`` on (Araujo et al., 2019); a negative offset
-    reaches into the padding. A layer that sees the whole map has stride 0. Where branches meet, the field covers them.
-    Its ``exact`` is False where units do not all follow the formula (adaptive pools whose bins do not tile, resizing,
-    transposed convolutions); then it covers what each sees, and may have fractions for ends.
+    reaches into the padding. A layer whose units see the whole input has stride 0. Where branches join, the field
+    covers the fields of all branches. A field's ``exact`` is False where some units do not follow the formula (adaptive
+    pools whose bins differ in size, resizing, transposed convolutions); then the field covers all units' fields, and
+    its ends may be fractions.
 
     Args:
       net: a layer.
       x: an array, a ShapeDtypeStruct or a shape tuple ``(batch, *spatial, channels)``.
 
     Returns:
-      For each path a tuple with a ``(size, stride, offset)`` for each spatial axis of x. None stands for a layer that
-      does not tell what it sees, and for all that comes after it.
+      For each path a tuple with a ``(size, stride, offset)`` for each spatial axis of x. None means unknown: the layer
+      or a layer before it has no `geometry`.
 
     >>> net = jc.serial(jc.Conv(8, 3), jax.nn.relu, jc.MaxPool(2), jc.Conv(8, 3))
     >>> receptive_field(net, (1, 32, 32, 3))["3"][0]

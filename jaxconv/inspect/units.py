@@ -1,4 +1,4 @@
-"""What units are: their filters, what they see of the image, and what of a data set excites them most."""
+"""Units: their filters, their receptive fields, and the patches of a data set with the highest activations."""
 
 import functools
 import math
@@ -35,17 +35,17 @@ def filters(net: Layer, params: Params, path: str) -> Array:
 
     Args:
       net: a layer.
-      params: its parameters.
-      path: of a layer with a kernel that has a window.
+      params: the network's parameters.
+      path: the path of a layer whose kernel has a window.
 
     Returns:
-      Array of shape ``(*window, in // groups, out)`` as it stands in ``params``; a transposed convolution has ``out``
-      and ``in`` the other way round, and inside a `repeat` an axis of its iterations comes first.
-      `jaxconv.inspect.figures.filters` draws it.
+      Array of shape ``(*window, in // groups, out)``, as in ``params``. A transposed convolution has shape
+      ``(*window, out // groups, in)``; inside a `repeat` the axis of iterations comes first.
+      `jaxconv.inspect.figures.filters` draws the kernel.
 
     Raises:
-      ShapeError: the path names no layer, or one without such a kernel.
-      ParameterError: params are not the network's.
+      ShapeError: the path names no layer, or a layer without such a kernel.
+      ParameterError: params are not those of the network.
 
     >>> net = jc.serial(stem=jc.Conv(8, 5), relu=jax.nn.relu)
     >>> filters(net, net.init(jax.random.key(0), (1, 32, 32, 3))[0], "stem").shape
@@ -56,8 +56,10 @@ def filters(net: Layer, params: Params, path: str) -> Array:
     if kernel is None:
         others = [known for known, _ in walk(net) if _kernel(net, params, known) is not None]
         if not others:
-            raise ParameterError(f"params must have a kernel with a window at {path!r}, they have none anywhere")
-        raise ShapeError(f"path {path!r} must name a layer whose kernel has a window: {', '.join(map(repr, others))}")
+            raise ParameterError(f"params must have a kernel with a window at {path!r}, got none at any path")
+        raise ShapeError(
+            f"path must name a layer whose kernel has a window, one of {', '.join(map(repr, others))}, got {path!r}"
+        )
     return kernel
 
 
@@ -69,47 +71,50 @@ def _kernel(net: Layer, params: Params, path: str) -> Array | None:
 
 
 def _row(net: Layer, x: Tree, path: str) -> Row:
-    """Returns what is known of a layer, or raises ShapeError where it is not known what one unit of it sees."""
+    """Returns a layer's row, or raises ShapeError where its receptive field is unknown."""
     check_path(net, path)
     row = {row.path: row for row in trace(net, x)}.get(path)
     if row is None:
-        raise ShapeError(f"path {path!r} names a layer that does not run in prediction")
+        raise ShapeError(f"path must name a layer that runs in evaluation, got {path!r}, which runs in training only")
     if not isinstance(row.output, jax.ShapeDtypeStruct):
-        raise ShapeError(f"path {path!r} must name a layer that gives one array, got {row.output}")
+        raise ShapeError(f"path {path!r} must name a layer that returns one array, got {row.output}")
     if row.receptive_field is None:
-        raise ShapeError(f"path {path!r} has no known receptive field: a layer before it does not tell what it sees")
+        raise ShapeError(
+            f"path must name a layer with a known receptive field, got {path!r}: the layer, or a layer before it, has "
+            "no geometry method"
+        )
     return row
 
 
 def _spans(field: Field, count: int, size: int, clip: bool) -> np.ndarray:
-    """Returns from where to where each of ``count`` units sees along an axis of ``size``: ints ``(count, 2)``."""
+    """Returns the (low, high) ends of the fields of ``count`` units on an axis of ``size``: ints ``(count, 2)``."""
     starts = [field.offset + i * field.stride for i in range(count)]
     spans = np.array([(math.floor(start), math.ceil(start + field.size)) for start in starts])
     return np.clip(spans, 0, size) if clip else spans
 
 
 def _all_spans(row: Row, sizes: Sequence[int], clip: bool) -> list[np.ndarray]:
-    """Returns `_spans` for each axis of the image. One that the map has no more has a single place."""
+    """Returns `_spans` for each axis of the image. An axis that the feature map lacks has a single position."""
     assert row.receptive_field is not None
     counts = (*row.output.shape[1:-1], *(1,) * len(sizes))[: len(sizes)]
     return [_spans(f, m, n, clip) for f, m, n in zip(row.receptive_field, counts, sizes, strict=True)]
 
 
-def unit_field(net: Layer, x: Tree, path: str, place: Sequence[int] = (), *, clip: bool = True) -> Box:
-    """Returns which part of the image a unit sees.
+def unit_field(net: Layer, x: Tree, path: str, position: Sequence[int] = (), *, clip: bool = True) -> Box:
+    """Returns the part of the image that a unit sees.
 
     Args:
       net: a layer.
       x: an image batch, a ShapeDtypeStruct or a shape tuple ``(batch, *spatial, channels)``.
-      path: of the unit's layer.
-      place: where in the layer's map the unit stands, an int for each of the map's axes; () for a layer without maps.
-      clip: whether to leave out the padding that it sees.
+      path: the path of the unit's layer.
+      position: the unit's index along each spatial axis of the feature map; () for a layer without feature maps.
+      clip: whether to clip the field to the image; otherwise the field may reach into the padding.
 
     Returns:
-      ``(low, high)`` for each spatial axis of x, ``image[low:high]``: ends of an inexact field are rounded outwards.
+      ``(low, high)`` for each spatial axis of x, ``image[low:high]``; the ends of an inexact field are rounded outward.
 
     Raises:
-      ShapeError: the path names no layer, or one of which it is not known what it sees, or the place is outside.
+      ShapeError: the path names no layer, or one whose receptive field is unknown, or the position is out of range.
 
     >>> net = jc.serial(jc.Conv(8), jax.nn.relu, jc.MaxPool(2), jc.Conv(8))
     >>> unit_field(net, (1, 32, 32, 3), "3", (0, 5)), unit_field(net, (1, 32, 32, 3), "3", (0, 5), clip=False)
@@ -117,32 +122,34 @@ def unit_field(net: Layer, x: Tree, path: str, place: Sequence[int] = (), *, cli
     """
     row = _row(net, x, path)
     size = row.output.shape[1:-1]
-    if not isinstance(place, Sequence | np.ndarray):
-        raise ShapeError(f"place must be a sequence of ints, one for each axis of the map of {path!r}, got {place!r}")
-    place = tuple(as_int(i, "place") for i in place)
-    if len(place) != len(size) or not all(0 <= i < n for i, n in zip(place, size, strict=True)):
-        raise ShapeError(f"place must lie in the map of {path!r}, of size {size}, got {place}")
+    if not isinstance(position, Sequence | np.ndarray):
+        raise ShapeError(
+            f"position must be a sequence of ints, one for each axis of the feature map of {path!r}, got {position!r}"
+        )
+    position = tuple(as_int(i, "position") for i in position)
+    if len(position) != len(size) or not all(0 <= i < n for i, n in zip(position, size, strict=True)):
+        raise ShapeError(f"position must be inside the feature map of {path!r}, of size {size}, got {position}")
     spans = _all_spans(row, as_struct(x).shape[1:-1], clip)
-    places = (*place, *(0,) * len(spans))
-    return tuple((int(low), int(high)) for low, high in (span[i] for span, i in zip(spans, places, strict=False)))
+    positions = (*position, *(0,) * len(spans))
+    return tuple((int(low), int(high)) for low, high in (span[i] for span, i in zip(spans, positions, strict=False)))
 
 
 class TopPatches(NamedTuple):
-    """What excites channels most; what `top_patches` returns. NumPy arrays, the best first along the axis of k.
+    """The patches with the highest activations; the result of `top_patches`. NumPy arrays, highest first along k.
 
     Attributes:
-      channels: which channels of the layer, ``(channels,)``.
+      channels: the channels of the layer, ``(channels,)``.
       scores: the activations, ``(channels, k)``.
-      images: the numbers of the images, ``(channels, k)``.
-      places: where in the layer's map, ``(channels, k, axes of the map)``.
-      boxes: what the unit there sees of the image, ``(low, high)`` an axis: ``(channels, k, spatial axes, 2)``.
-      patches: the images in those boxes: for each channel k arrays, which are smaller at the rim.
+      images: the indices of the images, ``(channels, k)``.
+      positions: the positions in the feature map, ``(channels, k, axes of the feature map)``.
+      boxes: the units' receptive fields, ``(low, high)`` for each axis: ``(channels, k, spatial axes, 2)``.
+      patches: the images cut to the boxes: k arrays for each channel, smaller at the border.
     """
 
     channels: np.ndarray
     scores: np.ndarray
     images: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
     boxes: np.ndarray
     patches: list[list[np.ndarray]]
 
@@ -159,37 +166,36 @@ def top_patches(
     batch_size: int = 64,
     preprocess: Preprocess | None = None,
 ) -> TopPatches:
-    """Returns the patches of a data set that excite the channels of a layer most (Zeiler and Fergus, 2014).
+    """Returns the patches of a data set with the highest activations in a layer's channels (Zeiler and Fergus, 2014).
 
-    A loop on the host over batches: inside jit use `activations`. An image counts at its best place only, so the k
-    patches of a channel are of k images. A patch is what the unit there sees, without padding.
+    A loop on the host over batches: inside jit use `activations`. Only the highest position of an image counts, so that
+    the k patches of a channel come from k images. A patch is the receptive field of the unit, without padding.
 
     Args:
       net: a layer.
-      params, state: what ``net.apply`` takes.
-      images: array of shape ``(count, *spatial, channels)``. NumPy arrays, memory maps included, go to the device batch
-        by batch.
-      path: of the layer, "" for the network's output. One without maps has one unit a channel, which sees what
-        `receptive_field` says.
-      k: how many patches a channel.
-      channels: which channels, such as ``[3]`` for one; None, all.
+      params, state: arguments of ``net.apply``.
+      images: array of shape ``(count, *spatial, channels)``. NumPy arrays, memory maps included, are copied to the
+        device in batches.
+      path: the layer's path, "" for the network's output. A layer without feature maps has one unit for each channel.
+      k: the number of patches for each channel.
+      channels: a sequence of channels, such as ``[3]``; None, all channels.
       batch_size: images for each call of the network.
-      preprocess: ``preprocess(images)``, run inside the compiled program, which keeps their size; patches are cut from
-        the images as given. Pass the same function each time: a new one compiles anew.
+      preprocess: ``preprocess(images)``, run inside the compiled program; it keeps the images' size, and patches are
+        cut from the original images. Pass the same function each time: a new function compiles again.
 
     Returns:
       A `TopPatches`.
 
     Raises:
-      ShapeError: the path names no layer, one inside a `repeat`, or one of which it is not known what it sees; k is
-        above the number of images; channels are no sequence, or one is out of range.
-      DTypeError: the network does not take the images' element type, and there is no preprocess.
+      ShapeError: the path names no layer, a layer inside a `repeat`, or one whose receptive field is unknown; k is
+        greater than the number of images; channels is not a sequence, or a channel is out of range.
+      DTypeError: the network does not accept the images' element type, and there is no preprocess.
       FloatingPointError: an activation is not finite.
 
     >>> net = jc.serial(jc.Conv(1, 1, bias=False))
     >>> images = jnp.zeros((3, 4, 4, 1)).at[1, 2, 3].set(5.0)
     >>> top = top_patches(net, {"0": {"kernel": jnp.ones((1, 1, 1, 1))}}, {}, images, "0", k=1)
-    >>> top.images.tolist(), top.places.tolist(), top.boxes.tolist(), top.scores.tolist()
+    >>> top.images.tolist(), top.positions.tolist(), top.boxes.tolist(), top.scores.tolist()
     ([[1]], [[[2, 3]]], [[[[2, 3], [3, 4]]]], [[5.0]])
     """
     check_outside("top_patches", params, state, images, inside="jaxconv.inspect.activations")
@@ -211,7 +217,7 @@ def top_patches(
         raise ShapeError(f"channels must be a sequence of channels, such as [3] or range(3), got {channels!r}")
     chosen = np.arange(features) if channels is None else np.array([as_int(c, "channels") for c in channels], int)
     if not len(chosen) or chosen.min() < 0 or chosen.max() >= features:
-        raise ShapeError(f"channels must lie in 0 to {features - 1} for {path!r}, got {channels}")
+        raise ShapeError(f"channels must be from 0 to {features - 1} for {path!r}, got {channels}")
 
     spans = _all_spans(row, sizes, True)
     best = nothing_yet(len(chosen), k, accumulator(row.output.dtype), others=2)
@@ -221,14 +227,16 @@ def top_patches(
     scores, numbers, flat = map(np.asarray, best)
     if not np.isfinite(scores).all():
         bad = chosen[~np.isfinite(scores).all(axis=1)]
-        raise FloatingPointError(f"path {path!r} has activations that are not finite in channels {bad.tolist()}")
-    places = np.stack(np.unravel_index(flat, size), -1) if size else np.zeros((*flat.shape, 0), int)
-    boxes = np.stack([s[places[..., i] if i < len(size) else np.zeros_like(flat)] for i, s in enumerate(spans)], -2)
-    return TopPatches(chosen, scores, numbers, places, boxes, _cut(images, numbers, boxes))
+        raise FloatingPointError(
+            f"path {path!r} must have finite activations, got inf or NaN in channels {bad.tolist()}"
+        )
+    positions = np.stack(np.unravel_index(flat, size), -1) if size else np.zeros((*flat.shape, 0), int)
+    boxes = np.stack([s[positions[..., i] if i < len(size) else np.zeros_like(flat)] for i, s in enumerate(spans)], -2)
+    return TopPatches(chosen, scores, numbers, positions, boxes, _cut(images, numbers, boxes))
 
 
 def _seeing(spans: list[np.ndarray], rank: int) -> np.ndarray:
-    """Returns which places of a map see a part of the image, and not only padding, as one axis."""
+    """Returns whether each position of a feature map, as one axis, sees a part of the image and not only padding."""
     sees = np.ones((), bool)
     for low, high in (s.T for s in spans[:rank]):
         sees = np.logical_and.outer(sees, high > low)
@@ -236,7 +244,7 @@ def _seeing(spans: list[np.ndarray], rank: int) -> np.ndarray:
 
 
 def _cut(images: Any, numbers: np.ndarray, boxes: np.ndarray) -> list[list[np.ndarray]]:
-    """Returns the images with these numbers in their boxes. Each is fetched once, and none is kept whole."""
+    """Returns the images with these indices, cut to their boxes. Each image is fetched once, and no image is kept."""
     patches = [[np.empty(0)] * numbers.shape[1] for _ in numbers]
     for number in np.unique(numbers):
         image = np.asarray(images[int(number)])
@@ -259,7 +267,7 @@ def _excite(
     skip: Array,
     best: Tree,
 ) -> Tree:
-    """Returns the best of those before and of each image's best place, the first ``skip`` images left out."""
+    """Returns the best of ``best`` and of each image's highest position, without the first ``skip`` images."""
     x = preprocess(images) if preprocess else images
     found = one_array(activations(net, params, state, x, paths=[path])[1][path], path, count=len(images))
     units = found.reshape(len(x), -1, found.shape[-1])[..., channels]

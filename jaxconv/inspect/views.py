@@ -1,4 +1,4 @@
-"""What a network is shown of an image while it is optimised: the image moved by chance, and blurred.
+"""Random views of an image during its optimization: shifts, rotations, scales, and a blur.
 
 Images have shape ``(batch, height, width, channels)``.
 """
@@ -28,9 +28,9 @@ def jitter(key: KeyLike, x: Array, pixels: int) -> Array:
 
 
 def turn(key: KeyLike, x: Array, *, degrees: float = 0.0, zoom: float = 0.0) -> Array:
-    """Rotates and scales images about their centre, by bilinear interpolation; one draw for the batch.
+    """Rotates and scales images about their center, by bilinear interpolation; one draw for the batch.
 
-    What comes in from outside is the mirror of the image.
+    Positions outside of the image are filled with its reflection.
 
     Args:
       key: a random key.
@@ -42,7 +42,7 @@ def turn(key: KeyLike, x: Array, *, degrees: float = 0.0, zoom: float = 0.0) -> 
     (1, 4, 4, 3)
     """
     if not 0 <= zoom < 1:
-        raise ShapeError(f"zoom must lie in [0, 1), got {zoom}")
+        raise ShapeError(f"zoom must be in [0, 1), got {zoom}")
     if not degrees and not zoom:
         return x
     h, w = x.shape[1:3]
@@ -55,25 +55,25 @@ def turn(key: KeyLike, x: Array, *, degrees: float = 0.0, zoom: float = 0.0) -> 
     y: Any = 0
     for corner in np.ndindex(2, 2):
         weight: Any = 1
-        places = []
+        positions = []
         for a, l, step, n in zip(at, low, corner, (h, w), strict=True):
             weight = weight * jnp.abs(1 - step - (a - l))
-            # abcd reads ...cb abcd cb...; a map of one element reads itself.
+            # abcd reads ...cb abcd cb...; an axis of one element reads that element.
             period = max(2 * n - 2, 1)
-            place = jnp.mod(l.astype(int) + step, period)
-            places.append(jnp.minimum(place, period - place) if n > 1 else jnp.zeros_like(place))
-        y = y + weight[None, ..., None] * x[:, places[0], places[1]]
+            position = jnp.mod(l.astype(int) + step, period)
+            positions.append(jnp.minimum(position, period - position) if n > 1 else jnp.zeros_like(position))
+        y = y + weight[None, ..., None] * x[:, positions[0], positions[1]]
     return y
 
 
 def blur(x: Array, sigma: float) -> Array:
-    """Convolves images with a Gaussian; the rim sees the image's mirror, so each channel's mean stays.
+    """Convolves images with a Gaussian. The border is reflected, so that each channel's mean is unchanged.
 
     Args:
       x: array of shape ``(batch, height, width, channels)``.
       sigma: the standard deviation in pixels; 0 does nothing.
 
-    Equals ``scipy.ndimage.gaussian_filter`` in mode "reflect", with a Gaussian that is not cut off at 4 sigma.
+    Equals ``scipy.ndimage.gaussian_filter`` in mode "reflect", with a Gaussian that is not truncated at 4 sigma.
 
     >>> y = blur(jnp.zeros((1, 9, 9, 1)).at[0, 4, 4].set(1.0), 1.0)
     >>> y.argmax().item(), round(y.sum().item(), 4)
@@ -100,12 +100,12 @@ def _gaussian(n: int, sigma: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class View:
-    """What the network is shown of an image at a step: blurred, rotated, scaled and rolled, all by chance but the blur.
+    """A random view of the image at each step: blurred by a fixed amount, then rotated, scaled and rolled at random.
 
-    What a unit answers to from every side is a pattern; what it answers to from one only is noise.
+    A pattern raises a unit's activation in all views of an image; noise does so in one view only.
 
     Args:
-      jitter: pixels to roll by, at most, and at most an eighth of the image's shorter side; see `jitter`.
+      jitter: the largest shift in pixels, at most an eighth of the image's shorter side; see `jitter`.
       degrees, zoom: see `turn`.
       blur: standard deviation in pixels; see `blur`.
 
@@ -121,7 +121,7 @@ class View:
     def __call__(self, key: KeyLike, x: Array) -> Array:
         turn_key, jitter_key = jax.random.split(as_key(key))
         x = turn(turn_key, blur(x, self.blur), degrees=self.degrees, zoom=self.zoom)
-        # More than an eighth of a small image would take what is sought out of sight.
+        # More than an eighth of a small image would move the pattern out of the image.
         return jitter(jitter_key, x, min(self.jitter, max(1, min(x.shape[1:-1]) // 8)))
 
 

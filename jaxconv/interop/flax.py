@@ -1,7 +1,7 @@
-"""Flax, both ways: networks as linen and nnx modules, linen and nnx modules as layers.
+"""Flax in both directions: networks as linen and nnx modules, and linen and nnx modules as layers.
 
-The least that Flax users can take is one argument: both kinds of ``Conv`` run jaxconv's convolution, with the same
-parameters, outputs and gradients. `jaxconv.explain` says which program stands in for lax's.
+The smallest change for Flax users is one argument: the ``Conv`` of linen and of nnx then runs jaxconv's convolution,
+with the same parameters, outputs and gradients. `jaxconv.explain` prints the algorithm that replaces lax's.
 
 >>> from flax import linen, nnx
 >>> layer = linen.Conv(8, (3, 3), conv_general_dilated=jc.conv_general_dilated)

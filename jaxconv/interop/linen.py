@@ -1,4 +1,4 @@
-"""Linen modules that run a jaxconv network, and layers that run a linen module."""
+"""Networks as linen modules, and linen modules as layers."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from flax.core import meta, unfreeze
 from flax.errors import InvalidRngError
 
 from jaxconv.compose import LayerLike, as_layer
-from jaxconv.errors import MissingKeyError, ShapeError
+from jaxconv.errors import MissingKeyError
 from jaxconv.interop.mode import Flags, TrainArgument, flag_values, parameters, train_flags
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Described, Layer, Params, State, Tree, as_struct, child_key, name_of
 
 
 class LinenNet(linen.Module):
-    """A linen module that runs a network; made by `to_linen`."""
+    """A linen module that runs a network; created by `to_linen`."""
 
     net: Layer
 
@@ -28,7 +28,7 @@ class LinenNet(linen.Module):
         if self.is_initializing() and not params and not state:
             params, state = self.net.init(self.make_rng("params"), x)
             self._put(params=params, batch_stats=state)
-        # As flax's own layers, which take the rng of "params" where there is none of "dropout".
+        # Like Flax's layers, which use the rng "params" where there is no rng "dropout".
         drawn = train and (self.has_rng("dropout") or self.has_rng("params"))
         try:
             y, new = self.net.apply(params, state, x, train=train, key=self.make_rng("dropout") if drawn else None)
@@ -49,18 +49,17 @@ class LinenNet(linen.Module):
 
 
 def to_linen(net: LayerLike, *, name: str | None = None) -> linen.Module:
-    """Returns a ``flax.linen`` module that runs a network, for Flax's own training loops and as a part of a module.
+    """Returns a ``flax.linen`` module that runs a network, for Flax's training loops or inside another module.
 
-    Its collections are the network's trees, so that checkpoints fit either way: ``variables["params"]`` is ``params``,
-    ``variables["batch_stats"]`` is ``state``; a network without state has no such collection. The module's methods are
-    Flax's: ``init(rngs, x)``; ``apply(variables, x)``; in training ``apply(variables, x, train=True,
-    rngs={"dropout": key}, mutable=["batch_stats"])``. It behaves as `flax.linen.BatchNorm` and `flax.linen.Dropout` do:
-    ``init`` leaves the statistics as they begin, and the keys are those that ``make_rng`` derives. The inverse of
-    `from_linen`.
+    The module's collections are the network's trees, so that checkpoints are exchangeable: ``variables["params"]`` is
+    ``params``, ``variables["batch_stats"]`` is ``state``; a network without state has no such collection. The module's
+    methods are Flax's: ``init(rngs, x)``; ``apply(variables, x)``; in training ``apply(variables, x, train=True,
+    rngs={"dropout": key}, mutable=["batch_stats"])``. As with `flax.linen.BatchNorm` and `flax.linen.Dropout`, ``init``
+    does not update statistics, and ``make_rng`` derives the keys. The inverse of `from_linen`.
 
     Args:
       net: a layer.
-      name: the module's name inside a parent, as all linen modules take it.
+      name: the module's name inside a parent, as in all linen modules.
 
     >>> net = jc.serial(jc.Conv(8), jc.BatchNorm(), jax.nn.relu, jc.GlobalAvgPool(), jc.Dropout(0.5), jc.Dense(3))
     >>> module, x = to_linen(net), jnp.ones((2, 8, 8, 1))
@@ -81,7 +80,7 @@ def to_linen(net: LayerLike, *, name: str | None = None) -> linen.Module:
 
 @dataclass(frozen=True, repr=False)
 class FromLinen(Described):
-    """A layer that runs a linen module; made by `from_linen`."""
+    """A layer that runs a linen module; created by `from_linen`."""
 
     call: ClassVar[str] = "from_linen"
     module: linen.Module
@@ -103,7 +102,7 @@ class FromLinen(Described):
         variables = dict(unfreeze(meta.unbox(module.lazy_init(rngs, x, mutable=kept, **arguments))))
         params = variables.pop("params", {})
         if variables:
-            # A module may have moved its state, as in training: what it begins with is what evaluation leaves.
+            # In training mode init may update the state; in evaluation mode it does not.
             module, arguments = self._mode(train=False)
             calm = unfreeze(meta.unbox(module.lazy_init(rngs, x, mutable=kept, **arguments)))
             variables = {
@@ -117,17 +116,17 @@ class FromLinen(Described):
     ) -> tuple[Tree, State]:
         """Returns the output and the new state."""
         module, arguments = self._mode(train)
-        # Streams of other names fall back on "params".
+        # Streams of other names use "params".
         rngs: Any = None if key is None else {"dropout": as_key(key), "params": child_key(key, "params")}
         variables = {"params": params, **state}
         try:
             y, new = module.apply(variables, x, rngs=rngs, mutable=[*state] if train else [], **arguments)
         except InvalidRngError as error:
-            raise MissingKeyError(f"key must be given to a module that draws, got None: {error}") from error
+            raise MissingKeyError(f"key must be given to a module with random numbers, got None: {error}") from error
         return y, {**state, **unfreeze(new)}
 
     def _mode(self, train: bool) -> tuple[linen.Module, dict[str, Any]]:
-        """Returns the module and the arguments of its call; a mode that its constructor has set is changed there."""
+        """Returns the module and the arguments of its call; a mode that is set in the constructor is changed there."""
         values, fields, arguments = flag_values(self.train_argument, train), vars(self.module), parameters(self.module)
         fixed: Any = {
             name: values.pop(name)
@@ -142,21 +141,22 @@ def _structure(tree: Tree) -> str:
 
 
 def from_linen(module: linen.Module, *, train_argument: TrainArgument = None) -> Layer:
-    """Returns a layer that runs a ``flax.linen`` module of one input, to stand in `jaxconv.serial` and the like.
+    """Returns a layer that runs a ``flax.linen`` module of one input, for use in `jaxconv.serial` and other composites.
 
-    ``params`` is the collection "params"; ``state`` holds all other collections by name, which training updates:
-    ``{"batch_stats": ...}``. What a module sows into grows with each call, and is left out. ``key`` is the rng
-    "dropout". `jaxconv.summary` counts the layer's parameters but knows neither its multiply-adds nor its receptive
-    field. The inverse of `to_linen`: its modules give back their network.
+    ``params`` is the collection "params"; ``state`` has all other collections by name, which training updates:
+    ``{"batch_stats": ...}``. Collections that a module sows into grow with each call, and are left out. ``key`` is the
+    rng "dropout". `jaxconv.summary` counts the layer's parameters; its multiply-adds and receptive field are unknown.
+    The inverse of `to_linen`: a module made by `to_linen` returns its network.
 
     Args:
       module: a linen module, not bound to variables.
-      train_argument: the argument of its call, or the field, that says whether it trains: a name, or a mapping from
-        names to the value that each has in training. By default those of ``train``, ``training``, ``is_training``,
-        ``deterministic`` and ``use_running_average`` (the last two False in training) that it has.
+      train_argument: the argument of the module's call, or the field, that selects training: a name, or a mapping from
+        names to their values in training. By default, those of ``train``, ``training``, ``is_training``,
+        ``deterministic`` and ``use_running_average`` (the last two False in training) that the module has.
 
     Raises:
-      ShapeError: ``module`` is no linen module; ``train_argument`` names nothing that it takes.
+      TypeError: ``module`` is not a linen module.
+      ShapeError: ``train_argument`` names neither an argument nor a field.
 
     >>> from flax import linen
     >>> net = jc.serial(conv=from_linen(linen.Conv(8, (3, 3))), bn=from_linen(linen.BatchNorm()), relu=jax.nn.relu)
@@ -170,7 +170,7 @@ def from_linen(module: linen.Module, *, train_argument: TrainArgument = None) ->
     if isinstance(module, LinenNet):
         return module.net
     if not isinstance(module, linen.Module):
-        raise ShapeError(f"module must be a flax.linen module, got {module!r}")
+        raise TypeError(f"module must be a flax.linen module, got {module!r}")
     fields = [field.name for field in dataclasses.fields(module)]
     return FromLinen(module.clone(parent=None), train_flags(module, train_argument, fields))
 

@@ -1,4 +1,4 @@
-"""How a Flax module is told that it trains."""
+"""The arguments and fields that switch a Flax module between training and evaluation."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxconv.errors import ShapeError
 
-# Names and the values that they have in training.
+# Names with their values in training.
 Flags = tuple[tuple[str, bool], ...]
 TrainArgument = str | Mapping[str, bool] | Flags | None
 
@@ -19,15 +19,15 @@ def parameters(module: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def train_flags(module: Any, given: TrainArgument, fields: Iterable[str] = ()) -> Flags:
-    """Returns the arguments of ``module.__call__``, or its fields, that say whether it trains.
+    """Returns the arguments of ``module.__call__``, or the module's fields, that select training or evaluation.
 
     Args:
       module: a Flax module.
-      given: a name, or a value in training for each of several names; None looks for the names that Flax users give.
-      fields: the names that the module's constructor takes, if those count.
+      given: a name, or a mapping from names to their values in training; None selects the usual names in Flax.
+      fields: the names of the constructor's arguments, if they are allowed too.
 
     Raises:
-      ShapeError: a name that is given is neither.
+      ShapeError: a given name is neither an argument nor a field.
     """
     arguments = parameters(module)
     names = {*arguments, *fields}
@@ -42,5 +42,5 @@ def train_flags(module: Any, given: TrainArgument, fields: Iterable[str] = ()) -
 
 
 def flag_values(flags: Flags, train: bool) -> dict[str, Any]:
-    """Returns the arguments to pass, in training or out of it."""
+    """Returns the arguments to pass, in training or in evaluation."""
     return {name: value == train for name, value in flags}

@@ -1,4 +1,4 @@
-"""Nnx modules that run a jaxconv network, and layers that run an nnx module."""
+"""Networks as nnx modules, and nnx modules as layers."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -22,14 +22,14 @@ Randomness = nnx.Rngs | nnx.RngStream | Array
 
 
 class NnxNet(nnx.Module):
-    """An nnx module that runs a network; made by `to_nnx`.
+    """An nnx module that runs a network; created by `to_nnx`.
 
     Attributes:
       net: the network.
-      params: its params, each array a ``nnx.Param``.
-      state: its state, each array a ``nnx.BatchStat``.
-      rngs: the stream of its random keys, or None.
-      deterministic, use_running_average: True out of training; the network has one mode, so they must agree.
+      params: the network's params, each array a ``nnx.Param``.
+      state: the network's state, each array a ``nnx.BatchStat``.
+      rngs: the stream of random keys, or None.
+      deterministic, use_running_average: both False in training and True in evaluation; the two must be equal.
     """
 
     def __init__(self, net: Layer, params: Params, state: State, rngs: nnx.RngStream | None = None):
@@ -45,11 +45,11 @@ class NnxNet(nnx.Module):
 
         Args:
           x: the input.
-          rngs: where to draw the random key from in place of the module's own stream: a stream, or a key itself.
+          rngs: a stream to draw the random key from in place of the module's stream, or a random key.
         """
         if self.deterministic != self.use_running_average:
             raise ShapeError(
-                "deterministic and use_running_average must agree for a jaxconv network, "
+                "deterministic and use_running_average must be equal for a jaxconv network, "
                 f"got {self.deterministic} and {self.use_running_average}"
             )
         train = not self.deterministic
@@ -69,8 +69,8 @@ class NnxNet(nnx.Module):
         """Sets the mode for ``nnx.view``.
 
         Args:
-          deterministic: True out of training.
-          use_running_average: the same; the two must agree when the network runs.
+          deterministic: True in evaluation.
+          use_running_average: True in evaluation; the two must be equal when the network runs.
         """
         for name, value in (("deterministic", deterministic), ("use_running_average", use_running_average)):
             if value is not None:
@@ -91,22 +91,22 @@ def to_nnx(
     params: Params | None = None,
     state: State | None = None,
 ) -> nnx.Module:
-    """Returns a ``flax.nnx`` module that runs a network: with fresh weights for ``x``, or with those that are given.
+    """Returns a ``flax.nnx`` module that runs a network, with initial weights for ``x`` or with given weights.
 
     ``module.params`` and ``module.state`` are the network's trees with a ``nnx.Param`` or ``nnx.BatchStat`` for each
-    array: ``module.params["conv1"]["kernel"][...]``. As nnx's own layers it begins in training; ``module.eval()`` and
-    ``module.train()`` switch. The inverse of `from_nnx`.
+    array: ``module.params["conv1"]["kernel"][...]``. Like nnx's layers the module is initially in training mode;
+    ``module.eval()`` and ``module.train()`` switch. The inverse of `from_nnx`.
 
     Args:
       net: a layer.
-      x: the input, or its shape, as ``net.init`` takes it.
-      rngs: "params" draws the fresh weights; "dropout" is forked for the random keys of training. A network that draws
-        none does without.
-      params, state: the network's, in place of ``x``.
+      x: the input, or its shape, as in ``net.init``.
+      rngs: the stream "params" draws initial weights; the stream "dropout" is forked for the random keys of training. A
+        network without random numbers does not need it.
+      params, state: the network's weights and state, in place of ``x``.
 
     Raises:
       ShapeError: neither ``x`` nor ``params`` is given, or both.
-      MissingKeyError: weights are to be drawn without ``rngs``.
+      MissingKeyError: initial weights are needed, and ``rngs`` is None.
 
     >>> from flax import nnx
     >>> net = jc.serial(conv=jc.Conv(8), bn=jc.BatchNorm(), pool=jc.GlobalAvgPool(), drop=jc.Dropout(0.5))
@@ -120,11 +120,11 @@ def to_nnx(
     """
     if (x is None) == (params is None):
         got = "neither" if x is None else "both"
-        raise ShapeError(f"to_nnx must be given either x, to draw fresh weights for it, or params, got {got}")
+        raise ShapeError(f"exactly one of x, for initial weights, and params must be given, got {got}")
     net = as_layer(net)
     if params is None:
         if rngs is None:
-            raise MissingKeyError("rngs must be given to draw fresh weights, got None: rngs=nnx.Rngs(0)")
+            raise MissingKeyError("rngs must be given to draw initial weights, got None: write rngs=nnx.Rngs(0)")
         params, state = net.init(rngs.params(), x)
     stream = rngs["dropout"].fork() if rngs is not None and {"dropout", "default"} & {*rngs} else None
     if isinstance(net, FromNnx):
@@ -134,7 +134,7 @@ def to_nnx(
 
 @dataclass(frozen=True)
 class Slot:
-    """What stands at one path of an nnx module; ``role`` is "params", "state", "key" or "count"."""
+    """A variable of an nnx module at one path; ``role`` is "params", "state", "key" or "count"."""
 
     path: Path
     role: str
@@ -150,11 +150,11 @@ _ROLES = ((nnx.Param, "params"), (nnx.RngKey, "key"), (nnx.RngCount, "count"), (
 
 @dataclass(frozen=True, repr=False)
 class FromNnx(Described):
-    """A layer that runs an nnx module; made by `from_nnx`."""
+    """A layer that runs an nnx module; created by `from_nnx`."""
 
     call: ClassVar[str] = "from_nnx"
     kind: type
-    # Left out of a printed description: a graph definition is pages of text, and has a module's addresses in it.
+    # A graph definition prints as pages of text with addresses, so it is not part of the repr.
     graph: nnx.GraphDef = field(repr=False)
     slots: tuple[Slot, ...]
     train_argument: Flags = ()
@@ -164,14 +164,14 @@ class FromNnx(Described):
         return [name_of(self.kind)]
 
     def init(self, key: KeyLike, x: Tree) -> tuple[Params, State]:
-        """Returns fresh (params, state), made by ``make``; without it shapes alone, for ``jax.eval_shape``."""
+        """Returns fresh (params, state) from ``make``; without ``make`` only under ``jax.eval_shape``."""
         if self.make is None:
             refusing = _refusing_key(ShapeError, "init cannot draw the weights of an nnx module: give from_nnx make=")
             return self._trees({n.path: jax.random.bits(refusing, n.shape).astype(n.dtype) for n in self.slots})
         values, slots = _read(self.make(nnx.Rngs(as_key(key))))
         if slots != self.slots:
             odd = min(".".join(map(str, n.path)) for n in {*slots} ^ {*self.slots})
-            raise ShapeError(f"make must give a module like the one given to from_nnx, they differ at {odd!r}")
+            raise ShapeError(f"make must return a module like that of from_nnx, got a difference at {odd!r}")
         return self._trees(values)
 
     def apply(
@@ -184,7 +184,7 @@ class FromNnx(Described):
         return y, self._trees(_values(module))[1] if train else state
 
     def merged(self, params: Params, state: State, key: Array | None) -> nnx.Module:
-        """Returns the module with these variables, its streams of random keys all begun anew from ``key``."""
+        """Returns the module with these variables, and with streams of random keys derived from ``key``."""
         trees = {"params": params, "state": state}
 
         def value(slot: Slot) -> Any:
@@ -210,13 +210,13 @@ class FromNnx(Described):
         return tree("params"), tree("state")
 
 
-_NO_KEY = "key must be given to an nnx module that draws, got None: key in apply, rngs in to_nnx"
+_NO_KEY = "key must be given to an nnx module with random numbers, got None: pass key to apply, or rngs to to_nnx"
 
 
 def _refusing_key(kind: Any, message: str, shape: tuple[int, ...] = ()) -> Array:
-    """Returns random keys that raise when they are drawn from, and only then, under any transformation.
+    """Returns random keys that raise when they are used, and only then, under any transformation.
 
-    A module hands its keys on to what it calls in evaluation as well; only a draw shows that it wants one.
+    A module passes keys to its submodules in evaluation too; only a draw shows that a key is needed.
     """
     return jax.random.wrap_key_data(jnp.zeros((*shape, 1), jnp.uint32), impl=_refusing(kind, message))
 
@@ -237,7 +237,7 @@ def _values(module: nnx.Module) -> dict[Path, Any]:
 
 
 def _read(module: nnx.Module) -> tuple[dict[Path, Any], tuple[Slot, ...]]:
-    """Returns the arrays of a module by path, and what is static about them."""
+    """Returns the arrays of a module by path, and their static description."""
     values = {path: jnp.asarray(value) for path, value in _values(module).items()}
     kinds = dict(nnx.to_flat_state(nnx.state(module)))
     slots = []
@@ -253,22 +253,22 @@ def from_nnx(
     train_argument: TrainArgument = None,
     make: Callable[[nnx.Rngs], nnx.Module] | None = None,
 ) -> tuple[Layer, Params, State]:
-    """Returns a layer that runs a ``flax.nnx`` module of one input, and the module's arrays as its params and state.
+    """Returns a layer that runs a ``flax.nnx`` module of one input, and the module's arrays as params and state.
 
-    The layer holds the module's graph definition and no array. ``params`` are its ``nnx.Param``; ``state`` all other
-    variables, which training updates, but for random keys: these come from ``key``, one for each stream. ``train``
-    sets ``deterministic`` and ``use_running_average`` as ``module.train()`` and ``module.eval()`` do. Where the module
-    has a list, names are "0", "1", .... The inverse of `to_nnx`: its modules give back their network.
+    The layer contains the module's graph definition and no array. ``params`` has each ``nnx.Param``; ``state`` has the
+    other variables, which training updates, except random keys, which are derived from ``key`` for each stream.
+    ``train`` sets ``deterministic`` and ``use_running_average`` like ``module.train()`` and ``module.eval()``. List
+    items are named "0", "1", .... The inverse of `to_nnx`: a module made by `to_nnx` returns its network.
 
     Args:
-      module: an nnx module. It is left as it is.
-      train_argument: the argument of its call that says whether it trains, as in `from_linen`.
-      make: makes a module like this one out of ``nnx.Rngs``, for ``layer.init``. A graph definition cannot draw
-        weights: without ``make``, ``init`` gives shapes under `jax.eval_shape`, and so to `jaxconv.summary`, and raises
-        where it runs.
+      module: an nnx module, which is not changed.
+      train_argument: the argument of the module's call that selects training, as in `from_linen`.
+      make: a function from ``nnx.Rngs`` to a module like this one, for ``layer.init``. A graph definition cannot draw
+        weights: without ``make``, ``init`` works under `jax.eval_shape` only, and so in `jaxconv.summary`.
 
     Raises:
-      ShapeError: ``module`` is no nnx module; ``train_argument`` names nothing that it takes.
+      TypeError: ``module`` is not an nnx module.
+      ShapeError: ``train_argument`` does not name an argument.
 
     >>> from flax import nnx
     >>> conv, params, state = from_nnx(nnx.Conv(3, 8, (3, 3), rngs=nnx.Rngs(0)))
@@ -281,9 +281,9 @@ def from_nnx(
     if isinstance(module, NnxNet):
         return module.net, *nnx.as_pure((module.params, module.state))
     if not isinstance(module, nnx.Module):
-        raise ShapeError(f"module must be a flax.nnx module, got {module!r}")
+        raise TypeError(f"module must be a flax.nnx module, got {module!r}")
     values, slots = _read(module)
-    # Each call sets the mode, so that in which the module came is no part of the layer.
+    # Each call sets the mode, so the module's present mode is not part of the layer.
     module = nnx.clone(module)
     module.train()
     flags = train_flags(module, train_argument)

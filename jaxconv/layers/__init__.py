@@ -1,8 +1,8 @@
-"""Layers over the ops: frozen dataclasses of hyperparameters that infer every shape from their input.
+"""Layers over the ops: frozen dataclasses of hyperparameters that infer all shapes from their input.
 
-Each takes at least one batch axis: ``(*batch, *spatial, channels)``. ``init`` gives float32 arrays. Where an
-initialiser is not named, the kernel of a convolution is drawn by `jax.nn.initializers.he_normal` (He et al., 2015),
-that of a Dense by `jax.nn.initializers.lecun_normal` (LeCun et al., 1998), and a bias is zero.
+Inputs have at least one batch axis: ``(*batch, *spatial, channels)``. ``init`` returns float32 arrays. By default the
+kernel of a convolution is drawn by `jax.nn.initializers.he_normal` (He et al., 2015), the kernel of a Dense by
+`jax.nn.initializers.lecun_normal` (LeCun et al., 1998), and a bias is zero.
 """
 
 from typing import TYPE_CHECKING

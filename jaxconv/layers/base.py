@@ -1,4 +1,4 @@
-"""What layers share: how they are initialised and run, and how they say what they see."""
+"""Base classes of layers: initialization, forward pass, and receptive field."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ POINTWISE: Geometry = ()
 
 
 class Leaf(Described):
-    """A layer without children; the plain case has no parameters, no state, and works place by place."""
+    """The base class of layers without children; by default without parameters and state, and elementwise."""
 
     def init(self, key: KeyLike, x: Tree) -> tuple[Params, State]:
         """Returns fresh (params, state) for inputs shaped like ``x``: array, ShapeDtypeStruct or shape tuple."""
@@ -40,23 +40,23 @@ class Leaf(Described):
         return self.forward(params, x), {}
 
     def accept(self, x: Tree) -> None:
-        """Raises where the layer cannot take ``x``."""
+        """Raises where the layer does not accept ``x``."""
 
     def forward(self, params: Params, x: Tree) -> Tree:
-        """Returns the output of a layer that is the same in training."""
+        """Returns the output, which is the same in training and evaluation."""
         raise NotImplementedError
 
     def geometry(self, x: Any) -> Geometry:
-        """Returns the field of one output unit along each of the last spatial axes of ``x``; () is one place."""
+        """Returns the receptive field of an output unit along the last spatial axes of ``x``; () for elementwise."""
         return POINTWISE
 
     def macs(self, x: Any) -> int:
-        """Returns the multiply-adds on inputs shaped like ``x``, its batch included; one an element is not counted."""
+        """Returns the multiply-adds on inputs shaped like ``x``, batch included; elementwise operations count 0."""
         return 0
 
 
 def batched_sizes(x: Any, rank: int) -> tuple[int, ...]:
-    """Returns the spatial sizes of ``x``, or raises ShapeError if it has no batch axis before them."""
+    """Returns the spatial sizes of ``x``, or raises ShapeError if x has no batch axis before them."""
     if len(x.shape) < rank + 2:
         raise ShapeError(
             f"x must have a batch axis, {rank} spatial axes and channels: at least {rank + 2} axes, got shape {x.shape}"
@@ -65,14 +65,14 @@ def batched_sizes(x: Any, rank: int) -> tuple[int, ...]:
 
 
 def whole_fields(x: Any, rank: int) -> Geometry:
-    """Returns the fields of a layer each of whose outputs sees the whole map."""
+    """Returns the fields of a layer whose outputs all depend on the whole feature map."""
     return tuple(Field(n, 0, 0) for n in x.shape[-1 - rank : -1])
 
 
 def copied_fields(fields: tuple[Field, ...], mode: str, pairs: geo.Pairs, size: Sequence[int]) -> tuple[Field, ...]:
-    """Returns the fields where the padding is the map's own elements: what stands there comes from elsewhere.
+    """Returns the fields for padding with elements of the feature map, which come from other positions.
 
-    A mirrored or repeated element lies within what a window at the rim covers; one from the other side does not.
+    A reflected or repeated element is inside the window at the border; an element of circular padding is not.
     """
     if mode != "circular":
         return tuple(geo.InexactField(*field) for field in fields)
@@ -88,7 +88,7 @@ def group_size(channels: int, groups: int) -> int:
 
 
 class Windowed(Leaf):
-    """What layers with a sliding window share."""
+    """The base class of layers with a sliding window."""
 
     window: IntOrTuple
     stride: IntOrTuple | None
@@ -101,7 +101,7 @@ class Windowed(Leaf):
         return len(window_tuple(self.window))
 
     def axes(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """Returns window, stride and dilation with one integer for each axis."""
+        """Returns window, stride and dilation, with an int for each axis."""
         window = window_tuple(self.window)
         strides = window if self.stride is None else geo.as_tuple(self.stride, len(window), "stride")
         return window, strides, geo.as_tuple(self.dilation, len(window), "dilation")
@@ -136,7 +136,7 @@ class Windowed(Leaf):
 
 
 class Weighted(Leaf):
-    """What layers with a kernel and a bias share."""
+    """The base class of layers with a kernel and a bias."""
 
     features: int
     bias: bool
@@ -148,19 +148,19 @@ class Weighted(Leaf):
         super().check()
 
     def draw(self, key: Array, kernel: tuple[int, ...], bias: tuple[int, ...]) -> Params:
-        """Returns a kernel, and a bias if there is one, of these shapes."""
+        """Returns params with a kernel and, if the layer has one, a bias of these shapes."""
         kernel_key, bias_key = jax.random.split(key)
         params = {"kernel": drawn(self.kernel_init, kernel_key, kernel, jnp.float32)}
         return params | ({"bias": drawn(self.bias_init, bias_key, bias, jnp.float32)} if self.bias else {})
 
     def kernel_and_bias(self, params: Params) -> tuple[Array, Array | None]:
-        """Returns the two out of ``params``."""
+        """Returns kernel and bias from ``params``; the bias is None if the layer has none."""
         return take(params, "kernel"), take(params, "bias") if self.bias else None
 
 
 @dataclass(frozen=True, repr=False)
 class Ranked(Leaf):
-    """What layers share that have no window to tell their rank by."""
+    """The base class of layers without a window, whose number of spatial axes is ``rank``."""
 
     rank: int = field(default=2, kw_only=True)
 
@@ -172,5 +172,5 @@ class Ranked(Leaf):
 
 
 def initializer(default: Initializer) -> Any:
-    """Returns the dataclass field of an initialiser: by keyword, and no part of equality."""
+    """Returns the dataclass field of an initializer, which is keyword-only and does not affect equality."""
     return field(default=default, compare=False, kw_only=True)

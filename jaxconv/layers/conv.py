@@ -1,4 +1,4 @@
-"""Layers with kernels: convolutions and the fully connected one."""
+"""Convolutions and fully connected layers."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from jaxconv.ops.arrays import window_tuple
 from jaxconv.ops.pad import check_mode
 
 HE = initializers.he_normal()
-# The adjoint's kernel has its inputs last.
+# The kernel of a transposed convolution has its input channels last.
 HE_TRANSPOSED = initializers.he_normal(in_axis=-1, out_axis=-2)
 LECUN = initializers.lecun_normal()
 
@@ -33,7 +33,7 @@ class Conv(Weighted, Windowed):
 
     Args:
       features: output channels.
-      window: an int is square, 2-D; its length says how many axes the filters slide along.
+      window: an int is square, 2-D; the length of a tuple is the number of spatial axes.
       stride, padding, dilation, groups, pad_mode: as in `jaxconv.conv`.
       bias: whether there is one.
       kernel_init, bias_init: `jax.nn.initializers`; by default ``he_normal()`` and ``zeros``.
@@ -73,7 +73,7 @@ class Conv(Weighted, Windowed):
 
     def geometry(self, x: Any) -> tuple[Field, ...]:
         fields = super().geometry(x)
-        # In the padding stand elements from elsewhere.
+        # The padding has elements of other positions.
         if self.pad_mode == "zeros" or not any(map(any, pairs := self.pairs(x))):
             return fields
         return copied_fields(fields, self.pad_mode, pairs, batched_sizes(x, self.rank))
@@ -142,7 +142,7 @@ class ConvTranspose(Weighted, Windowed):
 
 @dataclass(frozen=True, repr=False)
 class ConvLocal(Weighted, Windowed):
-    """Filters of their own for each place: `jaxconv.conv_local`.
+    """A locally connected layer, with separate filters for each position: `jaxconv.conv_local`.
 
     Params are kernel ``(*output, *window, in, out)`` and bias ``(*output, out)``.
 
@@ -151,7 +151,7 @@ class ConvLocal(Weighted, Windowed):
       window: an int is square, 2-D.
       stride, padding, dilation: as in `jaxconv.conv_local`.
       bias: whether there is one.
-      kernel_init, bias_init: by default ``he_normal()`` for each place, and ``zeros``.
+      kernel_init, bias_init: by default ``he_normal()`` for each position, and ``zeros``.
 
     >>> params, _ = ConvLocal(8).init(jax.random.key(0), (1, 6, 6, 3))
     >>> params["kernel"].shape
@@ -169,10 +169,10 @@ class ConvLocal(Weighted, Windowed):
 
     def fresh(self, key: Array, x: Any) -> Params:
         window, out = window_tuple(self.window), self.out(x)
-        # Drawn as one kernel with a filter for each feature of each place: so an initialiser sees the true fan-in.
-        places = math.prod(out)
-        params = self.draw(key, (*window, x.shape[-1], places * self.features), (*out, self.features))
-        kernel = params["kernel"].reshape(*window, x.shape[-1], places, self.features)
+        # One kernel with a filter for each feature of each position gives an initializer the true fan-in.
+        positions = math.prod(out)
+        params = self.draw(key, (*window, x.shape[-1], positions * self.features), (*out, self.features))
+        kernel = params["kernel"].reshape(*window, x.shape[-1], positions, self.features)
         return params | {"kernel": jnp.moveaxis(kernel, -2, 0).reshape(*out, *window, x.shape[-1], self.features)}
 
     def forward(self, params: Params, x: Tree) -> Tree:
@@ -204,7 +204,7 @@ class Dense(Weighted):
 
     def accept(self, x: Tree) -> None:
         if len(x.shape) < 2:
-            raise ShapeError(f"x must have a batch axis and an axis of inputs, got shape {x.shape}")
+            raise ShapeError(f"x must have a batch axis and a feature axis, got shape {x.shape}")
 
     def fresh(self, key: Array, x: Any) -> Params:
         self.accept(x)

@@ -1,4 +1,4 @@
-"""Layers that draw random numbers in training."""
+"""Dropout layers: random noise in training."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ class _Noise(Leaf):
 
 @dataclass(frozen=True, repr=False)
 class Dropout(_Noise):
-    """Drops elements in training: `jaxconv.dropout`. Wants ``key`` only then.
+    """Drops elements in training: `jaxconv.dropout`. Needs ``key`` in training only.
 
     >>> Dropout(0.5).apply({}, {}, jnp.ones((1, 4)), train=True)
     Traceback (most recent call last):
@@ -45,7 +45,7 @@ class Dropout(_Noise):
 
 @dataclass(frozen=True, repr=False)
 class DropPath(_Noise):
-    """Drops whole examples in training: `jaxconv.drop_path`. Wants ``key`` only then.
+    """Drops whole examples in training: `jaxconv.drop_path`. Needs ``key`` in training only.
 
     >>> DropPath(0.5).apply({}, {}, jnp.ones((1, 4)))[0]
     Array([[1., 1., 1., 1.]], dtype=float32)

@@ -1,4 +1,4 @@
-"""Normalisation layers, and those that scale channels."""
+"""Normalization layers, and layers that scale channels."""
 
 import math
 from dataclasses import dataclass, field
@@ -28,16 +28,17 @@ def _take_scale_and_bias(layer: Any, params: Params) -> dict[str, Array]:
 
 @dataclass(frozen=True, repr=False)
 class BatchNorm(Leaf):
-    """Normalises each channel by the batch's statistics in training, by running ones otherwise: `jaxconv.batch_norm`.
+    """Normalizes each channel by the batch's statistics in training, by running ones otherwise: `jaxconv.batch_norm`.
 
-    Params are scale and bias; state is mean and var, float32 whatever x's type. Training normalises by the biased
-    variance and averages the unbiased one, as torch does.
+    Params are scale and bias; state is mean and var, float32 for any type of x. Like torch, training normalizes by the
+    biased variance and averages the unbiased variance.
 
     Args:
-      momentum: weight of the new value in the running statistics: torch's, one minus Keras's and Flax's.
-      eps: added to the variance.
-      axis_name: names of mapped axes over which to take the batch's statistics too.
-      scale, bias: whether there is one.
+      momentum: the weight of the new value in the running statistics, as in torch; 1 minus the momentum of Keras and
+        Flax.
+      eps: a number added to the variance.
+      axis_name: names of mapped axes that the batch's statistics are averaged over too.
+      scale, bias: whether the layer has a scale, and a bias.
 
     >>> x = jnp.array([[1.0], [3.0]])
     >>> layer = BatchNorm(eps=0.0)
@@ -55,7 +56,7 @@ class BatchNorm(Leaf):
 
     def check(self) -> None:
         if not 0 <= self.momentum <= 1:
-            raise ShapeError(f"momentum must lie between 0 and 1, got {self.momentum}")
+            raise ShapeError(f"momentum must be between 0 and 1, got {self.momentum}")
         check_eps(self.eps)
 
     def init(self, key: KeyLike, x: Tree) -> tuple[Params, State]:
@@ -73,7 +74,7 @@ class BatchNorm(Leaf):
         mean, var = ops.batch_statistics(x, axis_name=self.axis_name)
         count = math.prod(x.shape[:-1]) * (1 if self.axis_name is None else lax.axis_size(self.axis_name))
         if count < 2:
-            raise ShapeError(f"training statistics need more than one value a channel, got shape {x.shape}")
+            raise ShapeError(f"x must have more than one value for each channel in training, got shape {x.shape}")
         new = {"mean": mean, "var": var * (count / (count - 1))}
         moved = {
             name: (old + self.momentum * (lax.stop_gradient(new[name]) - old)).astype(old.dtype)
@@ -84,7 +85,7 @@ class BatchNorm(Leaf):
 
 @dataclass(frozen=True, repr=False)
 class LayerNorm(Leaf):
-    """Normalises the channels of each place: `jaxconv.layer_norm` with params scale and bias.
+    """Normalizes the channels of each position: `jaxconv.layer_norm` with params scale and bias.
 
     >>> LayerNorm(scale=False, bias=False, eps=0.0).apply({}, {}, jnp.array([[1.0, 3.0]]))[0]
     Array([[-1.,  1.]], dtype=float32)
@@ -105,10 +106,10 @@ class LayerNorm(Leaf):
 
 
 class _SpatialNorm(Ranked):
-    """What normalizations of each example over space share."""
+    """The base class of normalizations of each example over spatial axes."""
 
     def values(self, x: Any) -> int:
-        """Returns how many values each mean is of."""
+        """Returns the number of values in each mean."""
         raise NotImplementedError
 
     def apply(
@@ -125,9 +126,9 @@ class _SpatialNorm(Ranked):
 
 @dataclass(frozen=True, repr=False)
 class GroupNorm(_SpatialNorm):
-    """Normalises each group of channels of each example over space: `jaxconv.group_norm` with params scale and bias.
+    """Normalizes each group of channels of each example over space: `jaxconv.group_norm` with params scale and bias.
 
-    Training raises ShapeError where a group has one value in all, since then the output is the bias whatever x is.
+    Training raises ShapeError where a group has a single value, since its output is then the bias for any x.
 
     >>> GroupNorm(2).apply(*GroupNorm(2).init(jax.random.key(0), (1, 4, 4, 8)), jnp.ones((1, 4, 4, 8)))[0].shape
     (1, 4, 4, 8)
@@ -157,9 +158,9 @@ class GroupNorm(_SpatialNorm):
 
 @dataclass(frozen=True, repr=False)
 class InstanceNorm(_SpatialNorm):
-    """Normalises each channel of each example over space: `jaxconv.instance_norm` with params scale and bias.
+    """Normalizes each channel of each example over space: `jaxconv.instance_norm` with params scale and bias.
 
-    Training raises ShapeError where x has one spatial position, since then the output is the bias whatever x is.
+    Training raises ShapeError where x has one spatial position, since the output is then the bias for any x.
 
     >>> layer = InstanceNorm(scale=False, bias=False)
     >>> layer.apply({}, {}, jnp.ones((1, 4, 4, 8)))[0].shape
@@ -187,7 +188,7 @@ class InstanceNorm(_SpatialNorm):
 
 @dataclass(frozen=True, repr=False)
 class LocalResponseNorm(Leaf):
-    """Divides by the energy of neighbouring channels: `jaxconv.local_response_norm`, with its arguments.
+    """Divides by the energy of neighboring channels: `jaxconv.local_response_norm`, with its arguments.
 
     >>> LocalResponseNorm(5).apply({}, {}, jnp.ones((1, 4, 4, 8)))[0].shape
     (1, 4, 4, 8)
@@ -207,7 +208,7 @@ class LocalResponseNorm(Leaf):
 
 @dataclass(frozen=True, repr=False)
 class LayerScale(Leaf):
-    """Multiplies each channel by a learned number that begins small (Touvron et al., 2021): param scale.
+    """Multiplies each channel by a learned scale, initially small (Touvron et al., 2021): param scale.
 
     >>> params, _ = LayerScale(1e-6).init(jax.random.key(0), (1, 7, 7, 96))
     >>> params["scale"].shape
@@ -231,8 +232,8 @@ class PReLU(Leaf):
     """``x`` where positive, ``scale * x`` elsewhere, with a learned slope (He et al., 2015): param scale.
 
     Args:
-      value: where the slopes begin; 0.25 in the paper and in torch.
-      shared: one slope for all channels, as torch's default, or one for each.
+      value: the initial slope; 0.25 in the paper and in torch.
+      shared: whether all channels share one slope, as in torch by default; otherwise each channel has a slope.
 
     >>> PReLU().apply({"scale": jnp.array([0.25])}, {}, jnp.array([[-4.0, 4.0]]))[0]
     Array([[-1.,  4.]], dtype=float32)

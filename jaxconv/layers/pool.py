@@ -74,7 +74,7 @@ class _GlobalPool(Ranked):
 
 @dataclass(frozen=True, repr=False)
 class GlobalAvgPool(_GlobalPool):
-    """The mean over all places: `jaxconv.global_avg_pool`; ``(batch, *spatial, channels)`` to ``(batch, channels)``.
+    """The mean over all positions: `jaxconv.global_avg_pool`; ``(batch, *spatial, channels)`` to ``(batch, channels)``.
 
     >>> GlobalAvgPool().apply({}, {}, jnp.ones((8, 7, 7, 64)))[0].shape
     (8, 64)
@@ -86,7 +86,7 @@ class GlobalAvgPool(_GlobalPool):
 
 @dataclass(frozen=True, repr=False)
 class GlobalMaxPool(_GlobalPool):
-    """The largest element over all places: `jaxconv.global_max_pool`.
+    """The largest element over all positions: `jaxconv.global_max_pool`.
 
     >>> GlobalMaxPool().apply({}, {}, jnp.ones((8, 7, 7, 64)))[0].shape
     (8, 64)

@@ -1,4 +1,4 @@
-"""Layers that change shapes or nothing, and functions as layers."""
+"""Layers that change shapes, the identity, and functions as layers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,11 +21,12 @@ from jaxconv.pointwise import is_pointwise
 
 @dataclass(frozen=True, repr=False)
 class Flatten(Leaf):
-    """Stretches the spatial axes and the channels into one axis.
+    """Flattens the spatial axes and the channels into one axis.
 
     Args:
       rank: the number of spatial axes.
-      channels_first: in torch's order, all places of the first channel first; so a Dense after it takes torch's kernel.
+      channels_first: flatten in torch's order, all positions of the first channel first, so that a following Dense
+        accepts torch's kernel.
 
     >>> Flatten().apply({}, {}, jnp.ones((8, 32, 32, 3)))[0].shape
     (8, 3072)
@@ -82,8 +83,8 @@ class Resize(Ranked):
     """Resizes the spatial axes: `jaxconv.resize`, to a size or by a factor.
 
     Args:
-      size: the new sizes, an int or one for each axis; or None.
-      factor: how many times larger each axis becomes, where size is None.
+      size: the output sizes, an int or one for each axis; or None.
+      factor: the ratio of output and input sizes, an int, if size is None.
       method, align_corners, antialias, rank: as in `jaxconv.resize`.
 
     >>> Resize(factor=2, method="nearest").apply({}, {}, jnp.ones((1, 7, 7, 3)))[0].shape
@@ -99,7 +100,7 @@ class Resize(Ranked):
     def check(self) -> None:
         super().check()
         if (self.size is None) == (self.factor is None):
-            raise ShapeError(f"one of size and factor must be given, got size={self.size}, factor={self.factor}")
+            raise ShapeError(f"exactly one of size and factor must be given, got {self.size} and {self.factor}")
         check_method(self.method, self.align_corners, self.antialias)
         if self.size is None:
             geo.as_int(self.factor, "factor", least=1)
@@ -135,7 +136,7 @@ class Resize(Ranked):
 
 @dataclass(frozen=True, repr=False)
 class PixelShuffle(Ranked):
-    """Moves channels into space: `jaxconv.pixel_shuffle`.
+    """Rearranges channels into spatial blocks: `jaxconv.pixel_shuffle`.
 
     >>> PixelShuffle(2).apply({}, {}, jnp.ones((1, 7, 7, 12)))[0].shape
     (1, 14, 14, 3)
@@ -185,10 +186,10 @@ class Identity(Leaf):
 
 @dataclass(frozen=True, repr=False)
 class Fn(Leaf):
-    """A function of arrays as a layer: what a bare callable becomes inside a composite.
+    """A function of arrays as a layer. Composites wrap callables in it.
 
     Args:
-      function: takes x, any pytree of arrays, and returns any.
+      function: a function from a pytree of arrays x to a pytree of arrays.
 
     >>> Fn(jax.nn.relu).apply({}, {}, jnp.array([-1.0, 1.0]))[0]
     Array([0., 1.], dtype=float32)
@@ -198,7 +199,7 @@ class Fn(Leaf):
 
     def check(self) -> None:
         if not callable(self.function):
-            raise ShapeError(f"function must be callable, got {self.function!r}")
+            raise TypeError(f"function must be callable, got {self.function!r}")
 
     def forward(self, params: Params, x: Tree) -> Tree:
         return self.function(x)

@@ -1,8 +1,8 @@
-"""Networks of the literature, one readable file a family; names and shapes are torchvision's where it has them.
+"""Networks from the literature, one file for each family, with torchvision's names and shapes where it has the network.
 
-All take the number of classes; a factor or a number ``width``, ``dropout`` before the scores, ``drop_path`` where
-shortcuts are added, and ``small_images``, a stem for images of about 32x32, where the network has what they change.
-LeNet-5 and the AlexNet of 2012 are as they were; Inception v3 has no stem for small images.
+Common arguments are the number of classes, ``width`` (a factor or a number of filters), ``dropout`` before the scores,
+``drop_path`` for residual blocks, and ``small_images``, a stem for images of about 32x32. A network lacks the arguments
+that do not apply. LeNet-5 and the AlexNet of 2012 have their original form; Inception v3 has no stem for small images.
 """
 
 from typing import TYPE_CHECKING

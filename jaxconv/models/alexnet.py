@@ -1,8 +1,8 @@
 """AlexNet, the network that won ImageNet in 2012.
 
 Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep convolutional neural networks", 2012:
-`alexnet_2012`. Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014: `alexnet`, the one
-column that torchvision has, its names and shapes.
+`alexnet_2012`. Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014: `alexnet`, the
+single-column network of torchvision, with its names and shapes.
 """
 
 import jax
@@ -27,15 +27,15 @@ def alexnet(
     dropout: float = 0.5,
     small_images: bool = False,
 ) -> Layer:
-    """Returns torchvision's AlexNet: 61,100,840 parameters with 1000 classes. Images are 63x63 at least.
+    """Returns torchvision's AlexNet: 61,100,840 parameters with 1000 classes, for images of at least 63x63.
 
     Args:
-      classes: how many scores come out.
-      width: filters of the first convolution; those of the others are 3, 6, 4 and 4 times as many.
+      classes: the number of classes.
+      width: filters of the first convolution; the other convolutions have 3, 6, 4 and 4 times this number.
       hidden: the width of the two hidden fully connected layers.
-      dropout: the rate before each of them.
-      small_images: filters of 5x5 without stride in place of 11x11 with a stride of 4, and 3x3 bins before the fully
-        connected layers in place of 6x6: for images of 32x32.
+      dropout: the dropout rate before each hidden fully connected layer.
+      small_images: whether to use filters of 5x5 without stride in place of 11x11 with a stride of 4, and 3x3 bins
+        before the fully connected layers in place of 6x6, for images of 32x32.
 
     >>> jc.summary(alexnet(), (1, 224, 224, 3)).parameters
     61100840
@@ -60,13 +60,13 @@ def alexnet(
 def alexnet_2012(classes: int = 1000, *, dropout: float = 0.5) -> Layer:
     """Returns the paper's network for images of 227x227: 60,965,224 parameters with 1000 classes.
 
-    The second, fourth and fifth convolutions are in two groups, which were two GPUs. Responses are normalised across
-    five channels after the first two. The paper's alpha is of the sum of squares, `jaxconv.local_response_norm`'s of
-    their mean.
+    The second, fourth and fifth convolutions have two groups, one for each GPU of the paper. Responses are normalized
+    across five channels after the first two convolutions. The paper's alpha multiplies the sum of squares; the alpha of
+    `jaxconv.local_response_norm` multiplies their mean.
 
     Args:
-      classes: how many scores come out.
-      dropout: the rate before each hidden fully connected layer.
+      classes: the number of classes.
+      dropout: the dropout rate before each hidden fully connected layer.
 
     >>> table = jc.summary(alexnet_2012(), (1, 227, 227, 3))
     >>> table.parameters, [row.output.shape[1:] for row in table.rows if row.path.startswith("pool")]

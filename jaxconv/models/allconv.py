@@ -1,7 +1,7 @@
 """The all-convolutional net: Springenberg, Dosovitskiy, Brox and Riedmiller, "Striving for simplicity", 2015.
 
-Three base networks for images of 32x32, A, B and C, and in each of them two pools, which the paper replaces in turn by
-a stride of the convolution before, and by convolutions with a stride: the All-CNN.
+The three base networks A, B and C for images of 32x32 have two pools. The paper replaces the pools by a stride of the
+convolution before, or by strided convolutions (All-CNN).
 """
 
 from collections.abc import Callable
@@ -59,20 +59,20 @@ def allconv(
     input_dropout: float = 0.2,
     dropout: float = 0.5,
 ) -> Layer:
-    """Returns one of the paper's networks: two stages that each halve the map, three convolutions, and their means.
+    """Returns one of the paper's networks: two stages that halve the size, three convolutions, global average pooling.
 
     Args:
-      base: "A", "B" or "C": before each pool a 5x5 convolution, that and one of 1x1, or two of 3x3.
-      classes: how many scores come out.
-      reduce: how a stage halves the map: "pool", the base network's 3x3 max pool with a stride of 2; "stride", the
-        stage's last convolution strides; "conv_pool", one more 3x3 convolution before the pool; "conv", that
-        convolution strides, in place of the pool: All-CNN.
-      width: filters of the first stage; the second and what comes after have twice as many.
-      input_dropout: the rate at which values of the image are dropped.
-      dropout: the rate after each stage.
+      base: "A", "B" or "C": the layers before each pool are one 5x5 convolution, a 5x5 and a 1x1, or two 3x3.
+      classes: the number of classes.
+      reduce: how a stage halves the size: "pool", the base network's 3x3 max pool with a stride of 2; "stride", a
+        stride of the stage's last convolution; "conv_pool", one more 3x3 convolution before the pool; "conv" (All-CNN),
+        one more 3x3 convolution with a stride in place of the pool.
+      width: filters of the first stage; later layers have twice this number.
+      input_dropout: the dropout rate of the image's values.
+      dropout: the dropout rate after each stage.
 
     Raises:
-      ShapeError: there is no such base, or no such way to halve the map.
+      ShapeError: base or reduce is unknown.
 
     >>> {way: jc.summary(allconv("C", reduce=way), (1, 32, 32, 3)).parameters for way in ("pool", "stride", "conv")}
     {'pool': 954730, 'stride': 954730, 'conv': 1369738}
@@ -89,7 +89,7 @@ def allconv(
         dropout1=Dropout(dropout),
         stage2=serial(*stage(2 * width, windows)),
         dropout2=Dropout(dropout),
-        # Without padding, so that the means are over 6x6 places, the paper's.
+        # Without padding, so that the average is over 6x6 positions as in the paper.
         head=serial(
             Conv(2 * width, 3, padding="VALID"),
             jax.nn.relu,

@@ -1,4 +1,4 @@
-"""What the families share: a convolution with its norm and activation, squeeze and excitation, the last layers."""
+"""Building blocks: convolution with norm and activation, squeeze and excitation, inverted bottleneck, shortcuts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from jaxconv.layers import AdaptiveAvgPool, BatchNorm, Conv, DropPath
 
 Activation = Callable[[Any], Any]
 
-# He et al., 2015, by the filters that a unit feeds: what torchvision draws kernels from.
+# He et al., 2015, scaled by the number of output connections: torchvision's initializer of kernels.
 FAN_OUT = initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -29,9 +29,9 @@ def conv_norm_act(
     act: Activation | None = jax.nn.relu,
     kernel_init: Any = FAN_OUT,
 ) -> Serial:
-    """Returns a convolution "0" that keeps the size, but for its stride, its norm "1" and its activation "2".
+    """Returns a convolution "0", which keeps the size at stride 1, with its norm "1" and its activation "2".
 
-    Torchvision's ``Conv2dNormActivation``, padding ``dilation (window - 1) / 2`` on both sides.
+    Equals torchvision's ``Conv2dNormActivation``, with a padding of ``dilation (window - 1) / 2`` on both sides.
     """
     windows = (window,) * 2 if isinstance(window, int) else window
     padding = tuple(dilation * (f - 1) // 2 for f in windows)
@@ -55,10 +55,10 @@ def squeeze_excite(
     """Returns the gate of Hu et al., 2018, with torchvision's names fc1 and fc2.
 
     Args:
-      features: the channels of its input.
+      features: the channels of the input.
       squeezed: the channels between the two layers.
-      act: after the first.
-      scale: after the second.
+      act: the activation after the first layer.
+      scale: the activation after the second layer.
     """
     return gate(serial(avgpool=AdaptiveAvgPool(1), fc1=Conv(squeezed, 1), act=act, fc2=Conv(features, 1), scale=scale))
 
@@ -75,15 +75,15 @@ def inverted_bottleneck(
     act: Activation = jax.nn.relu,
     excite: Layer | None = None,
 ) -> list[Layer]:
-    """Returns the layers of Sandler et al., 2018: a 1x1 convolution that widens, a depthwise one, a linear 1x1 one.
+    """Returns the layers of Sandler et al., 2018: an expanding 1x1, a depthwise, and a linear 1x1 convolution.
 
     Args:
-      features: the channels that it gives.
+      features: the channels of the output.
       expanded: the channels of the depthwise convolution.
-      window, stride, dilation: the depthwise convolution's.
-      expand: whether there is a convolution that widens; without one the input has ``expanded`` channels.
-      norm, act: of each convolution; the last has no activation.
-      excite: stands after the depthwise convolution.
+      window, stride, dilation: arguments of the depthwise convolution.
+      expand: whether to add the expanding convolution; without it the input has ``expanded`` channels.
+      norm, act: the norm and activation of each convolution; the last convolution has no activation.
+      excite: a layer after the depthwise convolution.
     """
     widen = [conv_norm_act(expanded, 1, norm=norm, act=act)] if expand else []
     depthwise = conv_norm_act(expanded, window, stride=stride, dilation=dilation, groups=expanded, norm=norm, act=act)
@@ -92,7 +92,7 @@ def inverted_bottleneck(
 
 
 def flat(*layers: Layer) -> list[Layer]:
-    """Returns the layers one after the other, those inside rows made by `serial` in place of the rows.
+    """Returns the layers in a list, with the children of each `serial` in place of the serial.
 
     >>> flat(jc.serial(jc.Conv(8), jc.BatchNorm()), jc.Identity())
     [Conv(features=8), BatchNorm(), Identity()]
@@ -102,20 +102,20 @@ def flat(*layers: Layer) -> list[Layer]:
 
 
 def drop_rates(drop_path: float, blocks: int) -> Iterator[float]:
-    """Yields the rate at which each block is dropped: it grows linearly from 0 to ``drop_path`` at the last one.
+    """Yields the drop rate of each block, which increases linearly from 0 to ``drop_path`` at the last block.
 
     >>> list(drop_rates(0.5, 3))
     [0.0, 0.25, 0.5]
     """
     if not 0 <= drop_path <= 1:
-        raise ShapeError(f"drop_path must lie between 0 and 1, got {drop_path}")
+        raise ShapeError(f"drop_path must be between 0 and 1, got {drop_path}")
     return (drop_path * i / max(1, blocks - 1) for i in range(blocks))
 
 
 def with_shortcut(shortcut: bool, drop_path: float = 0.0, **body: LayerLike) -> Layer:
-    """Returns the layers of ``body`` in a row, and with a shortcut around them the noise ``stochastic_depth``."""
+    """Returns the layers of ``body`` in sequence, or with a shortcut and the drop path ``stochastic_depth``."""
     if not 0 <= drop_path <= 1:
-        raise ShapeError(f"drop_path must lie between 0 and 1, got {drop_path}")
+        raise ShapeError(f"drop_path must be between 0 and 1, got {drop_path}")
     if not shortcut:
         return serial(**body)
     noise = {"stochastic_depth": DropPath(drop_path)} if drop_path else {}
@@ -123,7 +123,7 @@ def with_shortcut(shortcut: bool, drop_path: float = 0.0, **body: LayerLike) -> 
 
 
 def scaled(features: int, width: float, divisor: int = 8) -> int:
-    """Returns how many channels ``features`` become in a network ``width`` times as wide: `divisible`.
+    """Returns ``features`` times ``width``, rounded by `divisible`.
 
     >>> scaled(32, 1.4), scaled(32, 0.1)
     (48, 8)
@@ -134,7 +134,7 @@ def scaled(features: int, width: float, divisor: int = 8) -> int:
 
 
 def strides_for(strides: Sequence[int], small_images: bool) -> list[int]:
-    """Returns the strides of the stages after a stem; for small images the first that is not 1 becomes 1.
+    """Returns the strides of the stages after a stem; for small images the first stride that is not 1 becomes 1.
 
     >>> strides_for((1, 2, 2), True)
     [1, 1, 2]
@@ -144,7 +144,7 @@ def strides_for(strides: Sequence[int], small_images: bool) -> list[int]:
 
 
 def divisible(value: float, divisor: int = 8) -> int:
-    """Returns the multiple of ``divisor`` that is nearest to ``value`` and not below nine tenths of it.
+    """Returns the multiple of ``divisor`` that is nearest to ``value`` and at least 0.9 times ``value``.
 
     >>> divisible(30), divisible(32 * 0.35)
     (32, 16)

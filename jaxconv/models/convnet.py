@@ -24,19 +24,19 @@ def convnet(
     norm: bool = True,
     dropout: float = 0.0,
 ) -> Layer:
-    """Returns M blocks of N convolutions and a pool, then K hidden fully connected layers, then the scores.
+    """Returns M blocks of N convolutions and a pool, K hidden fully connected layers, and the scores.
 
     Args:
-      classes: how many scores come out.
-      widths: the filters of each block's convolutions: M numbers.
-      convs: N, convolutions in a block.
-      window: their window.
-      hidden: the widths of the hidden fully connected layers: K numbers.
-      norm: batch norm between each convolution and its ReLU.
-      dropout: rate before each fully connected layer, the scores included; 0 puts none.
+      classes: the number of classes.
+      widths: the filters of each block's convolutions, of length M.
+      convs: N, the convolutions in a block.
+      window: the convolutions' window.
+      hidden: the widths of the hidden fully connected layers, of length K.
+      norm: whether to add batch norm between each convolution and its ReLU.
+      dropout: the dropout rate before each fully connected layer, the scores included; 0 adds no layer.
 
     Raises:
-      ShapeError: classes is a spec, which `convnet_from_spec` takes.
+      ShapeError: classes is a spec, the argument of `convnet_from_spec`.
 
     >>> net = convnet(widths=(8, 16), hidden=(32,))
     >>> [name for name, _ in net.children]
@@ -69,9 +69,9 @@ DEEPEST = 100
 
 
 def _row(tokens: list[str], end: str = "", depth: int = 0) -> Words:
-    """Takes ``item-item-...`` and its end off the tokens; an item is a word or a row in brackets, maybe ``*n``."""
+    """Parses ``item-item-...`` and its end from the tokens; an item is a word or a row in brackets, maybe ``*n``."""
     if depth > DEEPEST:
-        raise ShapeError(f"spec must have brackets in at most {DEEPEST} others, it has more")
+        raise ShapeError(f"spec must have brackets nested at most {DEEPEST} deep, got more")
     words: Words = []
     while True:
         token = tokens.pop(0)
@@ -97,35 +97,35 @@ def _row(tokens: list[str], end: str = "", depth: int = 0) -> Words:
 def _malformed(token: str, tokens: list[str]) -> ShapeError:
     rest = "".join((token, *tokens))
     return ShapeError(
-        "spec must be layers with '-' between them, in brackets that close, with a number after each '*': "
-        f"it cannot {f'go on with {rest!r}' if rest else 'end there'}"
+        "spec must be layers with '-' between them, in brackets that close, with a number after each '*', got "
+        f"{f'{rest!r} where that does not fit' if rest else 'an early end'}"
     )
 
 
 def convnet_from_spec(spec: str, classes: int = 10, *, width: int = 32, hidden: int = 128, window: int = 3) -> Layer:
-    """Returns the network that a line in the lecture's notation describes, with a layer of scores at its end.
+    """Returns the network that a spec in the lecture's notation describes, and adds a layer of scores.
 
-    The layers are named by position, the last is called scores. What comes before the first ``FC`` is flattened.
+    The layers are named by position, and the last layer is named scores. The input of the first ``FC`` is flattened.
 
     Args:
-      spec: ``CONV``, ``NORM`` (batch norm), ``RELU``, ``POOL`` and ``FC`` with ``-`` between them, rows of them in
-        round or square brackets, and ``*n`` after what comes n times. A number after ``CONV`` says how many filters,
-        after ``FC`` how many outputs, after ``POOL`` the window: ``"CONV64-RELU-POOL2-FC100-RELU"``. A ``SOFTMAX`` may
-        end it, behind ``-`` or ``,``: it stands for the scores.
-      classes: how many scores come out.
+      spec: ``CONV``, ``NORM`` (batch norm), ``RELU``, ``POOL`` and ``FC`` with ``-`` between them, sequences in round
+        or square brackets, and ``*n`` for n repetitions. A number after ``CONV`` is the number of filters, after ``FC``
+        the outputs, after ``POOL`` the window: ``"CONV64-RELU-POOL2-FC100-RELU"``. A ``SOFTMAX`` at the end, after
+        ``-`` or ``,``, is the layer of scores.
+      classes: the number of classes.
       width: filters of convolutions without a number; each pool doubles them.
       hidden: outputs of fully connected layers without a number.
-      window: of the convolutions.
+      window: the convolutions' window.
 
     Raises:
-      ShapeError: a spec that is not written like this, or has a convolution or a pool after a fully connected layer.
+      ShapeError: the spec is malformed, or has a convolution or a pool after a fully connected layer.
 
     >>> net = convnet_from_spec("[(CONV-RELU)*2-POOL]*3-(FC-RELU)*1")
     >>> [layer.features for _, layer in net.children if isinstance(layer, jc.Conv)]
     [32, 32, 64, 64, 128, 128]
     """
     if re.search(r"[A-Za-z]\?", spec):
-        raise ShapeError(f"spec must say what there is: write POOL, or leave it out, in place of POOL?, got {spec!r}")
+        raise ShapeError(f"spec must have no optional layers: write POOL, or omit it, in place of POOL?, got {spec!r}")
     spec = re.sub(r"\s*[-,]\s*SOFTMAX\s*$", "", spec)
     words = _row([*re.findall(r"[A-Za-z]+|\d+|\S", spec), "", ""])
     layers: list[LayerLike] = []
@@ -147,7 +147,7 @@ def convnet_from_spec(spec: str, classes: int = 10, *, width: int = 32, hidden: 
             layers.append(jax.nn.relu if word == "RELU" else BatchNorm())
         else:
             raise ShapeError(
-                f"spec must be of CONV, NORM, RELU, POOL and FC, got {word}{'' if number is None else number}"
+                f"spec must consist of CONV, NORM, RELU, POOL and FC, got {word}{'' if number is None else number}"
             )
     return serial(*layers, *([] if flat else [Flatten(channels_first=True)]), scores=Dense(classes))
 

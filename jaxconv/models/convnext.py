@@ -16,13 +16,13 @@ from jaxconv.layer import Layer
 from jaxconv.layers import AdaptiveAvgPool, Conv, Dense, Dropout, Flatten, Identity, LayerNorm, LayerScale
 from jaxconv.models.blocks import drop_rates, scaled, with_shortcut
 
-# Torch cuts the normal distribution at 100 deviations: not at all.
+# Torch truncates the normal distribution at 100 standard deviations, which has no effect.
 _NORMAL = initializers.normal(0.02)
 _NORM = LayerNorm(eps=1e-6)
 _conv = functools.partial(Conv, kernel_init=_NORMAL)
 _dense = functools.partial(Dense, kernel_init=_NORMAL)
 _GELU = functools.partial(jax.nn.gelu, approximate=False)
-# Channels are last already: in the place of torch's permutation stands nothing.
+# An identity keeps torch's names; a permutation is not needed, since channels are last.
 _PERMUTE = Identity()
 
 
@@ -50,26 +50,26 @@ def convnext(
     drop_path: float = 0.0,
     small_images: bool = False,
 ) -> Layer:
-    """Returns a ConvNeXt: patches, stages with halvings between them in ``features``, the mean over space, the scores.
+    """Returns a ConvNeXt: patches and stages with downsampling in ``features``, global average pooling, the scores.
 
     Args:
       widths: channels of each stage.
       depths: blocks in each stage.
-      classes: how many scores come out.
-      layer_scale: where the scales of the blocks' channels begin (Touvron et al., 2021).
-      width: a factor on all of them.
-      dropout: rate before the scores; 0 puts none.
-      drop_path: rate at which the last block is dropped; it grows linearly from 0 (Huang et al., 2016).
-      small_images: a 3x3 stem without stride, for images of about 32x32, in place of patches of 4x4.
+      classes: the number of classes.
+      layer_scale: the initial scale of the blocks' channels (Touvron et al., 2021).
+      width: a factor of all widths.
+      dropout: the dropout rate before the scores; 0 adds no layer.
+      drop_path: the drop rate of the last block; the rate increases linearly from 0 (Huang et al., 2016).
+      small_images: whether to use a 3x3 stem without stride, for images of about 32x32, in place of patches of 4x4.
 
     Raises:
-      ShapeError: there is not a width for each depth, or a rate cannot be.
+      ShapeError: widths and depths have different lengths, or a rate is out of range.
 
     >>> jc.summary(convnext((96, 192, 384, 768), (3, 3, 9, 3)), (1, 224, 224, 3)).parameters
     28589128
     """
     if len(widths) != len(depths):
-        raise ShapeError(f"widths and depths must be of the same stages, got {widths} and {depths}")
+        raise ShapeError(f"widths and depths must have the same length, got {widths} and {depths}")
     widths = [scaled(features, width, math.gcd(features, 8)) for features in widths]
     patches = _conv(widths[0], 3, padding=1) if small_images else _conv(widths[0], 4, stride=4, padding="VALID")
     rates = drop_rates(drop_path, sum(depths))

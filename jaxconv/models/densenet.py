@@ -16,7 +16,7 @@ relu = jax.nn.relu
 
 
 def _dense_layer(growth: int, bn_size: int, dropout: float, memory_efficient: bool) -> Layer:
-    """Returns a layer that puts ``growth`` channels beside those that it gets."""
+    """Returns a layer that appends ``growth`` channels to its input."""
     bottleneck = serial(norm1=BatchNorm(), relu1=relu, conv1=Conv(bn_size * growth, 1, bias=False))
     rest: dict[str, LayerLike] = {"norm2": BatchNorm(), "relu2": relu, "conv2": Conv(growth, 3, padding=1, bias=False)}
     if dropout:
@@ -36,17 +36,19 @@ def densenet(
     memory_efficient: bool = False,
     small_images: bool = False,
 ) -> Layer:
-    """Returns a stem, dense blocks with transitions between them that halve channels and sizes, and the scores.
+    """Returns a DenseNet: a stem, dense blocks with transitions that halve channels and sizes, and the scores.
 
     Args:
-      growth: the channels that each layer of a block adds, the paper's k.
+      growth: the channels that each layer of a block appends, k in the paper.
       depths: layers in each block.
-      classes: how many scores come out.
+      classes: the number of classes.
       width: filters of the stem.
-      bn_size: how many times ``growth`` the channels are between a layer's 1x1 and 3x3 convolutions.
-      dropout: the rate after each layer of a block.
-      memory_efficient: compute the joined and normalised maps again for the gradient (Pleiss et al., 2017).
-      small_images: a 3x3 stem without stride and pool, the paper's for images of 32x32, in place of 7x7 and a pool.
+      bn_size: the channels between a layer's 1x1 and 3x3 convolutions, divided by ``growth``.
+      dropout: the dropout rate after each layer of a block.
+      memory_efficient: whether to recompute concatenated and normalized feature maps in the backward pass (Pleiss et
+        al., 2017).
+      small_images: whether to use a 3x3 stem without stride and pool, as in the paper for images of 32x32, in place of
+        7x7 and a pool.
 
     >>> cifar = densenet(12, (16, 16, 16), 10, width=24, small_images=True)
     >>> jc.summary(cifar, (1, 32, 32, 3)).parameters
@@ -58,7 +60,7 @@ def densenet(
         if small_images
         else Conv(width, 7, stride=2, padding=3, bias=False)
     }
-    # The paper's network for CIFAR goes from the stem straight to the first block, whose layers begin with a norm.
+    # The paper's network for CIFAR has no norm between the stem and the first block, whose layers begin with a norm.
     if not small_images:
         features |= {"norm0": BatchNorm(), "relu0": relu, "pool0": MaxPool(3, stride=2, padding=1)}
     channels = width

@@ -33,7 +33,7 @@ _OUTPUTS_UNIFORM = initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
 
 class Stage(NamedTuple):
-    """Blocks of the same kind; the first of them has the stride."""
+    """A stage of equal blocks; the first block has the stride."""
 
     expand: int
     window: int
@@ -43,7 +43,7 @@ class Stage(NamedTuple):
     fused: bool = False
 
 
-# Table 1 of the first paper, table 4 of the second; M and L are in its code only.
+# Table 1 of the first paper, table 4 of the second; M and L are only in the authors' code.
 V1 = tuple(
     Stage(*row)
     for row in (
@@ -120,23 +120,23 @@ def efficientnet(
     drop_path: float = 0.2,
     small_images: bool = False,
 ) -> Layer:
-    """Returns an EfficientNet: a stem, stages and a 1x1 convolution in ``features``, the mean over space, the scores.
+    """Returns an EfficientNet: stem, stages and 1x1 convolution in ``features``, global average pooling, the scores.
 
     Args:
-      stages: the table of the network at width and depth 1.
-      classes: how many scores come out.
+      stages: the stages at width and depth 1.
+      classes: the number of classes.
       stem: channels of the stem.
-      head: channels of the last convolution; by default four times those of the last stage.
-      width: factor of the channels of stem and stages, which are then rounded to multiples of 8.
-      depth: factor of the blocks of each stage, rounded up.
-      norm: after each convolution; by default ``BatchNorm()``.
-      dropout: rate before the scores.
-      drop_path: rate at which a block that has a shortcut is dropped; it grows linearly with depth from 0 to nearly
-        this (Huang et al., 2016).
-      small_images: the first two strides are 1, for images of about 32x32.
+      head: channels of the last convolution; None is four times the channels of the last stage.
+      width: a factor of the channels of stem and stages, rounded to multiples of 8.
+      depth: a factor of the number of blocks of each stage, rounded up.
+      norm: the norm after each convolution; None is ``BatchNorm()``.
+      dropout: the dropout rate before the scores.
+      drop_path: the drop rate of blocks with a shortcut, which increases linearly with depth from 0 to almost this
+        value (Huang et al., 2016).
+      small_images: whether the first two strides are 1, for images of about 32x32.
 
     Raises:
-      ShapeError: a factor or a rate cannot be.
+      ShapeError: a factor or a rate is out of range.
 
     >>> jc.summary(efficientnet(V1), (1, 224, 224, 3)).parameters
     5288548

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite: Tan and Le, "EfficientNet", 2019, as their code of 2020 changes it for small devices.
+"""EfficientNet-Lite: Tan and Le, "EfficientNet", 2019, with the changes of their code of 2020 for small devices.
 
-No squeeze and excitation, ReLU6, and a stem, a head, and first and last stages that are not scaled. Names and shapes
-are those of the package efficientnet-lite-pytorch, padding is TensorFlow's "SAME".
+The networks have no squeeze and excitation, and use ReLU6; stem, head, and first and last stages are not scaled. Names
+and shapes are those of the package efficientnet-lite-pytorch; padding is TensorFlow's "SAME".
 """
 
 import functools
@@ -43,19 +43,19 @@ def efficientnet_lite(
     drop_path: float = 0.2,
     small_images: bool = False,
 ) -> Layer:
-    """Returns an EfficientNet-Lite: a stem, blocks, a 1x1 convolution, the mean over space, the scores ``_fc``.
+    """Returns an EfficientNet-Lite: stem, blocks, 1x1 convolution, global average pooling, the scores ``_fc``.
 
     Args:
-      classes: how many scores come out.
-      width: factor of the channels of the stages, which are then rounded to multiples of 8.
-      depth: factor of the blocks of each stage but the first and the last, rounded up.
-      dropout: rate before the scores.
-      drop_path: rate at which a block that has a shortcut is dropped; it grows linearly with depth from 0 to nearly
-        this (Huang et al., 2016).
-      small_images: the first two strides are 1, for images of about 32x32.
+      classes: the number of classes.
+      width: a factor of the stages' channels, rounded to multiples of 8.
+      depth: a factor of the number of blocks of each stage except the first and the last, rounded up.
+      dropout: the dropout rate before the scores.
+      drop_path: the drop rate of blocks with a shortcut, which increases linearly with depth from 0 to almost this
+        value (Huang et al., 2016).
+      small_images: whether the first two strides are 1, for images of about 32x32.
 
     Raises:
-      ShapeError: a factor or a rate cannot be.
+      ShapeError: a factor or a rate is out of range.
 
     >>> jc.summary(efficientnet_lite(), (1, 224, 224, 3)).parameters
     4652008

@@ -1,4 +1,4 @@
-"""Inception: blocks that look at a map through several windows at once and join what they see.
+"""Inception networks: blocks that concatenate convolutions with several windows of the same feature map.
 
 Szegedy et al., "Going deeper with convolutions", 2015: GoogLeNet, here with batch norm (Ioffe and Szegedy, 2015).
 Szegedy, Vanhoucke, Ioffe, Shlens and Wojna, "Rethinking the Inception architecture for computer vision", 2016:
@@ -33,7 +33,7 @@ from jaxconv.models.blocks import scaled
 
 
 def halved(x: Array) -> Array:
-    """Takes RGB normalised by ImageNet's mean and deviation, torchvision's, to RGB normalised by 0.5 and 0.5.
+    """Converts RGB normalized by ImageNet's mean and standard deviation to RGB normalized by 0.5 and 0.5.
 
     >>> [f"{value:.3f}" for value in halved(jnp.array([0.0, 0.0, -0.406 / 0.225]))]
     ['-0.030', '-0.088', '-1.000']
@@ -41,13 +41,13 @@ def halved(x: Array) -> Array:
     if x.shape[-1] != 3:
         raise ShapeError(f"x must have 3 channels, red, green and blue, for transform_input, got shape {x.shape}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise DTypeError(f"x must be a floating-point array for transform_input, got {x.dtype}: normalise it first")
+        raise DTypeError(f"x must be a floating-point array for transform_input, got {x.dtype}: normalize it first")
     mean, std = jnp.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], x.dtype)
     return (x * std + (mean - 0.5)) / 0.5
 
 
 def _conv(features: int, window: IntOrTuple = 1, *, std: float, **options: Any) -> Layer:
-    """Returns a convolution with its norm and ReLU; it keeps the size unless told otherwise."""
+    """Returns a convolution with norm and ReLU; by default the convolution keeps the size."""
     conv = Conv(features, window, bias=False, kernel_init=initializers.normal(std), **options)
     return serial(conv=conv, bn=BatchNorm(eps=1e-3), relu=jax.nn.relu)
 
@@ -62,8 +62,8 @@ def _network(
 
 # --- GoogLeNet --------------------------------------------------------------------------------------------------------
 
-# Filters of each block: 1x1; before 3x3, 3x3; before the third branch's, the third branch's; after the pool.
-# A number is the window of a pool between blocks.
+# Filters of each block: the 1x1 branch; the two convolutions of the second branch; the two of the third branch; the
+# pool branch. A number is the window of a pool between blocks.
 GOOGLENET: dict[str, tuple[int, ...] | int] = {
     "inception3a": (64, 96, 128, 16, 32, 32),
     "inception3b": (128, 128, 192, 32, 96, 64),
@@ -91,16 +91,16 @@ def googlenet(
 ) -> Layer:
     """Returns GoogLeNet: 6,624,904 parameters with 1000 classes, 13,004,888 with its two auxiliary heads.
 
-    As torchvision has it: the third branch of a block is a 3x3 convolution where the paper's is 5x5.
+    As in torchvision, the third branch of a block is a 3x3 convolution; in the paper it is 5x5.
 
     Args:
-      classes: how many scores come out.
-      aux_logits: heads ``aux1`` and ``aux2``, which run in training only.
-      transform_input: takes images normalised as torchvision's are, which its published weights want; see `halved`.
-      width: how many times as wide the convolutions are, in steps of 8 channels.
-      dropout: the rate before the scores.
-      dropout_aux: the rate before the heads' scores.
-      small_images: a 3x3 stem without stride, and no pool before the first block: for images of 32x32.
+      classes: the number of classes.
+      aux_logits: whether to add the heads ``aux1`` and ``aux2``, which run in training only.
+      transform_input: whether inputs are normalized like torchvision's, as its published weights require; see `halved`.
+      width: a factor of the convolutions' channels, rounded to multiples of 8.
+      dropout: the dropout rate before the scores.
+      dropout_aux: the dropout rate before the heads' scores.
+      small_images: whether to use a 3x3 stem without stride, and no pool before the first block, for images of 32x32.
 
     >>> jc.summary(googlenet(aux_logits=False), (1, 224, 224, 3)).parameters
     6624904
@@ -161,14 +161,14 @@ def inception_v3(
 ) -> Layer:
     """Returns Inception v3 for images of 299x299: 27,161,264 parameters with 1000 classes and the auxiliary head.
 
-    Images are 75x75 at least without the head, which is there to be initialised whether it runs or not, 299x299 with.
+    Images must be at least 75x75 without the auxiliary head, and 299x299 with it, since the head is always initialized.
 
     Args:
-      classes: how many scores come out.
-      aux_logits: a head ``AuxLogits``, which runs in training only.
-      transform_input: takes images normalised as torchvision's are, which its published weights want; see `halved`.
-      width: how many times as wide the convolutions are, in steps of 8 channels.
-      dropout: the rate before the scores.
+      classes: the number of classes.
+      aux_logits: whether to add the head ``AuxLogits``, which runs in training only.
+      transform_input: whether inputs are normalized like torchvision's, as its published weights require; see `halved`.
+      width: a factor of the convolutions' channels, rounded to multiples of 8.
+      dropout: the dropout rate before the scores.
 
     >>> jc.summary(inception_v3(), (1, 299, 299, 3)).parameters
     27161264
@@ -181,7 +181,7 @@ def inception_v3(
         return conv(features, 3, stride=2, padding="VALID")
 
     def row(name: str, *layers: Layer) -> Inline:
-        """Returns layers called name_1, name_2, ..., at the block's own level."""
+        """Returns layers called name_1, name_2, ..., at the block's level."""
         return inline(serial(**{f"{name}_{i}": layer for i, layer in enumerate(layers, 1)}))
 
     def only(name: str, layer: Layer) -> Inline:
@@ -222,7 +222,7 @@ def inception_v3(
         )
 
     def fork(name: str) -> Inline:
-        """Returns a 1x3 and a 3x1 convolution of the same map."""
+        """Returns a 1x3 and a 3x1 convolution of the same feature map."""
         return inline(concat(**{f"{name}a": conv(384, (1, 3)), f"{name}b": conv(384, (3, 1))}))
 
     def e() -> Layer:

@@ -8,14 +8,14 @@ from jaxconv.layers import AvgPool, Conv, Dense, Flatten
 
 
 def lenet5(classes: int = 10, *, padding: int = 2) -> Layer:
-    """Returns LeNet-5 for grey images of 28x28, padded to the 32x32 of the paper. Other sizes work, from 12x12 on.
+    """Returns LeNet-5 for gray images of 28x28, padded to the 32x32 of the paper. Other sizes work, from 12x12 on.
 
-    As it is usually built today: the second convolution sees all maps of the first, the pools have no weights, and the
+    The usual modern form: the second convolution uses all feature maps of the first, the pools have no weights, and the
     last layer is linear. 61,706 parameters on 28x28x1.
 
     Args:
-      classes: how many scores come out.
-      padding: zeros around the image; 0 for images that are 32x32 already.
+      classes: the number of classes.
+      padding: zeros around the image; 0 for images of 32x32.
 
     >>> str(jc.summary(lenet5(), (1, 28, 28, 1))).splitlines()[-1].split(",")[:2]
     ['61', '706 parameters']

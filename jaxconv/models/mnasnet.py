@@ -10,11 +10,11 @@ from jaxconv.layer import Layer
 from jaxconv.layers import BatchNorm, Dense, Dropout, GlobalAvgPool
 from jaxconv.models.blocks import conv_norm_act, flat, inverted_bottleneck, scaled, strides_for, with_shortcut
 
-# The paper's 0.9997, in torch's meaning.
+# 0.9997 in the paper, which uses Keras's definition of momentum.
 _NORM = BatchNorm(momentum=3e-4)
 _OUTPUTS_UNIFORM = initializers.variance_scaling(1.0, "fan_out", "uniform")
 
-# How much a block widens its input, its window, features, blocks, stride of the first.
+# Expansion of a block's input, window, features, number of blocks, stride of the first block.
 STAGES = ((3, 3, 24, 3, 2), (3, 5, 40, 3, 2), (6, 5, 80, 3, 2), (6, 3, 96, 2, 1), (6, 5, 192, 4, 2), (6, 3, 320, 1, 1))
 
 
@@ -26,18 +26,18 @@ def mnasnet(
     drop_path: float = 0.0,
     small_images: bool = False,
 ) -> Layer:
-    """Returns MNASNet-B1: a stem, stages and a 1x1 convolution in ``layers``, the mean over space, the scores.
+    """Returns MNASNet-B1: stem, stages and 1x1 convolution in ``layers``, global average pooling, the scores.
 
     Args:
-      classes: how many scores come out.
-      width: factor of the channels, which are then rounded to multiples of 8; the last convolution has 1280.
-      dropout: rate before the scores.
-      drop_path: rate at which a block that has a shortcut is dropped; it grows linearly with depth from 0 to nearly
-        this (Huang et al., 2016).
-      small_images: the first two strides are 1, for images of about 32x32.
+      classes: the number of classes.
+      width: a factor of the channels, rounded to multiples of 8; the last convolution has 1280.
+      dropout: the dropout rate before the scores.
+      drop_path: the drop rate of blocks with a shortcut, which increases linearly with depth from 0 to almost this
+        value (Huang et al., 2016).
+      small_images: whether the first two strides are 1, for images of about 32x32.
 
     Raises:
-      ShapeError: a factor or a rate cannot be.
+      ShapeError: a factor or a rate is out of range.
 
     >>> jc.summary(mnasnet(), (1, 224, 224, 3)).parameters
     4383312

@@ -26,7 +26,7 @@ from jaxconv.models.blocks import (
 
 _SMALL_NORMAL = initializers.normal(0.01)
 
-# Table 2 of the paper: how much a block widens its input, features, blocks, stride of the first.
+# Table 2 of the paper: expansion of a block's input, features, number of blocks, stride of the first block.
 V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
@@ -41,15 +41,15 @@ def mobilenet_v2(
     """Returns MobileNet v2: 3,504,872 parameters with 1000 classes and width 1.
 
     Args:
-      classes: how many scores come out.
-      width: factor of the channels, which are then rounded to multiples of 8; the last convolution has at least 1280.
-      dropout: rate before the scores.
-      drop_path: rate at which a block that has a shortcut is dropped; it grows linearly with depth from 0 to nearly
-        this (Huang et al., 2016).
-      small_images: the first two strides are 1, for images of about 32x32.
+      classes: the number of classes.
+      width: a factor of the channels, rounded to multiples of 8; the last convolution has at least 1280.
+      dropout: the dropout rate before the scores.
+      drop_path: the drop rate of blocks with a shortcut, which increases linearly with depth from 0 to almost this
+        value (Huang et al., 2016).
+      small_images: whether the first two strides are 1, for images of about 32x32.
 
     Raises:
-      ShapeError: a factor or a rate cannot be.
+      ShapeError: a factor or a rate is out of range.
 
     >>> jc.summary(mobilenet_v2(), (1, 224, 224, 3)).parameters
     3504872
@@ -139,21 +139,21 @@ def mobilenet_v3(
     drop_path: float = 0.0,
     small_images: bool = False,
 ) -> Layer:
-    """Returns a MobileNet v3: a stem, blocks and a 1x1 convolution in ``features``, the mean over space, two layers.
+    """Returns a MobileNet v3: stem, blocks and 1x1 convolution in ``features``, global average pooling, two layers.
 
     Args:
-      rows: its blocks at width 1.
-      hidden: units of the layer before the scores at width 1.
-      classes: how many scores come out.
-      width: factor of the channels, which are then rounded to multiples of 8.
-      dilate: the last stride is 1, and depthwise filters from there on are dilated by 2: for dense prediction.
-      dropout: rate before the scores.
-      drop_path: rate at which a block that has a shortcut is dropped; it grows linearly with depth from 0 to nearly
-        this (Huang et al., 2016).
-      small_images: the first two strides are 1, for images of about 32x32.
+      rows: the blocks at width 1.
+      hidden: units of the layer before the scores, at width 1.
+      classes: the number of classes.
+      width: a factor of the channels, rounded to multiples of 8.
+      dilate: whether the last stride is 1 and depthwise filters after it are dilated by 2, for dense prediction.
+      dropout: the dropout rate before the scores.
+      drop_path: the drop rate of blocks with a shortcut, which increases linearly with depth from 0 to almost this
+        value (Huang et al., 2016).
+      small_images: whether the first two strides are 1, for images of about 32x32.
 
     Raises:
-      ShapeError: a factor or a rate cannot be.
+      ShapeError: a factor or a rate is out of range.
 
     >>> jc.summary(mobilenet_v3(V3_SMALL, 1024), (1, 224, 224, 3)).parameters
     2542856
@@ -181,7 +181,7 @@ def mobilenet_v3(
                 excite=squeeze_excite(expanded, squeezed, scale=jax.nn.hard_sigmoid) if row.excite else None,
             )
         )
-        # By the stride before dilation, as torchvision has it.
+        # By the stride before dilation, as in torchvision.
         shortcut = stride == 1 and inputs == features
         blocks.append(with_shortcut(shortcut, drop_path * i / len(rows), block=block))
         inputs = features

@@ -1,7 +1,7 @@
 """Network in network: Lin, Chen and Yan, 2014.
 
-Each convolution is followed by two of 1x1, a small network at each place; the scores are means of the last maps,
-without a fully connected layer. Names and sizes are of the authors' definitions for Caffe.
+Each convolution is followed by two 1x1 convolutions, a small network at each position. The scores are averages of the
+last feature maps, without a fully connected layer. Names and sizes are those of the authors' definitions for Caffe.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from jaxconv.layers import AvgPool, Conv, Dropout, GlobalAvgPool, MaxPool
 
 
 def _stage(widths: Sequence[int], window: int, stride: int = 1) -> list[LayerLike]:
-    """Returns a convolution and two of 1x1, a ReLU after each."""
-    # A window that strides begins at the image's rim, without padding, as in the authors' network for ImageNet.
+    """Returns a convolution and two 1x1 convolutions, with a ReLU after each."""
+    # A strided convolution has no padding, as in the authors' network for ImageNet.
     conv = Conv(widths[0], window, stride=stride, padding=window // 2 if stride == 1 else 0)
     pointwise = [layer for width in widths[1:] for layer in (Conv(width, 1), jax.nn.relu)]
     return [conv, jax.nn.relu, *pointwise]
@@ -26,9 +26,9 @@ def nin(classes: int = 10, *, width: int = 192, dropout: float = 0.5) -> Layer:
     """Returns the network for CIFAR-10: 966,986 parameters on images of 32x32x3.
 
     Args:
-      classes: how many scores come out.
-      width: filters of each convolution; the first two of 1x1 have five sixths and a half of them.
-      dropout: the rate after each of the two pools.
+      classes: the number of classes.
+      width: filters of each convolution; the first two 1x1 convolutions have five sixths and a half of this number.
+      dropout: the dropout rate after each of the two pools.
 
     >>> jc.summary(nin(), (1, 32, 32, 3)).parameters
     966986
@@ -50,8 +50,8 @@ def nin_imagenet(classes: int = 1000, *, dropout: float = 0.5) -> Layer:
     """Returns the network for ImageNet, images of 224x224: 7,595,176 parameters with 1000 classes.
 
     Args:
-      classes: how many scores come out.
-      dropout: the rate before the last convolution that is not 1x1.
+      classes: the number of classes.
+      dropout: the dropout rate before the last convolution that is not 1x1.
 
     >>> jc.summary(nin_imagenet(), (1, 224, 224, 3)).parameters
     7595176

@@ -30,14 +30,14 @@ def regnet_stages(depth: int, start: int, slope: float, step: float, group_width
     """Returns the stages of a RegNet: widths that grow linearly with depth, rounded to powers of ``step``.
 
     Args:
-      depth: blocks in all.
+      depth: the total number of blocks.
       start: the width at depth 0.
-      slope: by how much the width grows with each block.
-      step: the factor from each stage's width to the next.
-      group_width: channels of a group; a stage of fewer channels is one group.
+      slope: the increase of the width with each block.
+      step: the ratio of a stage's width to that of the stage before.
+      group_width: channels of a group; a stage of fewer channels has one group.
 
     Raises:
-      ShapeError: slope is negative, step not greater than 1, or start no positive multiple of 8.
+      ShapeError: slope is negative, step is not greater than 1, or start is not a positive multiple of 8.
 
     >>> regnet_stages(16, 48, 27.89, 2.09, 8)
     [Stage(features=48, depth=1, group_width=8), Stage(features=104, depth=3, group_width=8),
@@ -90,20 +90,20 @@ def regnet(
     drop_path: float = 0.0,
     small_images: bool = False,
 ) -> Layer:
-    """Returns a RegNet: a stem, stages in ``trunk_output``, the mean over space, the scores ``fc``.
+    """Returns a RegNet: a stem, stages in ``trunk_output``, global average pooling, the scores ``fc``.
 
     Args:
       depth, start, slope, step, group_width: as in `regnet_stages`.
-      classes: how many scores come out.
-      squeeze: channels between the layers of squeeze and excitation, as a share of a block's input; 0 puts none.
+      classes: the number of classes.
+      squeeze: channels between the layers of squeeze and excitation, as a fraction of a block's input; 0 adds none.
       stem: channels of the stem.
-      width: a factor on all channels; those of a group stay as many.
-      dropout: rate before the scores; 0 puts none.
-      drop_path: rate at which the last block is dropped; it grows linearly from 0 (Huang et al., 2016).
-      small_images: the first two strides are 1, for images of about 32x32.
+      width: a factor of all channels, except those of a group.
+      dropout: the dropout rate before the scores; 0 adds no layer.
+      drop_path: the drop rate of the last block; the rate increases linearly from 0 (Huang et al., 2016).
+      small_images: whether the first two strides are 1, for images of about 32x32.
 
     Raises:
-      ShapeError: the widths cannot be, or a rate.
+      ShapeError: the widths or a rate are out of range.
 
     >>> jc.summary(regnet(16, 48, 27.89, 2.09, 8, squeeze=0.25), (1, 224, 224, 3)).parameters
     4344144

@@ -48,7 +48,7 @@ def _projection(features: int, stride: int) -> Layer:
 
 
 def basic(features: int, stride: int, dilation: int, project: bool, drop_path: float = 0.0) -> Layer:
-    """Returns a block of two 3x3 convolutions, its shortcut a 1x1 convolution where it must project."""
+    """Returns a block of two 3x3 convolutions, with a 1x1 convolution as shortcut if ``project``."""
     shortcut = _projection(features, stride) if project else None
     return residual(_basic_body(features, stride, dilation, drop_path), shortcut, after=jax.nn.relu, name="downsample")
 
@@ -63,7 +63,7 @@ def bottleneck(
     groups: int = 1,
     group_width: int = 64,
 ) -> Layer:
-    """Returns a block of a 1x1, a 3x3 and a 1x1 convolution, the last four times as wide as ``features``."""
+    """Returns a block of a 1x1, a 3x3 and a 1x1 convolution; the last has ``4 * features`` channels."""
     width = features * group_width // 64 * groups
     body: dict[str, LayerLike] = {
         "conv1": _conv(width, 1),
@@ -80,14 +80,14 @@ def bottleneck(
 
 
 def plain_basic(features: int, stride: int, dilation: int, project: bool, drop_path: float = 0.0) -> Layer:
-    """Returns a `basic` block whose shortcut has no weights: it leaves out places and adds channels of zeros."""
+    """Returns a `basic` block whose shortcut has no weights: it subsamples positions and adds channels of zeros."""
     shortcut = serial(MaxPool(1, stride=stride), _adding_channels(features)) if project else None
     return residual(_basic_body(features, stride, dilation, drop_path), shortcut, after=jax.nn.relu)
 
 
 @functools.cache
 def _adding_channels(features: int) -> Callable[[Array], Array]:
-    """Returns the same function each time, so that two networks of it are equal."""
+    """Returns the same function each time, so that equal networks compare equal."""
     return functools.partial(_more_channels, features=features)
 
 
@@ -106,27 +106,28 @@ def resnet(
     dropout: float = 0.0,
     drop_path: float = 0.0,
 ) -> Layer:
-    """Returns a residual network: a stem, stages ``layer1``, ``layer2``, ..., the mean over space, the scores ``fc``.
+    """Returns a residual network: stem, stages ``layer1``, ``layer2``, ..., global average pooling, the scores ``fc``.
 
     Args:
       block: `basic`, `bottleneck`, or a function of the same arguments.
       depths: blocks in each stage.
-      classes: how many scores come out.
+      classes: the number of classes.
       width: filters of the first stage; each stage doubles them.
-      dilate: for each stage after the first, whether it dilates its filters in place of its stride.
-      small_images: a 3x3 stem without stride and pool, as is usual for images of 32x32, in place of 7x7 and a pool.
-      dropout: rate before the scores; 0 puts none.
-      drop_path: rate at which the last block is dropped; it grows linearly from 0 (Huang et al., 2016).
+      dilate: for each stage after the first, whether the stage dilates its filters in place of its stride.
+      small_images: whether to use a 3x3 stem without stride and pool, as usual for images of 32x32, in place of 7x7 and
+        a pool.
+      dropout: the dropout rate before the scores; 0 adds no layer.
+      drop_path: the drop rate of the last block; the rate increases linearly from 0 (Huang et al., 2016).
 
     Raises:
-      ShapeError: there is no stage, or dilate has more entries than there are stages after the first.
+      ShapeError: depths is empty, or dilate has more entries than stages after the first.
 
     >>> jc.summary(resnet(basic, (1, 1), 10, width=16, small_images=True), (1, 32, 32, 3)).parameters
     19994
     """
     as_int(width, "width", least=1)
     if not depths:
-        raise ShapeError("depths must name one stage at least, got none")
+        raise ShapeError("depths must have at least one stage, got none")
     if len(dilate) > len(depths) - 1:
         more = len(depths) - 1
         raise ShapeError(f"dilate must have at most one entry for each of {more} stages, got {tuple(dilate)}")
@@ -143,7 +144,7 @@ def resnet(
         if i and i <= len(dilate) and dilate[i - 1]:
             dilation, stride = dilation * stride, 1
         features = width * 2**i
-        # A basic block of the first stage gets the channels that it gives.
+        # A basic block of the first stage has equal input and output channels.
         project = i > 0 or block is not basic
         blocks = [
             block(features, stride if n == 0 else 1, first if n == 0 else dilation, project and n == 0, next(rates))
@@ -388,7 +389,7 @@ def cifar_resnet(
 
     Args:
       depth: 6 n + 2: the layers with weights.
-      classes: how many scores come out.
+      classes: the number of classes.
       width, dilate, small_images, dropout, drop_path: as in `resnet`.
 
     Raises:

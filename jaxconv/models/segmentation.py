@@ -1,9 +1,9 @@
-"""A score for each pixel from a backbone whose last stages dilate their filters in place of striding.
+"""Semantic segmentation with backbones whose last stages dilate their filters in place of striding.
 
 Long, Shelhamer and Darrell, "Fully convolutional networks for semantic segmentation", 2015: FCN.
 Chen, Papandreou, Schroff and Adam, "Rethinking atrous convolution for semantic image segmentation", 2017: DeepLab v3.
 Names and shapes are torchvision's. An auxiliary head runs in training only, where the output is
-``(scores, {"aux_classifier": scores})``; torchvision gives the two in evaluation as well.
+``(scores, {"aux_classifier": scores})``; torchvision returns both in evaluation too.
 """
 
 from collections.abc import Sequence
@@ -26,23 +26,23 @@ def _conv(features: int, window: int = 3, dilation: int = 1) -> Conv:
 
 
 def fcn_head(width: int, classes: int, dropout: float = 0.1) -> Layer:
-    """Returns FCN's head: a 3x3 convolution with its norm, dropout, and the scores of each place.
+    """Returns FCN's head: a 3x3 convolution with norm, dropout, and the scores of each position.
 
     Args:
-      width: the channels between, a quarter of its input's in torchvision.
-      classes: how many scores a place gets.
-      dropout: the rate.
+      width: the channels of the 3x3 convolution, a quarter of the input's in torchvision.
+      classes: the number of classes.
+      dropout: the dropout rate.
     """
     return serial(_conv(width), BatchNorm(), jax.nn.relu, Dropout(dropout), Conv(classes, 1))
 
 
 def aspp(width: int = 256, rates: Sequence[int] = (12, 24, 36), dropout: float = 0.5) -> Layer:
-    """Returns atrous spatial pyramid pooling: one map seen at several dilations, and as a whole.
+    """Returns atrous spatial pyramid pooling: convolutions with several dilations, and global pooling, concatenated.
 
     Args:
-      width: the channels of each branch, and of what comes out.
+      width: the channels of each branch, and of the output.
       rates: the dilation of each 3x3 convolution.
-      dropout: the rate after the projection.
+      dropout: the dropout rate after the projection.
     """
 
     def branch(window: int, dilation: int = 1) -> Layer:
@@ -56,23 +56,23 @@ def aspp(width: int = 256, rates: Sequence[int] = (12, 24, 36), dropout: float =
 
 
 def segmenter(trunk: Layer, classifier: Layer, aux_classifier: Layer | None = None) -> Layer:
-    """Returns a backbone with a head on its map "out", whose scores are brought to the size of the image.
+    """Returns a backbone with a head on its feature map "out", whose scores are resized to the size of the image.
 
     Args:
-      trunk: gives a map "out", and a map "aux" for the auxiliary head.
-      classifier: the head, under torchvision's names like the backbone.
-      aux_classifier: a second one, in training only, on the map "aux".
+      trunk: a backbone with a feature map "out", and "aux" for the auxiliary head.
+      classifier: the head; torchvision has the same name for it.
+      aux_classifier: a second head on the feature map "aux", in training only.
 
     Raises:
-      ShapeError: the backbone gives no such map.
+      ShapeError: the backbone has no such feature map.
     """
     made = backbone_in(trunk)
     gives = list(made.source()[1].values()) if made else []
     for wanted in ["out"] if aux_classifier is None else ["out", "aux"]:
         if made and wanted not in gives:
             raise ShapeError(
-                f"trunk must give a map {wanted!r}, it gives {', '.join(map(repr, gives))}: jaxconv.backbone names "
-                f"them by a mapping, {{path: {wanted!r}}}"
+                f"trunk must have a feature map {wanted!r}, got {', '.join(map(repr, gives))}: jaxconv.backbone names "
+                f"feature maps by a mapping, {{path: {wanted!r}}}"
             )
     net = serial(backbone=trunk, classifier=on_map("out", classifier))
     if aux_classifier is None:
@@ -86,11 +86,11 @@ def fcn(
     """Returns FCN on any backbone: scores ``(batch, height, width, classes)`` for each pixel of the image.
 
     Args:
-      trunk: made by `jaxconv.backbone`, with a map "out", and "aux" for an auxiliary head.
-      classes: how many scores a pixel gets, the background's among them.
-      width: the channels between the map and the scores.
-      aux_width: the same in the auxiliary head; None for no such head.
-      dropout: the rate before the scores.
+      trunk: made by `jaxconv.backbone`, with a feature map "out", and "aux" for an auxiliary head.
+      classes: the number of classes, background included.
+      width: the channels between the feature map and the scores.
+      aux_width: the channels between them in the auxiliary head; None for no auxiliary head.
+      dropout: the dropout rate before the scores.
 
     >>> trunk = jc.backbone(jc.models.resnet18(dilate=(False, True, True)), {"layer4": "out"})
     >>> jc.summary(fcn(trunk, 5, width=128), (1, 64, 64, 3)).rows[-1].output.shape
@@ -112,12 +112,12 @@ def deeplabv3(
     """Returns DeepLab v3 on any backbone: scores ``(batch, height, width, classes)`` for each pixel of the image.
 
     Args:
-      trunk: made by `jaxconv.backbone`, with a map "out", and "aux" for an auxiliary head.
-      classes: how many scores a pixel gets, the background's among them.
+      trunk: made by `jaxconv.backbone`, with a feature map "out", and "aux" for an auxiliary head.
+      classes: the number of classes, background included.
       width: the channels of the head.
-      rates: the dilations of `aspp`; half of them where the map has a stride of 16 in the paper.
-      aux_width: the channels of the auxiliary head, which is FCN's; None for no such head.
-      dropout: the rate in `aspp`.
+      rates: the dilations of `aspp`; the paper halves them for a feature map with a stride of 16.
+      aux_width: the channels of the auxiliary head, which is FCN's; None for no auxiliary head.
+      dropout: the dropout rate in `aspp`.
 
     >>> trunk = jc.backbone(jc.models.resnet18(dilate=(False, True, True)), {"layer4": "out"})
     >>> jc.summary(deeplabv3(trunk, 5, width=64), (1, 64, 64, 3)).rows[-1].output.shape

@@ -15,12 +15,12 @@ from jaxconv.layer import Layer
 from jaxconv.layers import ChannelShuffle, Dense, Dropout, GlobalAvgPool, Identity, MaxPool
 from jaxconv.models.blocks import conv_norm_act, flat, scaled
 
-# What torch draws from where nothing else is said.
+# Torch's default initializer.
 _conv = functools.partial(conv_norm_act, kernel_init=initializers.variance_scaling(1 / 3, "fan_in", "uniform"))
 
 
 def _block(inputs: int, features: int, stride: int) -> Layer:
-    """Returns a block that changes half of its channels, or one that halves the map and changes all."""
+    """Returns a block that changes half of its channels, or for a stride of 2 halves the size and changes all."""
     half = features // 2
     depthwise = functools.partial(_conv, stride=stride, act=None)
     branch2 = serial(*flat(_conv(half, 1), depthwise(half, groups=half), _conv(half, 1)))
@@ -40,25 +40,25 @@ def shufflenet_v2(
     dropout: float = 0.0,
     small_images: bool = False,
 ) -> Layer:
-    """Returns a ShuffleNet v2: a stem, stages ``stage2``, ..., a 1x1 convolution, the mean over space, the scores.
+    """Returns a ShuffleNet v2: stem, stages ``stage2``, ..., 1x1 convolution, global average pooling, the scores.
 
     Args:
       widths: channels of the stem, of each stage (even numbers), and of the last convolution.
-      classes: how many scores come out.
+      classes: the number of classes.
       depths: blocks in each stage.
-      width: a factor on all channels, which become even.
-      dropout: rate before the scores; 0 puts none.
-      small_images: a stem without stride and pool, for images of about 32x32.
+      width: a factor of all channels, rounded to even numbers.
+      dropout: the dropout rate before the scores; 0 adds no layer.
+      small_images: whether the stem has no stride and no pool, for images of about 32x32.
 
     Raises:
-      ShapeError: widths are not two more than depths, or one of a stage is odd.
+      ShapeError: widths does not have two more entries than depths, or the width of a stage is odd.
 
     >>> jc.summary(shufflenet_v2((24, 116, 232, 464, 1024)), (1, 224, 224, 3)).parameters
     2278604
     """
     if len(widths) != len(depths) + 2 or any(width % 2 for width in widths[1:-1]):
         raise ShapeError(
-            f"widths must be those of a stem, {len(depths)} even ones of stages, and one more, got {widths}"
+            f"widths must be of the stem, {len(depths)} stages (even numbers) and the last convolution, got {widths}"
         )
     widths = [scaled(features, width, 2) for features in widths]
     inputs = widths[0]

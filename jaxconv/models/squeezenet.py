@@ -1,6 +1,6 @@
 """SqueezeNet: Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters", 2016.
 
-Version 1.1, of the authors' repository, has its pools earlier and smaller filters in its stem. Names and shapes are
+Version 1.1 of the authors' repository has earlier pools, and smaller filters in the stem. Names and shapes are
 torchvision's.
 """
 
@@ -26,11 +26,11 @@ def _conv(name: str, features: int, window: int = 1) -> Inline:
 
 
 def fire(squeezed: int, expanded: int) -> Layer:
-    """Returns a 1x1 convolution to few channels, then one of 1x1 beside one of 3x3.
+    """Returns a fire module: a 1x1 convolution to few channels, then a 1x1 and a 3x3 convolution, concatenated.
 
     Args:
-      squeezed: the channels between.
-      expanded: those that each of the two gives.
+      squeezed: the channels of the first convolution.
+      expanded: the channels of each of the other two.
     """
     expand = concat(_conv("expand1x1", expanded), _conv("expand3x3", expanded, 3))
     return serial(_conv("squeeze", squeezed), inline(expand))
@@ -45,15 +45,15 @@ def squeezenet(
     dropout: float = 0.5,
     small_images: bool = False,
 ) -> Layer:
-    """Returns a stem, eight `fire` modules with pools between them, and the means of one map a class.
+    """Returns a SqueezeNet: a stem, eight `fire` modules with pools, and averages of one feature map for each class.
 
     Args:
       stem: the first convolution.
-      pools: before which of the fire modules, counted from 0, there is a 3x3 max pool with a stride of 2.
-      classes: how many scores come out.
-      width: how many times as wide the fire modules are, in steps of 8 channels.
-      dropout: the rate before the last convolution.
-      small_images: a 3x3 stem without stride and no pool after it: for images of 32x32.
+      pools: indices of the fire modules, from 0, that follow a 3x3 max pool with a stride of 2.
+      classes: the number of classes.
+      width: a factor of the fire modules' channels, rounded to multiples of 8.
+      dropout: the dropout rate before the last convolution.
+      small_images: whether to use a 3x3 stem without stride, and no pool after it, for images of 32x32.
 
     >>> jc.summary(squeezenet(jc.Conv(64), (0, 2), 10, width=0.5), (1, 32, 32, 3)).parameters
     185514
@@ -85,7 +85,7 @@ def squeezenet1_0(
 def squeezenet1_1(
     classes: int = 1000, *, width: float = 1.0, dropout: float = 0.5, small_images: bool = False
 ) -> Layer:
-    """Returns SqueezeNet 1.1, of 2.4 times fewer multiply-adds: 1,235,496 parameters with 1000 classes."""
+    """Returns SqueezeNet 1.1, with 2.4 times fewer multiply-adds: 1,235,496 parameters with 1000 classes."""
     stem = Conv(64, 3, stride=2, padding="VALID", kernel_init=UNIFORM)
     return squeezenet(stem, (0, 2, 4), classes, width=width, dropout=dropout, small_images=small_images)
 

@@ -1,7 +1,7 @@
-"""Painting an image in one pass: Johnson, Alahi and Fei-Fei, "Perceptual losses for real-time style transfer", 2016.
+"""Fast style transfer: Johnson, Alahi and Fei-Fei, "Perceptual losses for real-time style transfer", 2016.
 
-With instance norm in place of batch norm (Ulyanov et al., 2017), resize-convolutions in place of transposed ones (Odena
-et al., 2016) and mirrored borders. Names are those of ``TransformerNet`` in pytorch/examples.
+The network has instance norm in place of batch norm (Ulyanov et al., 2017), resize-convolutions in place of transposed
+convolutions (Odena et al., 2016), and reflected padding. Names are those of ``TransformerNet`` in pytorch/examples.
 """
 
 from collections.abc import Sequence
@@ -46,26 +46,26 @@ def unit_range(x: Array) -> Array:
 def transform_net(
     channels: int = 3, *, widths: Sequence[int] = (32, 64, 128), blocks: int = 5, bounded: bool = True
 ) -> Layer:
-    """Returns the image transformation network: down by strides, residual blocks, up again, an image of the same size.
+    """Returns the image transformation network: strided convolutions, residual blocks, and upsampling to the same size.
 
-    Heights and widths must divide by 2 for each width but the first, 4 as it is; others come out larger. 1,679,235
-    parameters.
+    Heights and widths must be divisible by 2 for each width after the first, by default by 4; other sizes give a larger
+    output. 1,679,235 parameters.
 
     Args:
-      channels: of the images.
+      channels: the channels of the images.
       widths: filters at the full size, at half of it, and so on.
       blocks: residual blocks at the smallest size.
-      bounded: whether `unit_range` comes last; ``TransformerNet`` gives values around 0 to 255 instead.
+      bounded: whether `unit_range` is the last layer; ``TransformerNet`` returns values from about 0 to 255 instead.
 
     Raises:
-      ShapeError: there are no widths, or a number of blocks that is negative.
+      ShapeError: widths is empty, or blocks is negative.
 
     >>> jc.summary(transform_net(), (1, 64, 64, 3)).parameters
     1679235
     """
     widths = tuple(as_int(width, "widths", least=1) for width in widths)
     if not widths:
-        raise ShapeError("widths must have a number of filters at least for the full size, got ()")
+        raise ShapeError("widths must have at least one number of filters, got ()")
     layers: dict[str, LayerLike] = {}
     for i, width in enumerate(widths, 1):
         conv = _conv(width, 9) if i == 1 else _conv(width, 3, stride=2)

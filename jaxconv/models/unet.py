@@ -1,8 +1,8 @@
 """U-Net: Ronneberger, Fischer and Brox, "U-Net: convolutional networks for biomedical image segmentation", 2015.
 
-The way down halves the map and doubles the channels at each level, the way up undoes it and joins what the way down had
-there. Resizing in place of the transposed convolution: Odena, Dumoulin and Olah, "Deconvolution and checkerboard
-artifacts", 2016.
+The encoder halves the size and doubles the channels at each level. The decoder upsamples, and concatenates the
+encoder's feature map of the same level. Resizing in place of the transposed convolution: Odena, Dumoulin and Olah,
+"Deconvolution and checkerboard artifacts", 2016.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,21 +21,21 @@ NORM = BatchNorm()
 
 
 def _block(features: int, padding: str, norm: Layer | None, dropout: float = 0.0) -> Layer:
-    """Returns two 3x3 convolutions with their norms, if there are any, and ReLUs."""
+    """Returns two 3x3 convolutions, each with its norm, if any, and a ReLU."""
     conv = Conv(features, padding=padding, bias=norm is None)
     layers: list[LayerLike] = [conv, *([] if norm is None else [norm]), jax.nn.relu]
     return serial(*layers, *layers, *([Dropout(dropout)] if dropout else []))
 
 
 def _enlarging(features: int, upsampling: str) -> Layer:
-    """Returns what makes a map twice as large: the paper's transposed 2x2 convolution, or a 3x3 one after resizing."""
+    """Returns an upsampling layer: the paper's transposed 2x2 convolution, or a 3x3 convolution after resizing."""
     if upsampling == "transpose":
         return ConvTranspose(features, 2, stride=2)
     return serial(Resize(factor=2, method="nearest"), Conv(features))
 
 
 def _decoder(maps: Sequence[str], width: int, padding: str, norm: Layer | None, upsampling: str) -> TopDown:
-    """Returns the way up to the finest map, which is the first and gets ``width`` channels."""
+    """Returns the decoder up to the finest feature map, which is the first of ``maps`` and has ``width`` channels."""
     if upsampling not in UPSAMPLING:
         raise ShapeError(f"upsampling must be one of {', '.join(UPSAMPLING)}, got {upsampling!r}")
     widths = {name: width * 2**i for i, name in enumerate(maps[:-1])}
@@ -53,24 +53,23 @@ def unet(
     upsampling: str = "transpose",
     dropout: float = 0.0,
 ) -> Layer:
-    """Returns U-Net: scores ``(batch, height, width, classes)``. 31,030,658 parameters on grey images with 2 classes.
+    """Returns U-Net: scores ``(batch, height, width, classes)``. 31,030,658 parameters on gray images with 2 classes.
 
-    As in the paper it has no padding: the scores are those of the middle of the image, 388x388 of 572x572, and all
-    sizes before a pool must be even. With ``padding="SAME"``, as is usual today, they are those of the whole image,
-    whatever its size from ``2**depth`` on.
+    As in the paper there is no padding by default: the scores are those of the center of the image, 388x388 of 572x572,
+    and all sizes before a pool must be even. With ``padding="SAME"``, as usual today, the scores are those of the whole
+    image, for any size from ``2**depth`` on.
 
     Args:
-      classes: how many scores a pixel gets.
-      width: channels of the first level; each doubles them.
-      depth: how often the map is halved.
+      classes: the number of classes.
+      width: channels of the first level; each level doubles them.
+      depth: the number of pools.
       padding: "VALID" or "SAME".
-      norm: a layer between each convolution and its ReLU, ``jc.BatchNorm()`` for instance; the convolution then has no
-        bias.
+      norm: a layer between each convolution and its ReLU, such as ``jc.BatchNorm()``; the convolution then has no bias.
       upsampling: "transpose", a transposed 2x2 convolution, or "resize", a 3x3 convolution after resizing.
-      dropout: rate at the end of the way down; the paper has it there, and does not say how much.
+      dropout: the dropout rate at the end of the encoder; the paper does not state its rate.
 
     Raises:
-      ShapeError: another padding or upsampling; in ``init``, sizes that the network without padding cannot take.
+      ShapeError: padding or upsampling is unknown; in ``init``, sizes do not fit a network without padding.
 
     >>> jc.summary(unet(), (1, 572, 572, 1)).parameters
     31030658
@@ -100,20 +99,20 @@ def unet_on(
     norm: Layer | None = NORM,
     upsampling: str = "transpose",
 ) -> Layer:
-    """Returns U-Net's way up on the maps of another network: scores for each pixel of the image.
+    """Returns U-Net's decoder on the feature maps of another network: scores for each pixel of the image.
 
     Args:
       net: the network; its weights keep their paths, under ``backbone``.
-      paths: of the layers whose maps it takes, finest first, each half the size of the one before, or a mapping of them
-        to names: what `jaxconv.backbone` takes. Without names of their own they have the paths, "_" for ".".
-      classes: how many scores a pixel gets.
-      width: channels at the finest map; each coarser one has twice as many.
-      norm: between each convolution of the way up and its ReLU; None for none.
+      paths: the paths of layers, finest first, each half the size of the one before, or a mapping from paths to names,
+        as in `jaxconv.backbone`. The default names are the paths with "_" in place of ".".
+      classes: the number of classes.
+      width: channels at the finest feature map; each coarser feature map has twice the channels.
+      norm: the norm between each convolution of the decoder and its ReLU; None for no norm.
       upsampling: "transpose" or "resize", as in `unet`.
 
     Raises:
-      ShapeError: a path that names no layer, fewer than two of them, another upsampling; in ``init``, maps of which one
-        is not half the size of the one before.
+      ShapeError: a path names no layer, paths has fewer than two entries, or upsampling is unknown; in ``init``, a
+        feature map is not half the size of the one before.
 
     >>> net = unet_on(jc.models.resnet18(), ["relu", "layer1", "layer2", "layer3", "layer4"], 5)
     >>> jc.summary(net, (1, 96, 64, 3)).rows[-1].output.shape
@@ -122,7 +121,7 @@ def unet_on(
     as_int(width, "width", least=1)
     named = paths if isinstance(paths, Mapping) else {path: path.replace(".", "_") for path in paths}
     if len(named) < 2:
-        raise ShapeError(f"paths must be at least two, got {list(named)}")
+        raise ShapeError(f"paths must have at least two entries, got {list(named)}")
     trunk = backbone(net, named)
     decoder = _decoder(list(named.values()), width, "SAME", norm, upsampling)
     return resized(serial(backbone=trunk, decoder=decoder, head=Conv(classes, 1)))

@@ -30,17 +30,17 @@ def vgg(
     dropout: float = 0.5,
     small_images: bool = False,
 ) -> Layer:
-    """Returns a network of blocks of 3x3 convolutions, each ended by a 2x2 pool, and three fully connected layers.
+    """Returns a VGG: blocks of 3x3 convolutions, each with a 2x2 pool at its end, and three fully connected layers.
 
     Args:
       depths: convolutions in each block.
-      classes: how many scores come out.
-      norm: batch norm between each convolution and its ReLU.
-      width: filters of the first block; each block doubles them up to eight times as many.
+      classes: the number of classes.
+      norm: whether to add batch norm between each convolution and its ReLU.
+      width: filters of the first block; each block doubles them, up to a factor of 8.
       hidden: the width of the two hidden fully connected layers.
-      dropout: the rate after each of them.
-      small_images: the mean over space before the fully connected layers, in place of 7x7 bins: for images of 32x32,
-        of which five pools leave one place.
+      dropout: the dropout rate after each hidden fully connected layer.
+      small_images: whether to use global average pooling before the fully connected layers, in place of 7x7 bins, for
+        images of 32x32, which five pools reduce to one position.
 
     >>> jc.summary(vgg((1, 1), 10, width=8, hidden=16, small_images=True), (1, 32, 32, 3)).parameters
     2106

@@ -34,9 +34,9 @@ def spatial(before: int, features: int, stride: int) -> Layer:
 
 
 def factored(before: int, features: int, stride: int) -> Layer:
-    """Returns a 3x3 convolution of each frame and one of 3 frames at each place: R(2+1)D.
+    """Returns a 3x3 convolution of each frame and one of 3 frames at each position: R(2+1)D.
 
-    Between the two are as many channels as keep the parameters of a 3x3x3 convolution of ``before`` channels.
+    The channels between the two give the number of parameters of a 3x3x3 convolution of ``before`` channels.
     """
     between = 27 * before * features // (9 * before + 3 * features)
     first = _conv(between, (1, 3, 3), (1, stride, stride))
@@ -55,7 +55,7 @@ def _factored_stem(width: int, stride: int) -> Layer:
 def _block(conv: Convolution, before: int, features: int, stride: int, drop_path: float) -> Layer:
     body: dict[str, LayerLike] = {
         "conv1": serial(conv(before, features, stride), BatchNorm(), jax.nn.relu),
-        # The channels between the two of a factored one follow the block's input here too.
+        # The channels inside a factored convolution depend on the block's input here too.
         "conv2": serial(conv(before, features, 1), BatchNorm()),
     }
     if drop_path:
@@ -77,18 +77,18 @@ def video_resnet(
     drop_path: float = 0.0,
     small_images: bool = False,
 ) -> Layer:
-    """Returns a residual network for video: a stem, stages, the mean over time and space, the scores ``fc``.
+    """Returns a residual network for video: a stem, stages, global average pooling, the scores ``fc``.
 
     Args:
       convs: the convolution of each stage: `spatiotemporal`, `spatial`, `factored`, or a function of the channels
         before, the channels after and the stride.
-      classes: how many scores come out.
+      classes: the number of classes.
       depths: blocks in each stage.
-      width: filters of the first stage; each stage doubles them, and halves the map.
-      stem: a function of the width and the stride in space.
-      dropout: rate before the scores; 0 puts none.
-      drop_path: rate at which the last block is dropped; it grows linearly from 0.
-      small_images: the stem does not stride, for frames of about 32x32.
+      width: filters of the first stage; each later stage doubles them, and halves the size.
+      stem: a function of the width and the spatial stride.
+      dropout: the dropout rate before the scores; 0 adds no layer.
+      drop_path: the drop rate of the last block; the rate increases linearly from 0.
+      small_images: whether the stem has no stride, for frames of about 32x32.
 
     >>> net = video_resnet([spatial] * 2, 5, depths=(1, 1), width=8)
     >>> [row.output.shape for row in jc.inspect.trace(net, (1, 4, 32, 32, 3)) if row.path in ("layer1", "layer2", "fc")]
@@ -126,7 +126,7 @@ def r3d_18(
     drop_path: float = 0.0,
     small_images: bool = False,
 ) -> Layer:
-    """Returns the ResNet-18 of 3x3x3 convolutions: 33,371,472 parameters with 400 classes.
+    """Returns R3D-18, with 3x3x3 convolutions: 33,371,472 parameters with 400 classes.
 
     >>> jc.summary(r3d_18(), (1, 4, 32, 32, 3)).parameters
     33371472
@@ -153,7 +153,7 @@ def mc3_18(
     drop_path: float = 0.0,
     small_images: bool = False,
 ) -> Layer:
-    """Returns the one whose first stage has 3x3x3 convolutions, the others none in time: 11,695,440 parameters."""
+    """Returns MC3-18, with 3x3x3 convolutions in the first stage and 3x3 in the others: 11,695,440 parameters."""
     return video_resnet(
         [spatiotemporal, *[spatial] * 3],
         classes,

@@ -229,7 +229,7 @@ def instance_norm(
 
 
 def local_response_norm(x: ArrayLike, size: int, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
-    """Divides by ``(k + alpha / size * sum x^2)^beta``, the sum over ``size`` neighbouring channels.
+    """Divides by ``(k + alpha / size * sum x^2)^beta``, the sum over ``size`` neighboring channels.
 
     Args:
       x: floating-point array of shape ``(*any, channels)``.

@@ -71,7 +71,7 @@ class TrainState:
           (3,)
         """
         if init is None and x is None:
-            raise ValueError("x: expected an input or its shape to initialise the network with, got None")
+            raise ValueError("x: expected an input or its shape to initialize the network with, got None")
         weights, own = jax.random.split(as_key(key))
         params, state = copied(net.init(weights, x) if init is None else init)
         return cls(params, state, copied(optimizer.init(params)), jnp.zeros((), jnp.int32), own)

@@ -37,10 +37,10 @@ def train_step(
 
     Args:
       net: a layer.
-      loss: ``loss(logits, labels)``, a loss for each example or a scalar; the mean is minimised. Optax's losses fit.
+      loss: ``loss(logits, labels)``, a loss for each example or a scalar; the mean is minimized. Optax's losses fit.
       optimizer: an Optax transformation. It is given ``value=loss``, for those that ask for it.
       augment: ``augment(key, x)``, random changes of a batch, after ``preprocess``.
-      preprocess: ``preprocess(images)``, such as a cast and normalisation, run inside the step.
+      preprocess: ``preprocess(images)``, such as a cast and normalization, run inside the step.
       donate: whether the old train state's buffers are reused for the new one, so that two need not be held. The old
         state is gone after the call.
 

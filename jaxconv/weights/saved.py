@@ -44,7 +44,7 @@ def _printed(value: Any) -> str:
 
 
 def _own(layer: Layer) -> str:
-    """Prints a layer without its children, and without initialisers and the like, which are no part of what it is."""
+    """Prints a layer without its children, and without initializers and the like, which are no part of what it is."""
     if not dataclasses.is_dataclass(layer):
         silent = type(layer).__repr__ is object.__repr__ or getattr(layer, "children", None)
         return f"{type(layer).__name__}()" if silent else _printed(layer)
@@ -148,7 +148,7 @@ def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[P
 
     Args:
       path: the file.
-      net: the layer for which it was written. What is no part of its function in evaluation may differ: initialisers,
+      net: the layer for which it was written. What is no part of its function in evaluation may differ: initializers,
         rates of dropout, the momentum of batch norm, `jaxconv.remat`, `jaxconv.mixed_precision` and `jaxconv.frozen`.
         Functions are compared by name: not the values that a closure has.
       allow_nonfinite: take NaN and infinity among the numbers.

@@ -268,7 +268,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path, protoco
     content = pickle.dumps({b"data": Touch(trap), b"labels": []}, protocol=protocol)
     message = refused(tmp_path / "mine", content)
     assert "refused: it names " in message
-    assert message.endswith(".open, which no NumPy array needs; nothing was run")
+    assert message.endswith(".open, which no NumPy array needs; no code was run")
     assert not trap.exists()
     # The trap is one: loaded the ordinary way, it makes the file.
     pickle.loads(content)[b"data"].close()
@@ -300,15 +300,18 @@ def test_names_that_no_array_needs_are_refused(tmp_path, content, name):
         (python3_batch(planes(4)[0], [1, 2, 3]), "4 images but 3 labels"),
         (python3_batch(planes(4)[0], [1, 2, 3, 10]), "label 3 is 10, expected 0 to 9"),
         (python3_batch(planes(4)[0], [1, 2, 3, -(2**70)]), f"label 3 is {-(2**70)}, expected 0 to 9"),
-        (python2_batch(planes(0)[0], []), "holds no images"),
+        (python2_batch(planes(0)[0], []), "has no images"),
         (python3_batch(planes(4)[0][:, :2], [1] * 4), 'b"data" must be (N, 3072) u1, got (4, 2048) u1'),
         (python3_batch(planes(4)[0].astype("i2"), [1] * 4), 'b"data" must be (N, 3072) u1, got (4, 3072) i2'),
         (dumps(np.zeros(3, "u1"), []), 'b"data" is not a pickled two-dimensional array'),
         (dumps(np.zeros((1, 3072), "u1"), (1,)), 'b"labels" must be a list of integers'),
         (dumps(np.zeros((1, 3072), "u1"), [1.0]), 'b"labels" must be a list of integers'),
         # A shape that the bytes do not fill.
-        (python2_batch(*planes(4), declared=2**31 - 1), 'b"data" declares 2147483647 images of 3072 bytes, 12,288'),
-        (python2_batch(*planes(4), declared=-1), 'b"data" declares -1 images'),
+        (
+            python2_batch(*planes(4), declared=2**31 - 1),
+            'b"data" must have 2147483647 images of 3072 bytes, got 12',
+        ),
+        (python2_batch(*planes(4), declared=-1), 'b"data" must have -1 images'),
         # One number in the file asks for 2**40 bytes; and one tries to set an attribute on a stand-in.
         (b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".", "not a readable pickle: KeyError 150"),
         (b"\x80\x02cnumpy\ndtype\nN}U\x01aK\x01s\x86b.", "not a readable pickle: TypeError"),

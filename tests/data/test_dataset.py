@@ -15,7 +15,7 @@ from jaxconv.errors import DTypeError, ShapeError
 def test_split_is_a_stratified_partition(labels, fraction, seed):
     held = round(fraction * len(labels))
     if not 0 < held < len(labels):
-        with pytest.raises(ShapeError, match="one part empty"):
+        with pytest.raises(ShapeError, match="fraction must leave no part"):
             split(labels, fraction, seed=seed)
         return
     kept, held_out = split(labels, fraction, seed=seed)
@@ -55,13 +55,13 @@ def test_split_gives_every_example_the_same_chance():
     [
         ([[0, 1]], 0.5, 0, ShapeError, r"labels must be \(N,\), got shape \(1, 2\)"),
         ([0.0, 1.0], 0.5, 0, DTypeError, "labels must be integers, got float64"),
-        ([0, 1], 0.0, 0, ShapeError, "fraction must lie between 0 and 1, both excluded, got 0.0"),
+        ([0, 1], 0.0, 0, ShapeError, "fraction must be between 0 and 1, both excluded, got 0.0"),
         ([0, 1], 1, 0, ShapeError, "got 1"),
         ([0, 1], float("nan"), 0, ShapeError, "got nan"),
         ([0, 1], 0.5, -1, ShapeError, "seed must be at least 0, got -1"),
         ([0, 1], 0.5, 0.5, ShapeError, "seed must be an integer, got 0.5"),
-        ([], 0.5, 0, ShapeError, "of 0 labels leaves one part empty"),
-        ([0, 1, 2], 0.1, 0, ShapeError, "fraction 0.1 of 3 labels leaves one part empty"),
+        ([], 0.5, 0, ShapeError, "fraction must leave no part of the 0 labels empty"),
+        ([0, 1, 2], 0.1, 0, ShapeError, "fraction must leave no part of the 3 labels empty, got 0.1"),
     ],
 )
 def test_split_refuses(labels, fraction, seed, error, message):

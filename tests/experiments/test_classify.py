@@ -60,7 +60,7 @@ def test_checkpoint_holds_the_last_epoch(run):
 
 def test_second_run_into_the_same_folder_is_refused_and_a_resumed_one_goes_on(run):
     first, _, arguments = run
-    with pytest.raises(ValueError, match="holds a run already: continue it by --resume"):
+    with pytest.raises(ValueError, match="which has a run: use --resume"):
         classify.main(arguments)
     again = classify.main([*arguments, "--resume"])
     assert again["test_accuracy"] == first["test_accuracy"]

@@ -31,14 +31,14 @@ def test_there_are_1000_distinct_names_in_the_usual_order():
 
 
 def test_guesses_are_the_largest_probabilities_in_order():
-    # The mean colour of the crop, as the scores' bias says: class 3 for red, class 5 for blue.
+    # The mean color of the crop, as the scores' bias says: class 3 for red, class 5 for blue.
     net = jc.serial(jc.GlobalAvgPool(), jc.Dense(1000))
     params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
     kernel = np.zeros((3, 1000), np.float32)
     kernel[0, 3], kernel[2, 5], kernel[:, 7] = 8, 8, 4
     params["1"]["kernel"] = jnp.asarray(kernel)
     model = pretrained.Pretrained(net, params, state, lambda images: jnp.asarray(images, jnp.float32) / 255)
-    red, blue = (np.full((9, 7, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255)))
+    red, blue = (np.full((9, 7, 3), color, np.uint8) for color in ((255, 0, 0), (0, 0, 255)))
 
     for guesses, first in zip(imagenet.classify(model, [red, blue], most=3), (3, 5), strict=True):
         assert [guess.label for guess in guesses[:2]] == [first, 7]

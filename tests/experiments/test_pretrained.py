@@ -44,7 +44,7 @@ def test_a_package_is_searched_and_not_imported(package):
 
 
 def test_a_package_without_the_file_is_refused(package):
-    with pytest.raises(FileNotFoundError, match=r"some_weights has no models/\*\.pth: give the path"):
+    with pytest.raises(FileNotFoundError, match=r"some_weights has no models/\*\.pth: pass the path"):
         pretrained.packaged("some_weights", "models/*.pth", "some-weights")
 
 

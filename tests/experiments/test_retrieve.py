@@ -40,7 +40,7 @@ def test_metrics_say_what_ran(run):
 @pytest.mark.slow
 def test_the_report_has_both_sheets_and_the_map(run):
     _, out = run
-    assert {path.stem for path in out.glob("*.png")} == {"neighbours_learned", "neighbours_pixels", "map"}
+    assert {path.stem for path in out.glob("*.png")} == {"neighbors_learned", "neighbors_pixels", "map"}
     assert (out / "report.html").read_text().count('src="data:image/png;base64,') == 3
 
 

@@ -40,7 +40,7 @@ def small(monkeypatch):
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_images_are_painted(small, files, tmp_path, monkeypatch, capsys, fast):
-    monkeypatch.setattr(style, "LEARNT_FROM", [str(files / "content.png")])
+    monkeypatch.setattr(style, "TRAINED_ON", [str(files / "content.png")])
     monkeypatch.setattr(style, "PIECE", 16)
     monkeypatch.setattr(style, "transform_net", lambda **_: jc.models.style.transform_net(widths=(2, 2), blocks=0))
     arguments = ["--image", str(files / "content.png"), "--style", str(files / "style.png"), "--side", "16"]

@@ -9,7 +9,7 @@ from PIL import Image
 import jaxconv as jc
 from experiments import pretrained, visualize
 from jaxconv.inspect import objectives
-from jaxconv.inspect.maximisation import maximise
+from jaxconv.inspect.maximization import maximize
 from tests.experiments.photographs import need_lite0
 
 
@@ -73,7 +73,7 @@ def test_the_network_takes_the_image_of_a_class_for_that_class():
     need_lite0()
     model = pretrained.efficientnet_lite0()
     classes = jnp.array(visualize.CLASSES)
-    images, _ = maximise(
+    images, _ = maximize(
         *model[:3],
         (len(classes), 112, 112, 3),
         objectives.logit(visualize.CLASSES),

@@ -88,7 +88,7 @@ def test_a_path_that_names_no_layer_lists_the_nearest(argument):
 def test_other_wrong_paths():
     net = jc.serial(a=jc.Identity())
     x = jnp.ones(3)
-    with pytest.raises(jc.ShapeError, match=r"paths must be a sequence of paths, got the string 'a': write \['a'\]"):
+    with pytest.raises(TypeError, match=r"paths must be a sequence of paths, got the string 'a': write \['a'\]"):
         activations(net, {}, {}, x, paths="a")
     with pytest.raises(jc.ShapeError, match=r"paths has 'xyz', which names no layer: there are 'a'"):
         activations(net, {}, {}, x, paths=["xyz"])
@@ -183,7 +183,7 @@ def test_the_gradient_at_zeros_added_is_the_gradient_there(kind):
     ((value, act), got) = (jax.jit(gradient) if kind == "jit" else gradient)(jnp.zeros(SHAPE), params, x)
 
     def rest(act):
-        """The network from that place on, split by hand."""
+        """The network from that position on, split by hand."""
         inner = params["0"]["inner"] if kind == "remat of remat" else params["0"]
         y = jc.dense(act, **inner["conv2"])
         return jnp.sum(jnp.sin(y + x if kind == "everything" else y))
@@ -276,7 +276,7 @@ run_inside = jax.jit(lambda p, s, x, layer: layer.apply(p, s, x)[0], static_argn
 
 @dataclasses.dataclass(frozen=True)
 class Own:
-    """A user's composite that runs its child in a trace of its own; jit's is compiled once and for all."""
+    """A user's composite that runs its child in a separate trace; under jit it is compiled once."""
 
     children: tuple
     transform: str
@@ -309,7 +309,8 @@ def test_what_cannot_be_seen_is_not_leaked(transform, child):
     assert_array_equal(y, want)
     for argument in ({"paths": ["own.inner"]}, {"add": {"own.inner": jnp.ones((1, 3))}}):
         with pytest.raises(
-            jc.ShapeError, match=r"has 'own\.inner', which did not run, or in a trace that a layer opened"
+            jc.ShapeError,
+            match=r"must name layers that run in this call's own trace, got 'own\.inner', which did not run",
         ):
             activations(net, params, state, x, **argument)
     # Nothing of it stays behind in the function that the layer has compiled.

@@ -77,12 +77,12 @@ def test_vmap_over_examples_is_the_batch(way, made):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (3, r"target must lie in 0 to 2 for 3 classes, got \[3\]"),
-        ([0, -1, 2], r"target must lie in 0 to 2 for 3 classes, got \[-1  0  2\]"),
-        ([0, 1], r"target must be the index of a class, one for each of the 3 examples.* got int64 \(2,\)"),
-        (1.5, r"target must be the index of a class.* got float64 \(\)"),
-        (True, r"target must be the index of a class.* got bool \(\)"),
-        (lambda y: y, r"target must give a score for each example, shape \(3,\), got \(3, 3\)"),
+        (3, r"target must be from 0 to 2 for 3 classes, got \[3\]"),
+        ([0, -1, 2], r"target must be from 0 to 2 for 3 classes, got \[-1  0  2\]"),
+        ([0, 1], r"target must be a class index, an array of one for each of the 3 examples.* got int64 \(2,\)"),
+        (1.5, r"target must be a class index.* got float64 \(\)"),
+        (True, r"target must be a class index.* got bool \(\)"),
+        (lambda y: y, r"target must return a score for each example, shape \(3,\), got \(3, 3\)"),
     ],
 )
 def test_wrong_targets_are_named(target, message, made):
@@ -100,7 +100,7 @@ def test_an_index_out_of_range_inside_a_program_gives_nan(made):
 
 def test_an_output_without_classes_wants_a_function():
     net = jc.serial(jc.parallel(jc.Identity(), jnp.sin))
-    with pytest.raises(jc.ShapeError, match=r"target must be a function of the output.* but \(1, 4, 4, 1\) \(1, 4"):
+    with pytest.raises(jc.ShapeError, match=r"target must be a function of the output.* got \(1, 4, 4, 1\) \(1, 4"):
         saliency(net, {}, {}, jnp.ones((1, 4, 4, 1)))
     got = saliency(net, {}, {}, jnp.ones((1, 4, 4, 1)), lambda y: y[1].sum((1, 2, 3)))
     assert_allclose(got, np.full((1, 4, 4, 1), np.cos(1)), rtol=1e-6)
@@ -108,7 +108,7 @@ def test_an_output_without_classes_wants_a_function():
 
 def test_inputs_that_no_gradient_reaches_are_refused(made):
     net, params, state, x = made
-    with pytest.raises(jc.DTypeError, match="x must be a floating-point array, scaled as the network takes it, got ui"):
+    with pytest.raises(jc.DTypeError, match="x must be a floating-point array, scaled as the network expects it, got"):
         saliency(net, params, state, jnp.ones(SHAPE, jnp.uint8))
     with pytest.raises(jc.ShapeError, match=r"x must have shape \(batch, ..., channels\), got \(4,\)"):
         saliency(net, params, state, jnp.ones(4))

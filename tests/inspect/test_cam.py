@@ -1,4 +1,4 @@
-"""Class activation maps, on networks that look at one place."""
+"""Class activation maps, on networks that look at one position."""
 
 import functools
 
@@ -67,10 +67,10 @@ def test_the_map_is_where_the_class_is_seen(way):
     x = np.zeros((1, 8, 8, 2), np.float32)
     x[0, :2, 6:, 0], x[0, 5, 1, 1] = 1, 2
     run = jax.jit(lambda x, target: WAYS[way](net, params, {}, x, target, path="relu"))
-    for target, place in ((0, (slice(2), slice(6, 8))), (1, (slice(5, 6), slice(1, 2)))):
+    for target, position in ((0, (slice(2), slice(6, 8))), (1, (slice(5, 6), slice(1, 2)))):
         heat = np.array(run(x, target)[0])
-        assert heat[place].min() > 0
-        heat[place] = 0
+        assert heat[position].min() > 0
+        heat[position] = 0
         assert_array_equal(heat, 0)
 
 
@@ -157,8 +157,14 @@ def test_other_ranks_and_half_types():
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("scores", r"path 'scores' must name a layer with maps of 2 spatial axes, such as 'twice', got .* \(2, 3\)"),
-        ("mean", r"path 'mean' must name a layer with maps .* such as 'twice', got an output of shape \(2, 4\)"),
+        (
+            "scores",
+            r"path 'scores' must name a layer with feature maps of 2 spatial axes, such as 'twice', got .* \(2, 3\)",
+        ),
+        (
+            "mean",
+            r"path 'mean' must name a layer with feature maps .* such as 'twice', got an output of shape \(2, 4\)",
+        ),
         ("con", r"path 'con' names no layer: nearest are 'conv'"),
         ("twice.dens", r"path 'twice.dens' names no layer: nearest are 'twice.dense'"),
     ],
@@ -193,5 +199,5 @@ def test_the_networks_output_has_maps_where_it_ends_with_some():
 def test_a_network_without_maps_says_so():
     net = jc.serial(flatten=jc.Flatten(), scores=jc.Dense(3))
     params, state, _ = ready(net, SHAPE)
-    with pytest.raises(jc.ShapeError, match="maps of 2 spatial axes, which this network has not, got"):
+    with pytest.raises(jc.ShapeError, match="maps of 2 spatial axes, which this network lacks, got"):
         grad_cam(net, params, state, jnp.ones(SHAPE), path="flatten")

@@ -22,7 +22,7 @@ def test_images_are_drawn_as_they_are():
     assert [ax.get_title() for ax in figure.axes if ax.images] == list("abcde")
 
 
-def test_filters_share_one_scale_with_zero_in_grey():
+def test_filters_share_one_scale_with_zero_in_gray():
     kernel = np.zeros((3, 3, 1, 2))
     kernel[0, 0, 0, 0], kernel[1, 1, 0, 1] = 2.0, -1.0
     first, second = pictures(figures.filters(kernel))
@@ -115,16 +115,16 @@ def test_patches_have_a_row_for_each_channel():
     assert [ax.get_ylabel() for ax in figure.axes] == ["channel 2", "", "channel 0", ""]
 
 
-def test_neighbours_are_framed_by_label():
+def test_neighbors_are_framed_by_label():
     database = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
-    figure = figures.neighbours(
+    figure = figures.neighbors(
         database[:2], database, [[3, 2], [1, 0]], query_labels=[0, 1], labels=[0, 1, 1, 0], classes=["cat", "dog"]
     )
     assert [int(a[0, 0]) for a in pictures(figure)] == [0, 3, 2, 1, 1, 0]
     assert [ax.get_title() for ax in figure.axes] == ["cat", "cat", "dog", "dog", "dog", "cat"]
-    colours = [ax.spines["top"].get_edgecolor() for ax in figure.axes]
+    frames = [ax.spines["top"].get_edgecolor() for ax in figure.axes]
     green, red = (colors.to_rgba(name) for name in ("tab:green", "tab:red"))
-    assert [colours[i] for i in (1, 2, 4, 5)] == [green, red, green, red]
+    assert [frames[i] for i in (1, 2, 4, 5)] == [green, red, green, red]
     assert not figure.axes[0].spines["top"].get_visible()
 
 
@@ -141,7 +141,7 @@ def test_fields_are_drawn_where_they_are():
 def test_heat_maps_lie_over_the_whole_image(low, map_name, ends):
     heat = np.zeros((20, 20), np.float32)
     heat[0, :4], heat[0, 4], heat[0, 5] = 4, low, 1000
-    # The one place of 400 that is far above all others is no measure.
+    # The one position of 400 that is far above all others is no measure.
     strength = np.minimum(np.abs(heat) / np.percentile(np.abs(heat), 99), 1)
     figure = figures.heat_maps(np.zeros((1, 8, 6, 1)), heat[None], ["cat"])
     image, over = figure.axes[0].images
@@ -154,7 +154,7 @@ def test_heat_maps_lie_over_the_whole_image(low, map_name, ends):
 
 
 @pytest.mark.parametrize(("value", "strength"), [(0, 0), (3, 1)])
-def test_heat_maps_of_one_place_or_of_none(value, strength):
+def test_heat_maps_of_one_position_or_of_none(value, strength):
     heat = np.zeros((1, 20, 20))
     heat[0, 3, 4] = value
     over = figures.heat_maps(np.zeros((1, 8, 6, 1)), heat).axes[0].images[1]
@@ -198,7 +198,7 @@ def test_layer_statistics_leave_out_what_is_not_finite(several, every):
     figure.canvas.draw()
 
 
-def test_scatter_has_a_colour_for_each_label():
+def test_scatter_has_a_color_for_each_label():
     points = np.arange(10.0).reshape(5, 2)
     ax = figures.scatter(points, [1, 0, 1, 1, 2], ["cat", "dog", "owl"]).axes[0]
     np.testing.assert_array_equal(ax.collections[1].get_offsets(), points[[0, 2, 3]])
@@ -235,20 +235,20 @@ def test_scatter_has_a_colour_for_each_label():
         (lambda: figures.heat_maps(np.ones((1, 4, 4, 1)), np.full((1, 2, 2), np.inf)), r"maps must be finite, got 4"),
         (lambda: figures.heat_maps(np.ones((1, 4, 4, 1)), np.ones((1, 2, 2)), []), r"titles must be one for each"),
         (
-            lambda: figures.neighbours(np.ones((1, 4, 4, 1)), np.ones((2, 4, 4, 1)), [[2]]),
-            r"indices must lie in 0 to 1",
+            lambda: figures.neighbors(np.ones((1, 4, 4, 1)), np.ones((2, 4, 4, 1)), [[2]]),
+            r"indices must be from 0 to 1",
         ),
         (
-            lambda: figures.neighbours(np.ones((1, 4, 4, 1)), np.ones((2, 4, 4, 1)), [0]),
+            lambda: figures.neighbors(np.ones((1, 4, 4, 1)), np.ones((2, 4, 4, 1)), [0]),
             r"indices must have shape \(1, k",
         ),
         (
-            lambda: figures.neighbours(np.ones((1, 4, 4, 1)), np.ones((2, 4, 4, 1)), [[0]], labels=[0, 1]),
-            r"query_labels and labels must be given together",
+            lambda: figures.neighbors(np.ones((1, 4, 4, 1)), np.ones((2, 4, 4, 1)), [[0]], labels=[0, 1]),
+            r"query_labels and labels must both be given",
         ),
         (lambda: figures.scatter(np.ones((3, 3))), r"points must have shape \(count, 2\), got \(3, 3\)"),
         (lambda: figures.scatter(np.ones((3, 2)), [0, 1]), r"labels must have shape \(3,\), .* got \(2,\)"),
-        (lambda: figures.scatter(np.ones((2, 2)), [0, 2], ["a", "b"]), r"labels must lie in 0 to 1, .* got 0 to 2"),
+        (lambda: figures.scatter(np.ones((2, 2)), [0, 2], ["a", "b"]), r"labels must be from 0 to 1, .* got 0 to 2"),
         (lambda: figures.filters(np.ones((3, 3))), r"kernel must have shape .* got \(3, 3\)"),
         (lambda: figures.filters(np.ones((3, 3, 0, 2))), r"kernel must have shape .* got \(3, 3, 0, 2\)"),
         (lambda: figures.mosaic([], []), "labels must be one for each row, of at least one row, got 0 for 0"),

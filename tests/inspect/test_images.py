@@ -1,4 +1,4 @@
-"""Colours, spectra, regularisers: against NumPy, and back and forth."""
+"""Colors, spectra, regularizers: against NumPy, and back and forth."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def test_images_are_checked():
         im.as_images(np.ones((2, 2)))
 
 
-# --- Colour -----------------------------------------------------------------------------------------------------------
+# --- Color ------------------------------------------------------------------------------------------------------------
 
 
 def test_covariance_weighs_images_alike():
@@ -42,11 +42,11 @@ def test_covariance_weighs_images_alike():
     pa, pb = a.reshape(-1, 3), b.reshape(-1, 3)
     mean = (pa.mean(0) + pb.mean(0)) / 2
     want = ((pa - mean).T @ (pa - mean) / len(pa) + (pb - mean).T @ (pb - mean) / len(pb)) / 2
-    assert_allclose(im.colour_covariance([a, b]), want, rtol=1e-5)
+    assert_allclose(im.color_covariance([a, b]), want, rtol=1e-5)
     with pytest.raises(jc.ShapeError, match="images must have shapes"):
-        im.colour_covariance([a, b[..., :2]])
+        im.color_covariance([a, b[..., :2]])
     with pytest.raises(jc.ShapeError, match="images must have shapes"):
-        im.colour_covariance([])
+        im.color_covariance([])
 
 
 def test_photographs_are_what_the_docstring_says():
@@ -56,11 +56,11 @@ def test_photographs_are_what_the_docstring_says():
     motorcycle = pytest.importorskip("skimage.io").imread(f"{data.__path__[0]}/motorcycle_left.png")
     photographs = [data.astronaut(), data.chelsea(), data.coffee(), motorcycle, data.rocket()]
     photographs += [sample("china.jpg"), sample("flower.jpg")]
-    assert_allclose(im.colour_covariance(photographs), im.PHOTOGRAPHS, atol=5.1e-5)
+    assert_allclose(im.color_covariance(photographs), im.PHOTOGRAPHS, atol=5.1e-5)
 
 
-def test_colour_matrix_gives_noise_the_covariance():
-    matrix = im.colour_matrix(im.PHOTOGRAPHS)
+def test_color_matrix_gives_noise_the_covariance():
+    matrix = im.color_matrix(im.PHOTOGRAPHS)
     largest = np.linalg.eigvalsh(im.PHOTOGRAPHS)[-1]
     assert_allclose(matrix @ matrix.T * largest, im.PHOTOGRAPHS, rtol=1e-6)
     noise = np.random.default_rng(0).standard_normal((200_000, 3)) @ matrix.T
@@ -73,17 +73,17 @@ def test_colour_matrix_gives_noise_the_covariance():
 @pytest.mark.parametrize("covariance", [np.ones((2, 3)), [[1.0, 0.5], [0.2, 1.0]], np.ones((2, 2)), [1.0]])
 def test_other_matrices_are_refused(covariance):
     with pytest.raises(jc.ShapeError, match="covariance must be"):
-        im.colour_matrix(covariance)
+        im.color_matrix(covariance)
 
 
-# --- Parameterisations ------------------------------------------------------------------------------------------------
+# --- Parameterizations ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fourier", [True, False])
 @pytest.mark.parametrize("bounded", [True, False])
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 7, 9, 3), (2, 5, 6, 1)])
 def test_numbers_and_images_there_and_back(fourier, bounded, shape):
-    p = im.Parameterisation(fourier=fourier, bounded=bounded)
+    p = im.Parameterization(fourier=fourier, bounded=bounded)
     x = uniform(*shape)
     z = jax.jit(p.encode)(x)
     assert z.shape == ((*shape[:2], shape[2] // 2 + 1, shape[3], 2) if fourier else shape)
@@ -91,7 +91,7 @@ def test_numbers_and_images_there_and_back(fourier, bounded, shape):
 
 
 def test_bounded_images_stay_in_range():
-    p = im.Parameterisation()
+    p = im.Parameterization()
     x = p.decode(100 * p.noise(KEY, (1, 8, 8, 3)), (8, 8))
     assert 0 <= x.min() < x.max() <= 1
     assert_allclose(p.decode(p.encode(jnp.ones((1, 4, 4, 3))), (4, 4)), 0.999, rtol=1e-4)
@@ -99,7 +99,7 @@ def test_bounded_images_stay_in_range():
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, 2.0])
 def test_a_spectrum_of_noise_falls_as_asked(decay):
-    p = im.Parameterisation(decay=decay, covariance=None, bounded=False)
+    p = im.Parameterization(decay=decay, covariance=None, bounded=False)
     x = np.asarray(p.decode(p.noise(KEY, (64, 32, 32, 1), std=0.5**0.5), (32, 32))) - 0.5
     # An image is real, so of the numbers at frequencies that are their own mirror a half is lost.
     assert 0.75 < x.std() < 1.05
@@ -108,8 +108,8 @@ def test_a_spectrum_of_noise_falls_as_asked(decay):
     assert near / far == pytest.approx(16**decay, rel=0.5)
 
 
-def test_colours_of_noise_vary_as_those_of_photographs():
-    p = im.Parameterisation(fourier=False, bounded=False)
+def test_colors_of_noise_vary_as_those_of_photographs():
+    p = im.Parameterization(fourier=False, bounded=False)
     x = p.decode(p.noise(KEY, (1, 200, 200, 3), std=1.0), (200, 200)).reshape(-1, 3)
     d = np.sqrt(np.diag(im.PHOTOGRAPHS))
     assert_allclose(np.corrcoef(x.T), im.PHOTOGRAPHS / np.outer(d, d), atol=0.01)
@@ -117,22 +117,22 @@ def test_colours_of_noise_vary_as_those_of_photographs():
 
 def test_covariance_must_fit_the_channels():
     with pytest.raises(jc.ShapeError, match=r"covariance must be \(1, 1\) for these images, got \(3, 3\)"):
-        im.Parameterisation(covariance=im.PHOTOGRAPHS).encode(uniform(1, 4, 4, 1))
-    two = im.Parameterisation(covariance=((1.0, 0.5), (0.5, 1.0)))
+        im.Parameterization(covariance=im.PHOTOGRAPHS).encode(uniform(1, 4, 4, 1))
+    two = im.Parameterization(covariance=((1.0, 0.5), (0.5, 1.0)))
     assert_allclose(two.decode(two.encode(uniform(1, 4, 4, 2)), (4, 4)), uniform(1, 4, 4, 2), atol=1e-5)
 
 
 def test_a_covariance_may_be_an_array_and_is_checked_at_the_door():
     images = [np.random.default_rng(0).uniform(0, 1, (9, 9, 3))]
-    covariance = im.colour_covariance(images)
-    given, lists = im.Parameterisation(covariance=covariance), im.Parameterisation(covariance=covariance.tolist())
+    covariance = im.color_covariance(images)
+    given, lists = im.Parameterization(covariance=covariance), im.Parameterization(covariance=covariance.tolist())
     assert given == lists
     assert hash(given) == hash(lists)
     assert_allclose(given.decode(given.encode(uniform(1, 4, 4, 3)), (4, 4)), uniform(1, 4, 4, 3), atol=1e-5)
     with pytest.raises(jc.ShapeError, match="covariance must be a matrix, \"photographs\" or None, got 'photos'"):
-        im.Parameterisation(covariance="photos")
+        im.Parameterization(covariance="photos")
     with pytest.raises(jc.ShapeError, match="covariance must be positive definite"):
-        im.Parameterisation(covariance=np.ones((2, 2)))
+        im.Parameterization(covariance=np.ones((2, 2)))
 
 
 def test_begin_takes_images_or_a_shape():
@@ -148,7 +148,7 @@ def test_begin_takes_images_or_a_shape():
             im.begin(KEY, bad, p)
 
 
-# --- Regularisers -----------------------------------------------------------------------------------------------------
+# --- Regularizers -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("beta", [1.0, 2.0, 3.0])
@@ -177,5 +177,5 @@ def test_nan_is_no_image_of_any_size(size):
 
 
 def test_a_list_is_no_shape():
-    with pytest.raises(jc.ShapeError, match=r"a shape, which is a tuple, got the list \[1, 16, 16, 3\]"):
-        im.begin(jax.random.key(0), [1, 16, 16, 3], im.Parameterisation())
+    with pytest.raises(jc.ShapeError, match=r"a shape as a tuple, got the list \[1, 16, 16, 3\]"):
+        im.begin(jax.random.key(0), [1, 16, 16, 3], im.Parameterization())

@@ -70,22 +70,32 @@ def ready():
         ),
         (lambda: objectives.channel("conv", -2), "c must be an int or a sequence of ints, at least 0, got -2"),
         (lambda: objectives.channel("conv", 0.5), "c must be an int or a sequence of ints, at least 0, got 0.5"),
-        (lambda: objectives.unit("conv", (1,), 0), "place must have 2 indices for an output of shape"),
-        (lambda: objectives.unit("conv", (1, 6), 0), "place, index 1, .* must be below 6"),
-        (lambda: objectives.unit("conv", (-1, 0), 0), "place must be an int or a sequence of ints, at least 0"),
-        (lambda: objectives.layer("pair"), "path 'pair' must give one array, got PyTreeDef"),
-        (lambda: [], "objective must be an Objective or a sequence of them, got"),
-        (lambda: 3, "objective must be an Objective or a sequence of them, got 3"),
+        (lambda: objectives.unit("conv", (1,), 0), "position must have 2 indices for an output of shape"),
+        (lambda: objectives.unit("conv", (1, 6), 0), "position, index 1, .* must be below 6"),
+        (lambda: objectives.unit("conv", (-1, 0), 0), "position must be an int or a sequence of ints, at least 0"),
+        (lambda: objectives.layer("pair"), "path 'pair' must name a layer that returns one array, got PyTreeDef"),
         (
-            lambda: "conv",
-            r"must be .*, got the string 'conv': write jaxconv.inspect.channel\('conv', 0\) .*inspect.logit\(0\)",
+            lambda: objectives.Objective("conv", lambda y, _: y.sum()),
+            r"objective must return \(2,\) scores, .* got \(\)",
         ),
-        (lambda: objectives.Objective("conv", lambda y, _: y.sum()), r"objective must give \(2,\) scores, .* got \(\)"),
     ],
 )
 def test_what_does_not_fit_is_named(ready, objective, message):
     with pytest.raises(jc.ShapeError, match=message):
         objectives.check(*ready, (2, 6, 6, 3), objective(), None)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ([], "objective must be an Objective or a sequence of them, got"),
+        (3, "objective must be an Objective or a sequence of them, got 3"),
+        ("conv", r"must be .*, got the string 'conv': write jaxconv.inspect.channel\('conv', 0\) .*inspect.logit\(0\)"),
+    ],
+)
+def test_what_is_no_objective_is_refused(ready, objective, message):
+    with pytest.raises(TypeError, match=message):
+        objectives.check(*ready, (2, 6, 6, 3), objective, None)
 
 
 def test_a_network_that_cannot_take_the_images_says_so(ready):
@@ -96,7 +106,7 @@ def test_a_network_that_cannot_take_the_images_says_so(ready):
 def test_inside_a_repeat_outputs_are_stacked():
     net = jc.serial(body=jc.repeat(jc.serial(conv=jc.Conv(3)), 2))
     params, state = net.init(jax.random.key(0), (1, 4, 4, 3))
-    with pytest.raises(jc.ShapeError, match=r"path 'body.conv' stands inside a repeat"):
+    with pytest.raises(jc.ShapeError, match=r"path must name a layer outside of repeat, got 'body.conv'"):
         objectives.check(net, params, state, (1, 4, 4, 3), objectives.layer("body.conv"), None)
 
 

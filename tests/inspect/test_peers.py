@@ -103,7 +103,7 @@ def test_occlusion(both):
     close(jc.inspect.occlusion(NET, params, state, x, TARGET, window=2, stride=2), last(theirs)[..., 0])
 
 
-def test_neighbours_and_pca():
+def test_neighbors_and_pca():
     neighbors = pytest.importorskip("sklearn.neighbors")
     decomposition = pytest.importorskip("sklearn.decomposition")
     database, queries = normal((50, 6), 1), normal((7, 6), 2)

@@ -1,4 +1,4 @@
-"""Embeddings, neighbours, precision, principal components: against NumPy and by hand."""
+"""Embeddings, neighbors, precision, principal components: against NumPy and by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxconv as jc
-from jaxconv.inspect import Neighbours, activations, embed, nearest, pca, precision_at_k
+from jaxconv.inspect import Neighbors, activations, embed, nearest, pca, precision_at_k
 from tests.nets import ready
 
 SHAPE = (1, 6, 4, 3)
@@ -32,7 +32,7 @@ def scaled(images):
 
 @pytest.mark.parametrize("path", ["relu", "twice", "flatten", "scores", ""])
 @pytest.mark.parametrize("device", [False, True])
-def test_embeddings_are_the_mean_over_places(path, device):
+def test_embeddings_are_the_mean_over_positions(path, device):
     net = small()
     params, state, _ = ready(net, SHAPE)
     images = np.random.default_rng(0).integers(0, 256, (7, *SHAPE[1:]), np.uint8)
@@ -48,9 +48,12 @@ def test_wrong_paths_and_images_are_named():
     params, state, x = ready(net, SHAPE)
     for path, message in (
         ("smal", "path 'smal' names no layer: nearest are 'small'"),
-        ("small.twice.inner", r"path 'small\.twice\.inner' stands inside a repeat"),
-        ("pair", r"path 'pair' must name a layer that gives an array \(batch, ..., channels\), got \(1, 2\) \(1, 2\)"),
-        ("total", r"path 'total' must name a layer that gives an array \(batch, ..., channels\), got \(1,\)"),
+        ("small.twice.inner", r"path must name a layer outside of repeat, got 'small\.twice\.inner'"),
+        (
+            "pair",
+            r"path 'pair' must name a layer that returns an array \(batch, ..., channels\), got \(1, 2\) \(1, 2\)",
+        ),
+        ("total", r"path 'total' must name a layer that returns an array \(batch, ..., channels\), got \(1,\)"),
     ):
         with pytest.raises(jc.ShapeError, match=message):
             embed(net, params, state, x, path)
@@ -67,14 +70,15 @@ def test_bytes_ask_for_a_preprocess():
     params, state, _ = ready(net, SHAPE)
     images = np.zeros((2, *SHAPE[1:]), np.uint8)
     with pytest.raises(
-        jc.DTypeError, match=r"^images must be .*, got uint8: give preprocess=, .*\(conv \(Dense\): x must"
+        jc.DTypeError,
+        match=r"^images must have an element type .*, got uint8: pass preprocess=, .*\(conv \(Dense\): x",
     ):
         embed(net, params, state, images, "relu")
     # A network that takes bytes needs none.
     assert embed(jc.serial(scaled=scaled), {}, {}, images, "scaled").shape == (2, SHAPE[-1])
 
 
-# --- Neighbours -------------------------------------------------------------------------------------------------------
+# --- Neighbors --------------------------------------------------------------------------------------------------------
 
 
 def by_numpy(queries, database, metric):
@@ -88,7 +92,7 @@ def by_numpy(queries, database, metric):
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize("batch_size", [7, 10, 1000])
 @pytest.mark.parametrize("shift", [0, 30])
-def test_neighbours_are_numpys(metric, batch_size, shift):
+def test_neighbors_are_numpys(metric, batch_size, shift):
     rng = np.random.default_rng(0)
     queries, database = rng.normal(shift, 1, (13, 6)), rng.normal(shift, 1, (29, 6))
     got = nearest(queries, database, 5, metric=metric, batch_size=batch_size)
@@ -130,19 +134,22 @@ def test_equal_rows_come_in_order_and_bytes_are_numbers():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"k": 6}, "k must be at most 5, the rows of the database that a query may find, got 6"),
-        ({"k": 5, "exclude_self": True}, "k must be at most 4, the rows"),
+        ({"k": 6}, "k must be at most 5, the number of rows that a query can find, got 6"),
+        ({"k": 5, "exclude_self": True}, "k must be at most 4, the number of rows"),
         ({"k": 0}, "k must be at least 1, got 0"),
         ({"metric": "l1"}, "metric must be one of cosine, l2, got 'l1'"),
-        ({"queries": np.ones((5, 4))}, r"queries and database must have as many features, got \(5, 4\) and \(5, 3\)"),
-        ({"queries": np.ones(3)}, r"queries must have shape \(rows, features\), at least one of each, got \(3,\)"),
-        ({"database": np.ones((0, 3))}, r"database must have shape \(rows, features\), at least one of each"),
+        (
+            {"queries": np.ones((5, 4))},
+            r"queries and database must have the same number of features, got \(5, 4\) and \(5, 3\)",
+        ),
+        ({"queries": np.ones(3)}, r"queries must have shape \(rows, features\), with at least one of each, got \(3,\)"),
+        ({"database": np.ones((0, 3))}, r"database must have shape \(rows, features\), with at least one of each"),
         (
             {"queries": np.ones((4, 3)), "exclude_self": True},
             "queries must be the database for exclude_self, got 4 que",
         ),
-        ({"database": np.full((5, 3), np.nan)}, "database must be finite in float32, got 15 numbers that are not"),
-        ({"queries": np.ones((5, 3), complex)}, "queries must be an array of real numbers, got complex128"),
+        ({"database": np.full((5, 3), np.nan)}, "database must be finite in float32, got 15 values that are not"),
+        ({"queries": np.ones((5, 3), complex)}, "queries must be an array of a real type, got complex128"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
@@ -154,7 +161,7 @@ def test_wrong_arguments_are_named(changes, message):
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize("scale", [1e-60, 1e-30, 1e-23, 1e20, 3e38])
-def test_neighbours_do_not_depend_on_the_scale(metric, scale):
+def test_neighbors_do_not_depend_on_the_scale(metric, scale):
     rows = np.random.default_rng(0).uniform(-1, 1, (9, 4))
     scaled = (scale * rows).astype(np.float64 if scale == 1e-60 else np.float32)
     want, got = (nearest(a[:3], a, 4, metric=metric, batch_size=5) for a in (rows, scaled))
@@ -176,7 +183,7 @@ def test_precision_by_hand():
     labels = np.array([5, 6, 5, 7])
     assert precision_at_k(indices, labels, [5, 7]) == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert precision_at_k(jnp.array(indices), labels, [8, 8]) == 0.0
-    found = Neighbours(np.array(indices), np.zeros((2, 3)))
+    found = Neighbors(np.array(indices), np.zeros((2, 3)))
     assert precision_at_k(found, labels, [5, 7]) == precision_at_k(indices, labels, [5, 7])
 
 
@@ -185,8 +192,8 @@ def test_precision_by_hand():
     [
         (([0, 1], [1, 2], [1]), r"must have shapes \(queries, k\), \(rows,\) and \(queries,\), got \(2,\), \(2,\) and"),
         (([[0, 1]], [1, 2], [1, 2]), r"got \(1, 2\), \(2,\) and \(2,\)"),
-        (([[0, 2]], [1, 2], [1]), "indices must lie in 0 to 1, got 0 to 2: labels has a label for each row"),
-        (([[-1, 0]], [1, 2], [1]), "indices must lie in 0 to 1, got -1 to 0"),
+        (([[0, 2]], [1, 2], [1]), "indices must be from 0 to 1, got 0 to 2: labels has a label for each row"),
+        (([[-1, 0]], [1, 2], [1]), "indices must be from 0 to 1, got -1 to 0"),
     ],
 )
 def test_wrong_rankings_are_named(arguments, message):
@@ -219,7 +226,7 @@ def test_signs_do_not_depend_on_the_order_of_rows():
 @pytest.mark.parametrize(
     ("x", "n", "message"),
     [
-        (np.ones(4), 2, r"x must have shape \(rows, features\), at least one of each, got \(4,\)"),
+        (np.ones(4), 2, r"x must have shape \(rows, features\), with at least one of each, got \(4,\)"),
         (np.ones((4, 3)), 4, r"n must be at most the rows and the features of x, \(4, 3\), got 4"),
         (np.ones((4, 3)), 0, "n must be at least 1, got 0"),
     ],
@@ -230,5 +237,5 @@ def test_what_has_no_components_is_named(x, n, message):
 
 
 def test_indices_are_integers():
-    with pytest.raises(jc.ShapeError, match="indices must be integers, got float64"):
+    with pytest.raises(jc.DTypeError, match="indices must be integers, got float64"):
         precision_at_k(np.array([[0.0, 1.0]]), [1, 2], [1])

@@ -177,8 +177,8 @@ mystery     Shift          (2, 32, 32, 2)       2        ?  ?
 head.0      GlobalAvgPool  (2, 2)                           ?
 head.1      Dense          (2, 1000)        3,000    4,000  ?
 ---------------------------------------------------------------------------
-4,460 parameters, 17 numbers of state, 737,184 multiply-adds and those of 1 layer that does not tell on input """
-    text += "(2, 32, 32, 3)"
+4,460 parameters, 17 values of state, 737,184 multiply-adds on input """
+    text += "(2, 32, 32, 3); the multiply-adds of 1 layer are unknown"
     table = jc.summary(net, (2, 32, 32, 3))
     assert str(table) == text
     assert repr(table) == text
@@ -196,9 +196,7 @@ def test_trees_and_nothing_at_all():
     both = jc.summary(jc.Fn(lambda xs: xs[0]), [(1, 4), (2, 3)])
     assert str(both).splitlines()[-1].endswith("on input (1, 4) (2, 3)")
     assert "(1, 4)" in str(both).splitlines()[2]
-    assert str(jc.summary(jc.serial(), (1, 4))).splitlines()[-1] == (
-        "0 parameters, 0 numbers of state, 0 multiply-adds on input (1, 4)"
-    )
+    assert str(jc.summary(jc.serial(), (1, 4))).splitlines()[-1] == ("0 parameters, 0 multiply-adds on input (1, 4)")
 
 
 # --- HTML -------------------------------------------------------------------------------------------------------------
@@ -241,7 +239,7 @@ def test_a_layer_that_does_not_tell_its_macs_is_not_counted():
     table = jc.summary(jc.serial(Pass(), jc.Dense(3), Pass()), (1, 4))
     assert [row.macs for row in table.rows] == [None, 12, None]
     assert table.macs == 12
-    assert "12 multiply-adds and those of 2 layers that do not tell" in str(table)
+    assert "12 multiply-adds on input (1, 4); the multiply-adds of 2 layers are unknown" in str(table)
 
 
 def test_a_wrong_input_raises_with_the_path():

@@ -50,12 +50,12 @@ def test_filters_are_the_kernels():
     assert filters(net, params, "body.1") is params["body"]["1"]["kernel"]
     assert filters(net, params, "again").shape == (3, 3, 3, 5, 5)
     with pytest.raises(
-        jc.ShapeError, match=r"'body\.0' must name a layer whose kernel has a window: 'stem', 'body\.1'"
+        jc.ShapeError, match=r"must name a layer whose kernel has a window, one of 'stem', 'body\.1', .*, got 'body\.0'"
     ):
         filters(net, params, "body.0")
     with pytest.raises(jc.ShapeError, match="path 'stam' names no layer: nearest are 'stem'"):
         filters(net, params, "stam")
-    with pytest.raises(jc.ParameterError, match="params must have a kernel with a window at 'stem', they have none"):
+    with pytest.raises(jc.ParameterError, match="params must have a kernel with a window at 'stem', got none"):
         filters(net, {}, "stem")
 
 
@@ -63,17 +63,18 @@ def test_filters_are_the_kernels():
 
 
 @pytest.mark.parametrize(
-    ("path", "place"), [("conv", (0, 9)), ("pool", (5, 0)), ("block.conv", (2, 1)), ("block", (0, 2)), ("scores", ())]
+    ("path", "position"),
+    [("conv", (0, 9)), ("pool", (5, 0)), ("block.conv", (2, 1)), ("block", (0, 2)), ("scores", ())],
 )
-def test_a_unit_sees_what_its_gradient_reaches(path, place, made):
+def test_a_unit_sees_what_its_gradient_reaches(path, position, made):
     net, params, state, _ = made
     positive = jax.tree.map(np.abs, params)
     x = np.random.default_rng(0).uniform(1, 2, SHAPE).astype(np.float32)
 
     def unit(x):
-        return activations(net, positive, state, x, paths=[path])[1][path][(0, *place)].sum()
+        return activations(net, positive, state, x, paths=[path])[1][path][(0, *position)].sum()
 
-    # A max pool passes the gradient of one place: so all are tried by a change instead.
+    # A max pool passes the gradient of one position: so all are tried by a change instead.
     seen = np.zeros(SHAPE[1:3], bool)
     many = np.repeat(x, 120, 0)
     for i, at in enumerate(np.ndindex(*SHAPE[1:3])):
@@ -83,7 +84,7 @@ def test_a_unit_sees_what_its_gradient_reaches(path, place, made):
         seen[at] = reached[i]
     rows, columns = np.nonzero(seen)
     want = ((rows.min(), rows.max() + 1), (columns.min(), columns.max() + 1))
-    assert unit_field(net, SHAPE, path, place) == want
+    assert unit_field(net, SHAPE, path, position) == want
     assert seen.sum() == np.prod([high - low for low, high in want])
 
 
@@ -99,26 +100,29 @@ def test_fields_with_their_padding_and_with_fractions():
 
 
 @pytest.mark.parametrize(
-    ("path", "place", "message"),
+    ("path", "position", "message"),
     [
-        ("pool", (6, 0), r"place must lie in the map of 'pool', of size \(6, 5\), got \(6, 0\)"),
-        ("pool", (-1, 0), r"place must lie in the map of 'pool', of size \(6, 5\), got \(-1, 0\)"),
-        ("pool", (1,), r"place must lie in the map of 'pool', of size \(6, 5\), got \(1,\)"),
-        ("pool", (1.0, 0), r"place must be an integer, got 1.0"),
-        ("scores", (0, 0), r"place must lie in the map of 'scores', of size \(\), got \(0, 0\)"),
+        ("pool", (6, 0), r"position must be inside the feature map of 'pool', of size \(6, 5\), got \(6, 0\)"),
+        ("pool", (-1, 0), r"position must be inside the feature map of 'pool', of size \(6, 5\), got \(-1, 0\)"),
+        ("pool", (1,), r"position must be inside the feature map of 'pool', of size \(6, 5\), got \(1,\)"),
+        ("pool", (1.0, 0), r"position must be an integer, got 1.0"),
+        ("scores", (0, 0), r"position must be inside the feature map of 'scores', of size \(\), got \(0, 0\)"),
         ("blok", (0, 0), "path 'blok' names no layer: nearest are 'block'"),
     ],
 )
-def test_wrong_places_are_named(path, place, message):
+def test_wrong_positions_are_named(path, position, message):
     with pytest.raises(jc.ShapeError, match=message):
-        unit_field(small(), SHAPE, path, place)
+        unit_field(small(), SHAPE, path, position)
 
 
 def test_a_layer_that_does_not_tell_what_it_sees_is_named():
     net = jc.serial(jc.Conv(2), lambda x: x - x.mean((1, 2), keepdims=True), jc.Conv(2), jc.parallel(jnp.sin, jnp.cos))
-    with pytest.raises(jc.ShapeError, match="path '2' has no known receptive field: a layer before it does not tell"):
+    with pytest.raises(
+        jc.ShapeError,
+        match="path must name a layer with a known receptive field, got '2'",
+    ):
         unit_field(net, SHAPE, "2", (0, 0))
-    with pytest.raises(jc.ShapeError, match="path '3' must name a layer that gives one array, got"):
+    with pytest.raises(jc.ShapeError, match="path '3' must name a layer that returns one array, got"):
         unit_field(net, SHAPE, "3", (0, 0))
 
 
@@ -138,7 +142,7 @@ def test_a_planted_pattern_is_the_top_patch():
     net = jc.serial(conv=jc.Conv(2, padding="VALID", bias=False))
     top = top_patches(net, {"conv": {"kernel": kernel}}, {}, images, "conv", k=2, batch_size=6)
     assert_array_equal(top.images[0], [3, 17])
-    assert_array_equal(top.places[0], [[2, 5], [6, 1]])
+    assert_array_equal(top.positions[0], [[2, 5], [6, 1]])
     for patch in top.patches[0]:
         assert_array_equal(patch[..., 0], cross)
     assert_array_equal(top.patches[1][0][..., 0], bar)
@@ -160,9 +164,9 @@ def test_top_patches_are_those_of_all_activations(path, batch_size, device, made
         assert_array_equal(top.images[c], order)
         assert_allclose(top.scores[c], best[order], rtol=1e-4)
         for r, image in enumerate(order):
-            place = tuple(top.places[c, r])
-            assert_allclose(a[(image, *place)], best[image], rtol=1e-4)
-            box = unit_field(net, SHAPE, path, place)
+            position = tuple(top.positions[c, r])
+            assert_allclose(a[(image, *position)], best[image], rtol=1e-4)
+            box = unit_field(net, SHAPE, path, position)
             assert_array_equal(top.boxes[c, r], box)
             assert_array_equal(top.patches[c][r], images[(image, *(slice(*ends) for ends in box))])
 
@@ -191,9 +195,9 @@ def test_a_unit_that_sees_only_padding_does_not_count():
     [
         ({"k": 12}, "k must be at most the number of images, 11, got 12"),
         ({"k": 0}, "k must be at least 1, got 0"),
-        ({"channels": [3]}, r"channels must lie in 0 to 2 for 'conv', got \[3\]"),
-        ({"channels": [-1]}, r"channels must lie in 0 to 2 for 'conv', got \[-1\]"),
-        ({"channels": []}, r"channels must lie in 0 to 2 for 'conv', got \[\]"),
+        ({"channels": [3]}, r"channels must be from 0 to 2 for 'conv', got \[3\]"),
+        ({"channels": [-1]}, r"channels must be from 0 to 2 for 'conv', got \[-1\]"),
+        ({"channels": []}, r"channels must be from 0 to 2 for 'conv', got \[\]"),
         ({"path": "cnv"}, "path 'cnv' names no layer: nearest are 'conv'"),
         (
             {"preprocess": lambda x: scaled(x)[:, 1:]},
@@ -202,7 +206,7 @@ def test_a_unit_that_sees_only_padding_does_not_count():
         ({"preprocess": lambda x: scaled(x)[..., [0, 0]]}, r"conv \(Conv\): kernel"),
         (
             {"preprocess": None},
-            r"^images must be .*, got uint8: give preprocess=, .*\(conv \(Conv\): x must be a floating-point array",
+            r"^images must have an element type .*, got uint8: pass preprocess=, .*\(conv \(Conv\): x must be a float",
         ),
         ({"preprocess": lambda x: x + 1}, r"^conv \(Conv\): x must be a floating-point array, got uint8"),
         ({"channels": 3}, r"channels must be a sequence of channels, such as \[3\] or range\(3\), got 3"),
@@ -219,7 +223,7 @@ def test_wrong_arguments_are_named(changes, message, made):
 def test_inside_a_repeat_is_refused():
     net = jc.serial(jc.repeat(jc.serial(jc.Conv(1)), 2))
     params, state, x = ready(net, SHAPE)
-    with pytest.raises(jc.ShapeError, match=r"path '0\.0' stands inside a repeat"):
+    with pytest.raises(jc.ShapeError, match=r"path must name a layer outside of repeat, got '0\.0'"):
         top_patches(net, params, state, x, "0.0", k=1)
     assert top_patches(net, params, state, x, "0", k=1).boxes.shape == (1, 1, 2, 2)
 
@@ -253,7 +257,7 @@ def test_activations_that_are_not_finite_win_nothing(bad, made):
     net, params, state, images = made
     floats = jnp.asarray(scaled(images)).at[3, 5, 5].set(bad)
     with pytest.raises(
-        FloatingPointError, match=r"path 'conv' has activations that are not finite in channels \[0, 1, 2"
+        FloatingPointError, match=r"path 'conv' must have finite activations, got inf or NaN in channels \[0, 1, 2"
     ):
         top_patches(net, params, state, floats, "conv", k=2)
 
@@ -278,8 +282,8 @@ def test_a_dense_layer_in_a_repeat_has_no_filters():
         filters(net, params, "twice.fc")
 
 
-def test_a_place_is_a_sequence():
-    with pytest.raises(jc.ShapeError, match=r"place must be a sequence of ints, one for each axis .* of '0', got 3"):
+def test_a_position_is_a_sequence():
+    with pytest.raises(jc.ShapeError, match=r"position must be a sequence of ints, one for each axis .* of '0', got 3"):
         unit_field(jc.serial(jc.Conv(2)), (1, 8, 8, 3), "0", 3)
 
 
@@ -289,8 +293,8 @@ def test_circular_padding_is_seen_from_the_other_side(pad):
     net = jc.serial(*row, last=jc.Conv(1, 3))
     params, state, x = ready(net, (1, 13, 13, 1))
     seen = jax.jacobian(lambda x: net.apply(params, state, x)[0][0, :, :, 0])(x)[..., 0, :, :, 0] != 0
-    for place in ((0, 0), (1, 6), (12, 3)):
+    for position in ((0, 0), (1, 6), (12, 3)):
         inside = np.zeros((13, 13), bool)
-        inside[tuple(slice(*span) for span in unit_field(net, x.shape, "last", place))] = True
-        assert not (np.asarray(seen[place]) & ~inside).any()
+        inside[tuple(slice(*span) for span in unit_field(net, x.shape, "last", position))] = True
+        assert not (np.asarray(seen[position]) & ~inside).any()
     assert seen[0, 0, -1, -1]

@@ -39,7 +39,7 @@ def test_jitter_rolls_within_its_reach():
 def test_turn_is_the_identity_without_a_turn():
     assert turn(KEY, X) is X
     assert_allclose(turn(KEY, X, degrees=1e-6), X, atol=1e-5)
-    with pytest.raises(jc.ShapeError, match=r"zoom must lie in \[0, 1\), got 1"):
+    with pytest.raises(jc.ShapeError, match=r"zoom must be in \[0, 1\), got 1"):
         turn(KEY, X, zoom=1)
 
 
@@ -48,11 +48,11 @@ def test_turn_is_scipys_affine_transform():
     angle, factor = jax.random.uniform(KEY, (2,), minval=-1) * jnp.array([np.deg2rad(30), 0.3])
     cos, sin = np.cos(angle) / (1 + factor), np.sin(angle) / (1 + factor)
     matrix = np.array([[cos, -sin], [sin, cos]])
-    centre = (np.array(X.shape[1:3]) - 1) / 2
+    center = (np.array(X.shape[1:3]) - 1) / 2
     y = turn(KEY, X, degrees=30, zoom=0.3)
     for c in range(3):
         want = scipy.affine_transform(
-            np.asarray(X[0, ..., c]), matrix, centre - matrix @ centre, order=1, mode="mirror"
+            np.asarray(X[0, ..., c]), matrix, center - matrix @ center, order=1, mode="mirror"
         )
         assert_allclose(y[0, ..., c], want, atol=1e-4)
 

@@ -27,7 +27,7 @@ LABELS = np.arange(4) % 3
 
 
 def from_key(key, shape, dtype=jnp.float32):
-    """Initial weights that tell keys apart and take no time to compile."""
+    """Initial weights that differ for different keys and take no time to compile."""
     number = jax.random.key_data(key)[-1] % 1000
     return (number + jnp.arange(math.prod(shape)).reshape(shape) % 7).astype(dtype) / 1000
 
@@ -230,7 +230,7 @@ def test_inside_other_linen_modules():
 
 
 class Lifted(linen.Module):
-    """A network under one of the transforms of linen, which gives each example a key of its own, or all the same."""
+    """A network under one of the transforms of linen, which gives each example a separate key, or all the same."""
 
     transform: str
 
@@ -357,7 +357,7 @@ def test_the_mode_of_nnx(given):
     with pytest.raises(TraceContextError):
         jax.jit(lambda x: module(x, rngs=KEY))(x)
     module.set_attributes(deterministic=True)
-    with pytest.raises(jc.ShapeError, match="must agree for a jaxconv network, got True and False"):
+    with pytest.raises(jc.ShapeError, match="must be equal for a jaxconv network, got True and False"):
         module(x)
 
 
@@ -401,9 +401,9 @@ def test_split_merge_and_the_transforms_of_nnx(given):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "either x, to draw fresh weights for it, or params, got neither"),
+        ({}, "exactly one of x, for initial weights, and params must be given, got neither"),
         ({"x": SHAPE, "params": {}}, "got both"),
-        ({"x": SHAPE}, "rngs must be given to draw fresh weights, got None"),
+        ({"x": SHAPE}, "rngs must be given to draw initial weights, got None"),
     ],
 )
 def test_to_nnx_says_what_is_missing(arguments, message):
@@ -442,7 +442,7 @@ def test_a_linen_module_is_a_layer():
     rngs = {"dropout": KEY, "noise": jc.layer.child_key(KEY, "params")}
     want, updates = Classic().apply(variables, X, True, rngs=rngs, mutable=["batch_stats"])
     assert_near((y, new), (want, dict(updates)))
-    with pytest.raises(jc.MissingKeyError, match="key must be given to a module that draws, got None"):
+    with pytest.raises(jc.MissingKeyError, match="key must be given to a module with random numbers, got None"):
         layer.apply(params, state, X, train=True)
 
 
@@ -527,7 +527,7 @@ class Boxed(linen.Module):
 
 
 def test_what_a_linen_module_must_not_do():
-    with pytest.raises(jc.ShapeError, match=r"module must be a flax.linen module, got Conv\(features=3\)"):
+    with pytest.raises(TypeError, match=r"module must be a flax.linen module, got Conv\(features=3\)"):
         from_linen(jc.Conv(3))
     with pytest.raises(jc.ShapeError, match="train_argument must name an argument of Classic, got 'learn'"):
         from_linen(Classic(), train_argument="learn")
@@ -619,7 +619,7 @@ def test_a_missing_key_raises_where_it_is_drawn_from(modern):
     layer, params, state = from_nnx(modern)
     net = jc.serial(body=layer)
     for apply in (net.apply, jax.jit(net.apply, static_argnames="train")):
-        with pytest.raises(jc.MissingKeyError, match="key must be given to an nnx module that draws"):
+        with pytest.raises(jc.MissingKeyError, match="key must be given to an nnx module with random numbers"):
             apply({"body": params}, {"body": state}, X, train=True)
 
     class Copies(nnx.Module):
@@ -629,7 +629,7 @@ def test_a_missing_key_raises_where_it_is_drawn_from(modern):
         def __call__(self, x):
             return nnx.jit(lambda drop, x: drop(x))(self.drop, x)
 
-    # Keys that are only handed on are not drawn from.
+    # No random numbers are drawn from keys that are only passed on.
     layer, params, state = from_nnx(Copies(nnx.Rngs(0)))
     assert_array_equal(layer.apply(params, state, X)[0], X)
     with pytest.raises(jc.MissingKeyError):
@@ -645,7 +645,7 @@ def test_nnx_modules_inside_our_composites(modern):
     y, found = jc.inspect.activations(net, fresh | {"body": params}, fresh_state, X)
     assert y.shape == (4, 3)
     assert_near(found["body"], layer.apply(params, fresh_state["body"], X)[0])
-    with pytest.raises(jc.ParameterError, match=r"^body \(FromNnx\): params must have an entry 'layers', it has none"):
+    with pytest.raises(jc.ParameterError, match=r"^body \(FromNnx\): params must have an entry 'layers', got none"):
         net.apply(fresh | {"body": {}}, fresh_state, X)
 
 
@@ -655,9 +655,9 @@ def test_init_of_an_nnx_module_wants_to_know_how_it_is_made(modern):
     assert jc.summary(net, SHAPE).rows[0].parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
     with pytest.raises(jc.ShapeError, match=r"^init cannot draw the weights of an nnx module: give from_nnx make="):
         layer.init(KEY, SHAPE)
-    with pytest.raises(jc.ShapeError, match=r"make must give a module like .* they differ at 'bias'"):
+    with pytest.raises(jc.ShapeError, match=r"make must return a module like .* got a difference at 'bias'"):
         from_nnx(modern, make=lambda rngs: nnx.Linear(2, 3, rngs=rngs))[0].init(KEY, SHAPE)
-    with pytest.raises(jc.ShapeError, match=r"module must be a flax\.nnx module, got Dense"):
+    with pytest.raises(TypeError, match=r"module must be a flax\.nnx module, got Dense"):
         from_nnx(linen.Dense(3))
 
 
@@ -706,7 +706,7 @@ def test_round_trips_keep_flaxs_modules_and_every_array(modern):
     arrays = (nnx.Param, nnx.BatchStat)
     assert_same(nnx.as_pure(nnx.state(back, arrays)), nnx.as_pure(nnx.state(modern, arrays)))
     assert back(X).shape == (4, 6, 6, 3)
-    with pytest.raises(jc.MissingKeyError, match="rngs in to_nnx"):
+    with pytest.raises(jc.MissingKeyError, match="rngs to to_nnx"):
         to_nnx(layer, params=params, state=state)(X)
 
 
@@ -730,7 +730,7 @@ def test_layers_print_as_the_call_that_makes_them(modern):
     ids=["linen", "nnx"],
 )
 def test_a_module_of_flax_itself_is_no_layer(module, write):
-    with pytest.raises(jc.ShapeError, match=rf"itself: write jaxconv.interop.flax.{write}\(\.\.\.\)$"):
+    with pytest.raises(TypeError, match=rf"a layer must be .*: write jaxconv.interop.flax.{write}\(\.\.\.\)$"):
         jc.serial(module)
 
 

@@ -1,4 +1,4 @@
-"""Networks run by their shapes alone, and arrays for them: no initialiser is compiled."""
+"""Networks run by their shapes alone, and arrays for them: no initializer is compiled."""
 
 import functools
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def before(net: jc.Layer, shape: tuple[int, ...], path: str) -> tuple[int, ...]:
 
 
 def rates(net: jc.Layer, kind: type) -> list[float]:
-    """Returns the rates of the layers of one kind, in their order."""
+    """Returns the rates of the layers of one type, in their order."""
     return [layer.rate for _, layer in walk(net) if isinstance(layer, kind)]
 
 

@@ -42,7 +42,7 @@ def test_the_network_of_2012_has_the_papers_maps():
     assert sizes["conv2"] == 256 * (5 * 5 * 48 + 1)
 
 
-def test_responses_are_normalised_as_in_the_paper():
+def test_responses_are_normalized_as_in_the_paper():
     layer = dict(jc.models.alexnet_2012().children)["norm1"]
     x = np.random.default_rng(0).uniform(0, 50, (1, 1, 1, 9))
     with jax.enable_x64(True):

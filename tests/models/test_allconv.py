@@ -32,7 +32,7 @@ def test_counts_are_about_the_papers(base, reduce, millions):
 
 @pytest.mark.parametrize("reduce", ["pool", "stride", "conv_pool", "conv"])
 @pytest.mark.parametrize("base", ["A", "B", "C"])
-def test_means_are_over_six_by_six_places(base, reduce):
+def test_means_are_over_six_by_six_positions(base, reduce):
     rows = {row.path: row for row in trace(jc.models.allconv(base, reduce=reduce), SHAPE)}
     assert rows["stage1"].output.shape == (1, 16, 16, 96)
     assert rows["stage2"].output.shape == (1, 8, 8, 192)

@@ -65,21 +65,21 @@ def test_it_runs_and_its_layers_are_named_by_position():
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("", "it cannot end there"),
-        ("CONV-", "it cannot end there"),
-        ("[CONV", "it cannot end there"),
-        ("CONV*", r"it cannot go on with '\*'"),
-        ("[(CONV-RELU]*2", r"it cannot go on with '\]\*2'"),
-        ("CONV)", r"it cannot go on with '\)'"),
-        ("()", r"it cannot go on with '\)'"),
-        ("CONV RELU", "it cannot go on with 'RELU'"),
-        ("CONV*N", r"it cannot go on with '\*N'"),
-        ("CONV-?", r"it cannot go on with '\?'"),
-        ("3CONV", "it cannot go on with '3CONV'"),
-        ("CONV²", "it cannot go on with '²'"),
-        ("CONV-TANH", "spec must be of CONV, NORM, RELU, POOL and FC, got TANH"),
-        ("conv", "spec must be of CONV, NORM, RELU, POOL and FC, got conv"),
-        ("RELU6", "spec must be of CONV, NORM, RELU, POOL and FC, got RELU6"),
+        ("", "got an early end"),
+        ("CONV-", "got an early end"),
+        ("[CONV", "got an early end"),
+        ("CONV*", r"got '\*' where that"),
+        ("[(CONV-RELU]*2", r"got '\]\*2' where that"),
+        ("CONV)", r"got '\)' where that"),
+        ("()", r"got '\)' where that"),
+        ("CONV RELU", "got 'RELU' where that"),
+        ("CONV*N", r"got '\*N' where that"),
+        ("CONV-?", r"got '\?' where that"),
+        ("3CONV", "got '3CONV' where that"),
+        ("CONV²", "got '²' where that"),
+        ("CONV-TANH", "spec must consist of CONV, NORM, RELU, POOL and FC, got TANH"),
+        ("conv", "spec must consist of CONV, NORM, RELU, POOL and FC, got conv"),
+        ("RELU6", "spec must consist of CONV, NORM, RELU, POOL and FC, got RELU6"),
         ("FC-CONV", "spec must have its fully connected layers last, got CONV after FC"),
         ("FC-RELU-POOL", "spec must have its fully connected layers last, got POOL after FC"),
         ("CONV0", "features must be at least 1, got 0"),
@@ -96,7 +96,7 @@ def test_the_lectures_softmax_is_the_scores():
 
 
 def test_a_perhaps_is_refused():
-    with pytest.raises(jc.ShapeError, match=r"write POOL, or leave it out, in place of POOL\?"):
+    with pytest.raises(jc.ShapeError, match=r"write POOL, or omit it, in place of POOL\?"):
         convnet_from_spec("[(CONV-RELU)*2-POOL?]*3-FC")
 
 

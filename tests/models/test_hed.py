@@ -66,7 +66,7 @@ def test_transform_input_takes_bytes_of_rgb():
     assert np.any(got[0])
 
 
-def test_transform_input_wants_colours():
+def test_transform_input_wants_colors():
     with pytest.raises(jc.ShapeError, match=r"x must have 3 channels.*got shape \(1, 8, 8, 1\)"):
         jc.models.hed(transform_input=True).init(jax.random.key(0), (1, 8, 8, 1))
 

@@ -50,12 +50,12 @@ def test_transform_input_takes_torchvisions_images():
         name, layer = make(transform_input=True).children[0]
         assert name == "transform_input"
         images = np.random.default_rng(0).uniform(size=(2, 4, 4, 3))
-        normalised = (images - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-        got, _ = layer.apply({}, {}, jnp.asarray(normalised, jnp.float32))
+        normalized = (images - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        got, _ = layer.apply({}, {}, jnp.asarray(normalized, jnp.float32))
         np.testing.assert_allclose(got, (images - 0.5) / 0.5, atol=1e-6)
 
 
-def test_transform_input_wants_colours():
+def test_transform_input_wants_colors():
     with pytest.raises(jc.ShapeError, match=r"transform_input \(Fn\): x must have 3 channels.*\(1, 9, 9, 1\)"):
         NARROW(transform_input=True).init(jax.random.key(0), (1, 9, 9, 1))
 

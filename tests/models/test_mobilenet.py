@@ -68,7 +68,7 @@ def test_noise(make):
     [
         ({"width": 0}, "width must be positive, got 0"),
         ({"dropout": 1.5}, "rate must lie between 0 and 1, got 1.5"),
-        ({"drop_path": 3}, r"drop_path must lie between 0 and 1, got 1\.[0-9]+"),
+        ({"drop_path": 3}, r"drop_path must be between 0 and 1, got 1\.[0-9]+"),
     ],
 )
 def test_what_cannot_be_is_refused(make, options, message):

@@ -29,7 +29,7 @@ def test_the_network_for_imagenet_has_the_authors_sizes():
 
 
 def test_a_mlpconv_stage_is_a_small_network_at_each_place():
-    """After its first convolution a stage is fully connected layers over the channels of one place."""
+    """After its first convolution a stage is fully connected layers over the channels of one position."""
     stage = dict(jc.models.nin(width=6).children)["mlpconv1"]
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
     params, state = filled(stage, x.shape)

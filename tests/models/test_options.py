@@ -42,8 +42,8 @@ def test_a_stem_for_small_frames_keeps_their_size():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: jc.models.hed(()), "depths must name one block"),
-        (lambda: jc.models.resnet(lambda *a: None, ()), "depths must name one stage"),
+        (lambda: jc.models.hed(()), "depths must have at least one block"),
+        (lambda: jc.models.resnet(lambda *a: None, ()), "depths must have at least one stage"),
         (lambda: jc.models.cifar_resnet(20.5), "depth must be"),
         (lambda: jc.models.convnet_from_spec("(" * 2000), "at most 100"),
         (lambda: jc.models.efficientnet_b0(head=0), "features must be"),
@@ -69,7 +69,7 @@ def test_the_auxiliary_head_of_a_segmenter_may_be_narrower():
     assert narrow < wide
 
 
-def test_whole_numbers_are_not_taken_for_normalised_colours():
+def test_whole_numbers_are_not_taken_for_normalized_colors():
     net = jc.models.googlenet(2, transform_input=True, aux_logits=False)
     with pytest.raises(DTypeError, match="floating-point"):
         jax.eval_shape(lambda x: net.init(jax.random.key(0), x), jnp.zeros(SMALL, jnp.uint8))
@@ -82,10 +82,10 @@ def test_whole_numbers_are_not_taken_for_normalised_colours():
         (lambda: jc.models.vgg11(width=0.5), "width must be an integer, got 0.5"),
         (lambda: jc.models.alexnet(width=0), "width must be at least 1, got 0"),
         (lambda: jc.models.densenet121(width=0.5), "width must be an integer, got 0.5"),
-        (lambda: jc.models.resnet18(drop_path=2.0), r"drop_path must lie between 0 and 1, got 2\.0"),
-        (lambda: jc.models.mobilenet_v2(drop_path=-1), "drop_path must lie between 0 and 1, got -"),
-        (lambda: jc.models.regnet_y_400mf(drop_path=2), "drop_path must lie between 0 and 1, got 2"),
-        (lambda: jc.models.r3d_18(drop_path=2), "drop_path must lie between 0 and 1, got 2"),
+        (lambda: jc.models.resnet18(drop_path=2.0), r"drop_path must be between 0 and 1, got 2\.0"),
+        (lambda: jc.models.mobilenet_v2(drop_path=-1), "drop_path must be between 0 and 1, got -"),
+        (lambda: jc.models.regnet_y_400mf(drop_path=2), "drop_path must be between 0 and 1, got 2"),
+        (lambda: jc.models.r3d_18(drop_path=2), "drop_path must be between 0 and 1, got 2"),
     ],
 )
 def test_the_option_that_is_wrong_is_named(call, sentence):

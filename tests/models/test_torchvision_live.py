@@ -35,7 +35,7 @@ def test_outputs_are_torchvisions(known):
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_images_are_normalised_again_as_torchvision_does(name):
+def test_images_are_normalized_again_as_torchvision_does(name):
     [known] = [known for known in KNOWN if known.name == name]
     option = {"transform_input": True}
     known = dataclasses.replace(known, options=option, their_options={**known.their_options, **option})

@@ -46,7 +46,7 @@ def test_a_network_without_padding_is_the_middle_of_one_that_sees_more():
 
 @pytest.mark.parametrize("size", [(571, 572), (574, 572)])
 def test_sizes_that_the_paper_excludes_are_refused(size):
-    with pytest.raises(jc.ShapeError, match=r"decoder \(TopDown\): map .* sizes that are even before each pool"):
+    with pytest.raises(jc.ShapeError, match=r"decoder \(TopDown\): feature map .* sizes that are even"):
         output(jc.models.unet(), (1, *size, 1))
 
 
@@ -111,8 +111,8 @@ def test_maps_on_paths_with_dots_have_names():
 @pytest.mark.parametrize(
     ("paths", "options", "sentence"),
     [
-        (["layer1"], {}, r"paths must be at least two, got \['layer1'\]"),
-        (["layer1", "layer9"], {}, "paths has 'layer9', which names no layer"),
+        (["layer1"], {}, r"paths must have at least two entries, got \['layer1'\]"),
+        (["layer1", "layer9"], {}, "paths must name layers of net, .* got 'layer9'"),
         (["layer1", "layer2"], {"upsampling": "cubic"}, "upsampling must be one of"),
     ],
 )
@@ -123,7 +123,7 @@ def test_other_paths_are_refused(paths, options, sentence):
 
 def test_maps_in_the_wrong_order_are_refused():
     net = jc.models.unet_on(jc.models.resnet18(width=8), STAGES[::-1])
-    with pytest.raises(jc.ShapeError, match=r"what comes up to map 'layer1' of .* must be of its size"):
+    with pytest.raises(jc.ShapeError, match=r"the upsampled map must have the size of feature map 'layer1'"):
         output(net, (1, 64, 64, 3))
 
 

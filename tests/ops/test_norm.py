@@ -12,7 +12,7 @@ from tests.ops.compare import assert_close
 from tests.ops.draws import uniform
 
 
-def normalised(x, axes, eps):
+def normalized(x, axes, eps):
     return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + eps)
 
 
@@ -31,14 +31,14 @@ def test_norms_equal_their_formulas():
             jc.group_norm(x, 1, eps=eps, rank=3),
         )
 
-    grouped = normalised(x.reshape(2, 3, 4, 3, 2), (1, 2, 4), eps).reshape(x.shape)
+    grouped = normalized(x.reshape(2, 3, 4, 3, 2), (1, 2, 4), eps).reshape(x.shape)
     want = (
-        normalised(x, (0, 1, 2), eps) * scale + bias,
-        normalised(x, 3, eps) * scale + bias,
-        normalised(x, (1, 2), eps) * scale + bias,
+        normalized(x, (0, 1, 2), eps) * scale + bias,
+        normalized(x, 3, eps) * scale + bias,
+        normalized(x, (1, 2), eps) * scale + bias,
         grouped * scale + bias,
-        normalised(x, 2, eps),
-        normalised(x, (0, 1, 2, 3), eps),
+        normalized(x, 2, eps),
+        normalized(x, (0, 1, 2, 3), eps),
     )
     for got, expected in zip(ours(*(a.astype(np.float32) for a in (x, scale, bias))), want, strict=True):
         assert_close(got, expected)
@@ -70,7 +70,7 @@ def test_wide_statistics_do_not_widen_half_images():
     assert {a.dtype for a in jc.batch_statistics(x)} == {np.dtype(np.float32)}
 
 
-def test_a_constant_channel_is_normalised_to_zero_with_finite_gradients():
+def test_a_constant_channel_is_normalized_to_zero_with_finite_gradients():
     x = np.full((8, 2), 3.0, np.float32)
     y, pullback = jax.vjp(lambda x: jc.batch_norm(x, *jc.batch_statistics(x)), x)
     assert not np.any(y)

@@ -37,12 +37,12 @@ def test_statistics_survive_a_large_mean():
     exact = x.astype(np.float64)
 
     @jax.jit
-    def normalised(x):
+    def normalized(x):
         mean, var = jc.batch_statistics(x)
         batch, instance = jc.batch_norm(x, mean, var), jc.instance_norm(x[None], rank=1)[0]
         return mean, var, batch, instance, jc.layer_norm(x.T).T
 
-    mean, var, *normals = normalised(x)
+    mean, var, *normals = normalized(x)
     assert_close(mean, exact.mean(0), rtol=1e-7, atol=0)
     assert_close(var, exact.var(0), rtol=1e-4, atol=0)
     for y in normals:

@@ -1,4 +1,4 @@
-"""Figures. The only part of jaxconv that draws; each function returns a matplotlib Figure, made without pyplot."""
+"""Figures with matplotlib. Each function returns a Figure, made without pyplot."""
 
 try:
     import matplotlib.figure  # noqa: F401
@@ -7,7 +7,7 @@ except ImportError as error:
 
 from jaxconv.inspect.figures.charts import confusion_matrix, layer_statistics, learning_curves, scatter
 from jaxconv.inspect.figures.overlays import fields, heat_maps
-from jaxconv.inspect.figures.pictures import activation_maps, filters, images, mosaic, neighbours, patches
+from jaxconv.inspect.figures.pictures import activation_maps, filters, images, mosaic, neighbors, patches
 
 __all__ = [
     "activation_maps",
@@ -19,7 +19,7 @@ __all__ = [
     "layer_statistics",
     "learning_curves",
     "mosaic",
-    "neighbours",
+    "neighbors",
     "patches",
     "scatter",
 ]

@@ -1,4 +1,4 @@
-"""What the figures share: a figure, a grid of axes without ticks, and images as they are drawn."""
+"""Shared parts of the figures: a figure, a grid of axes without ticks, and checked images."""
 
 import io
 from typing import Any
@@ -11,7 +11,7 @@ from jaxconv.errors import ShapeError
 
 
 class _Figure(Figure):
-    """A figure without a white border, which a notebook shows also before pyplot has set up its backend."""
+    """A figure without a white border. A notebook displays it even before pyplot has set up a backend."""
 
     def savefig(self, fname: Any, **options: Any) -> None:
         tight: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.05}
@@ -31,7 +31,7 @@ class _Rows(_Figure):
         self.cell, self.extra, self.aspects = cell, extra, [0.0] * rows
 
     def fit(self, ax: Axes, aspect: float) -> None:
-        """Makes room for a picture with that quotient of height and width."""
+        """Adjusts the row's height for a picture with the aspect ratio ``aspect`` (height / width)."""
         spec = ax.get_subplotspec()
         assert spec is not None
         row = spec.rowspan.start
@@ -42,12 +42,12 @@ class _Rows(_Figure):
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Returns a figure of that size in inches."""
+    """Returns a figure of the given size in inches."""
     return _Figure(figsize=(width, height), layout="constrained")
 
 
 def bare(ax: Axes) -> Axes:
-    """Takes ticks and frame away, but not the label."""
+    """Removes ticks and frame, and keeps the label."""
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     return ax
@@ -56,7 +56,7 @@ def bare(ax: Axes) -> Axes:
 def grid(count: int, columns: int, cell: float, extra: float = 0.0) -> tuple[Figure, list[Axes]]:
     """Returns a figure with ``count`` bare axes in rows of ``columns``, for `draw`.
 
-    A column is ``cell`` inches wide, or wider where there are few; a row is ``extra`` inches higher than its pictures.
+    A column is ``cell`` inches wide, or wider if there are few; a row is ``extra`` inches higher than its pictures.
     """
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -76,14 +76,14 @@ def check_pictures(images: Any, name: str = "images") -> list[np.ndarray]:
         raise ShapeError(f"{name} must have shape (count, height, width, 1 or 3), got {got}")
     for image in pictures:
         low, high = image.min(), image.max()
-        # A resize or a normalisation undone may leave the range by rounding.
+        # Rounding in a resize or an inverse normalization may leave the range.
         if image.dtype != np.uint8 and not -1e-3 <= low <= high <= 1 + 1e-3:
             raise ShapeError(f"{name} must be uint8 or floats in [0, 1], got {image.dtype} from {low} to {high}")
     return [image if image.dtype == np.uint8 else np.clip(image.astype(np.float32), 0, 1) for image in pictures]
 
 
 def draw(ax: Axes, image: np.ndarray) -> None:
-    """Draws an image that `check_pictures` has seen, grey for one channel; a row of `grid` takes its height."""
+    """Draws an image that `check_pictures` returned, in gray for one channel, and fits the row of `grid` to it."""
     picture = image[..., 0] if image.shape[-1] == 1 else image
     ax.imshow(picture, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
     if isinstance(ax.figure, _Rows):

@@ -1,4 +1,4 @@
-"""Figures of numbers: curves, tables of counts, statistics by layer, points in two dimensions."""
+"""Charts: learning curves, confusion matrices, layer statistics, scatter plots."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
       history: the ``history`` of `jaxconv.train.fit`.
 
     Raises:
-      ShapeError: it is empty.
+      ShapeError: the history is empty.
 
     >>> len(learning_curves([{"epoch": 1, "loss": 2.0, "accuracy": 0.3}]).axes)
     2
@@ -45,14 +45,14 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def confusion_matrix(counts: Any, classes: Sequence[str]) -> Figure:
-    """Draws how often each class was taken for each other.
+    """Draws a confusion matrix.
 
     Args:
-      counts: integers of shape ``(classes, classes)``: row the label, column the prediction.
-      classes: their names.
+      counts: integers of shape ``(classes, classes)``: a row for each label, a column for each prediction.
+      classes: the names of the classes.
 
     Raises:
-      ShapeError: another shape.
+      ShapeError: counts have another shape.
 
     >>> confusion_matrix([[5, 1], [0, 6]], ["cat", "dog"]).axes[0].get_xlabel()
     'prediction'
@@ -83,7 +83,7 @@ def confusion_matrix(counts: Any, classes: Sequence[str]) -> Figure:
     return fig
 
 
-# How a number shows that is on no scale.
+# The style of a value that is not on the scale.
 _MARKS: dict[str, dict[str, Any]] = {
     "zero": {"facecolor": "white", "edgecolor": "0.6", "linewidth": 0.5},
     "not finite": {"facecolor": "black", "edgecolor": "black", "linewidth": 0},
@@ -93,7 +93,7 @@ _DECADES = 8
 
 
 def _norm(name: str, finite: np.ndarray) -> Normalize:
-    """Returns the scale on which numbers of that name are all seen."""
+    """Returns the color scale of the statistic ``name``, which covers all its values."""
     size = np.abs(finite[finite != 0])
     if name == "zeros" or not size.size:
         return Normalize(0, 1)
@@ -105,14 +105,14 @@ def _norm(name: str, finite: np.ndarray) -> Normalize:
 
 
 def _ticks(norm: SymLogNorm) -> list[float]:
-    """Returns the ends, the middle and one place between on both sides: more do not fit beside each other."""
+    """Returns five ticks: the ends, zero, and one between zero and each end. More labels would overlap."""
     end = float(norm.vmax or 1)
     between = float(10.0 ** ((np.log10(norm.linthresh) + np.log10(end)) // 2))
     return [-end, -between, 0.0, between, end]
 
 
 def _bars(ax: Axes, a: np.ndarray, norm: Normalize, marks: Mapping[str, np.ndarray]) -> None:
-    """Draws one step: a bar for each layer, and in words where there can be none."""
+    """Draws one step: a bar for each layer, and a text where the value is zero or not finite."""
     if isinstance(norm, SymLogNorm):
         ax.set_xscale("symlog", linthresh=norm.linthresh)
         ax.set_xticks(_ticks(norm))
@@ -129,12 +129,12 @@ def _bars(ax: Axes, a: np.ndarray, norm: Normalize, marks: Mapping[str, np.ndarr
 
 
 def _rows(ax: Axes, a: np.ndarray, norm: Normalize, marks: Mapping[str, np.ndarray], edges: Sequence[int]) -> None:
-    """Draws several steps: a row of colours for each layer, and another colour where there is none on the scale."""
+    """Draws several steps: a row of colors for each layer, and another color for values that are not on the scale."""
     rows = np.arange(a.shape[1] + 1) - 0.5
     shown = np.isfinite(a) & (a != 0)
-    # The middle of coolwarm is grey, so that next to nothing is not nothing.
-    colours, ticks = ("coolwarm", _ticks(norm)) if isinstance(norm, SymLogNorm) else ("viridis", None)
-    drawn = ax.pcolormesh(edges, rows, np.ma.masked_where(~shown, a).T, norm=norm, cmap=colours)
+    # The middle of coolwarm is gray, so that a small value differs from an exact zero, which is white.
+    colors, ticks = ("coolwarm", _ticks(norm)) if isinstance(norm, SymLogNorm) else ("viridis", None)
+    drawn = ax.pcolormesh(edges, rows, np.ma.masked_where(~shown, a).T, norm=norm, cmap=colors)
     for mark in ("zero", "not finite"):
         flat = ListedColormap([_MARKS[mark]["facecolor"]])
         ax.pcolormesh(edges, rows, np.ma.masked_where(~marks[mark], marks[mark]).T, cmap=flat)
@@ -146,19 +146,19 @@ def _rows(ax: Axes, a: np.ndarray, norm: Normalize, marks: Mapping[str, np.ndarr
 
 
 def layer_statistics(statistics: LayerStatistics | Recorder, steps: Sequence[int] | None = None) -> Figure:
-    """Draws statistics by layer: bars for one step; for several, a row of colours for each layer along the steps.
+    """Draws statistics by layer: bars for one step; for several, a row of colors for each layer along the steps.
 
-    Scales are logarithmic, of whole powers of ten and eight of them at most; that of the mean goes to both sides of 0,
-    and the part of zeros has a linear one. Exact zeros, numbers that are not finite and layers that have no such number
-    are marked each in its own way; a line under the axes says how many are not finite.
+    Scales are logarithmic and cover at most eight powers of ten. The scale of the mean is symmetric around 0, and the
+    fraction of zeros has a linear scale. Separate styles mark exact zeros, values that are not finite, and statistics
+    that a layer does not have; a line under the axes counts the values that are not finite.
 
     Args:
-      statistics: of `jaxconv.inspect.layer_statistics`, arrays ``(layers,)`` or ``(steps, layers)``; or a
+      statistics: the result of `jaxconv.inspect.layer_statistics`, arrays ``(layers,)`` or ``(steps, layers)``; or a
         `jaxconv.inspect.Recorder`, with its steps.
-      steps: the steps' numbers; None counts from 0.
+      steps: the numbers of the steps; None counts from 0.
 
     Raises:
-      ShapeError: arrays of another rank, or another number of steps.
+      ShapeError: the arrays have another rank, or another number of steps.
 
     >>> net = jc.serial(fc=jc.Dense(2), relu=jax.nn.relu)
     >>> params, state = net.init(jax.random.key(0), (1, 2))
@@ -172,7 +172,7 @@ def layer_statistics(statistics: LayerStatistics | Recorder, steps: Sequence[int
     arrays = {name: np.asarray(a, np.float64) for name, a in statistics.arrays().items()}
     shape = np.shape(statistics.mean)
     if len(shape) not in (1, 2):
-        raise ShapeError(f"statistics must have arrays (layers,) or (steps, layers), got {shape}")
+        raise ShapeError(f"statistics must have arrays of shape (layers,) or (steps, layers), got {shape}")
     steps = range(shape[0] if len(shape) == 2 else 1) if steps is None else steps
     if len(steps) != (shape[0] if len(shape) == 2 else 1):
         raise ShapeError(f"steps must be one for each of the statistics' steps, {shape[:-1]}, got {len(steps)}")
@@ -206,12 +206,12 @@ def layer_statistics(statistics: LayerStatistics | Recorder, steps: Sequence[int
 
 
 def scatter(points: Any, labels: Any = None, classes: Sequence[str] | None = None) -> Figure:
-    """Draws points in two dimensions, coloured by label.
+    """Draws points in two dimensions, colored by label.
 
     Args:
-      points: array of shape ``(count, 2)``; or the ``Pca`` that `jaxconv.inspect.pca` gives.
+      points: array of shape ``(count, 2)``; or the ``Pca`` that `jaxconv.inspect.pca` returns.
       labels: integers ``(count,)``.
-      classes: their names; without them the legend has the numbers.
+      classes: the names of the labels; without them the legend shows integers.
 
     Raises:
       ShapeError: the shapes do not fit, or a label has no name.
@@ -225,23 +225,25 @@ def scatter(points: Any, labels: Any = None, classes: Sequence[str] | None = Non
     labels = np.zeros(len(points), int) if labels is None else np.asarray(labels)
     if labels.shape != points.shape[:1]:
         raise ShapeError(f"labels must have shape ({len(points)},), one for each point, got {labels.shape}")
-    kinds = np.unique(labels)
-    if classes is not None and len(kinds) and not 0 <= kinds[0] <= kinds[-1] < len(classes):
-        raise ShapeError(f"labels must lie in 0 to {len(classes) - 1}, a name for each, got {kinds[0]} to {kinds[-1]}")
+    found = np.unique(labels)
+    if classes is not None and len(found) and not 0 <= found[0] <= found[-1] < len(classes):
+        raise ShapeError(
+            f"labels must be from 0 to {len(classes) - 1}, indices of classes, got {found[0]} to {found[-1]}"
+        )
     fig = new_figure(6.5, 5)
     ax = fig.subplots()
     ax.set(xticks=[], yticks=[], aspect="equal")
-    for i, kind in enumerate(kinds):
+    for i, label in enumerate(found):
         ax.scatter(
-            points[labels == kind, 0],
-            points[labels == kind, 1],
+            points[labels == label, 0],
+            points[labels == label, 1],
             s=5,
             alpha=0.6,
             linewidths=0,
-            color=f"C{i}" if len(kinds) <= 10 else matplotlib.colormaps["hsv"](i / len(kinds)),
-            label=classes[kind] if classes else str(kind),
+            color=f"C{i}" if len(found) <= 10 else matplotlib.colormaps["hsv"](i / len(found)),
+            label=classes[label] if classes else str(label),
         )
-    if len(kinds) > 1:
+    if len(found) > 1:
         ax.legend(fontsize=7, markerscale=3, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
     return fig
 

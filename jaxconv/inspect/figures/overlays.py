@@ -1,4 +1,4 @@
-"""Figures over an image: what units see of it, and what a score depends on."""
+"""Overlays on images: receptive fields and attribution maps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +19,8 @@ def fields(image: Any, boxes: Any, labels: Sequence[str] | None = None) -> Figur
     Args:
       image: array of shape ``(height, width, 1 or 3)``: uint8, or floats in [0, 1].
       boxes: integers ``(count, 2, 2)``: for each field the (low, high) of the rows and of the columns, as
-        `jaxconv.inspect.unit_field` gives them; or one such field. Those that reach into the padding are drawn so.
-      labels: a name for each.
+        `jaxconv.inspect.unit_field` returns them; or one such field. A field may extend into the padding.
+      labels: a name for each field.
 
     Raises:
       ShapeError: the shapes do not fit.
@@ -62,8 +62,8 @@ def fields(image: Any, boxes: Any, labels: Sequence[str] | None = None) -> Figur
     return fig
 
 
-# What the strongest numbers of either sign look like. Weak ones let the image through, so a map between the two through
-# white would pale on what is white.
+# The colors of the strongest values of either sign. Weak values let the image through; a color map that passes through
+# white would be invisible on white images.
 _BLUE, _RED = (0.1, 0.45, 1.0), (1.0, 0.2, 0.1)
 _SIGNED = ListedColormap([_BLUE, _RED], "blue and red")
 _DIMMED = 0.35
@@ -78,19 +78,19 @@ def heat_maps(
     opacity: float = 0.7,
     shared: bool = False,
 ) -> Figure:
-    """Draws maps over images: from 0 on in one colour scale, or, where any is negative, in red and blue around 0.
+    """Draws maps over images, such as attributions: red and blue where any value is negative, else one color scale.
 
-    A scale goes up to the size that one place in a hundred exceeds. Under red and blue the images are grey and a third
-    as bright, so that white in them does not take the colours away.
+    A color scale ends at the 99th percentile of the magnitudes. Under red and blue the image is drawn in gray at a
+    third of its brightness, so that the colors are visible.
 
     Args:
       images: array of shape ``(count, height, width, 1 or 3)``: uint8, or floats in [0, 1].
       maps: array of shape ``(count, h, w)`` or ``(count, h, w, 1)`` of any size, as `jaxconv.inspect.grad_cam` and
-        `jaxconv.inspect.occlusion` give them; it is stretched over the image.
-      titles: a line above each.
+        `jaxconv.inspect.occlusion` return them; a map is stretched over its image.
+      titles: a title for each image.
       columns: images in a row.
-      opacity: of the map where it is strongest; where it is 0 the image shows.
-      shared: whether all maps have one scale, which a bar beside them shows; else each has its own.
+      opacity: the opacity of the strongest value; where the map is 0 only the image is visible.
+      shared: whether all maps share one color scale, with a color bar; otherwise each map has a separate scale.
 
     Raises:
       ShapeError: the shapes do not fit, or a map is not finite.
@@ -102,10 +102,10 @@ def heat_maps(
     maps = np.asarray(maps, np.float32)
     maps = maps[..., 0] if maps.ndim == 4 and maps.shape[-1] == 1 else maps
     if maps.ndim != 3 or len(maps) != len(pictures):
-        hint = ": take one number of each pixel's channels, such as abs(maps).max(-1)" if maps.ndim == 4 else ""
+        hint = ": reduce each pixel's channels to one value, such as abs(maps).max(-1)" if maps.ndim == 4 else ""
         raise ShapeError(f"maps must have shape ({len(pictures)}, h, w), one for each image, got {maps.shape}{hint}")
     if not np.isfinite(maps).all():
-        raise ShapeError(f"maps must be finite, got {int((~np.isfinite(maps)).sum())} numbers that are not")
+        raise ShapeError(f"maps must be finite, got {int((~np.isfinite(maps)).sum())} values that are not")
     if titles is not None and len(titles) != len(pictures):
         raise ShapeError(f"titles must be one for each of the {len(pictures)} images, got {len(titles)}")
     signed = bool((maps < 0).any())
@@ -137,20 +137,20 @@ def heat_maps(
 
 
 def _top(maps: np.ndarray) -> float:
-    """Returns the size of number at which a scale ends."""
+    """Returns the magnitude at which the color scale ends."""
     size = np.abs(maps)
     return float(np.percentile(size, 99) or size.max(initial=0) or 1)
 
 
 def _dimmed(picture: np.ndarray) -> np.ndarray:
-    """Returns an image in grey, a third as bright."""
+    """Returns an image in gray, at a third of its brightness."""
     weights = np.ones(1) if picture.shape[-1] == 1 else np.array([0.299, 0.587, 0.114])
-    grey = (picture @ weights)[..., None] * _DIMMED
-    return (grey / 255 if picture.dtype == np.uint8 else grey).astype(np.float32)
+    gray = (picture @ weights)[..., None] * _DIMMED
+    return (gray / 255 if picture.dtype == np.uint8 else gray).astype(np.float32)
 
 
 def _blended(opacity: float) -> ListedColormap:
-    """Returns what red and blue look like over the middle of a dimmed image, weak to strong."""
+    """Returns the colors of the color bar: red and blue blended over a medium gray of the dimmed image."""
     share = np.linspace(-1, 1, 255)[:, None]
     alpha = opacity * np.sqrt(np.abs(share))
     return ListedColormap(alpha * np.where(share < 0, _BLUE, _RED) + (1 - alpha) * _DIMMED / 2)

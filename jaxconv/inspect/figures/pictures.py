@@ -1,4 +1,4 @@
-"""Figures of images: in rows, as filters and maps, as what excites a channel, as what is near to a query."""
+"""Figures of images: rows of images, filters, feature maps, top patches, nearest neighbors."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.figures.canvas import bare, check_pictures, draw, grid, new_figure
-from jaxconv.inspect.retrieval import Neighbours
+from jaxconv.inspect.retrieval import Neighbors
 
 if TYPE_CHECKING:
     from jaxconv.inspect.units import TopPatches
@@ -20,11 +20,11 @@ def images(images: Any, titles: Sequence[str] | None = None, *, columns: int = 8
     Args:
       images: array of shape ``(count, height, width, channels)`` with 1 or 3 channels: uint8, or floats in [0, 1]; or a
         sequence of such images of any sizes.
-      titles: a line above each.
+      titles: a title for each image.
       columns: images in a row.
 
     Raises:
-      ShapeError: another shape or range.
+      ShapeError: images have another shape or range.
 
     >>> len(images(jnp.zeros((3, 8, 8, 1))).axes)
     3
@@ -42,18 +42,18 @@ def images(images: Any, titles: Sequence[str] | None = None, *, columns: int = 8
 
 
 def filters(kernel: Any, *, columns: int = 8, most: int = 96) -> Figure:
-    """Draws the filters of a convolution: in colour where they take three channels, else a row for each input channel.
+    """Draws the filters of a convolution: in color for three input channels, else a row for each input channel.
 
-    Grey is zero; all filters share one scale. In one dimension a filter is one grey picture, a line for each input
-    channel; in three dimensions its slices along the first axis stand side by side.
+    Gray is zero; all filters share one scale. A 1-D filter is one gray picture with a line for each input channel; the
+    slices of a 3-D filter along its first axis are drawn next to each other.
 
     Args:
-      kernel: array of shape ``(*window, in, out)``, of one to three dimensions.
-      columns: filters in a row, where each is one picture.
-      most: pictures that are drawn, the first ones. Where a filter is a column of them, that is of 12 filters at most.
+      kernel: array of shape ``(*window, in, out)``, of one to three spatial axes.
+      columns: filters in a row, where a filter is one picture.
+      most: the largest number of pictures. Where a filter is a column of pictures, at most 12 filters are drawn.
 
     Raises:
-      ShapeError: another rank.
+      ShapeError: the kernel has another rank.
 
     >>> len(filters(jnp.ones((3, 3, 1, 6))).axes)
     6
@@ -80,15 +80,15 @@ def filters(kernel: Any, *, columns: int = 8, most: int = 96) -> Figure:
 
 
 def mosaic(rows: Sequence[Sequence[Any]], labels: Sequence[str], *, cell: int = 64) -> Figure:
-    """Draws rows of images of any sizes as one picture, a label before each row.
+    """Draws rows of images of any sizes as one picture, with a label before each row.
 
     Args:
-      rows: of images ``(height, width, 1 or 3)``: uint8, or floats in [0, 1].
+      rows: rows of images ``(height, width, 1 or 3)``: uint8, or floats in [0, 1].
       labels: one for each row.
-      cell: pixels of the square in which each image stands as large as it fits; pixels of a small one show as squares.
+      cell: the side in pixels of an image's square cell; an image is scaled to fit, without interpolation.
 
     Raises:
-      ShapeError: a row without images, another shape or range, or another number of labels.
+      ShapeError: a row is empty, an image has another shape or range, or the number of labels differs.
 
     >>> len(mosaic([[jnp.zeros((8, 8, 3)), jnp.ones((2, 4, 1))], [jnp.ones((3, 3, 3))]], ["a", "b"]).axes)
     1
@@ -114,22 +114,22 @@ def mosaic(rows: Sequence[Sequence[Any]], labels: Sequence[str], *, cell: int = 
 
 
 def activation_maps(maps: Mapping[str, Any], *, most: int = 12) -> Figure:
-    """Draws activation maps of one image, a row for each layer, each map on its own scale.
+    """Draws the feature maps of one image, a row for each layer, with a separate scale for each feature map.
 
     Args:
-      maps: by the layer's path, arrays of shape ``(height, width, channels)``, or of a batch of one image; others are
-        left out.
-      most: maps of a layer that are drawn.
+      maps: by the layer's path, arrays of shape ``(height, width, channels)``, or of a batch of one image; arrays of
+        other ranks are left out.
+      most: the largest number of feature maps for each layer.
 
     Raises:
-      ShapeError: no array has that shape, or they are of several images.
+      ShapeError: no array has that shape, or the arrays belong to several images.
 
     >>> len(activation_maps({"conv1": jnp.ones((8, 8, 4)), "scores": jnp.ones(10)}).axes)
     4
     """
     if not isinstance(maps, Mapping):
-        raise ShapeError(
-            "maps must be a dict of arrays by path, the second of what jaxconv.inspect.activations returns, got "
+        raise TypeError(
+            "maps must be a dict of arrays by path, the second value that jaxconv.inspect.activations returns, got "
             f"{type(maps).__name__}"
         )
     shapes = {path: getattr(a, "shape", ()) for path, a in maps.items()}
@@ -137,7 +137,7 @@ def activation_maps(maps: Mapping[str, Any], *, most: int = 12) -> Figure:
     rows = {path: np.asarray(a, np.float32) for path, a in single.items() if getattr(a, "ndim", 0) == 3}
     if not rows:
         several = any(len(shape) == 4 for shape in shapes.values())
-        hint = ": pass those of one image, {path: a[0] for path, a in maps.items()}" if several else ""
+        hint = ": pass the maps of one image, {path: a[0] for path, a in maps.items()}" if several else ""
         raise ShapeError(f"maps must have an array of shape (height, width, channels), got {[*shapes.values()]}{hint}")
     columns = min(most, max(a.shape[-1] for a in rows.values()))
     fig = new_figure(0.85 * columns + 1.2, 0.95 * len(rows))
@@ -156,13 +156,14 @@ def activation_maps(maps: Mapping[str, Any], *, most: int = 12) -> Figure:
 
 
 def patches(top: "TopPatches") -> Figure:
-    """Draws what excites channels most, a row for each channel, with the activations above.
+    """Draws the patches with the highest activations, a row for each channel, with the activations as titles.
 
     Args:
-      top: of `jaxconv.inspect.top_patches`, from images that are uint8 or floats in [0, 1], of 1 or 3 channels.
+      top: the result of `jaxconv.inspect.top_patches`, from images that are uint8 or floats in [0, 1], of 1 or 3
+        channels.
 
     Raises:
-      ShapeError: the patches are no such images.
+      ShapeError: the patches are not such images.
 
     >>> net = jc.serial(jc.Conv(2))
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 1))
@@ -181,7 +182,7 @@ def patches(top: "TopPatches") -> Figure:
     return fig
 
 
-def neighbours(
+def neighbors(
     queries: Any,
     database: Any,
     indices: Any,
@@ -190,28 +191,31 @@ def neighbours(
     labels: Any = None,
     classes: Sequence[str] | None = None,
 ) -> Figure:
-    """Draws a row for each query: the query, then what was found for it, framed green where the label is the same.
+    """Draws a row for each query: the query, then its neighbors, framed green for the query's label and red otherwise.
 
     Args:
       queries: images ``(queries, height, width, 1 or 3)``: uint8, or floats in [0, 1].
-      database: images ``(rows, height, width, 1 or 3)``; those that ``indices`` names are read.
-      indices: integers ``(queries, k)``; or the ``Neighbours`` that `jaxconv.inspect.nearest` gives.
+      database: images ``(rows, height, width, 1 or 3)``; only the images in ``indices`` are read.
+      indices: integers ``(queries, k)``; or the ``Neighbors`` that `jaxconv.inspect.nearest` returns.
       query_labels, labels: integers, of the queries and of the database; given together or not at all.
-      classes: names of the labels, written above.
+      classes: the names of the labels, drawn as titles.
 
     Raises:
-      ShapeError: the shapes do not fit each other, an index is out of range, or one kind of labels is missing.
+      ShapeError: the shapes do not fit each other, an index is out of range, or only one of query_labels and labels is
+        given.
 
-    >>> len(neighbours(jnp.zeros((2, 8, 8, 1)), jnp.zeros((5, 8, 8, 1)), [[0, 1, 2], [3, 4, 0]]).axes)
+    >>> len(neighbors(jnp.zeros((2, 8, 8, 1)), jnp.zeros((5, 8, 8, 1)), [[0, 1, 2], [3, 4, 0]]).axes)
     8
     """
-    indices = np.asarray(indices.indices if isinstance(indices, Neighbours) else indices)
+    indices = np.asarray(indices.indices if isinstance(indices, Neighbors) else indices)
     if indices.ndim != 2 or len(indices) != len(queries) or not indices.size:
         raise ShapeError(f"indices must have shape ({len(queries)}, k), a row for each query, got {indices.shape}")
     if not 0 <= indices.min() <= indices.max() < len(database):
-        raise ShapeError(f"indices must lie in 0 to {len(database) - 1}, got {indices.min()} to {indices.max()}")
+        raise ShapeError(f"indices must be from 0 to {len(database) - 1}, got {indices.min()} to {indices.max()}")
     if (query_labels is None) != (labels is None) or (classes is not None and labels is None):
-        raise ShapeError("query_labels and labels must be given together, and with classes, got one without the other")
+        raise ShapeError(
+            "query_labels and labels must both be given, classes only with both, got one without the other"
+        )
     k = indices.shape[1]
     fig = new_figure(0.9 * (k + 1), (1.1 if labels is not None else 0.95) * len(indices) + 0.2)
     lines = np.asarray(fig.subplots(len(indices), k + 1, squeeze=False))
@@ -231,4 +235,4 @@ def neighbours(
     return fig
 
 
-__all__ = ["activation_maps", "filters", "images", "mosaic", "neighbours", "patches"]
+__all__ = ["activation_maps", "filters", "images", "mosaic", "neighbors", "patches"]

@@ -384,7 +384,7 @@ def stands_alone(p: Problem, mode: Any) -> bool:
     """Whether a compiler must not fuse what computes the problem with what stands before and behind it.
 
     A sum of shifted maps would be computed again by each of its readers. The gradient of a kernel reads its maps
-    turned round or many times over, and would compute again what they are made of, such as normalisation and ReLU,
+    turned round or many times over, and would compute again what they are made of, such as normalization and ReLU,
     number by number across the memory.
     """
     if p.role != "kernel" and 1 not in (p.inner, p.outer):

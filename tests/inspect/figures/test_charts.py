@@ -1,4 +1,4 @@
-"""Statistics by layer: every number is on its scale, and what is on none is told apart."""
+"""Statistics by layer: every value is on its scale, and values that are on no scale have separate styles."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def panels(figure):
 
 
 def drawn(ax, layer):
-    """Returns the colour at a layer's first step: of the last mesh or band that shows there."""
+    """Returns the color at a layer's first step: of the last mesh or band that shows there."""
     for patch in ax.patches:
         if patch.get_y() < layer < patch.get_y() + patch.get_height():
             return "hatch" if patch.get_hatch() else patch.get_facecolor()

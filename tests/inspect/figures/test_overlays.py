@@ -1,4 +1,4 @@
-"""Maps over images: strong numbers show on white as on black, on one scale where it is asked for."""
+"""Maps over images: strong values are visible on white and on black, and maps can share a scale."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_maps_of_one_channel_are_maps():
         over(figures.heat_maps(np.zeros((1, 8, 8, 1)), maps)).get_array(),
         over(figures.heat_maps(np.zeros((1, 8, 8, 1)), maps[..., 0])).get_array(),
     )
-    with pytest.raises(jc.ShapeError, match=r"got \(1, 4, 4, 3\): take one number of each .* abs\(maps\)\.max\(-1\)"):
+    with pytest.raises(jc.ShapeError, match=r"got \(1, 4, 4, 3\): reduce each .* abs\(maps\)\.max\(-1\)"):
         figures.heat_maps(np.zeros((1, 8, 8, 3)), np.ones((1, 4, 4, 3)))
 
 

@@ -12,13 +12,13 @@ def pictures(figure):
     return [np.asarray(ax.images[0].get_array()) for ax in figure.axes if ax.images]
 
 
-def test_neighbours_take_what_nearest_gives():
+def test_neighbors_take_what_nearest_gives():
     rows = np.random.default_rng(0).normal(size=(5, 3))
     images = np.random.default_rng(1).uniform(size=(5, 4, 4, 1))
     found = nearest(rows[:2], rows, 3)
     for whole, part in zip(
-        pictures(figures.neighbours(images[:2], images, found)),
-        pictures(figures.neighbours(images[:2], images, found.indices)),
+        pictures(figures.neighbors(images[:2], images, found)),
+        pictures(figures.neighbors(images[:2], images, found.indices)),
         strict=True,
     ):
         np.testing.assert_array_equal(whole, part)
@@ -39,8 +39,8 @@ def test_activation_maps_are_of_one_image():
     )
     np.testing.assert_array_equal(np.stack([first, second], -1), maps[0])
     with pytest.raises(
-        jc.ShapeError, match=r"got \[\(2, 4, 4, 2\)\]: pass those of one image, \{path: a\[0\] for path"
+        jc.ShapeError, match=r"got \[\(2, 4, 4, 2\)\]: pass the maps of one image, \{path: a\[0\] for path"
     ):
         figures.activation_maps({"conv": jnp.ones((2, 4, 4, 2))})
-    with pytest.raises(jc.ShapeError, match=r"maps must be a dict of arrays by path, the second of what .* got tuple"):
+    with pytest.raises(TypeError, match=r"maps must be a dict of arrays by path, the second value .* got tuple"):
         figures.activation_maps((jnp.ones(3), {"conv": maps}))
