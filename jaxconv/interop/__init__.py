@@ -1,14 +1,16 @@
-"""Other frameworks, both ways. `jaxconv.interop.flax` is loaded when it is first asked for."""
+"""Other frameworks, both ways: `jaxconv.interop.flax` and `jaxconv.interop.onnx`, loaded when first asked for."""
 
 import importlib
 from typing import Any
 
+_PACKAGES = ("flax", "onnx")
+
 
 def __getattr__(name: str) -> Any:
-    if name == "flax":
-        return importlib.import_module("jaxconv.interop.flax")
+    if name in _PACKAGES:
+        return importlib.import_module(f"jaxconv.interop.{name}")
     raise AttributeError(f"module 'jaxconv.interop' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "flax"])
+    return sorted([*globals(), *_PACKAGES])
