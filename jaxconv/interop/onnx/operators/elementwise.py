@@ -81,13 +81,13 @@ def _fold(function: Callable[..., Any]) -> Row:
     """A row for a function of two arrays that the node applies to any number of them."""
 
     def plan(node: Node, *values: Value) -> Plan:
-        return joined(_reduced, *values, function=function)
+        return joined(_reduced, *values, pair=function)
 
     return Row(plan, static=isinstance(function, Either))
 
 
-def _reduced(*arrays: Any, function: Callable[..., Any]) -> Any:
-    return functools.reduce(function, arrays)
+def _reduced(*arrays: Any, pair: Callable[..., Any]) -> Any:
+    return functools.reduce(pair, arrays)
 
 
 def _mean(*arrays: Any) -> Any:

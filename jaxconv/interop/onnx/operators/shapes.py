@@ -55,12 +55,16 @@ def _groups(shape: Sequence[int], target: Sequence[int]) -> list[tuple[list[int]
     return groups
 
 
-def _with_ones(order: list[int], rank: int, lasting: bool) -> Order:
-    """Returns an order of all axes with these, those that are longer than 1, in this sequence: a usual one if it can be."""
-    for usual in (last(rank), natural(rank)) if lasting else (natural(rank), last(rank)):
-        if [axis for axis in usual if axis in order] == order:
-            return usual
-    return (*(axis for axis in range(rank) if axis not in order), *order)
+def _with_ones(order: list[int], rank: int, x: Value) -> Order:
+    """Returns an order of all axes with these, those that are longer than 1, in this sequence: a usual one if it can be.
+
+    Of two that can be, the one that leaves x's last stored axis last, or the one that x has.
+    """
+    usual = [natural(rank), last(rank)] if x.order == natural(x.rank) and x.rank > 2 else [last(rank), natural(rank)]
+    fitting = [o for o in usual if [axis for axis in o if axis in order] == order]
+    if order and x.data.shape[-1:] != (1,):
+        fitting.sort(key=lambda o: o[-1] != order[-1])
+    return fitting[0] if fitting else (*(axis for axis in range(rank) if axis not in order), *order)
 
 
 def reshaped(x: Value, target: Sequence[int]) -> Plan:
@@ -80,8 +84,7 @@ def reshaped(x: Value, target: Sequence[int]) -> Plan:
     held = [axis for axis in x.order if axis in wanted]
     # Where no axis moves, the array is reshaped as it is stored.
     arg = x.plain() if held == wanted else x.to((*ones, *wanted))
-    lasting = x.order != natural(x.rank) or x.rank < 3
-    order = _with_ones(result, len(target), lasting)
+    order = _with_ones(result, len(target), x)
     shape = tuple(target[axis] for axis in order)
     return Plan(_reshape, [arg], [order], {"shape": shape}, _reshaped_fields(x, arg, order, shape))
 
