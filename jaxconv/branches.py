@@ -86,6 +86,9 @@ def _tapped(
         return dataclasses.replace(net, layer=_tapped(net.layer, maps, outer, whole=whole, inner=inner))
     if isinstance(net, Auxiliary):
         net = net.body
+    if hasattr(net, "cut") and not inner:
+        # A graph: it knows itself what its layers need.
+        return net.cut(maps)
     if not isinstance(net, Serial):
         inside = f"{'.'.join(outer)} is no row of layers" if outer else "net must be a row of layers made by serial"
         raise ShapeError(f"{inside}, so paths {[path for path, _ in maps]} cannot be reached: {type(net).__name__}")
@@ -121,7 +124,7 @@ def backbone(net: Layer, paths: Sequence[str] | Mapping[str, str]) -> Backbone |
 
     Args:
       net: made by `serial` or `auxiliary`; so is what a path with dots goes through. `frozen`, `remat` and
-        `mixed_precision` around them stay around the backbone.
+        `mixed_precision` around them stay around the backbone. Or a graph from an ONNX file.
       paths: of the layers whose outputs are wanted, or a mapping of paths to the names they get in the output.
 
     Raises:

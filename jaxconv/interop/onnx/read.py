@@ -1,5 +1,6 @@
 """An ONNX file as plain data, checked as a whole before anything of it runs."""
 
+import heapq
 import os
 import re
 from collections import Counter, defaultdict
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
+import onnx.shape_inference
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto
 
@@ -267,8 +270,6 @@ def _sorted(nodes: Sequence[Node], given: Iterable[str], outputs: Sequence[str])
     order = []
     # Nodes that can run at the same time stay in the file's order.
     index = {node.name: i for i, node in enumerate(nodes)}
-    import heapq
-
     heap = [index[node.name] for node in ready]
     heapq.heapify(heap)
     while heap:

@@ -92,7 +92,7 @@ def reshaped(x: Value, target: Sequence[int]) -> Plan:
 def _reshaped_fields(x: Value, arg: Arg, order: Order, shape: Sequence[int]) -> Geometry:
     """Returns () where only channels are split or merged, or axes of length 1 dropped; else None."""
     old, new = x.data.shape, shape
-    if arg.moved or x.rank < 2:
+    if x.rank < 2:
         return None
     if x.order == last(x.rank) and len(new) >= x.rank:
         kept = x.rank - 1
@@ -101,7 +101,8 @@ def _reshaped_fields(x: Value, arg: Arg, order: Order, shape: Sequence[int]) -> 
     else:
         return None
     dropped = math.prod(old[1:-1]) == 1 and len(new) == 2
-    return () if dropped or tuple(old[:kept]) == tuple(new[:kept]) else None
+    stay = tuple(old[:kept]) == tuple(new[:kept]) and (arg.perm or natural(x.rank))[:kept] == natural(kept)
+    return () if dropped or stay else None
 
 
 def _reshape(x: Any, *, shape: tuple[int, ...]) -> Any:
