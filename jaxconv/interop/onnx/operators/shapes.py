@@ -324,7 +324,8 @@ def _constant_of_shape(node: Node, shape: Value) -> Plan:
 
 
 def _full(*, shape: tuple[int, ...], value: Fixed) -> Any:
-    return np.full(shape, value.array)
+    # A view: a file of 1 kB can ask for much.
+    return np.broadcast_to(value.array, shape)
 
 
 def _range(node: Node, start: Value, limit: Value, delta: Value) -> Plan:
