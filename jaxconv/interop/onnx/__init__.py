@@ -1,6 +1,6 @@
 """ONNX, both ways: any ConvNet as a layer that can be trained and looked into, and layers as ONNX files.
 
-Reading needs the package onnx, writing jax2onnx: ``pip install 'jaxconv[onnx]'``.
+Both need the package onnx: ``pip install 'jaxconv[onnx]'``.
 """
 
 from importlib.util import find_spec as _find_spec
@@ -10,5 +10,6 @@ if not _find_spec("onnx"):
 
 from jaxconv.interop.onnx.build import from_onnx
 from jaxconv.interop.onnx.errors import OnnxError
+from jaxconv.interop.onnx.export import to_onnx
 
-__all__ = ["OnnxError", "from_onnx"]
+__all__ = ["OnnxError", "from_onnx", "to_onnx"]
