@@ -76,6 +76,8 @@ LAYERS = {
     "mean pool apart": jc.AvgPool(3, stride=2, padding="SAME", count_include_pad=False),
     "lp pool": jc.LpPool(2),
     "adaptive": jc.AdaptiveAvgPool((5, 2)),
+    "adaptive uneven": jc.AdaptiveAvgPool((3, 4)),
+    "adaptive more": jc.AdaptiveAvgPool((20, 12)),
     "adaptive max": jc.AdaptiveMaxPool((5, 2)),
     "global": jc.serial(jc.GlobalAvgPool(), jc.Dense(3)),
     "global max": jc.GlobalMaxPool(),

@@ -16,7 +16,7 @@ from jaxconv.interop.onnx.export_layers import LAYERS
 from jaxconv.interop.onnx.export_pointwise import pointwise
 from jaxconv.interop.onnx.network import Network, Step
 from jaxconv.layer import Composite, Layer, Params, State, Tree, as_struct
-from jaxconv.layers import Fn
+from jaxconv.layers import Dropout, DropPath, Fn, Identity
 
 OPSET = 21
 _JOINS = {_add: "Add", _multiply: "Mul", concatenate: "Concat"}
@@ -136,6 +136,11 @@ class Writer:
 
     def leaf(self, layer: Layer, x: Tree) -> Tree:
         """Writes a layer without children; one that cannot be written is noted, and the rest is tried all the same."""
+        if isinstance(layer, Identity | Dropout | DropPath):
+            return x
+        if isinstance(layer, Fn) and not isinstance(x, Symbol):
+            leaves, tree = jax.tree.flatten(x)
+            return self.join(lambda *arrays: layer.function(jax.tree.unflatten(tree, arrays)), *leaves)
         structs = jax.tree.map(lambda symbol: symbol.struct, x)
         out = jax.eval_shape(lambda p, s, a: layer.apply(p, s, a)[0], self.params, self.state, structs)
         try:
@@ -158,7 +163,8 @@ class Writer:
         rank = max(symbol.ndim for symbol in symbols)
         op = _JOINS.get(function)
         try:
-            if op:
+            if op or _concatenates(function, structs):
+                op = op or "Concat"
                 names = [self._broadcast(symbol, rank) for symbol in symbols]
                 name = self.add(op, names, **({"axis": 1} if op == "Concat" else {}))
             else:
@@ -176,6 +182,15 @@ class Writer:
 
     def aside(self, y: Tree, extra: Tree) -> Tree:
         return y
+
+
+def _concatenates(function: Callable[..., Any], structs: list[Any]) -> bool:
+    """Returns whether a function of arrays joins them on channels, in their order."""
+    jaxpr = jax.make_jaxpr(function)(*structs).jaxpr
+    if len(jaxpr.eqns) != 1 or jaxpr.eqns[0].primitive.name != "concatenate":
+        return False
+    (eqn,) = jaxpr.eqns
+    return eqn.params["dimension"] == len(structs[0].shape) - 1 and list(eqn.invars) == list(jaxpr.invars)
 
 
 # --- Graphs that were read ----------------------------------------------------------------------------------------------
@@ -276,7 +291,8 @@ def to_onnx(net: Layer, params: Params, state: State, x: Tree) -> onnx.ModelProt
     y = writer.layer(net, symbols if isinstance(structs, dict) else symbols["x"])
     if writer.missing:
         raise OnnxError("layers that cannot be written as ONNX:\n  " + "\n  ".join(writer.missing))
-    outputs = y if isinstance(y, dict) else {"y": y} if isinstance(y, Symbol) else {f"y{i}": s for i, s in enumerate(y)}
+    leaves = jax.tree.leaves(y)
+    outputs = y if isinstance(y, dict) else {"y": y} if len(leaves) == 1 else {f"y{i}": s for i, s in enumerate(leaves)}
     ports = []
     for name, symbol in outputs.items():
         writer.nodes.append(helper.make_node("Identity", [symbol.name], [name], name=f"output:{name}"))

@@ -97,6 +97,9 @@ def _pool(op: str, **options: Callable[[Any], Any]) -> Callable[..., Written]:
         _one_batch(x, layer.rank)
         attributes = {name: value(layer) for name, value in options.items()}
         pads = _flat(layer.pairs(x.struct))
+        if op == "AveragePool" and not any(pads):
+            # The same without padding; onnxruntime counts what hangs over the rim where it is to count padding.
+            attributes["count_include_pad"] = 0
         ceil = int(layer.ceil_mode)
         return writer.add(op, [writer.first(x)], pads=pads, ceil_mode=ceil, **_window(layer), **attributes), True
 
@@ -115,12 +118,30 @@ def _adaptive(op: str) -> Callable[..., Written]:
     def write(writer: Any, layer: Any, x: Any) -> Written:
         _one_batch(x, layer.rank)
         sizes, wanted = batched_sizes(x, layer.rank), geo.as_tuple(layer.size, layer.rank, "size")
-        if any(n % m for n, m in zip(sizes, wanted, strict=True)):
+        pairs = list(zip(sizes, wanted, strict=True))
+        if all(n % m == 0 for n, m in pairs):
+            window = [n // m for n, m in pairs]
+            return writer.add(op, [writer.first(x)], kernel_shape=window, strides=window), True
+        if all(m % n == 0 for n, m in pairs):
+            # Bins of one element, each several times.
+            inputs = [writer.first(x), "", "", writer.constant(np.array(wanted))]
+            return writer.add("Resize", inputs, axes=list(range(2, x.ndim)), **_METHODS["nearest"]), True
+        if op == "MaxPool":
             raise Unsupported(f"its bins must tile the map: {wanted} of {sizes}")
-        window = [n // m for n, m in zip(sizes, wanted, strict=True)]
-        return writer.add(op, [writer.first(x)], kernel_shape=window, strides=window), True
+        olds, news = "abcd"[: layer.rank], "efgh"[: layer.rank]
+        terms = ",".join([f"yz{olds}", *(old + new for old, new in zip(olds, news, strict=True))])
+        matrices = [writer.constant(_means(n, m).astype(x.dtype)) for n, m in pairs]
+        return writer.add("Einsum", [writer.first(x), *matrices], equation=f"{terms}->yz{news}"), True
 
     return write
+
+
+def _means(n: int, m: int) -> np.ndarray:
+    """Returns the matrix that takes the means of m bins of n elements."""
+    matrix = np.zeros((n, m))
+    for i, (start, stop) in enumerate(geo.adaptive_bins(n, m)):
+        matrix[start:stop, i] = 1 / (stop - start)
+    return matrix
 
 
 def _flatten(writer: Any, layer: nn.Flatten, x: Any) -> Written:
