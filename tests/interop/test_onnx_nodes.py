@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from jaxconv.interop.onnx.operators import norms, resize, windows  # noqa: E402
-from tests.interop.onnx_nodes import COUNT, collected, reason, run, table  # noqa: E402
+from jaxconv.interop.onnx.operators import norms, resize, windows
+from tests.interop.onnx_nodes import COUNT, collected, reason, run, table
 
 # What ConvNets are made of is tested always, the rest with the slow tests.
 OFTEN = {*windows.ROWS, *norms.ROWS, *resize.ROWS, "Reshape", "Transpose", "Gemm"}

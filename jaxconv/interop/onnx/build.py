@@ -62,7 +62,9 @@ def from_onnx(source: Any) -> tuple[Layer, Params, State]:
     ...     [conv], "net", [tensor("x", 1, ["n", 3, "h", "w"])], [tensor("y", 1, None)], [w])
     >>> net, params, state = from_onnx(onnx.helper.make_model(graph).SerializeToString())
     >>> net
-    onnx(stem_conv=Conv(features=8, window=(3, 3), stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), bias=False))
+    onnx(
+      stem_conv=Conv(features=8, window=(3, 3), stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), bias=False),
+    )
     >>> net.apply(params, state, jnp.ones((2, 5, 5, 3)))[0].shape
     (2, 5, 5, 8)
     """
@@ -145,9 +147,7 @@ def _built(graph: Graph, nodes: list[Node], constants: dict[str, np.ndarray]) ->
     held = {node_input for step in steps for node_input in _held_names(step)}
     read_names = {name for step in steps for name in step.node.inputs} | set(graph.outputs)
     fixed = {name: Fixed(constants[name]) for name in constants if name in read_names - held}
-    inputs = tuple(
-        Input(port.name, port.shape, port.dtype.name, _is_map(port.name, nodes)) for port in graph.inputs
-    )
+    inputs = tuple(Input(port.name, port.shape, port.dtype.name, _is_map(port.name, nodes)) for port in graph.inputs)
     digest = hashlib.sha256(repr([(s.node, s.child, s.axes) for s in steps]).encode()).hexdigest()[:16]
     outputs = tuple((name, name) for name in graph.outputs)
     net = Network(tuple(layers.items()), inputs, outputs, tuple(steps), tuple(fixed.items()), digest)
@@ -181,7 +181,9 @@ def _child(
     }
     base = _NAMES.get(node.op, "value")
     names = {i: base if len(found) == 1 else f"{base}_{i}" for i in found}
-    held = tuple(Held(names[i], found[i].shape, found[i].dtype.name) if i in found else None for i in range(len(arrays)))
+    held = tuple(
+        Held(names[i], found[i].shape, found[i].dtype.name) if i in found else None for i in range(len(arrays))
+    )
     step = Step(node, node.name, "", held if found else ())
     if not found:
         return step, Operator(node.op, node.attributes), {}, {}

@@ -193,7 +193,7 @@ def _concatenates(function: Callable[..., Any], structs: list[Any]) -> bool:
     return eqn.params["dimension"] == len(structs[0].shape) - 1 and list(eqn.invars) == list(jaxpr.invars)
 
 
-# --- Graphs that were read ----------------------------------------------------------------------------------------------
+# --- Graphs that were read --------------------------------------------------------------------------------------------
 
 
 def graph_nodes(writer: Writer, net: Network, x: Tree) -> Tree:
@@ -234,7 +234,9 @@ def _node(writer: Writer, step: Step, layer: Layer | None, names: dict[str, str]
         x = Symbol(names[node.inputs[0]], jax.ShapeDtypeStruct((1,) * rank, np.float32), step.axes == "last")
         return [LAYERS[type(layer)](writer, layer, x)[0]]
     held = [None if value is None else writer.constant(writer.params[value.name], value.name) for value in step.held]
-    inputs = [own or names.get(name, "") for own, name in zip(held or [None] * len(node.inputs), node.inputs, strict=True)]
+    inputs = [
+        own or names.get(name, "") for own, name in zip(held or [None] * len(node.inputs), node.inputs, strict=True)
+    ]
     known = onnx.defs.get_schema("QuantizeLinear" if node.op == "RoundTrip" else node.op, node.opset, "").attributes
     attributes = {
         name: numpy_helper.from_array(value.array) if hasattr(value, "array") else value
@@ -249,7 +251,7 @@ def _node(writer: Writer, step: Step, layer: Layer | None, names: dict[str, str]
     return results if isinstance(results, list) else [results]
 
 
-# --- The file -----------------------------------------------------------------------------------------------------------
+# --- The file ---------------------------------------------------------------------------------------------------------
 
 
 def to_onnx(net: Layer, params: Params, state: State, x: Tree) -> onnx.ModelProto:

@@ -204,9 +204,7 @@ def _is_row(x: Any) -> bool:
     return isinstance(x, list | tuple)
 
 
-def _run(
-    run: Run, step: Step, node: Node, layers: dict[str, Layer], values: list[Value | None]
-) -> Sequence[Value]:
+def _run(run: Run, step: Step, node: Node, layers: dict[str, Layer], values: list[Value | None]) -> Sequence[Value]:
     """Returns the outputs of one node."""
     if not step.child:
         with located(node.name, Operator(node.op)):

@@ -84,7 +84,7 @@ def read(source: Any, operators: Collection[str]) -> Graph:
 
     Raises:
       OSError: the file cannot be opened.
-      OnnxError: it is no complete ONNX file, has operators that are not known (all are listed), or is not a valid graph.
+      OnnxError: it is no complete ONNX file, has operators that are not known (all are listed), or is no valid graph.
     """
     if isinstance(source, str | os.PathLike):
         folder: Path | None = Path(source).parent
@@ -238,9 +238,7 @@ def _port(proto: Any, what: str) -> Port:
     shape = None
     if tensor.HasField("shape"):
         # Exporters write -1 for an open axis, against the letter of the standard.
-        shape = tuple(
-            d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in tensor.shape.dim
-        )
+        shape = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in tensor.shape.dim)
     return Port(proto.name, dtype_of(tensor.elem_type, f"{what} {proto.name!r}"), shape)
 
 
@@ -257,7 +255,9 @@ def _sorted(nodes: Sequence[Node], given: Iterable[str], outputs: Sequence[str])
     for node in nodes:
         for name in filter(None, node.inputs):
             if name not in there and name not in maker:
-                raise OnnxError(f"node {node.name!r} ({node.op}) reads {name!r}, which no node, input or initializer is")
+                raise OnnxError(
+                    f"node {node.name!r} ({node.op}) reads {name!r}, which no node, input or initializer is"
+                )
     for name in outputs:
         if name not in there and name not in maker:
             raise OnnxError(f"output {name!r} must be a node's, an input's or an initializer's, got none of that name")
@@ -304,7 +304,5 @@ def _ranks(model: Any) -> dict[str, int]:
         return {}
     infos = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
     return {
-        info.name: len(info.type.tensor_type.shape.dim)
-        for info in infos
-        if info.type.tensor_type.HasField("shape")
+        info.name: len(info.type.tensor_type.shape.dim) for info in infos if info.type.tensor_type.HasField("shape")
     }

@@ -68,7 +68,9 @@ def array_of(tensor: Any, folder: Path | None, name: str) -> np.ndarray:
     else:
         found = len(getattr(tensor, _FIELDS[tensor.data_type])) * dtype.itemsize
     if found != size:
-        raise OnnxError(f"{name} has shape {shape}, which is {size:,} bytes of {dtype.name}, but the file has {found:,}")
+        raise OnnxError(
+            f"{name} has shape {shape}, which is {size:,} bytes of {dtype.name}, but the file has {found:,}"
+        )
     return numpy_helper.to_array(tensor)
 
 
@@ -76,7 +78,9 @@ def _external(tensor: Any, folder: Path | None, size: int, name: str) -> bytes:
     about = {entry.key: entry.value for entry in tensor.external_data}
     location = about.get("location", "")
     if folder is None:
-        raise OnnxError(f"{name} is stored in the file {location!r}, so source must be the path of the model, got bytes")
+        raise OnnxError(
+            f"{name} is stored in the file {location!r}, so source must be the path of the model, got bytes"
+        )
     try:
         offset, length = (int(about.get(key, default)) for key, default in (("offset", 0), ("length", size)))
     except ValueError:

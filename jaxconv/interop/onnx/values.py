@@ -185,7 +185,8 @@ class Plan:
 
     def call(self) -> "Call":
         """Returns the plan as what a layer is given: the arrays that depend on x, and the rest as static data."""
-        arrays, slots = [], []
+        arrays: list[Any] = []
+        slots: list[tuple[Any, Any, Any]] = []
         for arg in self.args:
             data = arg.value.data
             if isinstance(data, np.ndarray):

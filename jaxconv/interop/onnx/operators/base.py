@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from jaxconv.errors import ShapeError
-from jaxconv.interop.onnx.read import Node
 from jaxconv.interop.onnx.values import Plan, Value
 from jaxconv.layer import Layer
 
@@ -46,16 +45,21 @@ class Row:
     trained: bool = True
 
 
-def constant(value: Value | None, name: str) -> np.ndarray | None:
-    """Returns an input that must be known when the network is traced: a constant, or what follows from shapes."""
+def constant(value: Value | None, name: str) -> Any:
+    """Returns an input that must be known when the network is traced: a constant, or what follows from shapes.
+
+    None for one that is left out.
+    """
     if value is None:
         return None
     if not value.known:
-        raise ShapeError(f"{name} must be a constant or follow from shapes, got an array that depends on x or is trained")
+        raise ShapeError(
+            f"{name} must be a constant or follow from shapes, got an array that depends on x or is trained"
+        )
     return value.data
 
 
-def integers(value: Value | None, name: str) -> tuple[int, ...] | None:
-    """Returns a constant input as integers."""
+def integers(value: Value | None, name: str) -> Any:
+    """Returns a constant input as a tuple of integers, or None."""
     array = constant(value, name)
     return None if array is None else tuple(int(n) for n in np.asarray(array).reshape(-1))

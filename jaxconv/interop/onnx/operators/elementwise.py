@@ -246,7 +246,7 @@ def _identity_layer(node: Node, rank: int | None, x: None) -> Placed:
     return Placed(Identity())
 
 
-_BOTH = {
+_BOTH: dict[str, tuple[Any, Any]] = {
     "Abs": (np.abs, jnp.abs),
     "Ceil": (np.ceil, jnp.ceil),
     "Cos": (np.cos, jnp.cos),
@@ -282,7 +282,7 @@ _TRACED = {
     "Tan": jnp.tan,
     "Tanh": jnp.tanh,
 }
-_PAIRS = {
+_PAIRS: dict[str, tuple[Any, Any]] = {
     "Add": (np.add, jnp.add),
     "And": (np.logical_and, jnp.logical_and),
     "Equal": (np.equal, jnp.equal),

@@ -134,7 +134,7 @@ def _sampled(x: Any, grid: Any, *, mode: str, padding_mode: str, align_corners: 
         fold = jnp.clip if padding_mode == "border" else _mirrored
         if mode not in ("cubic", "bicubic"):
             points = [fold(at, *bound) for at, bound in zip(points, bounds, strict=True)]
-    return jax.vmap(lambda x, *points: _read(x, points, mode, padding_mode, align_corners))(x, *points)
+    return jax.vmap(lambda x, *points: _read(x, list(points), mode, padding_mode, align_corners))(x, *points)
 
 
 def _mirrored(at: Any, low: float, high: float) -> Any:

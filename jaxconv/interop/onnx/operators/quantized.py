@@ -23,7 +23,7 @@ def _along(node: Node, x: Value, value: Value) -> Arg:
         shape: tuple[int, ...] = (1,) * x.rank
         return Arg(value, shape)
     axis = as_axis(node["axis"], x.rank)
-    if value.rank == 1 and x.rank != 1 or (value.rank == 1 and not block):
+    if value.rank == 1 and (x.rank != 1 or not block):
         shape = tuple(x.shape[a] if a == axis else 1 for a in x.order)
         return Arg(value, shape)
     if value.rank != x.rank or not block:

@@ -103,15 +103,13 @@ def _resized(x: Any, *, axes: tuple[tuple[int, Sampling], ...], value: float | N
     dtype, beyond = x.dtype, None
     for axis, s in axes:
         matrix = _matrix(s)
-        if s.mode == "nearest":
-            x = _taken(x, matrix.argmax(axis=0), axis)
-        else:
-            x = apply_along(x.astype(wide), matrix, axis)
+        nearest = s.mode == "nearest"
+        x = _taken(x, matrix.argmax(axis=0), axis) if nearest else apply_along(x.astype(wide), matrix, axis)
         if value is not None:
             source = _source(s)
             out = ((source < 0) | (source > s.n - 1)).reshape(-1, *(1,) * (x.ndim - 1 - axis))
             beyond = out if beyond is None else beyond | out
-    x = x if beyond is None else jnp.where(beyond, value, x)
+    x = x if beyond is None or value is None else jnp.where(beyond, value, x)
     return x.astype(dtype)
 
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxconv import geometry as geo
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import IDENTITY, Field
 from jaxconv.interop.onnx.operators.base import Row, constant, integers
@@ -56,7 +55,7 @@ def _groups(shape: Sequence[int], target: Sequence[int]) -> list[tuple[list[int]
 
 
 def _with_ones(order: list[int], rank: int, x: Value) -> Order:
-    """Returns an order of all axes with these, those that are longer than 1, in this sequence: a usual one if it can be.
+    """Returns an order of all axes with these, the ones longer than 1, in this sequence: a usual one if it can be.
 
     Of two that can be, the one that leaves x's last stored axis last, or the one that x has.
     """
@@ -238,7 +237,9 @@ def _cut(x: Any, *, cuts: tuple[tuple[int, int | None, int], ...]) -> Any:
 _MODES = {"constant": "constant", "edge": "edge", "reflect": "reflect", "wrap": "wrap"}
 
 
-def _pad(node: Node, x: Value, pads: Value | None = None, value: Value | None = None, axes: Value | None = None) -> Plan:
+def _pad(
+    node: Node, x: Value, pads: Value | None = None, value: Value | None = None, axes: Value | None = None
+) -> Plan:
     amounts = node["pads"] if pads is None else integers(pads, "pads")
     fill = node.get("value", 0.0) if value is None else constant(value, "constant_value").reshape(()).item()
     given = range(x.rank) if axes is None else integers(axes, "axes")
@@ -307,7 +308,7 @@ def _size(node: Node, x: Value) -> Plan:
 
 def _constant(node: Node) -> Plan:
     name, value = next(((name, value) for name, value in node.attributes if name.startswith("value")), ("", None))
-    kinds = {"value": None, "value_float": np.float32, "value_floats": np.float32}
+    kinds: dict[str, Any] = {"value": None, "value_float": np.float32, "value_floats": np.float32}
     kinds |= {"value_int": np.int64, "value_ints": np.int64}
     if name not in kinds:
         raise ShapeError(f"value must be a tensor or numbers, got {name or 'none'}")
@@ -340,7 +341,7 @@ def _eye_like(node: Node, x: Value) -> Plan:
 
     dtype = dtype_of(node["dtype"], "attribute 'dtype'") if node.get("dtype") else x.dtype
     check_size(x.shape, dtype)
-    return _given(np.eye(*x.shape, k=node["k"], dtype=dtype), 2)
+    return _given(np.eye(x.shape[0], x.shape[1], node["k"], dtype), 2)
 
 
 def _non_zero(node: Node, x: Value) -> Plan:
