@@ -99,7 +99,7 @@ def take(entries: Params | State, name: str, argument: str = "params") -> Array:
 @contextlib.contextmanager
 def located(name: str, layer: Layer) -> Iterator[None]:
     """Puts the child's name into the path of any error that passes."""
-    kind = getattr(layer, "kind", type(layer).__name__)
+    kind = getattr(layer, "type_name", type(layer).__name__)
     try:
         yield
     except LocatedError as error:

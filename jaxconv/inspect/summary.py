@@ -116,10 +116,10 @@ class Summary:
 
 
 def _kind(layer: Layer) -> str:
-    """Returns the layer's class, the name of the function that it is, or the ``kind`` that it says it is."""
+    """Returns the layer's class, the name of the function that it is, or its ``type_name`` where it has one."""
     if isinstance(layer, Fn):
         return getattr(layer.function, "__name__", type(layer.function).__name__)
-    return getattr(layer, "kind", type(layer).__name__)
+    return getattr(layer, "type_name", type(layer).__name__)
 
 
 def _repeated(net: Layer, times: int = 1, path: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:

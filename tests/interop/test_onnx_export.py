@@ -127,6 +127,12 @@ FUNCTIONS = [jax.nn.relu, jax.nn.relu6, jax.nn.sigmoid, jnp.tanh, jax.nn.gelu,
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers(name):
+    check(LAYERS[name], (2, 10, 6, 8), back=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_are_read_again(name):
     check(LAYERS[name], (2, 10, 6, 8))
 
 

@@ -4,11 +4,15 @@ import pytest
 
 pytest.importorskip("onnx")
 
+from experiments.docs import onnx_nodes
 from jaxconv.interop.onnx.operators import norms, resize, windows
 from tests.interop.onnx_nodes import COUNT, collected, reason, run, table
 
 # What ConvNets are made of is tested always, the rest with the slow tests.
-OFTEN = {*windows.ROWS, *norms.ROWS, *resize.ROWS, "Reshape", "Transpose", "Gemm"}
+OFTEN = {*windows.ROWS, *norms.ROWS, *resize.ROWS, "Reshape", "Transpose", "Gemm"} - {
+    "LayerNormalization",
+    "RMSNormalization",
+}
 
 
 @pytest.mark.parametrize(
@@ -33,3 +37,11 @@ def test_the_table_counts_every_case():
     assert len(cases) == COUNT
     refused = sum(bool(reason(case)) for case in cases)
     assert f"| all | {COUNT} | {COUNT - refused} | {refused} |" in table()
+
+
+def test_the_page_has_the_table():
+    page = onnx_nodes.PAGE.read_text()
+    assert onnx_nodes.section() in page
+    assert onnx_nodes.with_section(page) == page
+    before, after = page.split(onnx_nodes.section())
+    assert onnx_nodes.with_section(before + after).replace(onnx_nodes.section(), "").strip() == (before + after).strip()

@@ -26,8 +26,8 @@ class Operator(Leaf):
     joins: ClassVar[bool] = True
 
     @property
-    def kind(self) -> str:
-        """The name of the operator."""
+    def type_name(self) -> str:
+        """The name of the operator, which tables and errors show."""
         return self.op
 
     def arguments(self) -> list[str]:
