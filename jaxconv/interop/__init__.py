@@ -3,14 +3,14 @@
 import importlib
 from typing import Any
 
-_PACKAGES = ("flax", "onnx")
-
 
 def __getattr__(name: str) -> Any:
-    if name in _PACKAGES:
-        return importlib.import_module(f"jaxconv.interop.{name}")
+    if name == "flax":
+        return importlib.import_module("jaxconv.interop.flax")
+    if name == "onnx":
+        return importlib.import_module("jaxconv.interop.onnx")
     raise AttributeError(f"module 'jaxconv.interop' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PACKAGES])
+    return sorted([*globals(), "flax", "onnx"])
