@@ -61,10 +61,8 @@ def from_onnx(source: Any) -> tuple[Layer, Params, State]:
     >>> graph = onnx.helper.make_graph(
     ...     [conv], "net", [tensor("x", 1, ["n", 3, "h", "w"])], [tensor("y", 1, None)], [w])
     >>> net, params, state = from_onnx(onnx.helper.make_model(graph).SerializeToString())
-    >>> net
-    onnx(
-      stem_conv=Conv(features=8, window=(3, 3), stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), bias=False),
-    )
+    >>> [(name, type(layer).__name__) for name, layer in net.children], params["stem_conv"]["kernel"].shape
+    ([('stem_conv', 'Conv')], (3, 3, 3, 8))
     >>> net.apply(params, state, jnp.ones((2, 5, 5, 3)))[0].shape
     (2, 5, 5, 8)
     """
