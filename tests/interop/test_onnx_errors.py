@@ -200,3 +200,18 @@ def test_no_inputs_and_no_outputs():
     constant = model([node("Constant", "", "y", value_float=1.0)], {}, "y")
     del constant.graph.node[0].input[:]
     refused(constant, "it must have at least one input")
+
+
+def test_damaged_bytes_give_no_other_error():
+    data = small_convnet().SerializeToString()
+    random = np.random.default_rng(0)
+    refusals = 0
+    for _ in range(200):
+        damaged = bytearray(data)
+        for place in random.integers(0, 1200, 3):
+            damaged[place] = random.integers(256)
+        try:
+            from_onnx(bytes(damaged))
+        except OnnxError:
+            refusals += 1
+    assert refusals > 50

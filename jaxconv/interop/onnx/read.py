@@ -104,6 +104,7 @@ def _graph(data: bytes, folder: Path | None, operators: Collection[str]) -> Grap
         raise OnnxError(f"it is no ONNX file, or is cut off: {error}") from error
     if not model.graph.node or not model.opset_import:
         raise OnnxError("it is no ONNX file, or is cut off: it has no nodes or no opset")
+    _check_text(model.graph)
     opset = _opset(model)
     if model.functions:
         try:
@@ -127,6 +128,16 @@ def _graph(data: bytes, folder: Path | None, operators: Collection[str]) -> Grap
         raise OnnxError("it must have at least one output, got none")
     nodes = _sorted(nodes, [*constants, *(port.name for port in inputs)], outputs)
     return Graph(tuple(nodes), constants, inputs, outputs, _ranks(model))
+
+
+def _check_text(graph: Any) -> None:
+    """Raises where a name is not UTF-8: then protobuf gives bytes."""
+    names = [port.name for port in (*graph.input, *graph.output, *graph.initializer)]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    for name in names:
+        if not isinstance(name, str):
+            raise OnnxError(f"its names must be text, got {bytes(name)!r}: the file is damaged")
 
 
 def _opset(model: Any) -> int:
