@@ -13,6 +13,7 @@ from jaxconv.geometry import IDENTITY, Field
 from jaxconv.interop.onnx.operators.base import Placed, Row, constant, integers
 from jaxconv.interop.onnx.read import Node
 from jaxconv.interop.onnx.values import Either, Order, Plan, Value, all_plain, as_axis, last, natural
+from jaxconv.layer import struct_of
 from jaxconv.layers import Dense
 from jaxconv.layers.base import Geometry
 from jaxconv.ops.arrays import accumulator
@@ -215,7 +216,7 @@ def _gemm_layer(
 def _einsum(node: Node, *values: Value) -> Plan:
     equation = node["equation"].replace(" ", "")
     args = [value.to(natural(value.rank)) for value in values]
-    structs = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in values]
+    structs = [struct_of(value.shape, value.dtype) for value in values]
     rank = len(jax.eval_shape(lambda *xs: jnp.einsum(equation, *xs), *structs).shape)
     return Plan(_einsum_of, args, [natural(rank)], {"equation": equation})
 
