@@ -62,7 +62,7 @@ def collected() -> dict[str, list[Any]]:
     """Returns the cases of the operators that can be imported, by operator: those whose model is one node."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # other operators' cases overflow on purpose
-        everything = collect_testcases(None)
+        everything: list[Any] = collect_testcases(None)
     cases: dict[str, list[Any]] = {name: [] for name in sorted(TABLE) if name != "RoundTrip"}
     for case in everything:
         nodes = case.model.graph.node

@@ -31,7 +31,7 @@ _PASSING = set(
 _NAMES = {"Mul": "scale", "Div": "scale", "Add": "bias", "Sub": "bias", "MatMul": "kernel", "Gemm": "kernel"}
 
 
-def from_onnx(source: Any) -> tuple[Layer, Params, State]:
+def from_onnx(source: Any) -> tuple[Network, Params, State]:
     """Reads an ONNX file as a network that can be run, differentiated, trained and looked into.
 
     Maps are channels last: an input that the graph convolves or pools is given as ``(batch, *spatial, channels)``, and
@@ -119,7 +119,7 @@ def _needed(nodes: list[Node], outputs: Iterable[str]) -> list[Node]:
     return kept[::-1]
 
 
-def _built(graph: Graph, nodes: list[Node], constants: dict[str, np.ndarray]) -> tuple[Layer, Params, State]:
+def _built(graph: Graph, nodes: list[Node], constants: dict[str, np.ndarray]) -> tuple[Network, Params, State]:
     static = set(constants)
     layers: dict[str, Layer] = {}
     params: dict[str, Any] = {}
