@@ -346,3 +346,32 @@ def test_published_networks_give_their_stored_outputs(name):
 
 def test_an_error_is_a_value_error():
     assert issubclass(OnnxError, ValueError)
+
+
+@pytest.mark.parametrize("opset", [7, 9])
+def test_old_opsets_have_their_numbers_as_attributes(opset):
+    up = {"scales": [1.0, 1.0, 2.0, 2.0]} if opset < 9 else {}
+    nodes = [
+        node("Conv", "x w", "a"),
+        node("Clip", "a", "b", min=-0.5, max=0.5),
+        node("Pad", "b", "c", pads=[0, 0, 1, 0, 0, 0, 0, 2], value=3.0),
+        node("Slice", "c", "d", axes=[2, 3], starts=[1, 0], ends=[4, 2**31 - 1]),
+        node("Upsample", "d" if up else "d scales", "e", mode="nearest", **up),
+        node("Dropout", "e", "f", ratio=0.3),
+        node("ReduceSum", "f", "g", axes=[2], keepdims=1),
+        node("Squeeze", "g", "h", axes=[2]),
+        node("Unsqueeze", "h", "i", axes=[0]),
+        node("Squeeze", "i", "j", axes=[0]),
+        node("Softmax", "j", "y", axis=1),
+    ]
+    tensors = {"w": image(2, 3, 1, 1), "scales": np.array([1, 1, 2, 2], np.float32)}
+    proto = model(nodes, {"x": ["n", 3, 5, 6]}, "y", tensors if not up else {"w": tensors["w"]}, opset=opset)
+    net, params, state = from_onnx(proto.SerializeToString())
+    x = image(2, 5, 6, 3)
+    clipped = np.clip(first(x).transpose(0, 2, 3, 1) @ tensors["w"][:, :, 0, 0].T, -0.5, 0.5).transpose(0, 3, 1, 2)
+    padded = np.pad(clipped, ((0, 0), (0, 0), (1, 0), (0, 2)), constant_values=3.0)[:, :, 1:4]
+    summed = padded.repeat(2, 2).repeat(2, 3).sum(2)
+    # Before opset 13 the axes from this one on are one.
+    wanted = np.exp(summed) / np.exp(summed).sum((1, 2), keepdims=True)
+    y = np.asarray(net.apply(params, state, x)[0])
+    np.testing.assert_allclose(y if y.shape == wanted.shape else first(y), wanted, rtol=1e-4)
