@@ -90,6 +90,9 @@ def _tapped(
         return dataclasses.replace(net, layer=_tapped(net.layer, maps, outer, whole=whole, inner=inner))
     if isinstance(net, Auxiliary):
         net = net.body
+    if hasattr(net, "cut") and not inner:
+        # A graph: it knows itself what its layers need.
+        return net.cut(maps)
     if not isinstance(net, Serial):
         name = repr(".".join(outer)) if outer else "net"
         raise ShapeError(
@@ -128,8 +131,8 @@ def backbone(net: Layer, paths: Sequence[str] | Mapping[str, str]) -> Backbone |
     head. FCN, DeepLab and U-Net use backbones. Equals torchvision's ``IntermediateLayerGetter``.
 
     Args:
-      net: a network made by `serial` or `auxiliary`; for a path with dots, the layers on the path are too. `frozen`,
-        `remat` and `mixed_precision` around them are kept.
+      net: a network made by `serial` or `auxiliary`, or a graph from an ONNX file; for a path with dots, the layers on
+        the path are too. `frozen`, `remat` and `mixed_precision` around them are kept.
       paths: the paths of layers, or a mapping from paths to names in the output.
 
     Raises:

@@ -99,7 +99,7 @@ class located:
     """Prepends the child's name to the path of an error that is raised inside, and shortens its traceback."""
 
     def __init__(self, name: str, layer: Layer):
-        self.name, self.type = name, type(layer).__name__
+        self.name, self.type = name, getattr(layer, "type_name", type(layer).__name__)
 
     def __enter__(self) -> None:
         pass

@@ -39,7 +39,11 @@ NO_FORMULA = {
     "what a network holds or gives, as it is": "inspect.activations inspect.filters inspect.summary inspect.trace",
     "settings": "inspect.Objective inspect.PIXELS inspect.PHOTOGRAPHS inspect.View",
 }
-NO_PEER = {"errors": ERRORS, "records that functions return": RETURNED, "to a peer and back": "interop.flax.*"}
+NO_PEER = {
+    "errors": ERRORS,
+    "records that functions return": RETURNED,
+    "to a peer and back": "interop.flax.* interop.onnx.*",
+}
 NO_EXAMPLE = {
     "errors": ERRORS,
     "records: in the example of what returns them": RETURNED.replace("data.Dataset", ""),
@@ -89,7 +93,7 @@ def test_every_public_name_of_a_sub_package_is_in_the_reference(package):
     assert any(path.startswith(f"jaxconv.{package}.") for path in written())
 
 
-@pytest.mark.parametrize("module", ["inspect.figures", "interop.flax"])
+@pytest.mark.parametrize("module", ["inspect.figures", "interop.flax", "interop.onnx"])
 def test_modules_that_load_by_themselves_are_in_the_reference(module):
     names = importlib.import_module(f"jaxconv.{module}").__all__
     assert {f"jaxconv.{module}.{n}" for n in names} <= written()

@@ -57,7 +57,7 @@ TITLES = {
 SPELLED = {
     name.lower().replace("-", ""): name
     for name in """AlexNet CAM ConvNeXt ConvNet DenseNet EfficientNet LeNet MNASNet MobileNet NiN RegNet ResNet
-    ShuffleNet SqueezeNet U-Net VGG CIFAR IDX MNIST PyTorch""".split()
+    ShuffleNet SqueezeNet U-Net VGG CIFAR IDX MNIST ONNX PyTorch""".split()
 }
 # What public functions return, and nobody imports by itself.
 RETURNED = ("jaxconv.geometry.Field", "jaxconv.geometry.InexactField")

@@ -116,10 +116,10 @@ class Summary:
 
 
 def _kind(layer: Layer) -> str:
-    """Returns the name of the layer's class, or of the function that it wraps."""
+    """Returns the name of the layer's class, of the function that it wraps, or its ``type_name``."""
     if isinstance(layer, Fn):
         return getattr(layer.function, "__name__", type(layer.function).__name__)
-    return type(layer).__name__
+    return getattr(layer, "type_name", type(layer).__name__)
 
 
 def _repeated(net: Layer, times: int = 1, path: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:

@@ -81,6 +81,13 @@ def _size(tree: Tree) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
+def _covered(known: list[tuple[Field, ...]], sizes: tuple[int, ...]) -> tuple[Field, ...]:
+    """Returns what covers the fields of several arrays, axis by axis."""
+    if len(known) == 1:
+        return known[0]
+    return tuple(cover_fields(axis, n) for axis, n in zip(zip(*known, strict=True), sizes, strict=True))
+
+
 class _Look:
     """Runs a network on shapes, and stores a row for each layer."""
 
@@ -125,16 +132,21 @@ class _Look:
         self.rows[entry] = row
 
     def _fields(self, layer: Layer, x: Tree) -> Fields:
-        """Composes the layer's geometry with the receptive field of its input; None for a layer without `geometry`."""
-        if not isinstance(x, _Seen) or x.fields is None or not hasattr(layer, "geometry"):
+        """Composes the layer's geometry with the receptive field of its input; None for a layer without `geometry`.
+
+        A layer that ``joins`` has several inputs: each output position covers the fields of all at that position.
+        """
+        inputs = [x] if isinstance(x, _Seen) else jax.tree.leaves(x) if getattr(layer, "joins", False) else []
+        known = [seen.fields for seen in inputs if seen.fields is not None]
+        if not known or len(known) < len(inputs) or not hasattr(layer, "geometry"):
             return None
-        own = layer.geometry(x.struct)
+        own = layer.geometry(_structs(x))
         if own is None:
             return None
         # The feature map has the first of the input's spatial axes; the layer's window has the last of these.
-        live = len(x.struct.shape) - 2
+        live = max(len(seen.shape) for seen in inputs) - 2
         first = live - len(own)
-        inner = x.fields
+        inner = _covered(known, self.sizes)
         return tuple(compose_field(f, own[i - first]) if first <= i < live else f for i, f in enumerate(inner))
 
     def join(self, function: Callable[..., Tree], *xs: Tree) -> Tree:
@@ -143,7 +155,7 @@ class _Look:
         known = [s.fields for s in seen if s.fields is not None]
         fields = None
         if len(known) == len(seen):
-            fields = tuple(cover_fields(axis, n) for axis, n in zip(zip(*known, strict=True), self.sizes, strict=True))
+            fields = _covered(known, self.sizes)
         out = shape_of(function, *_structs(xs))
         return jax.tree.map(lambda s: _Seen(s, fields), out)
 
