@@ -154,11 +154,11 @@ def backbone(net: Layer, paths: Sequence[str] | Mapping[str, str]) -> Backbone |
     return _ordered(_tapped(net, tuple(named.items())), tuple(named.values()))
 
 
-def _ordered(tapped: Backbone | Wrapper, order: tuple[str, ...]) -> Backbone | Wrapper:
-    """Returns the backbone, inside of its wrappers, with the order of its output."""
+def _ordered(tapped: Any, order: tuple[str, ...]) -> Any:
+    """Returns the backbone, whatever is around it, with the order of its output; a graph has an order of its own."""
     if isinstance(tapped, Backbone):
         return dataclasses.replace(tapped, order=order)
-    return dataclasses.replace(tapped, layer=_ordered(tapped.layer, order))  # type: ignore[arg-type]
+    return dataclasses.replace(tapped, layer=_ordered(tapped.layer, order)) if isinstance(tapped, AROUND) else tapped
 
 
 @dataclass(frozen=True, repr=False)

@@ -75,7 +75,7 @@ def test_bad_arguments_are_refused_before_anything_is_written(bad, tmp_path, cap
 
 
 def test_folder_is_refused_for_data_that_has_none(tmp_path):
-    with pytest.raises(ValueError, match="mnist5k is in a package"):
+    with pytest.raises(ValueError, match="must not be given for mnist5k, which is part of a package"):
         classify.main(["--data", "mnist5k", "--folder", str(tmp_path), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 

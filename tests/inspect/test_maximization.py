@@ -195,8 +195,11 @@ def test_what_is_wrong_is_named(params):
         run(params=jax.tree.map(lambda a: a * np.nan, params))
 
 
-def test_a_seed_is_no_key():
+def test_an_int_is_a_seed():
     net = jc.serial(conv=jc.Conv(4))
     params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
-    with pytest.raises(jc.MissingKeyError, match=r"write jax\.random\.key\(0\)"):
-        maximize(net, params, state, (1, 8, 8, 3), objectives.channel("conv", 0), steps=1, key=0)
+    seeded, keyed = (
+        maximize(net, params, state, (1, 8, 8, 3), objectives.channel("conv", 0), steps=1, key=key)[0]
+        for key in (3, jax.random.key(3))
+    )
+    assert_array_equal(seeded, keyed)

@@ -116,7 +116,6 @@ def test_steps_are_told_and_starts_kept(params):
     ("make", "message"),
     [
         (lambda: PerceptualLoss(NET, ["relu3"], []), "path 'relu3' names no layer: nearest are 'relu2', 'relu1'"),
-        (lambda: PerceptualLoss(NET, "relu1", []), r"content must be .* the string 'relu1': write \['relu1'\]"),
         (lambda: PerceptualLoss(NET, [], {"relu1": -1.0}), "style must have shares that are not negative"),
         (lambda: PerceptualLoss(NET, [], {"relu1": 0.0}), "style must have shares that are not negative"),
         (lambda: PerceptualLoss(NET, [], {"relu1": np.inf}), "style must have shares that are not negative"),
@@ -141,6 +140,11 @@ def test_steps_are_told_and_starts_kept(params):
 def test_what_is_wrong_is_named(make, message):
     with pytest.raises(jc.ShapeError, match=message):
         make()
+
+
+def test_a_string_of_paths_is_named():
+    with pytest.raises(TypeError, match=r"content must be .* the string 'relu1': write \['relu1'\]"):
+        PerceptualLoss(NET, "relu1", [])
 
 
 def test_a_layer_of_several_arrays_is_named():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -151,7 +152,8 @@ class Network(Composite):
                 # What nobody reads any more is let go.
                 if unread.get(name, -1) <= i:
                     values.pop(name, None)
-        found = {public: _delivered(run, values[name]) for name, public in self.outputs}
+        # An OrderedDict, whose order jit preserves.
+        found = OrderedDict((public, _delivered(run, values[name])) for name, public in self.outputs)
         return found if self.named or len(found) > 1 else next(iter(found.values()))
 
     def _given(self, x: Tree) -> Iterator[tuple[str, Value]]:
