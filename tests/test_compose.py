@@ -613,7 +613,7 @@ def test_an_int_is_a_seed_wherever_a_key_is_taken():
 
 
 def test_a_list_of_layers_is_told_how_to_be_a_network():
-    with pytest.raises(jc.ShapeError, match=r"got a list: write \(\*layers\)"):
+    with pytest.raises(TypeError, match=r"got a list: write \(\*layers\)"):
         jc.serial([jc.Identity(), jnp.abs])
 
 
