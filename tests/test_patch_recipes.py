@@ -102,6 +102,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_keras_trains_inside_the_switch_as_outside():
     """In a process of its own: Keras reads its backend when it is imported."""
     if importlib.util.find_spec("keras") is None:
