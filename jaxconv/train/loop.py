@@ -273,9 +273,9 @@ def _not_finite(train_state: TrainState) -> str | None:
     """The path of a parameter or of a layer's state that isn't finite, if there is one."""
     for what, tree in (("parameter", train_state.params), ("layer state", train_state.state)):
         flat = leaves.flatten(tree)
-        finite = np.asarray(_finite(list(flat.values())))
-        if not finite.all():
-            return f"{what} {list(flat)[int(finite.argmin())]}"
+        for path, finite in zip(flat, np.asarray(_finite(list(flat.values()))).tolist(), strict=True):
+            if not finite:
+                return f"{what} {path}"
     return None
 
 

@@ -76,11 +76,13 @@ def _min(x: Any, axes: Any, keep: bool) -> Any:
 
 
 def _plain_max(x: Any, axes: Any, keep: bool) -> Any:
-    return np.max(x, axes, keepdims=keep)
+    found = np.max(x, axes, keepdims=True)
+    return found if keep else np.squeeze(found, axes)
 
 
 def _plain_min(x: Any, axes: Any, keep: bool) -> Any:
-    return np.min(x, axes, keepdims=keep)
+    found = np.min(x, axes, keepdims=True)
+    return found if keep else np.squeeze(found, axes)
 
 
 # --- Softmax, the greatest, running sums ------------------------------------------------------------------------------
