@@ -19,7 +19,7 @@ import torch
 
 import jaxconv as jc
 from experiments.benchmarks.clock import seconds
-from experiments.report import environment, write_json
+from experiments.report import environment, write_results
 
 RESULTS = Path(__file__).parent / "results" / "resize.json"
 ROUNDS = 7
@@ -88,7 +88,7 @@ def main() -> None:
     for name in CASES:
         rows[name] = measure(name)
         print(name, rows[name], flush=True)
-    write_json(out, {**environment(), "torch": torch.__version__, "rounds": ROUNDS, "median_ms": rows})
+    write_results(out, {**environment(), "torch": torch.__version__, "rounds": ROUNDS, "median_ms": rows})
 
 
 if __name__ == "__main__":
