@@ -20,7 +20,7 @@ import skimage.data
 import jaxconv as jc
 from experiments.benchmarks.jit import ratios
 from experiments.pretrained import packaged
-from experiments.report import environment, write_json
+from experiments.report import environment, write_results
 
 RESULTS = Path(__file__).parent / "results" / "onnx.json"
 OCR, STYLE = (
@@ -93,7 +93,7 @@ def main() -> None:
         found[name] = compare(name, arguments.rounds)
         print(found[name], flush=True)
     versions = {**environment(), "onnxruntime": onnxruntime.__version__}
-    write_json(RESULTS, versions | {"rounds": arguments.rounds, "cases": list(found.values())})
+    write_results(RESULTS, versions | {"rounds": arguments.rounds, "cases": list(found.values())})
 
 
 if __name__ == "__main__":
