@@ -32,7 +32,7 @@ def times() -> dict[str, dict[str, float]]:
 
 
 def chart() -> Any:
-    """Draws the three programs side by side."""
+    """Draws one panel for each of the three programs."""
     figure = Figure(figsize=(9, 2.3), layout="constrained")
     for axes, (title, bars) in zip(figure.subplots(1, 3), times().items(), strict=True):
         names = list(bars)[::-1]

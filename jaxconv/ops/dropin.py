@@ -39,7 +39,7 @@ def conv_general_dilated(
     For ``flax.linen.Conv(..., conv_general_dilated=jaxconv.conv_general_dilated)``, ``flax.nnx.Conv`` likewise, and
     code of one's own. Layouts other than channels-last are transposed into it. What `jaxconv.conv` has no form for goes
     to lax: types other than float16, bfloat16, float32 and float64, ``batch_group_count``, ``out_sharding``, strides
-    together with ``lhs_dilation``. Half types are summed in float32.
+    together with ``lhs_dilation``. Half precision is summed in float32.
 
     Args:
       lhs, rhs: image and kernel, laid out as ``dimension_numbers`` say.

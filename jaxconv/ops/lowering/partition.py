@@ -163,7 +163,7 @@ class Share:
         places = [int(i) for i in np.argsort(counted)]
 
         def sent(hop: int, count: int) -> Array:
-            """The last or first so many elements of the device that is so many before or behind."""
+            """The last or first n elements of the device that is a number of devices before or behind."""
             first = own - count if hop > 0 else 0
             piece = lax.slice_in_dim(a, first, first + count, axis=axis)
             pairs = [(places[i], places[i + hop]) for i in range(ways) if 0 <= i + hop < ways]

@@ -247,7 +247,7 @@ def _longest(n: int, m: int) -> int:
 
 
 def _columns(first: Array, most: Any, length: Any) -> Array:
-    """At most so many of the numbers below ``length``, from the first of each row on."""
+    """At most ``most`` of the integers below ``length``, from the first of each row on."""
     most = jax.core.min_dim(most, length)
     shape = (*first.shape, most)
     first = jnp.clip(first, 0, _cast(length - most, jnp.int32))
