@@ -18,10 +18,10 @@ PROGRAM = textwrap.dedent("""
     lock = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(lock)
     with lock.only_writer(Path(sys.argv[2])):
-        child = os.fork()
-        if not child:
-            time.sleep(60)
-        print(os.getpid(), child, flush=True)
+        parent = os.getpid()
+        if not os.fork():
+            # Printed by the child: what runs in it after a fork, has run.
+            print(parent, os.getpid(), flush=True)
         time.sleep(60)
 """)
 
