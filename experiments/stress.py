@@ -102,9 +102,9 @@ def draw(seed: int) -> tuple[str, Problem] | None:
 def forms(kind: str, p: Problem) -> tuple[str, ...]:
     """The forms with which the table calls oneDNN."""
     if kind == "split":
-        return "split", "onednn"
+        return "depthwise_space_to_depth", "onednn"
     # A convolution of one tap is a product, with a stride only in the kernel's role.
-    return ("product", "onednn") if p.role == "kernel" or max(p.geometry.stride) == 1 else ("onednn",)
+    return ("gemm", "onednn") if p.role == "kernel" or max(p.geometry.stride) == 1 else ("onednn",)
 
 
 def check(kind: str, p: Problem, seed: int) -> str:

@@ -37,8 +37,19 @@ from jaxconv.ops.lowering.problem import ROLES, Problem, others
 
 RESULTS = Path(__file__).parent / "results" / "forms.json"
 # An outer form, and the inner one by which what it leaves is computed.
-OUTER = ("", "split", "phases", "shuffled", "slabs", "blocks", "apart")
-INNER = ("xla", "onednn", "product", "products", "crossed", "tiles", "shifts", "sums", "laid out", "uneven")
+OUTER = ("", "depthwise_space_to_depth", "polyphase", "space_to_depth", "per_slice", "block_diagonal", "per_group")
+INNER = (
+    "xla",
+    "onednn",
+    "gemm",
+    "gemm_per_tap",
+    "split_im2col",
+    "toeplitz_gemm",
+    "shift_add",
+    "tap_reduce",
+    "xla_prelayout",
+    "xla_extra_row",
+)
 # Cases that layers.py has not: of how many in an ensemble, or of the gradients of each example (vmap over both arrays).
 MORE = {
     "conv 8x56x56x96->96 k7 s2 p3 g96": 0,
@@ -71,7 +82,7 @@ def name(p: Problem, mode: Any) -> str:
 def candidates(p: Problem) -> dict[str, Any]:
     """The modes of `jaxconv.lowering` that give different programs."""
     found: dict[str, Any] = {}
-    for outer, turn, inner in itertools.product(OUTER, ("", "turned"), INNER):
+    for outer, turn, inner in itertools.product(OUTER, ("", "flipped_conv"), INNER):
         mode = tuple(form for form in (outer, turn, inner) if form)
         found.setdefault(name(p, mode), mode)
     return found | {"auto": "auto", "portable": "portable"}

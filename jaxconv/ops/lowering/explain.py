@@ -28,7 +28,7 @@ class Explained:
       shapes: those of its two arrays, or of its one.
       how: of a convolution what is not by default: "stride 2, padding 1, groups 96", and a type other than float32.
       inside: the transformations that it is inside of, outermost first, such as "scan".
-      form: the program, with what it leaves to others: "phases > products".
+      form: the program, with what it leaves to others: "polyphase > gemm_per_tap".
       why: the table's reason.
       macs: multiply-adds of one run.
     """
@@ -84,7 +84,7 @@ def explain(function: Callable[..., Any], *args: Any, platform: str | None = Non
 
     Looks into `jit`, `scan`, `cond`, `remat`, `shard_map` and whatever else holds a function. The rows are for one
     device that computes whole arrays. Under a mesh each device computes its share, for whose shapes the choice may be
-    another. Matrix products of a window of one tap call oneDNN too, where the form is "product".
+    another. Matrix products of a window of one tap call oneDNN too, where the form is "gemm".
 
     Args:
       function: takes ``args``. To see the gradients too, pass ``jax.grad`` of it.

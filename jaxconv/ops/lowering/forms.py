@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jaxconv.ops.lowering import onednn, smaller, sums
 from jaxconv.ops.lowering.problem import ROLES, Array, Problem, Solve
 from jaxconv.ops.lowering.windows import unit
-from jaxconv.ops.lowering.xla import as_large, laid_out, uneven, xla
+from jaxconv.ops.lowering.xla import as_large, xla, xla_extra_row, xla_prelayout
 
 
 @dataclass(frozen=True)
@@ -69,25 +69,25 @@ def _by_lax(p: Problem) -> Sequence[str]:
     return ("output",) if p.role == "kernel" and (p.geometry.groups > 1 or p.ensemble) else ()
 
 
-def _by_crossed(p: Problem) -> Sequence[str]:
+def _by_split_im2col(p: Problem) -> Sequence[str]:
     """Shifts the output's gradient against the input, zeros where it ends."""
     return ("input",) if p.geometry.stride[-1] == 1 and p.geometry.window[-1] > 1 else ()
 
 
-def _by_tiles(p: Problem) -> Sequence[str]:
+def _by_toeplitz_gemm(p: Problem) -> Sequence[str]:
     """A window's taps are zero at the positions of the others; the gradient of a kernel fills up the last tile."""
     even = p.geometry.out[-1] % sums.tile_size(p) == 0
     return () if p.role == "kernel" and even else ("input",)
 
 
-def _by_shuffled(p: Problem) -> Sequence[str]:
+def _by_space_to_depth(p: Problem) -> Sequence[str]:
     """The window is filled up with zeros to a multiple of the stride."""
     g = p.geometry
     even = all(f % s == 0 for f, s in zip(g.window, g.stride, strict=True))
     return () if p.role == "kernel" or even else ("input",) if p.role == "output" else ("output",)
 
 
-def _by_blocks(p: Problem) -> Sequence[str]:
+def _by_block_diagonal(p: Problem) -> Sequence[str]:
     """The kernel is zero between different groups."""
     return {"output": ("input",), "input": ("output",), "kernel": ()}[p.role]
 
@@ -96,28 +96,30 @@ XLA = Form("xla", lambda p, first, second, solve: xla(p, first, second), ROLES, 
 _ALL = (
     XLA,
     Form("onednn", onednn.convolution, ROLES, onednn.fits),
-    Form("laid out", laid_out, ("kernel",), _dense),
-    Form("uneven", uneven, ("output",), lambda p: _dense(p) and p.geometry.rank > 1 and as_large(p)),
-    Form("product", sums.product, ROLES, lambda p: _dense(p) and p.taps == 1, "vmap"),
-    Form("products", sums.products, ("output", "kernel"), _dense, "vmap", ("output",)),
-    Form("crossed", sums.crossed, ("kernel",), _dense, "vmap", ("kernel",), _by_crossed),
-    Form("tiles", sums.tiles, ("output", "kernel"), _dense, "vmap", ("kernel",), _by_tiles),
-    Form("shifts", sums.shifts, ("output", "kernel"), lambda p: p.inner == 1, "vmap", ("output", "kernel")),
-    Form("sums", sums.sums, ("kernel",), lambda p: p.inner == 1, "vmap", ("kernel",)),
-    Form("turned", smaller.turned, ("input",), _unit_stride),
-    Form("phases", smaller.phases, ROLES, lambda p: not _unit_stride(p), adds=("output", "kernel")),
-    Form("shuffled", smaller.shuffled, ROLES, _strided_dense, spreads=_by_shuffled),
-    Form("split", smaller.split, ("kernel",), _strided_depthwise, adds=("kernel",)),
-    Form("apart", smaller.apart, ROLES, lambda p: not _dense(p)),
+    Form("xla_prelayout", xla_prelayout, ("kernel",), _dense),
+    Form("xla_extra_row", xla_extra_row, ("output",), lambda p: _dense(p) and p.geometry.rank > 1 and as_large(p)),
+    Form("gemm", sums.gemm, ROLES, lambda p: _dense(p) and p.taps == 1, "vmap"),
+    Form("gemm_per_tap", sums.gemm_per_tap, ("output", "kernel"), _dense, "vmap", ("output",)),
+    Form("split_im2col", sums.split_im2col, ("kernel",), _dense, "vmap", ("kernel",), _by_split_im2col),
+    Form("toeplitz_gemm", sums.toeplitz_gemm, ("output", "kernel"), _dense, "vmap", ("kernel",), _by_toeplitz_gemm),
+    Form("shift_add", sums.shift_add, ("output", "kernel"), lambda p: p.inner == 1, "vmap", ("output", "kernel")),
+    Form("tap_reduce", sums.tap_reduce, ("kernel",), lambda p: p.inner == 1, "vmap", ("kernel",)),
+    Form("flipped_conv", smaller.flipped_conv, ("input",), _unit_stride),
+    Form("polyphase", smaller.polyphase, ROLES, lambda p: not _unit_stride(p), adds=("output", "kernel")),
+    Form("space_to_depth", smaller.space_to_depth, ROLES, _strided_dense, spreads=_by_space_to_depth),
     Form(
-        "blocks",
-        smaller.blocks,
+        "depthwise_space_to_depth", smaller.depthwise_space_to_depth, ("kernel",), _strided_depthwise, adds=("kernel",)
+    ),
+    Form("per_group", smaller.per_group, ROLES, lambda p: not _dense(p)),
+    Form(
+        "block_diagonal",
+        smaller.block_diagonal,
         ROLES,
         lambda p: not _dense(p) and smaller.block_size(p) > 1,
-        spreads=_by_blocks,
+        spreads=_by_block_diagonal,
     ),
-    Form("slabs", smaller.slabs, ("output", "kernel"), lambda p: p.geometry.rank > 1, adds=("output",)),
-    Form("examples", smaller.examples, ROLES, lambda p: p.batch > 1, adds=("kernel",)),
-    Form("members", smaller.members, ROLES, lambda p: True, "own"),
+    Form("per_slice", smaller.per_slice, ("output", "kernel"), lambda p: p.geometry.rank > 1, adds=("output",)),
+    Form("per_example", smaller.per_example, ROLES, lambda p: p.batch > 1, adds=("kernel",)),
+    Form("per_member", smaller.per_member, ROLES, lambda p: True, "own"),
 )
 FORMS = {form.name: form for form in _ALL}

@@ -205,7 +205,7 @@ def largest_difference(found: list[Problem]) -> float:
 
     rng = np.random.default_rng(0)
     pairs = [[rng.normal(size=p.shape(name)).astype(np.float32) for name in others(p.role)] for p in found]
-    modes: tuple[Any, ...] = (("product", "onednn"), "xla")
+    modes: tuple[Any, ...] = (("gemm", "onednn"), "xla")
 
     @jax.jit
     def both(pairs: Any) -> Any:

@@ -14,13 +14,13 @@ from jaxconv.ops.arrays import pad_axes, slice_axis, to_rank
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape, Solve, others
 from jaxconv.ops.lowering.windows import flipped, in_parts, opposite, swapped, total
 
-# `blocks` takes groups together up to so many channels: with more the zeros cost, with fewer the slices do.
+# `block_diagonal` takes groups together up to so many channels: with more the zeros cost, with fewer the slices do.
 BLOCK = 32
 # So many groups, or members of an ensemble, are unrolled; more are a loop, so that compiling takes no longer.
 UNROLLED = 16
 
 
-def turned(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def flipped_conv(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """The way back at stride 1 is a convolution of the output with the kernel turned round."""
     g = p.geometry
     return solve(opposite(p), second, flipped(swapped(first, g.groups), g.rank))
@@ -44,7 +44,7 @@ def _axis_phases(window: int, stride: int, dilation: int) -> list[_Phase]:
     return phases
 
 
-def phases(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def polyphase(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """Cuts the input by its places modulo the stride: each part meets some of the taps, at stride 1.
 
     The padded input's phase f holds its elements ``f, f + stride, ...``.
@@ -122,7 +122,7 @@ def _interleaved(parts: dict[Shape, Array], stride: Shape) -> Array:
     return level[()]
 
 
-def shuffled(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def space_to_depth(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """A stride as channels: the input's phases become channels, and one convolution at stride 1 sees them all.
 
     The window is filled up with zeros to a multiple of the stride.
@@ -189,7 +189,7 @@ def split_up(p: Problem) -> tuple[Problem, list[int]]:
     return replace(p, geometry=geometry, batch=1, channels=many * p.channels, features=many * p.features), missing
 
 
-def split(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def depthwise_space_to_depth(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """The gradient of a depthwise kernel as of one without stride, one example at a time: see `split_up`."""
     g, (small, missing) = p.geometry, split_up(p)
     fronts = [-low % s for s, (low, _) in zip(g.stride, g.padding, strict=True)]
@@ -204,12 +204,12 @@ def split(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     return in_parts(p, 1, p.shape("kernel"), one, first, second)
 
 
-def apart(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def per_group(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """Each group as a dense convolution of its own."""
     return _in_blocks(p, first, second, solve, 1)
 
 
-def blocks(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def block_diagonal(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """Some groups at a time as one dense convolution, its kernel zero between different groups."""
     return _in_blocks(p, first, second, solve, block_size(p))
 
@@ -266,7 +266,7 @@ def block_size(p: Problem) -> int:
     return max(m for m in range(1, g + 1) if g % m == 0 and (m == 1 or m * max(p.inner, p.outer) <= BLOCK))
 
 
-def slabs(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def per_slice(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """A window of three axes as a sum over its first: its slices are windows of two axes, the map's slabs examples."""
     g = p.geometry
     rest = Geometry(g.size[1:], g.window[1:], g.stride[1:], g.padding[1:], g.dilation[1:], g.groups)
@@ -281,7 +281,7 @@ def slabs(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     return total(found).reshape(p.shape("output")) if y is None else jnp.stack(found)
 
 
-def members(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def per_member(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """An ensemble one after the other; of many, two at a time, since small ones leave cores idle."""
     # Many are small, and in a loop calls of oneDNN were slower: back from 64 of 1x14x14x32->64 k3 5.0 ms, without 3.5.
     single = replace(p, ensemble=0, onednn=p.onednn and p.ensemble <= UNROLLED)
@@ -290,7 +290,7 @@ def members(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     return lax.scan(lambda _, pair: (None, solve(single, *pair)), None, (first, second), unroll=2)[1]
 
 
-def examples(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def per_example(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """One example after the other, so that what a form lays out beside its arrays is no larger than an example's."""
     single = replace(p, batch=1)
     if p.role == "kernel":

@@ -13,7 +13,7 @@ from jaxconv.ops.lowering.problem import ROLES, Array, Geometry, Problem, Solve
 from jaxconv.ops.lowering.windows import dot, in_parts, seen_by, taps, total, unit, widened
 
 
-def product(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def gemm(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """A window of one tap is a matrix product through the depth, at every place or at each ``stride``-th."""
     g = p.geometry
     if p.role == "input":
@@ -53,7 +53,7 @@ def dot_over_places(p: Problem, a: Array, b: Array) -> Array:
     return lax.optimization_barrier(found).T if exchanged else found
 
 
-def products(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def gemm_per_tap(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """A matrix product for each tap: summed for the output, side by side for the kernel."""
     if p.role == "output":
         return total(dot(p, seen, second[index]) for index, seen in taps(p, first))
@@ -67,7 +67,7 @@ def products(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     return jnp.stack(found).reshape(p.shape("kernel"))
 
 
-def crossed(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def split_im2col(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """The kernel's gradient as a matrix product of what its rows see of the input and its columns of the output.
 
     ``kernel[i, j]`` is a sum of ``input[h + i, w] * output[h, w - j]``: the window's last axis moves the output instead
@@ -90,7 +90,7 @@ def crossed(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
 
 
 def crossing(p: Problem) -> tuple[Geometry, list[int]]:
-    """How `crossed` divides the window: the geometry in which the input is seen, and the moves of the output."""
+    """How `split_im2col` divides the window: the geometry in which the input is seen, and the moves of the output."""
     g = p.geometry
     if g.stride[-1] > 1:
         return g, [0]
@@ -99,7 +99,7 @@ def crossing(p: Problem) -> tuple[Geometry, list[int]]:
 
 
 def together(p: Problem) -> int:
-    """How many examples `crossed` takes at a time.
+    """How many examples `split_im2col` takes at a time.
 
     As many as divide the batch, lay out no more than a million numbers, which a cache holds, and no more than half of
     what the problem's own arrays hold; one if one is more than that.
@@ -109,7 +109,7 @@ def together(p: Problem) -> int:
 
 
 def laid_by_one(p: Problem) -> int:
-    """The numbers that `crossed` lays side by side for one example."""
+    """The numbers that `split_im2col` lays side by side for one example."""
     seen, moves = crossing(p)
     return math.prod(seen.out) * (math.prod(seen.window) * p.inner + len(moves) * p.features)
 
@@ -119,7 +119,7 @@ def held(p: Problem) -> int:
     return sum(math.prod(p.shape(name)) for name in ROLES)
 
 
-def tiles(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def toeplitz_gemm(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """One matrix product of all that `tile_size` windows in a row see together, side by side.
 
     The kernel is written once for each of them, a stride further on, zeros around it: what few channels leave of a
@@ -163,7 +163,7 @@ def tiles(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
 
 
 def tile_size(p: Problem) -> int:
-    """How many windows in a row `tiles` takes together.
+    """How many windows in a row `toeplitz_gemm` takes together.
 
     Half of a window's taps, more where there are few features; then more, until what it holds is no larger than input
     and output.
@@ -182,21 +182,21 @@ def tile_length(p: Problem, t: int) -> int:
 
 
 def tiles_held(p: Problem, t: int) -> float:
-    """The numbers that `tiles` lays side by side, as a multiple of those of input and output."""
+    """The numbers that `toeplitz_gemm` lays side by side, as a multiple of those of input and output."""
     g = p.geometry
     rows = p.batch * math.prod(g.out[:-1]) * math.prod(g.window[:-1])
     held = rows * -(-g.out[-1] // t) * tile_length(p, t) * p.channels
     return held / sum(math.prod(p.shape(name)) for name in ("input", "output"))
 
 
-def shifts(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def shift_add(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """Each channel by itself: multiply the shifted map by the tap's number for each channel, and add."""
     if p.role == "output":
         return total(widened(seen, p) * to_rank(second[index][0], seen.ndim) for index, seen in taps(p, first))
     return _sums_over_places(p, widened(first, p), second).reshape(p.shape("kernel"))
 
 
-def sums(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def tap_reduce(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """Each channel by itself: for each tap, the sum over all places of what it sees times the output's gradient."""
     axes = tuple(range(second.ndim - 1))
     found = [jnp.sum(widened(seen, p) * second, axes) for _, seen in taps(p, first)]

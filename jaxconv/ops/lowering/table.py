@@ -81,28 +81,28 @@ def _large_or_wide(p: Problem) -> bool:
 # Measured on two cores of an AMD EPYC with jaxlib 0.10.2, float32. Times are those of results/forms.json in
 # experiments/benchmarks, which times forms one by one, or else in the file that is named, which names its machine.
 CPU = (
-    Row(FORMS["product"], lambda p: p.ensemble > 0, "an ensemble of matrix products: one that is batched"),
+    Row(FORMS["gemm"], lambda p: p.ensemble > 0, "an ensemble of matrix products: one that is batched"),
     Row(
-        FORMS["tiles"],
+        FORMS["toeplitz_gemm"],
         lambda p: p.ensemble > 0 and _thin(p) and p.role == "kernel" and (p.ensemble > UNROLLED or p.features >= 16),
         "an ensemble on few channels, a batched product of several windows: training.json",
     ),
     Row(
-        FORMS["members"],
+        FORMS["per_member"],
         lambda p: 0 < p.ensemble <= UNROLLED and p.onednn and p.depthwise and p.role == "kernel",
         "an ensemble of depthwise kernel gradients, each by oneDNN: 6 of 8x28x28x64 k3 3.3 ms, batched sums 22",
     ),
     Row(
-        FORMS["shifts"],
+        FORMS["shift_add"],
         lambda p: p.ensemble > 0 and (p.depthwise or p.role == "output" or p.ensemble > UNROLLED),
         "an ensemble of sums of shifted maps: batched",
     ),
     Row(
-        FORMS["crossed"],
+        FORMS["split_im2col"],
         lambda p: p.ensemble > UNROLLED and p.role == "kernel" and p.inner * p.features <= 256 and p.places <= 1024,
         "the gradients of many examples, what rows and columns see: 64 of 1x14x14x6->16 k5 0.4 ms, lax 1.4",
     ),
-    Row(FORMS["members"], _always, "one member after the other; lax makes groups of them, training.json"),
+    Row(FORMS["per_member"], _always, "one member after the other; lax makes groups of them, training.json"),
     Row(
         FORMS["onednn"],
         lambda p: p.role != "kernel" and not _pointwise(p) and not (p.depthwise and p.taps <= 4),
@@ -131,79 +131,79 @@ CPU = (
         "oneDNN's, with the examples as channels: 8x28x28x256->256 k3 g32, gradients 6 ms, lax 2610, in layers.json",
     ),
     Row(
-        FORMS["split"],
+        FORMS["depthwise_space_to_depth"],
         lambda p: _large_or_wide(p) and onednn.fits(split_up(p)[0]),
         "depthwise with stride and large, without it by oneDNN: 8x112x112x96 k3 s2 4.1 ms, shifts 13, lax 52; or under "
         "a wide window, of which shifts are too many slices: 8x56x56x96 k7 s2 3.5 ms, shifts 2.8, lax 24",
         then=("onednn",),
     ),
     Row(
-        FORMS["product"],
+        FORMS["gemm"],
         lambda p: p.role == "kernel" or _pointwise(p) or (p.role == "output" and not p.onednn),
         "a matrix product: 8x7x7x960->320 0.56 ms, lax 1.0; 8x56x56x256->64, its kernel's gradient 3.1 ms, lax 19",
     ),
     Row(
-        FORMS["phases"],
+        FORMS["polyphase"],
         lambda p: p.depthwise and _strided(p) and p.role != "kernel",
         "depthwise, each phase by itself: 8x56x56x144 k5 s2 1.0 ms, lax 27",
     ),
-    Row(FORMS["shifts"], lambda p: p.depthwise, "depthwise, a sum of shifted maps: 8x56x56x96 k7 2.4 ms, lax 105"),
+    Row(FORMS["shift_add"], lambda p: p.depthwise, "depthwise, a sum of shifted maps: 8x56x56x96 k7 2.4 ms, lax 105"),
     Row(
-        FORMS["shifts"],
+        FORMS["shift_add"],
         lambda p: p.role == "output" and p.inner == 1 and p.taps <= 32 and (p.geometry.rank == 1 or not _strided(p)),
         "one channel, a sum of shifted maps: 8x16384x1->32 k9 0.4 ms, lax 1.4; k15 s5 0.34 ms, tiles 0.61, without "
         "AVX-512 0.55 and 0.97",
     ),
-    Row(FORMS["turned"], _always, "a convolution with the kernel turned round, with the choice for that"),
+    Row(FORMS["flipped_conv"], _always, "a convolution with the kernel turned round, with the choice for that"),
     Row(
-        FORMS["apart"],
+        FORMS["per_group"],
         lambda p: p.inner >= 16 or p.taps == 1,
         "each group by itself: 8x56x56x64->64 k3 g2 in layers.json",
     ),
     Row(
-        FORMS["blocks"],
+        FORMS["block_diagonal"],
         _always,
         "groups taken together: 8x28x28x256 k3 g32 14 ms, lax 38; its kernel's gradient 9 ms, lax 2570",
     ),
-    Row(FORMS["apart"], _always, "each group by itself: lax's own way is naive"),
+    Row(FORMS["per_group"], _always, "each group by itself: lax's own way is naive"),
     Row(
-        FORMS["shuffled"],
+        FORMS["space_to_depth"],
         lambda p: _tiled(p) and (p.role == "kernel" or p.inner >= 64 or (p.role == "output" and p.inner < 16)),
         "windows side by side, a matrix product: 8x224x224x3->96 k4 s4 0.8 ms, lax 2.3",
     ),
     Row(
-        FORMS["shuffled"],
+        FORMS["space_to_depth"],
         lambda p: p.role == "input" and _filled(p) <= 1.4 and p.inner * math.prod(p.geometry.stride) >= 12,
         "the phases as channels: back from 21 to 21 channels k32 s16 16 ms, lax 580",
     ),
     Row(
-        FORMS["phases"],
+        FORMS["polyphase"],
         lambda p: p.role == "input" and max(p.geometry.window) <= 3 and p.inner >= 16,
         "each phase by itself: 8x56x56x128->128 k3 s2 11 ms, lax 15",
     ),
     Row(
-        FORMS["tiles"],
+        FORMS["toeplitz_gemm"],
         lambda p: _thin(p) and p.taps <= 27 and p.role == "output" and tiles_held(p, tile_size(p)) <= 1,
         "few channels, a product of several windows, where oneDNN is not to be had",
     ),
     Row(
-        FORMS["slabs"],
+        FORMS["per_slice"],
         lambda p: _thin(p) and p.role == "kernel" and p.batch >= 64 and p.geometry.rank > 1,
         "few channels, the window's rows by themselves: 256x28x28x1->6 k5, gradients, in layers.json",
     ),
     Row(
-        FORMS["tiles"],
+        FORMS["toeplitz_gemm"],
         lambda p: _thin(p) and p.role == "kernel" and (p.batch >= 64 or (p.onednn and by_ynnpack(p))),
         "few channels, a product of several windows: 128x28x28x1->32 k3, gradients, in layers.json",
     ),
     Row(
-        FORMS["examples"],
+        FORMS["per_example"],
         lambda p: p.geometry.rank == 3 and p.places >= 4096 * p.batch,
         "large maps, one example after the other: 8x16x32x32x8->16 k3 in layers.json",
     ),
-    Row(FORMS["slabs"], lambda p: p.geometry.rank == 3, "each slab by itself: 2x16x28x28x32->32 k3 in layers.json"),
+    Row(FORMS["per_slice"], lambda p: p.geometry.rank == 3, "each slab by itself: 2x16x28x28x32->32 k3 in layers.json"),
     Row(
-        FORMS["crossed"],
+        FORMS["split_im2col"],
         lambda p: (
             p.role == "kernel"
             and by_ynnpack(p)
@@ -216,12 +216,12 @@ CPU = (
         "around YNNPACK, which is slow at it: 8x64x64x64->64 k3, gradients, in layers.json",
     ),
     Row(
-        FORMS["laid out"],
+        FORMS["xla_prelayout"],
         _always,
         "as lax's, and as fast in a compiled loop, where lax's is many times slower: layers.json",
     ),
     Row(
-        FORMS["uneven"],
+        FORMS["xla_extra_row"],
         lambda p: by_ynnpack(p) and 32 <= p.inner <= 64 and p.features >= 16 and p.places * p.features > 250_000,
         "lax's, around YNNPACK, where oneDNN is not to be had: 8x64x64x64->64 k3",
     ),
@@ -248,41 +248,41 @@ def _more_than_workspace(p: Problem) -> bool:
 # results/layers_cuda.json in experiments/benchmarks, forward or with the gradients, or else of the file that is named.
 CUDA = (
     Row(
-        FORMS["phases"],
+        FORMS["polyphase"],
         lambda p: p.depthwise and p.outer == 1 and p.role == "input" and p.taps <= 25 and (_odd(p) or not p.half),
         "depthwise, each phase by itself: back from 256x56x56x64 k4 s2 0.35 ms, lax 4.7",
-        then=("turned", "shifts"),
+        then=("flipped_conv", "shift_add"),
     ),
     Row(
-        FORMS["turned"],
+        FORMS["flipped_conv"],
         lambda p: p.depthwise and p.outer == 1 and p.taps <= 16 and (_odd(p) or _uneven(p)),
         "depthwise, with the kernel turned round: 128x56x56x64 k3 d2 0.18 ms, lax 1.5, in forms_cuda.json",
-        then=("shifts",),
+        then=("shift_add",),
     ),
     Row(
-        FORMS["shifts"],
+        FORMS["shift_add"],
         lambda p: p.depthwise and p.role == "output" and p.taps <= 16 and (_odd(p) or _uneven(p)),
         "depthwise where cuDNN is slow, a sum of shifted maps: 256x56x56x64 k3 d2 0.41 ms, lax 2.9",
     ),
     Row(
-        FORMS["sums"],
+        FORMS["tap_reduce"],
         lambda p: p.depthwise and ((p.taps <= 16 and _odd(p)) or (p.taps == 49 and not p.half and not _strided(p))),
         "depthwise where cuDNN is slow, for each tap a sum over places: 128x56x56x64 k3 d2 0.37 ms, lax 88; "
         "128x56x56x96 k7 2.9 ms, lax 8.0, in forms_cuda.json",
     ),
     Row(
-        FORMS["apart"],
+        FORMS["per_group"],
         lambda p: p.taps == 1 and p.geometry.groups <= UNROLLED,
         "each group by itself, a matrix product: 256x28x28x240 k1 g3 0.38 ms, lax 0.49",
-        then=("product",),
+        then=("gemm",),
     ),
     Row(
-        FORMS["product"],
+        FORMS["gemm"],
         lambda p: p.half and p.role == "output" and not _strided(p) and p.ensemble == 0 and _more_than_workspace(p),
         "a matrix product of half types: 256x56x56x256->128 0.16 ms, lax 0.19, in layers_cuda_bfloat16.json",
     ),
     Row(
-        FORMS["shuffled"],
+        FORMS["space_to_depth"],
         lambda p: (
             _thin(p)
             and p.geometry.rank == 2
@@ -290,22 +290,22 @@ CUDA = (
             and (p.half or p.role == "input" or _filled(p) <= 1.4)
         ),
         "few channels, the phases as channels: 256x224x224x3->96 k4 s4 0.27 ms, lax 0.40; gradients 0.61, lax 1.6",
-        then=("product",),
+        then=("gemm",),
     ),
     Row(
-        FORMS["shuffled"],
+        FORMS["space_to_depth"],
         lambda p: _filled(p) == 1 and p.geometry.rank == 2 and min(p.geometry.stride) >= 4,
         "wide strides, the phases as channels: back from 256x14x14x21 k32 s16 1.2 ms, lax 14",
-        then=("product",),
+        then=("gemm",),
     ),
     Row(
-        FORMS["shuffled"],
+        FORMS["space_to_depth"],
         lambda p: _tiled(p) and p.geometry.rank == 3 and not p.half and p.role != "kernel",
         "windows side by side, a matrix product: back from 64x8x14x14x64->32 k2 s2 0.12 ms, lax 0.32",
-        then=("product",),
+        then=("gemm",),
     ),
     Row(
-        FORMS["products"],
+        FORMS["gemm_per_tap"],
         lambda p: p.role == "kernel" and max(p.geometry.dilation) > 1 and p.taps <= 9 and not _strided(p),
         "a dilated kernel's gradient, a product for each tap: 256x32x32x128 k3 d4, gradients, 2.0 ms, lax 6.2",
     ),
@@ -331,7 +331,7 @@ def choose(p: Problem, mode: Any) -> Choice:
             if row.form.takes(p) and row.when(p) and not (exact and row.form.spreads(p)):
                 return Choice(row.form, row.why, row.then)
     if exact and XLA.spreads(p):
-        form = next(FORMS[name] for name in ("members", "apart", "phases") if FORMS[name].takes(p))
+        form = next(FORMS[name] for name in ("per_member", "per_group", "polyphase") if FORMS[name].takes(p))
         return Choice(form, "lax's own lets what is not finite reach more than depends on it")
     if isinstance(mode, tuple):
         return Choice(XLA, "none of the forms asked for fits")
@@ -390,6 +390,6 @@ def stands_alone(p: Problem, mode: Any) -> bool:
     if p.role != "kernel" and 1 not in (p.inner, p.outer):
         return False
     forms = {choice.form for _, choice in steps(p, mode)}
-    if p.onednn and not p.ensemble and forms <= {FORMS["product"], FORMS["onednn"]}:
+    if p.onednn and not p.ensemble and forms <= {FORMS["gemm"], FORMS["onednn"]}:
         return False  # a call reads its arrays once
-    return XLA not in forms if p.role == "kernel" else FORMS["shifts"] in forms
+    return XLA not in forms if p.role == "kernel" else FORMS["shift_add"] in forms

@@ -84,7 +84,7 @@ def reached(x: Array, g: Geometry, whole: bool = False) -> tuple[Array, list[tup
     return x, [(low, high) for (low, _), high in zip(g.padding, highs, strict=True)]
 
 
-def laid_out(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def xla_prelayout(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """lax's gradient of the kernel, its arrays laid out beforehand as a convolution's are.
 
     Left to XLA:CPU, it is done well outside of loops and falls to a naive convolution inside of them.
@@ -106,7 +106,7 @@ def laid_out(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     return kernel.transpose(*spatial, 0, last)
 
 
-def uneven(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
+def xla_extra_row(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """lax's convolution with one row too many at the high side, which is then cut off.
 
     So the output is larger than the input, and YNNPACK, which is slower here than XLA's own, is not given it: see

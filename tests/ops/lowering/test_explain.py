@@ -65,7 +65,7 @@ def test_gradients_pools_and_ensembles_are_told_apart():
 def test_what_is_said_is_what_is_compiled():
     """A matrix product in the text where the row says one, a convolution where it says lax's."""
     k = np.ones((1, 1, 4, 4), np.float32)
-    for mode, form, operation in (("portable", "product", "dot_general"), ("xla", "xla", "stablehlo.convolution")):
+    for mode, form, operation in (("portable", "gemm", "dot_general"), ("xla", "xla", "stablehlo.convolution")):
         with jc.lowering(mode):
             (row,) = jc.explain(f, X, k, platform="cpu")
             assert row.form == form
@@ -77,7 +77,7 @@ def test_other_platforms_have_their_own_choice():
     strided = lambda x, k: jc.conv(x, k, stride=2)  # noqa: E731
     with jc.lowering("portable"):
         found = [jc.explain(strided, X, k, platform=p)[0].form for p in ("cpu", "cuda", "tpu")]
-    assert found == ["product", "xla", "xla"]
+    assert found == ["gemm", "xla", "xla"]
     pools = [jc.explain(lambda x: jc.max_pool(x, 3, stride=1), X, platform=p)[0].form for p in ("cpu", "cuda")]
     assert pools == ["slices", "xla"]
     rows = jc.explain(jax.grad(lambda x: jnp.sum(jc.max_pool(x, 2))), X, platform="cuda")
@@ -101,11 +101,13 @@ def test_how_the_windows_lie_is_shown():
 def test_what_a_form_leaves_is_shown():
     k = np.ones((3, 3, 1, 4), np.float32)
     rows = jc.explain(jax.grad(lambda x: jnp.sum(jc.conv(x, k, stride=2, groups=4))), X, platform="cpu")
-    assert rows[-1].form == "phases > turned > shifts"
+    assert rows[-1].form == "polyphase > flipped_conv > shift_add"
 
 
 @pytest.mark.skipif(not onednn.carried(), reason="this jaxlib has no oneDNN")
-@pytest.mark.parametrize(("size", "window", "form"), [(16, 3, "shifts"), (16, 6, "split > onednn")])
+@pytest.mark.parametrize(
+    ("size", "window", "form"), [(16, 3, "shift_add"), (16, 6, "depthwise_space_to_depth > onednn")]
+)
 def test_large_strided_windows_of_depthwise_kernels_are_split(size, window, form):
     x, k = jnp.ones((2, size, size, 8)), jnp.ones((window, window, 1, 8))
     rows = jc.explain(jax.grad(lambda k: jnp.sum(jc.conv(x, k, stride=2, groups=8) ** 2)), k, platform="cpu")

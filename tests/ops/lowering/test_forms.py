@@ -22,22 +22,22 @@ ALONE = {name: ((name,) if name != "xla" else "xla") for name in FORMS}
 # What a form needs of a problem beside what every draw has.
 NEEDS: dict[str, dict[str, int]] = {
     "xla": {},
-    "laid out": {"groups": 1},
-    "uneven": {"groups": 1, "padded": 1, "ranks": 2, "stride": 1},
-    "product": {"taps": 1, "groups": 1},
-    "products": {"groups": 1},
-    "crossed": {"groups": 1},
-    "tiles": {"groups": 1},
-    "shifts": {"inner": 1},
-    "sums": {"inner": 1},
-    "turned": {"stride": 1},
-    "phases": {"stride": 2},
-    "shuffled": {"stride": 2, "groups": 1, "dilation": 1},
-    "split": {"stride": 2, "dilation": 1, "inner": 1, "groups": 2, "outer": 1},
-    "apart": {"groups": 2},
-    "blocks": {"groups": 2},
-    "slabs": {"ranks": 2},
-    "examples": {"batch": 2},
+    "xla_prelayout": {"groups": 1},
+    "xla_extra_row": {"groups": 1, "padded": 1, "ranks": 2, "stride": 1},
+    "gemm": {"taps": 1, "groups": 1},
+    "gemm_per_tap": {"groups": 1},
+    "split_im2col": {"groups": 1},
+    "toeplitz_gemm": {"groups": 1},
+    "shift_add": {"inner": 1},
+    "tap_reduce": {"inner": 1},
+    "flipped_conv": {"stride": 1},
+    "polyphase": {"stride": 2},
+    "space_to_depth": {"stride": 2, "groups": 1, "dilation": 1},
+    "depthwise_space_to_depth": {"stride": 2, "dilation": 1, "inner": 1, "groups": 2, "outer": 1},
+    "per_group": {"groups": 2},
+    "block_diagonal": {"groups": 2},
+    "per_slice": {"ranks": 2},
+    "per_example": {"batch": 2},
 }
 # oneDNN in each role, each with what it needs there.
 ONEDNN: dict[str, dict[str, int]] = {"output": {}, "input": {"stride": 1}, "kernel": {}}
@@ -209,7 +209,7 @@ def test_an_ensemble_is_each_of_its_members(name, count):
         np.testing.assert_allclose(together, each, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["apart", "blocks"])
+@pytest.mark.parametrize("name", ["per_group", "block_diagonal"])
 @pytest.mark.parametrize("role", ROLES)
 def test_many_groups_are_a_loop(name, role):
     p = Problem(
@@ -222,7 +222,7 @@ def test_many_groups_are_a_loop(name, role):
         platform="cpu",
     )
     arrays = arrays_of(p)
-    mode = (name, "members")
+    mode = (name, "per_member")
     np.testing.assert_allclose(computed(p, mode, arrays), summed(p, *map(np.float64, arrays))[0], rtol=1e-5, atol=1e-5)
     program = jax.make_jaxpr(functools.partial(table.solve, mode, p))(*arrays)
     assert str(program).count("conv_general_dilated[") == 1
@@ -248,4 +248,4 @@ def test_strict_flags_stop_no_form(name, role):
 
 
 def test_every_form_is_tested():
-    assert {*NEEDS, "onednn", "members"} == set(FORMS)
+    assert {*NEEDS, "onednn", "per_member"} == set(FORMS)

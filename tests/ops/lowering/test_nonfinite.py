@@ -42,8 +42,8 @@ GEOMETRIES = {
 KINDS = (np.nan, np.inf)
 # Those that leave all to others, to which a few geometries are enough.
 FEW = {
-    "examples": ("stride, window", "dilation", "groups, stride"),
-    "slabs": ("stride, window", "dilation", "groups", "solid"),
+    "per_example": ("stride, window", "dilation", "groups, stride"),
+    "per_slice": ("stride, window", "dilation", "groups", "solid"),
     "xla": ("dilation", "dilation, stride", "groups, stride", "depthwise, multiplier", "solid"),
 }
 
@@ -136,7 +136,7 @@ def test_what_depends_on_an_element_is_what_its_derivative_says():
 
 OWN = [True] if onednn.carried() else []
 CASES = [
-    (form, role) for form in FORMS for role in FORMS[form].roles if form != "members" and (form != "onednn" or OWN)
+    (form, role) for form in FORMS for role in FORMS[form].roles if form != "per_member" and (form != "onednn" or OWN)
 ]
 
 
@@ -207,7 +207,7 @@ def test_the_exact_program_runs_where_the_fast_one_would_spread():
 def test_the_page_says_which_forms_spread_what():
     said: dict[str, list[set[str]]] = {}
     for name, form in FORMS.items():
-        if name != "members":
+        if name != "per_member":
             said[name] = [set(), set(), set()]
             for column, role in enumerate(("output", "input", "kernel")):
                 for geometry in GEOMETRIES:

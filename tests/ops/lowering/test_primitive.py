@@ -139,7 +139,7 @@ def test_the_remat_policy_saves_convolutions():
     assert not jc.convs_saveable(jax.lax.sin_p)
 
 
-@pytest.mark.parametrize("name", ["xla", "products"])
+@pytest.mark.parametrize("name", ["xla", "gemm_per_tap"])
 def test_lowering_is_obeyed_by_functions_already_compiled(name):
     f = jax.jit(lambda x, k: jc.conv(x, k))
     x, k = np.ones((1, 6, 6, 3), np.float32), np.ones((1, 1, 3, 4), np.float32)
@@ -162,7 +162,7 @@ def test_lowering_stays_with_what_was_staged_under_it():
     assert {e.params["lowering"] for e in gradient.eqns if e.primitive is conv_p} == {"xla"}
 
 
-@pytest.mark.parametrize("wrong", ["fast", ("products", "xlb"), ()])
+@pytest.mark.parametrize("wrong", ["fast", ("gemm_per_tap", "xlb"), ()])
 def test_lowering_refuses_what_it_does_not_know(wrong):
     with pytest.raises(ValueError, match="lowering must be"):
         jc.lowering(wrong)
