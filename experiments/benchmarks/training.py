@@ -134,7 +134,7 @@ def functional(case: Case, forward: Callable[..., Any], params: Any, state: Any)
 
 
 def jaxconv_program(case: Case, plan: Any, members: list[Any]) -> tuple[Callable[..., Any], Any, int]:
-    from experiments.benchmarks.networks import jaxconv_network
+    from experiments.benchmarks.networks.with_jaxconv import jaxconv_network
 
     net = jaxconv_network(plan)
     params, state = stack(members) if case.what == "ensemble" else members[0]
@@ -143,7 +143,7 @@ def jaxconv_program(case: Case, plan: Any, members: list[Any]) -> tuple[Callable
 
 
 def flax_program(case: Case, plan: Any, members: list[Any], **options: Any) -> tuple[Callable[..., Any], Any, int]:
-    from experiments.benchmarks.networks import Linen, flax_tree
+    from experiments.benchmarks.networks.with_flax import Linen, flax_tree
 
     model = Linen(plan, **options)
     trees = [tuple(flax_tree(plan, tree) for tree in member) for member in members]
@@ -160,7 +160,7 @@ def flax_program(case: Case, plan: Any, members: list[Any], **options: Any) -> t
 def equinox_program(plan: Any, params: Any) -> tuple[Callable[..., Any], Any, int]:
     import equinox as eqx
 
-    from experiments.benchmarks.networks import equinox_network
+    from experiments.benchmarks.networks.with_equinox import equinox_network
 
     model, state = equinox_network(plan, params)
     optimizer = optax.sgd(RATE, momentum=MOMENTUM)
@@ -226,7 +226,7 @@ def torch_candidate(case: Case, plan: Any, members: list[Any], x: Any, y: Any, *
     import torch
     from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
-    from experiments.benchmarks.networks import torch_network
+    from experiments.benchmarks.networks.with_torch import torch_network
 
     # A whole graph or none: a program that falls back to eager code would pass for a compiled one.
     compile = functools.partial(torch.compile, fullgraph=True, dynamic=False) if compiled else lambda function: function
@@ -276,7 +276,7 @@ def torch_candidate(case: Case, plan: Any, members: list[Any], x: Any, y: Any, *
 
 def candidates(case: Case, plan: Any, x: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, Callable[[], Candidate]]]:
     """Yields the name of each candidate and what builds it; all take the weights that jaxconv draws."""
-    from experiments.benchmarks.networks import jaxconv_network
+    from experiments.benchmarks.networks.with_jaxconv import jaxconv_network
 
     net, shape = jaxconv_network(plan), (1, *case.shape)
     members = [net.init(jax.random.key(i), shape) for i in range(MEMBERS if case.what == "ensemble" else 1)]
