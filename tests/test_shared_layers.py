@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxconv as jc
@@ -220,3 +221,52 @@ def test_a_shared_leaf_is_counted_once():
     table = jc.summary(jc.serial(head=jc.shared(jc.Conv(4))), ((1, 8, 8, 3), (1, 4, 4, 3)))
     assert table.parameters == 112
     assert table.macs == (64 + 16) * 108
+
+
+def scenes(key, count):
+    """Images with a small or a large square, and where it is on maps of 1/2 and 1/4 of their size."""
+    draws = jax.random.split(key, count)
+
+    def scene(key):
+        large, at = jax.random.bernoulli(key), jax.random.randint(jax.random.fold_in(key, 1), (2,), 0, 12)
+        size = jnp.where(large, 6, 2)
+        inside = [(jnp.arange(16) >= start) & (jnp.arange(16) < start + size) for start in at]
+        image = (inside[0][:, None] & inside[1]).astype(jnp.float32)[..., None]
+        fine, coarse = jc.max_pool(image, 2) * (1 - large), jc.max_pool(image, 4) * large
+        noise = 0.1 * jax.random.normal(jax.random.fold_in(key, 2), image.shape)
+        return image + noise, jnp.concatenate([fine.ravel(), coarse.ravel()])
+
+    return jax.vmap(scene)(draws)
+
+
+def test_a_shared_head_learns_on_two_feature_maps():
+    trunk = jc.serial(
+        stem=jc.Conv(16, stride=2), relu=jax.nn.relu,
+        fine=jc.serial(jc.Conv(16), jax.nn.relu), coarse=jc.serial(jc.Conv(16, stride=2), jax.nn.relu),
+    )  # fmt: skip
+    maps = jc.backbone(trunk, ["fine", "coarse"])
+    head = Pyramid((("head", jc.serial(jc.Conv(16), jax.nn.relu, jc.Conv(1))),))
+    net = jc.serial(maps=maps, levels=jc.Fn(lambda found: tuple(found.values())), heads=head)
+    x, y = scenes(jax.random.key(0), 128)
+    params, state = net.init(0, x)
+    optimizer = optax.adam(1e-2)
+
+    def loss(params):
+        scores = net.apply(params, state, x)[0][..., 0]
+        return optax.sigmoid_binary_cross_entropy(scores, y).mean(), scores
+
+    @jc.jit
+    def train(params):
+        def step(carry, _):
+            params, moments = carry
+            grads, _ = jax.grad(loss, has_aux=True)(params)
+            updates, moments = optimizer.update(grads, moments)
+            return (optax.apply_updates(params, updates), moments), ()
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=60)[0][0]
+
+    before, (after, scores) = loss(params)[0], loss(train(params))
+    assert after < before / 10
+    # At nine of ten output positions with a square, of both sizes.
+    for level in (slice(0, 64), slice(64, None)):
+        assert (scores[:, level] > 0)[y[:, level] > 0].mean() > 0.9
