@@ -6,17 +6,26 @@ Downloads happen only with ``download=True``. Optional packages are imported on 
 from jaxconv.data.augment import channel_statistics, cutout, normalize, random_crop, random_flip, random_shift
 from jaxconv.data.cifar import cifar10
 from jaxconv.data.dataset import DataError, Dataset, split
+from jaxconv.data.folder import ImageFolder, image_folder
 from jaxconv.data.idx import read_idx
 from jaxconv.data.images import read_image
+from jaxconv.data.loader import Batches, batches
 from jaxconv.data.mnist import fashion_mnist, mnist5k
+from jaxconv.data.windows import CenterCrop, RandomResizedCrop
 
 __all__ = [
+    "Batches",
+    "CenterCrop",
     "DataError",
     "Dataset",
+    "ImageFolder",
+    "RandomResizedCrop",
+    "batches",
     "channel_statistics",
     "cifar10",
     "cutout",
     "fashion_mnist",
+    "image_folder",
     "mnist5k",
     "normalize",
     "random_crop",

@@ -42,6 +42,7 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
+JPEG_START = b"\xff\xd8"
 
 
 def read_image(path: StrPath) -> np.ndarray:
@@ -77,33 +78,48 @@ def read_image(path: StrPath) -> np.ndarray:
     ...     read_image(path)
     array([[[255,   0,   0]]], dtype=uint8)
     """
+    return decode_image(file_content(Path(path)), path)
+
+
+def decode_image(content: bytes, name: StrPath) -> np.ndarray:
+    """Returns the image in the bytes of a file, as `read_image` does; ``name`` is the file's name in errors."""
+    image = open_image(content, name)
+    # Decoders raise any exception for a damaged file.
+    try:
+        return _pixels(image, _pillow())
+    except Exception as error:
+        _refuse(name, error)
+
+
+def open_image(content: bytes, name: StrPath) -> Any:
+    """Returns the Pillow image in the bytes of a file, before its pixels are decoded, and after all checks."""
     pil = _pillow()
-    content = _content(Path(path))
+    if not content:
+        raise DataError(f"{name} must be an image file, got an empty file")
     try:
         image = pil.Image.open(io.BytesIO(content), formats=list(FORMATS))
     except (pil.Image.DecompressionBombWarning, pil.Image.DecompressionBombError) as error:
-        raise DataError(f"{path} must have at most {LARGEST_IMAGE:,} pixels in total: {error}") from error
+        raise DataError(f"{name} must have at most {LARGEST_IMAGE:,} pixels in total: {error}") from error
     except pil.UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image of the formats {', '.join(FORMATS)}") from error
+        raise DataError(f"{name} is not an image of the formats {', '.join(FORMATS)}") from error
     except Exception as error:
-        _refuse(path, error)
-    _check_size(path, *image.size)
+        _refuse(name, error)
+    _check_size(name, *image.size)
     if image.mode not in _EIGHT_BITS and not _is_gray16(image):
         raise DataError(
-            f"{path} must have unsigned integers of at most 16 bits a channel, got Pillow's mode {image.mode!r}: the "
+            f"{name} must have unsigned integers of at most 16 bits a channel, got Pillow's mode {image.mode!r}: the "
             "range of the values is unknown; read the file with np.asarray(PIL.Image.open(path)) and scale it"
         )
-    # Decoders raise any exception for a damaged file.
     try:
         if image.format == "PNG":
             _check_png(content)
-        elif content.startswith(b"\xff\xd8"):
-            _check_scans(path, content)
-        return _pixels(image, pil)
+        elif content.startswith(JPEG_START):
+            _check_scans(name, content)
     except DataError:
         raise
     except Exception as error:
-        _refuse(path, error)
+        _refuse(name, error)
+    return image
 
 
 def images_by_class(folder: StrPath) -> dict[str, list[Path]]:
@@ -166,17 +182,14 @@ def _refuse(path: StrPath, error: Exception) -> NoReturn:
     raise DataError(f"{path} is damaged or truncated: {reason or type(error).__name__}") from error
 
 
-def _content(path: Path) -> bytes:
-    """Returns the bytes of a file; checks and decoder use the same bytes."""
+def file_content(path: Path) -> bytes:
+    """Returns the bytes of a file of at most 1 GiB; checks and decoder use the same bytes."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{path} must be an image file, got {'a folder' if path.is_dir() else 'a pipe or device'}")
     if status.st_size > LARGEST_FILE:
         raise DataError(f"{path} must have at most {LARGEST_FILE:,} bytes, got {status.st_size:,}")
-    content = path.read_bytes()
-    if not content:
-        raise DataError(f"{path} must be an image file, got an empty file")
-    return content
+    return path.read_bytes()
 
 
 def _check_size(path: StrPath, width: int, height: int) -> None:
