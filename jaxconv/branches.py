@@ -12,13 +12,16 @@ from typing import Any, ClassVar
 
 import jax
 
-from jaxconv.compose import AROUND, LayerLike, Serial, Wrapper, as_keyword, as_layer, check_name, concatenate
+from jaxconv.compose import AROUND, Serial, Wrapper, as_keyword, as_layer, check_name, concatenate
+from jaxconv.composite import Composite, Run
+from jaxconv.described import name_of
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
-from jaxconv.layer import Array, Children, Composite, Layer, Run, Tree, level_names, name_of
+from jaxconv.layer import Array, Children, Layer, LayerLike, Tree
 from jaxconv.layers import Pad, Resize
 from jaxconv.layers.base import batched_sizes
 from jaxconv.ops.resize import check_method
+from jaxconv.tree import level_names
 
 Maps = tuple[tuple[str, str], ...]
 

@@ -11,30 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv import geometry as geo
+from jaxconv.capture import staged
+from jaxconv.child import child_key, run_child
+from jaxconv.composite import Composite, Run, init_child
+from jaxconv.described import name_of
 from jaxconv.errors import DTypeError, ShapeError, did_you_mean
 from jaxconv.keys import as_key
-from jaxconv.layer import (
-    Array,
-    Children,
-    Composite,
-    Layer,
-    Params,
-    Run,
-    State,
-    Tree,
-    as_struct,
-    broadcasts,
-    child_key,
-    init_child,
-    name_of,
-    rebuilt,
-    run_child,
-    staged,
-    walk,
-)
+from jaxconv.layer import Array, Children, Layer, LayerLike, Params, State, Tree
 from jaxconv.layers import Fn
-
-LayerLike = Layer | Callable[[Tree], Tree]
+from jaxconv.structs import as_struct, broadcasts
+from jaxconv.tree import rebuilt, walk
 
 _FROM_FLAX = {"flax.linen": "from_linen", "flax.nnx": "from_nnx"}
 

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import jaxconv as jc
 from jaxconv.geometry import Field
 from jaxconv.inspect import activations, receptive_field
-from jaxconv.layer import walk
+from jaxconv.tree import walk
 from tests.nets import ready
 
 X = (2, 8, 8, 3)

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxconv as jc
-from jaxconv.layer import Composite, child_key
+from jaxconv.child import child_key
+from jaxconv.composite import Composite
 from tests.nets import Shift, Twice, double, networks, normal, randomized, ready
 from tests.ops.transforms import strict_flags
 

@@ -102,9 +102,9 @@ def test_what_is_not_there_is_named():
 def test_public_names_are_listed_once():
     """Each module's __all__ is true, and no two of them export different things by one name."""
     owners = {}
-    for module in ("compose", "geometry", "layer", "layers.conv", "layers.noise", "layers.norm", "layers.pool",
-                   "layers.shape", "ops.conv", "ops.dense", "ops.dropin", "ops.dropout", "ops.norm", "ops.pad",
-                   "ops.pool", "ops.resize"):  # fmt: skip
+    modules = """compose composite geometry layer layers.conv layers.noise layers.norm layers.pool layers.shape ops.conv
+        ops.dense ops.dropin ops.dropout ops.norm ops.pad ops.pool ops.resize tree"""
+    for module in modules.split():
         loaded = importlib.import_module(f"jaxconv.{module}")
         for name in getattr(loaded, "__all__", ()):
             assert hasattr(loaded, name), (module, name)
@@ -155,8 +155,12 @@ def test_a_submodule_does_not_hide_a_function_of_the_front_door():
 # Lowest first. Modules of one line do not import each other, but for those of the last line.
 ORDER = """
     errors keys leftovers names
-    geometry keys pointwise
-    ops layer
+    geometry pointwise
+    layer
+    ops structs described paths tree
+    capture
+    child
+    composite
     layers compiler batches data patch
     compose
     branches

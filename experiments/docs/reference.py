@@ -37,6 +37,7 @@ TITLES = {
     "branches": "Backbones and auxiliary heads",
     "compiler": "Compiling",
     "compose": "Composition",
+    "composite": "Custom composites",
     "geometry": "Sizes and receptive fields",
     "inspect/table": "Summary",
     "layer": "The layer protocol",
@@ -53,6 +54,7 @@ TITLES = {
     "layers/pool": "Pooling",
     "layers/shape": "Shapes and functions",
     "patch": "Other people's code",
+    "tree": "Replacing layers",
 }
 SPELLED = {
     name.lower().replace("-", ""): name

@@ -13,8 +13,9 @@ from jaxconv.compiler import jit
 from jaxconv.compose import Repeat
 from jaxconv.errors import DTypeError, ShapeError, did_you_mean
 from jaxconv.keys import KeyLike, as_key
-from jaxconv.layer import Array, Layer, Params, State, Tree, walk
+from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import ArrayLike
+from jaxconv.tree import walk
 
 Target = int | ArrayLike | Callable[[Tree], Array] | None
 

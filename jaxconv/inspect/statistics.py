@@ -25,8 +25,9 @@ from jaxconv.inspect.arguments import (
 )
 from jaxconv.inspect.rectifiers import rectifier_paths
 from jaxconv.keys import KeyLike
-from jaxconv.layer import Array, Layer, Params, State, Tree, walk
+from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import largest
+from jaxconv.tree import walk
 
 
 def dead_units(

@@ -24,8 +24,10 @@ from jaxconv.inspect.arguments import (
     stacked_axes,
 )
 from jaxconv.inspect.trace import Row, trace
-from jaxconv.layer import Array, Layer, Params, State, Tree, as_struct, struct_of, walk
+from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import accumulator, largest
+from jaxconv.structs import as_struct, struct_of
+from jaxconv.tree import walk
 
 Box = tuple[tuple[int, int], ...]
 

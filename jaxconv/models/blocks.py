@@ -6,10 +6,10 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from jaxconv.compose import LayerLike, Serial, gate, residual, serial
+from jaxconv.compose import Serial, gate, residual, serial
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import IntOrTuple
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import AdaptiveAvgPool, BatchNorm, Conv, DropPath
 
 Activation = Callable[[Any], Any]

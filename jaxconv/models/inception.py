@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from jaxconv.branches import auxiliary
-from jaxconv.compose import Inline, LayerLike, concat, inline, serial
+from jaxconv.compose import Inline, concat, inline, serial
 from jaxconv.errors import DTypeError, ShapeError
 from jaxconv.geometry import IntOrTuple
-from jaxconv.layer import Array, Layer
+from jaxconv.layer import Array, Layer, LayerLike
 from jaxconv.layers import (
     AdaptiveAvgPool,
     AvgPool,

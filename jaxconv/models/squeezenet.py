@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import jax
 from jax.nn import initializers
 
-from jaxconv.compose import Inline, LayerLike, concat, inline, serial
-from jaxconv.layer import Layer
+from jaxconv.compose import Inline, concat, inline, serial
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import Conv, Dropout, GlobalAvgPool, Identity, MaxPool
 from jaxconv.models.blocks import scaled
 

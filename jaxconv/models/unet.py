@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from jaxconv.branches import TopDown, backbone, resized, top_down
-from jaxconv.compose import LayerLike, serial
+from jaxconv.compose import serial
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import BatchNorm, Conv, ConvTranspose, Dropout, MaxPool, Resize
 
 UPSAMPLING = ("transpose", "resize")

@@ -10,8 +10,9 @@ import numpy as np
 
 from jaxconv.batches import Preprocess, batches
 from jaxconv.compiler import jit
-from jaxconv.layer import Layer, struct_of
+from jaxconv.layer import Layer
 from jaxconv.ops.arrays import wider
+from jaxconv.structs import struct_of
 from jaxconv.train.checks import check_arrays, check_batch, check_labels
 from jaxconv.train.state import Loss
 from jaxconv.train.step import METRICS, is_classification

@@ -9,8 +9,9 @@ import numpy as np
 
 from jaxconv.errors import did_you_mean
 from jaxconv.inspect.activations import activations
-from jaxconv.layer import Layer, Params, State, Tree, walk
+from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.layers import Fn
+from jaxconv.tree import walk
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.places import to_numpy
 

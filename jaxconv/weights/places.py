@@ -12,8 +12,10 @@ import numpy as np
 
 import jaxconv.layers as nn
 from jaxconv.compose import Repeat
-from jaxconv.layer import Composite, Layer, Params, State, Tree, as_struct
+from jaxconv.composite import Composite
+from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.layers.base import Leaf
+from jaxconv.structs import as_struct
 from jaxconv.weights.errors import WeightsError
 
 Axes = Callable[[int], tuple[int, ...]]

@@ -16,7 +16,8 @@ import numpy as np
 import jaxconv
 import jaxconv.layers as nn
 from jaxconv.compose import AROUND
-from jaxconv.layer import Described, Layer, Params, State
+from jaxconv.described import Described
+from jaxconv.layer import Layer, Params, State
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.files import FORMAT, VERSION, StrPath, checksums, read, read_header, refusing, write
 from jaxconv.weights.formats import format_of

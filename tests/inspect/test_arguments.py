@@ -11,7 +11,7 @@ import jaxconv as jc
 from jaxconv import inspect
 from jaxconv.inspect import activations, objectives
 from jaxconv.inspect.arguments import check_path, check_unstacked, stacked_axes
-from jaxconv.layer import walk
+from jaxconv.tree import walk
 
 
 def test_stacked_axes_are_those_that_activations_adds():
