@@ -9,7 +9,7 @@
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
-from jaxconv.branches import *
+from jaxconv.backbones import *
 from jaxconv.compiler import *
 from jaxconv.compose import *
 from jaxconv.composite import *

@@ -102,8 +102,9 @@ def test_what_is_not_there_is_named():
 def test_public_names_are_listed_once():
     """Each module's __all__ is true, and no two of them export different things by one name."""
     owners = {}
-    modules = """compose composite geometry layer layers.conv layers.noise layers.norm layers.pool layers.shape ops.conv
-        ops.dense ops.dropin ops.dropout ops.norm ops.pad ops.pool ops.resize tree"""
+    modules = """backbones compose compose.structure compose.wrappers composite geometry layer layers.conv layers.noise
+        layers.norm layers.pool layers.shape ops.conv ops.dense ops.dropin ops.dropout ops.norm ops.pad ops.pool
+        ops.resize tree"""
     for module in modules.split():
         loaded = importlib.import_module(f"jaxconv.{module}")
         for name in getattr(loaded, "__all__", ()):
@@ -113,7 +114,19 @@ def test_public_names_are_listed_once():
     assert len(owners) > 60
 
 
-PACKAGES = ["", "data", "inspect", "inspect.figures", "interop", "layers", "models", "ops", "train", "weights"]
+PACKAGES = [
+    "",
+    "compose",
+    "data",
+    "inspect",
+    "inspect.figures",
+    "interop",
+    "layers",
+    "models",
+    "ops",
+    "train",
+    "weights",
+]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -130,7 +143,7 @@ def test_dir_lists_public_names_once_and_nothing_else(package):
     assert all(name in vars(loaded) for name in public - subpackages - lazy)
 
 
-@pytest.mark.parametrize("package", ["ops", "layers", "models"])
+@pytest.mark.parametrize("package", ["ops", "layers", "compose", "models"])
 def test_a_package_exports_what_its_modules_export(package):
     loaded = importlib.import_module(f"jaxconv.{package}")
     sources = [
@@ -163,7 +176,7 @@ ORDER = """
     composite
     layers compiler batches data patch
     compose
-    branches
+    backbones
     models interop weights inspect train
 """
 

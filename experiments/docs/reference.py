@@ -26,6 +26,7 @@ SECTIONS = {
     "ops": "Ops",
     "layers": "Layers",
     "": "Networks",
+    "compose": "Composition",
     "inspect": "Looking in",
     "models": "Models",
     "weights": "Weights",
@@ -34,9 +35,10 @@ SECTIONS = {
     "interop": "Other frameworks",
 }
 TITLES = {
-    "branches": "Backbones and auxiliary heads",
+    "backbones": "Backbones and auxiliary heads",
     "compiler": "Compiling",
-    "compose": "Composition",
+    "compose/structure": "Structure",
+    "compose/wrappers": "Wrappers",
     "composite": "Custom composites",
     "geometry": "Sizes and receptive fields",
     "inspect/table": "Summary",

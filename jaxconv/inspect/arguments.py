@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.compiler import jit
-from jaxconv.compose import Repeat
+from jaxconv.compose.wrappers import Repeat
 from jaxconv.errors import DTypeError, ShapeError, did_you_mean
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array, Layer, Params, State, Tree

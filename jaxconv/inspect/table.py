@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import jax
 
-from jaxconv.compose import Repeat
+from jaxconv.compose.wrappers import Repeat
 from jaxconv.composite import Composite
 from jaxconv.geometry import Field
 from jaxconv.inspect.trace import Fields, Row, trace

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxconv.compose import Repeat
+from jaxconv.compose.wrappers import Repeat
 from jaxconv.composite import Composite
 from jaxconv.errors import located
 from jaxconv.geometry import IDENTITY, Field, clip_field, compose_field, cover_fields

@@ -10,7 +10,7 @@ from flax.core import meta, unfreeze
 from flax.errors import InvalidRngError
 
 from jaxconv.child import child_key
-from jaxconv.compose import as_layer
+from jaxconv.compose.base import as_layer
 from jaxconv.described import Described, name_of
 from jaxconv.errors import MissingKeyError
 from jaxconv.interop.mode import Flags, TrainArgument, flag_values, parameters, train_flags

@@ -12,7 +12,7 @@ from flax import nnx
 from flax.traverse_util import unflatten_dict
 
 from jaxconv.child import child_key
-from jaxconv.compose import as_layer
+from jaxconv.compose.base import as_layer
 from jaxconv.described import Described, name_of
 from jaxconv.errors import MissingKeyError, ShapeError
 from jaxconv.interop.mode import Flags, TrainArgument, flag_values, train_flags

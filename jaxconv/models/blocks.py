@@ -6,7 +6,8 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from jaxconv.compose import Serial, gate, residual, serial
+from jaxconv.compose import gate, residual, serial
+from jaxconv.compose.structure import Serial
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import IntOrTuple
 from jaxconv.layer import Layer, LayerLike

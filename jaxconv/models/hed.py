@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from jaxconv.branches import backbone, on_map, resized
-from jaxconv.compose import concatenate, inline, parallel, serial
+from jaxconv.backbones import backbone, on_map
+from jaxconv.compose import inline, parallel, resized, serial
+from jaxconv.compose.structure import concatenate
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Layer, LayerLike

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
-from jaxconv.branches import TopDown, backbone, resized, top_down
-from jaxconv.compose import serial
+from jaxconv.backbones import TopDown, backbone, top_down
+from jaxconv.compose import resized, serial
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Layer, LayerLike

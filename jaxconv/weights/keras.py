@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jaxconv.layers as nn
-from jaxconv.compose import Repeat
+from jaxconv.compose.wrappers import Repeat
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.weights.defaults import check_epsilons, keras_config, warn_of_functions
 from jaxconv.weights.errors import WeightsError

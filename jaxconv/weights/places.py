@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxconv.layers as nn
-from jaxconv.compose import Repeat
+from jaxconv.compose.wrappers import Repeat
 from jaxconv.composite import Composite
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.layers.base import Leaf

@@ -15,7 +15,7 @@ import numpy as np
 
 import jaxconv
 import jaxconv.layers as nn
-from jaxconv.compose import AROUND
+from jaxconv.compose.wrappers import AROUND
 from jaxconv.described import Described
 from jaxconv.layer import Layer, Params, State
 from jaxconv.weights.errors import WeightsError

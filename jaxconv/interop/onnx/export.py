@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from jaxconv.compose import AROUND, Repeat, Split, _add, _multiply, concatenate
+from jaxconv.compose.structure import Split, _add, _multiply, concatenate
+from jaxconv.compose.wrappers import AROUND, Repeat
 from jaxconv.composite import Composite
 from jaxconv.interop.onnx.errors import OnnxError, Unsupported
 from jaxconv.interop.onnx.export_layers import LAYERS
