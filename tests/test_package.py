@@ -174,7 +174,7 @@ ORDER = """
     capture
     child
     composite
-    layers compiler batches data patch
+    layers compiler equal_batches data patch
     compose
     backbones
     models interop weights inspect train
