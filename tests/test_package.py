@@ -1,6 +1,7 @@
 """The import, the public names and their docstrings."""
 
 import ast
+import graphlib
 import importlib
 import inspect
 import json
@@ -195,3 +196,26 @@ def test_imports_go_down_only():
                 if other != own and not (heights[other] < heights[own] or heights[other] == heights[own] == last):
                     wrong.append(f"{path.relative_to(package)} imports {node.module}")
     assert wrong == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Imports inside functions count too; those of the front door, which loads packages when they are used, do not.
+
+    Without ``ops``, where an algorithm calls others through the table that chooses it.
+    """
+    package = Path(jc.__file__).parent
+    sources = {
+        ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"): path.read_text()
+        for path in package.rglob("*.py")
+        if "ops" not in path.parts
+    }
+    del sources["jaxconv"]
+    imported = {}
+    for name, source in sources.items():
+        nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) and node.module]
+        named = [f"{node.module}.{alias.name}" for node in nodes for alias in node.names]
+        imported[name] = {n if n in sources else n.rpartition(".")[0] for n in named} & sources.keys()
+    try:
+        assert set(graphlib.TopologicalSorter(imported).static_order()) == set(sources)
+    except graphlib.CycleError as error:
+        raise AssertionError(f"a circle of imports: {' <- '.join(error.args[1])}") from None

@@ -12,8 +12,8 @@ from jaxconv.inspect.activations import activations
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.layers import Fn
 from jaxconv.tree import walk
+from jaxconv.weights.arrays import to_numpy
 from jaxconv.weights.errors import WeightsError
-from jaxconv.weights.places import to_numpy
 
 _HEADS = ("path", "layer", "shape", "difference", "relative", "")
 
