@@ -149,7 +149,7 @@ def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write(f"{folder}/a.safetensors", {"weight": jnp.ones((2, 3), jnp.bfloat16)})
-    ...     read(f"{folder}/a.safetensors")["weight"]
+    ...     jc.weights.read(f"{folder}/a.safetensors")["weight"]
     array([[1, 1, 1],
            [1, 1, 1]], dtype=bfloat16)
     """
