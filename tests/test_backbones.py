@@ -185,7 +185,7 @@ def test_the_backbone_of_a_frozen_network_is_frozen():
     _, new = run(net, params, state, x, train=True)
     jax.tree.map(assert_array_equal, new, state)
     some = jc.backbone(jc.frozen(deep(), but=["body.deeper"]), ["body.deeper"])
-    assert isinstance(dict(some.children)["body"], jc.branches.Backbone)
+    assert isinstance(dict(some.children)["body"], jc.backbones.Backbone)
 
 
 def test_maps_in_mixed_precision_keep_fields_of_their_own():
