@@ -138,7 +138,7 @@ def remat(layer: LayerLike, *, policy: Callable[..., bool] | None = None) -> Rem
       layer: any layer.
       policy: selects values that are stored, one of `jax.checkpoint_policies`.
 
-    >>> list(remat(serial(jc.Dense(3))).init(jax.random.key(0), (1, 2))[0])
+    >>> list(remat(jc.serial(jc.Dense(3))).init(jax.random.key(0), (1, 2))[0])
     ['0']
     """
     return Remat(as_layer(layer), policy)
