@@ -26,7 +26,7 @@ import jaxconv as jc
 from experiments import report
 from jaxconv.data import Dataset, channel_statistics, normalize, random_flip, random_shift
 from jaxconv.inspect import figures
-from jaxconv.layer import walk
+from jaxconv.tree import walk
 
 HELD_OUT = 0.05
 SMOOTHING = 0.1

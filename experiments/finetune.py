@@ -34,7 +34,7 @@ from jaxconv.data import Dataset
 from jaxconv.data.images import images_by_class
 from jaxconv.errors import did_you_mean
 from jaxconv.inspect import figures
-from jaxconv.layer import walk
+from jaxconv.tree import walk
 
 HEAD = "_fc"
 TEST_SHARE = 0.2

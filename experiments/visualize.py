@@ -32,7 +32,7 @@ from jaxconv.inspect.arguments import check_path
 from jaxconv.inspect.images import Parameterization
 from jaxconv.inspect.maximization import maximize
 from jaxconv.inspect.views import View
-from jaxconv.layer import walk
+from jaxconv.tree import walk
 
 PIECE = 96
 # The size of an image depends on the layer's receptive field: for early layers a small image is enough.

@@ -9,9 +9,10 @@
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
-from jaxconv.branches import *
+from jaxconv.backbones import *
 from jaxconv.compiler import *
 from jaxconv.compose import *
+from jaxconv.composite import *
 from jaxconv.errors import DTypeError as DTypeError
 from jaxconv.errors import MissingKeyError as MissingKeyError
 from jaxconv.errors import ParameterError as ParameterError
@@ -26,6 +27,7 @@ from jaxconv.ops.lowering import convs_saveable as convs_saveable
 from jaxconv.ops.lowering import explain as explain
 from jaxconv.ops.lowering import lowering as lowering
 from jaxconv.patch import patch_lax as patch_lax
+from jaxconv.tree import *
 
 _PACKAGES = ("data", "inspect", "interop", "models", "train", "weights")
 _LAZY = {"summary": "inspect"}

@@ -1,5 +1,6 @@
 """Exceptions. A message is one sentence, "x must be ..., got ...", after the path of the layer."""
 
+import contextlib
 import difflib
 import os
 from collections.abc import Iterable
@@ -86,3 +87,32 @@ def short_traceback(traceback: TracebackType | None) -> TracebackType | None:
             entry = frames[i]
             short = TracebackType(short, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return short
+
+
+class located:
+    """Prepends the child's name to the path of an error that is raised inside, and shortens its traceback."""
+
+    def __init__(self, name: str, layer: object):
+        self.name, self.type = name, getattr(layer, "type_name", type(layer).__name__)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: Any, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if not isinstance(error, Exception):
+            return
+        error.__traceback__ = short_traceback(traceback)
+        if isinstance(error, LocatedError):
+            error.locate(self.name, self.type)
+            return
+        path, where = getattr(error, "_jaxconv_path", ((), self.type))
+        path = (self.name, *path) if self.name else path
+        with contextlib.suppress(AttributeError):
+            error._jaxconv_path = path, where  # type: ignore[attr-defined]
+            _note(error, f"in layer {'.'.join(path)} ({where})")
+
+
+def _note(error: Exception, note: str) -> None:
+    """Keeps one note about the layer: the note of an outer layer contains, and so replaces, that of an inner layer."""
+    notes = [n for n in getattr(error, "__notes__", ()) if not n.startswith("in layer ")]
+    error.__notes__ = [*notes, note]

@@ -310,7 +310,7 @@ class Twice:
         return {name: params}, {name: state} if state else {}
 
     def apply(self, params, state, x, *, train=False, key=None):
-        from jaxconv.layer import run_child
+        from jaxconv.child import run_child
 
         ((name, layer),) = self.children
         for _ in range(2):

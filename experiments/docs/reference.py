@@ -26,6 +26,7 @@ SECTIONS = {
     "ops": "Ops",
     "layers": "Layers",
     "": "Networks",
+    "compose": "Composition",
     "inspect": "Looking in",
     "models": "Models",
     "weights": "Weights",
@@ -34,9 +35,11 @@ SECTIONS = {
     "interop": "Other frameworks",
 }
 TITLES = {
-    "branches": "Backbones and auxiliary heads",
+    "backbones": "Backbones and auxiliary heads",
     "compiler": "Compiling",
-    "compose": "Composition",
+    "compose/structure": "Structure",
+    "compose/wrappers": "Wrappers",
+    "composite": "Custom composites",
     "geometry": "Sizes and receptive fields",
     "inspect/table": "Summary",
     "layer": "The layer protocol",
@@ -53,6 +56,7 @@ TITLES = {
     "layers/pool": "Pooling",
     "layers/shape": "Shapes and functions",
     "patch": "Other people's code",
+    "tree": "Replacing layers",
 }
 SPELLED = {
     name.lower().replace("-", ""): name

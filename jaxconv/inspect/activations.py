@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 
+from jaxconv.capture import Capture, capturing
 from jaxconv.errors import ShapeError, did_you_mean
 from jaxconv.inspect.arguments import as_paths
 from jaxconv.keys import KeyLike
-from jaxconv.layer import Capture, Layer, Params, State, Tree, capturing, plain_path, walk
+from jaxconv.layer import Layer, Params, State, Tree
+from jaxconv.paths import plain_path
+from jaxconv.tree import walk
 
 
 def activations(

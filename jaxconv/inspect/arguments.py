@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.compiler import jit
-from jaxconv.compose import Repeat
+from jaxconv.compose.wrappers import Repeat
 from jaxconv.errors import DTypeError, ShapeError, did_you_mean
+from jaxconv.geometry import as_int
 from jaxconv.keys import KeyLike, as_key
-from jaxconv.layer import Array, Layer, Params, State, Tree, walk
+from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import ArrayLike
+from jaxconv.tree import walk
 
 Target = int | ArrayLike | Callable[[Tree], Array] | None
 
@@ -39,6 +41,14 @@ def check_outside(name: str, *given: Tree, inside: str) -> None:
     """Raises TypeError where a function that loops on the host is called in a trace; the error names a replacement."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
         raise TypeError(f"{name} loops on the host, so jit, grad and vmap cannot trace it: inside them use {inside}")
+
+
+def check_data(images: Any, batch_size: int, name: str = "images") -> tuple[Any, int]:
+    """Returns a data set as an array and the batch size, or raises ShapeError."""
+    images = images if hasattr(images, "shape") else np.asarray(images)
+    if not images.ndim or not len(images):
+        raise ShapeError(f"{name} must be an array with at least one item on its first axis, got {images.shape}")
+    return images, min(as_int(batch_size, "batch_size", least=1), len(images))
 
 
 @contextlib.contextmanager

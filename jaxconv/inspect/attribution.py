@@ -15,15 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.child import child_key
 from jaxconv.compiler import jit
 from jaxconv.errors import MissingKeyError, ShapeError
 from jaxconv.geometry import IntOrTuple, as_int, as_tuple
 from jaxconv.inspect.arguments import Target, as_input, scores, settled, split_target
 from jaxconv.inspect.rectifiers import rectifies
 from jaxconv.keys import KeyLike
-from jaxconv.layer import Array, Layer, Params, State, Tree, broadcasts, child_key, map_layers
+from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.layers import Fn
 from jaxconv.ops.arrays import ArrayLike, accumulator, apply_along
+from jaxconv.structs import broadcasts
+from jaxconv.tree import map_layers
 
 
 def saliency(net: Layer, params: Params, state: State, x: ArrayLike, target: Target = None) -> Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxconv.batches import Preprocess
+from jaxconv.equal_batches import Preprocess
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.inspect import objectives

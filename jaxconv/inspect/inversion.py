@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxconv.batches import Preprocess
+from jaxconv.equal_batches import Preprocess
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import check_hashable, check_outside, check_unstacked, one_array, random_key

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.batches import Preprocess
+from jaxconv.equal_batches import Preprocess
 from jaxconv.geometry import as_int
 from jaxconv.inspect import objectives
 from jaxconv.inspect.arguments import check_hashable, check_outside, random_key

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxconv.batches import Preprocess
+from jaxconv.equal_batches import Preprocess
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import check_hashable, check_unstacked

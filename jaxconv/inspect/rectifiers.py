@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.layer import Array, Layer, map_layers, walk
+from jaxconv.layer import Array, Layer
 from jaxconv.layers import Fn
 from jaxconv.pointwise import is_pointwise
+from jaxconv.tree import map_layers, walk
 
 _BELOW = np.array([-1e3, -6, -3, -1.5, -0.5, -1e-2, 0], np.float32)
 _ABOVE = np.array([1e-2, 0.5, 1.5, 3, 6, 1e3], np.float32)

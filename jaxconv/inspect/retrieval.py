@@ -8,12 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.batches import Preprocess, batches, check_data, keep_best, nothing_yet
 from jaxconv.compiler import jit
+from jaxconv.equal_batches import Preprocess, equal_batches
 from jaxconv.errors import DTypeError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.arguments import check_hashable, check_outside, check_unstacked, naming_preprocess, one_array
+from jaxconv.inspect.arguments import (
+    check_data,
+    check_hashable,
+    check_outside,
+    check_unstacked,
+    naming_preprocess,
+    one_array,
+)
+from jaxconv.inspect.top_k import keep_best, nothing_yet
 from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import ArrayLike, accumulator
 
@@ -62,7 +70,9 @@ def embed(
     check_unstacked(net, path)
     features = functools.partial(_features, net, path, preprocess, params, state)
     with naming_preprocess(images, preprocess):
-        return np.concatenate([np.asarray(features(part.items))[part.skip :] for part in batches(images, batch_size)])
+        return np.concatenate(
+            [np.asarray(features(part.items))[part.skip :] for part in equal_batches(images, batch_size)]
+        )
 
 
 @functools.partial(jit, static_argnums=(0, 1, 2))
@@ -143,10 +153,10 @@ def nearest(
     batch_size = as_int(batch_size, "batch_size", least=1)
     scaled = _unit if metric == "cosine" else _centered(queries, database)
     found = []
-    for some in batches(queries, batch_size):
+    for some in equal_batches(queries, batch_size):
         asked = scaled(some.items)
         best = nothing_yet(len(some.items), k, np.float32, others=1)
-        for rows in batches(database, batch_size):
+        for rows in equal_batches(database, batch_size):
             best = _compare(metric, exclude_self, asked, scaled(rows.items), some.start, rows.start, rows.skip, best)
         indices, distances = _ranked(metric, some.items, database, *map(np.asarray, best))
         found.append((indices[some.skip :], distances[some.skip :]))

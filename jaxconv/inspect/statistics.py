@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_leaves_with_path as leaves
 
-from jaxconv.batches import Preprocess, batches, check_data
 from jaxconv.compiler import jit
+from jaxconv.equal_batches import Preprocess, equal_batches
 from jaxconv.errors import ParameterError, ShapeError
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import (
     as_paths,
+    check_data,
     check_hashable,
     check_outside,
     check_path,
@@ -25,8 +26,9 @@ from jaxconv.inspect.arguments import (
 )
 from jaxconv.inspect.rectifiers import rectifier_paths
 from jaxconv.keys import KeyLike
-from jaxconv.layer import Array, Layer, Params, State, Tree, walk
+from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import largest
+from jaxconv.tree import walk
 
 
 def dead_units(
@@ -78,7 +80,7 @@ def dead_units(
         check_path(net, path)
     highest: dict[str, Any] = dict.fromkeys(chosen, -np.inf)
     with naming_preprocess(images, preprocess):
-        for part in batches(images, batch_size):
+        for part in equal_batches(images, batch_size):
             found = _highest(net, chosen, preprocess, params, state, part.items)
             highest = {path: np.maximum(highest[path], found[path]) for path in chosen}
     for path, units in highest.items():

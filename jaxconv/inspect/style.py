@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxconv.batches import Preprocess
 from jaxconv.compiler import jit
+from jaxconv.equal_batches import Preprocess
 from jaxconv.errors import ShapeError
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import as_paths, check_hashable, check_outside, check_unstacked, one_array, random_key

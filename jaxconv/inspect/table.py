@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 import jax
 
-from jaxconv.compose import Repeat
+from jaxconv.compose.wrappers import Repeat
+from jaxconv.composite import Composite
 from jaxconv.geometry import Field
 from jaxconv.inspect.trace import Fields, Row, trace
-from jaxconv.layer import Composite, Layer, Tree, as_struct
+from jaxconv.layer import Layer, Tree
 from jaxconv.layers import Fn
+from jaxconv.structs import as_struct
 
 _HEADS = ("path", "layer", "output", "params", "MACs", "receptive field")
 

@@ -7,21 +7,14 @@ from typing import Any
 
 import jax
 
-from jaxconv.compose import Repeat
+from jaxconv.compose.wrappers import Repeat
+from jaxconv.composite import Composite
+from jaxconv.errors import located
 from jaxconv.geometry import IDENTITY, Field, clip_field, compose_field, cover_fields
-from jaxconv.layer import (
-    Composite,
-    Layer,
-    Runs,
-    Tree,
-    as_struct,
-    below,
-    check_acyclic,
-    label_of,
-    located,
-    plain_path,
-    shape_of,
-)
+from jaxconv.layer import Layer, Tree
+from jaxconv.paths import Runs, below, label_of, plain_path
+from jaxconv.structs import as_struct, shape_of
+from jaxconv.tree import check_acyclic
 
 Fields = tuple[Field, ...] | None
 
@@ -161,7 +154,7 @@ class _Look:
 
 
 class _Route:
-    """One pass through a composite's ``route``, as `jaxconv.layer.Run`."""
+    """One pass through a composite's ``route``, as `jaxconv.Run`."""
 
     train = True
 

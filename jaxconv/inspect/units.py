@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.batches import Preprocess, batches, check_data, keep_best, nothing_yet
 from jaxconv.compiler import jit
+from jaxconv.equal_batches import Preprocess, equal_batches
 from jaxconv.errors import ParameterError, ShapeError
 from jaxconv.geometry import Field, as_int
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import (
+    check_data,
     check_hashable,
     check_outside,
     check_path,
@@ -23,9 +24,12 @@ from jaxconv.inspect.arguments import (
     one_array,
     stacked_axes,
 )
+from jaxconv.inspect.top_k import keep_best, nothing_yet
 from jaxconv.inspect.trace import Row, trace
-from jaxconv.layer import Array, Layer, Params, State, Tree, as_struct, struct_of, walk
+from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import accumulator, largest
+from jaxconv.structs import as_struct, struct_of
+from jaxconv.tree import walk
 
 Box = tuple[tuple[int, int], ...]
 
@@ -222,7 +226,7 @@ def top_patches(
     spans = _all_spans(row, sizes, True)
     best = nothing_yet(len(chosen), k, accumulator(row.output.dtype), others=2)
     excite = functools.partial(_excite, net, path, preprocess, params, state, chosen, _seeing(spans, len(size)))
-    for part in batches(images, batch_size):
+    for part in equal_batches(images, batch_size):
         best = excite(part.items, part.start, part.skip, best)
     scores, numbers, flat = map(np.asarray, best)
     if not np.isfinite(scores).all():

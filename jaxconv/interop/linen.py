@@ -9,11 +9,14 @@ from flax import linen
 from flax.core import meta, unfreeze
 from flax.errors import InvalidRngError
 
-from jaxconv.compose import LayerLike, as_layer
+from jaxconv.child import child_key
+from jaxconv.compose.base import as_layer
+from jaxconv.described import Described, name_of
 from jaxconv.errors import MissingKeyError
 from jaxconv.interop.mode import Flags, TrainArgument, flag_values, parameters, train_flags
 from jaxconv.keys import KeyLike, as_key
-from jaxconv.layer import Described, Layer, Params, State, Tree, as_struct, child_key, name_of
+from jaxconv.layer import Layer, LayerLike, Params, State, Tree
+from jaxconv.structs import as_struct
 
 
 class LinenNet(linen.Module):

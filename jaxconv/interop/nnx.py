@@ -11,11 +11,13 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.traverse_util import unflatten_dict
 
-from jaxconv.compose import LayerLike, as_layer
+from jaxconv.child import child_key
+from jaxconv.compose.base import as_layer
+from jaxconv.described import Described, name_of
 from jaxconv.errors import MissingKeyError, ShapeError
 from jaxconv.interop.mode import Flags, TrainArgument, flag_values, train_flags
 from jaxconv.keys import KeyLike, as_key
-from jaxconv.layer import Array, Described, Layer, Params, State, Tree, child_key, name_of, take
+from jaxconv.layer import Array, Layer, LayerLike, Params, State, Tree, take
 
 Path = tuple[str | int, ...]
 Randomness = nnx.Rngs | nnx.RngStream | Array

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv import geometry as geo
+from jaxconv.described import Described
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import Field, IntOrTuple, Padding
 from jaxconv.keys import KeyLike, as_key
-from jaxconv.layer import Array, Described, Params, State, Tree, as_struct, take
+from jaxconv.layer import Array, Params, State, Tree, take
 from jaxconv.ops.arrays import spatial_sizes, window_tuple
 from jaxconv.ops.draws import drawn
+from jaxconv.structs import as_struct
 
 Initializer = Callable[..., Array]
 Geometry = tuple[Field, ...] | None

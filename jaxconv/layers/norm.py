@@ -11,10 +11,11 @@ from jaxconv import geometry as geo
 from jaxconv import ops
 from jaxconv.errors import ShapeError
 from jaxconv.keys import KeyLike
-from jaxconv.layer import Array, Params, State, Tree, as_struct, take
+from jaxconv.layer import Array, Params, State, Tree, take
 from jaxconv.layers.base import Geometry, Leaf, Ranked, batched_sizes, group_size, whole_fields
 from jaxconv.ops.arrays import to_rank
 from jaxconv.ops.norm import check_eps
+from jaxconv.structs import as_struct
 
 
 def _scale_and_bias(layer: Any, x: Any) -> Params:

@@ -7,9 +7,9 @@ single-column network of torchvision, with its names and shapes.
 
 import jax
 
-from jaxconv.compose import LayerLike, serial
+from jaxconv.compose import serial
 from jaxconv.geometry import as_int
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import AdaptiveAvgPool, Conv, Dense, Dropout, Flatten, LocalResponseNorm, MaxPool
 
 relu = jax.nn.relu

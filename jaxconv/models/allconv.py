@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import jax
 
-from jaxconv.compose import LayerLike, serial
+from jaxconv.compose import serial
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import Conv, Dropout, GlobalAvgPool, MaxPool
 
 # The windows of the convolutions before each of the two pools.

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 from jax.nn import initializers
 
-from jaxconv.compose import LayerLike, Serial, gate, residual, serial
+from jaxconv.compose import gate, residual, serial
+from jaxconv.compose.structure import Serial
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import IntOrTuple
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import AdaptiveAvgPool, BatchNorm, Conv, DropPath
 
 Activation = Callable[[Any], Any]

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import jax
 from jax.nn import initializers
 
-from jaxconv.compose import LayerLike, serial
+from jaxconv.compose import serial
 from jaxconv.errors import ShapeError
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import AdaptiveAvgPool, Conv, Dense, Dropout, Flatten, Identity, LayerNorm, LayerScale
 from jaxconv.models.blocks import drop_rates, scaled, with_shortcut
 

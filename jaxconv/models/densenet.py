@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import jax
 
-from jaxconv.compose import LayerLike, concat, inline, remat, serial
+from jaxconv.compose import concat, inline, remat, serial
 from jaxconv.geometry import as_int
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import AvgPool, BatchNorm, Conv, Dense, Dropout, GlobalAvgPool, Identity, MaxPool
 
 relu = jax.nn.relu

@@ -9,9 +9,9 @@ import math
 
 import jax
 
-from jaxconv.compose import LayerLike, serial
+from jaxconv.compose import serial
 from jaxconv.errors import ShapeError
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import BatchNorm, Conv, Dense, Dropout, GlobalAvgPool
 from jaxconv.models.blocks import FAN_OUT, scaled, strides_for, with_shortcut
 from jaxconv.models.efficientnet import V1

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from jaxconv.branches import backbone, on_map, resized
-from jaxconv.compose import LayerLike, concatenate, inline, parallel, serial
+from jaxconv.backbones import backbone, on_map
+from jaxconv.compose import inline, parallel, resized, serial
+from jaxconv.compose.structure import concatenate
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
-from jaxconv.layer import Array, Layer
+from jaxconv.layer import Array, Layer, LayerLike
 from jaxconv.layers import Conv, Identity, MaxPool
 
 # The mean color of VGG-16's training images: blue, green, red.

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from jaxconv.branches import auxiliary
-from jaxconv.compose import Inline, LayerLike, concat, inline, serial
+from jaxconv.backbones import auxiliary
+from jaxconv.compose import concat, inline, serial
 from jaxconv.errors import DTypeError, ShapeError
 from jaxconv.geometry import IntOrTuple
-from jaxconv.layer import Array, Layer
+from jaxconv.layer import Array, Layer, LayerLike
 from jaxconv.layers import (
     AdaptiveAvgPool,
     AvgPool,
@@ -180,14 +180,14 @@ def inception_v3(
     def reduce(features: int) -> Layer:
         return conv(features, 3, stride=2, padding="VALID")
 
-    def row(name: str, *layers: Layer) -> Inline:
+    def row(name: str, *layers: Layer) -> Layer:
         """Returns layers called name_1, name_2, ..., at the block's level."""
         return inline(serial(**{f"{name}_{i}": layer for i, layer in enumerate(layers, 1)}))
 
-    def only(name: str, layer: Layer) -> Inline:
+    def only(name: str, layer: Layer) -> Layer:
         return inline(serial(**{name: layer}))
 
-    def pooled(features: int) -> Inline:
+    def pooled(features: int) -> Layer:
         return inline(serial(pool=AvgPool(3, stride=1, padding=1), branch_pool=conv(features)))
 
     def a(features: int) -> Layer:
@@ -221,7 +221,7 @@ def inception_v3(
             only("pool", MaxPool(3, stride=2)),
         )
 
-    def fork(name: str) -> Inline:
+    def fork(name: str) -> Layer:
         """Returns a 1x3 and a 3x1 convolution of the same feature map."""
         return inline(concat(**{f"{name}a": conv(384, (1, 3)), f"{name}b": conv(384, (3, 1))}))
 

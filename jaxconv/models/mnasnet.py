@@ -5,8 +5,8 @@ Names and shapes are torchvision's.
 
 from jax.nn import initializers
 
-from jaxconv.compose import LayerLike, serial
-from jaxconv.layer import Layer
+from jaxconv.compose import serial
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import BatchNorm, Dense, Dropout, GlobalAvgPool
 from jaxconv.models.blocks import conv_norm_act, flat, inverted_bottleneck, scaled, strides_for, with_shortcut
 

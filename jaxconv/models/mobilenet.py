@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 from jax.nn import initializers
 
-from jaxconv.compose import LayerLike, serial
-from jaxconv.layer import Layer
+from jaxconv.compose import serial
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import BatchNorm, Dense, Dropout, GlobalAvgPool
 from jaxconv.models.blocks import (
     conv_norm_act,

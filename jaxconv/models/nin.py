@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import jax
 
-from jaxconv.compose import LayerLike, serial
+from jaxconv.compose import serial
 from jaxconv.geometry import as_int
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import AvgPool, Conv, Dropout, GlobalAvgPool, MaxPool
 
 

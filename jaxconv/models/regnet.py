@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from jax.nn import initializers
 
-from jaxconv.compose import LayerLike, residual, serial
+from jaxconv.compose import residual, serial
 from jaxconv.errors import ShapeError
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import Dense, Dropout, DropPath, GlobalAvgPool
 from jaxconv.models.blocks import conv_norm_act, divisible, drop_rates, scaled, squeeze_excite, strides_for
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxconv.compose import LayerLike, residual, serial
+from jaxconv.compose import residual, serial
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
-from jaxconv.layer import Array, Layer
+from jaxconv.layer import Array, Layer, LayerLike
 from jaxconv.layers import BatchNorm, Conv, Dense, Dropout, DropPath, GlobalAvgPool, MaxPool
 from jaxconv.models.blocks import FAN_OUT, drop_rates
 

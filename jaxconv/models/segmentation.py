@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import jax
 
-from jaxconv.branches import auxiliary, backbone, backbone_in, on_map, resized
-from jaxconv.compose import concat, serial
+from jaxconv.backbones import auxiliary, backbone, backbone_in, on_map
+from jaxconv.compose import concat, resized, serial
 from jaxconv.errors import ShapeError
 from jaxconv.layer import Layer
 from jaxconv.layers import AdaptiveAvgPool, BatchNorm, Conv, Dropout

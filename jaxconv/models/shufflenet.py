@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from jax.nn import initializers
 
-from jaxconv.compose import LayerLike, concat, inline, serial, split
+from jaxconv.compose import concat, inline, serial, split
 from jaxconv.errors import ShapeError
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import ChannelShuffle, Dense, Dropout, GlobalAvgPool, Identity, MaxPool
 from jaxconv.models.blocks import conv_norm_act, flat, scaled
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import jax
 from jax.nn import initializers
 
-from jaxconv.compose import Inline, LayerLike, concat, inline, serial
-from jaxconv.layer import Layer
+from jaxconv.compose import concat, inline, serial
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import Conv, Dropout, GlobalAvgPool, Identity, MaxPool
 from jaxconv.models.blocks import scaled
 
@@ -20,7 +20,7 @@ UNIFORM = initializers.he_uniform()
 PLAN = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
 
 
-def _conv(name: str, features: int, window: int = 1) -> Inline:
+def _conv(name: str, features: int, window: int = 1) -> Layer:
     conv: LayerLike = Conv(features, window, padding=window // 2, kernel_init=UNIFORM)
     return inline(serial(**{name: conv, f"{name}_activation": jax.nn.relu}))
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
-from jaxconv.branches import TopDown, backbone, resized, top_down
-from jaxconv.compose import LayerLike, serial
+from jaxconv.backbones import TopDown, backbone, top_down
+from jaxconv.compose import resized, serial
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import BatchNorm, Conv, ConvTranspose, Dropout, MaxPool, Resize
 
 UPSAMPLING = ("transpose", "resize")

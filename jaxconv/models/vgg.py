@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import jax
 from jax.nn import initializers
 
-from jaxconv.compose import LayerLike, serial
+from jaxconv.compose import serial
 from jaxconv.geometry import as_int
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import AdaptiveAvgPool, BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool
 from jaxconv.models.blocks import FAN_OUT
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxconv.layer import struct_of
+from jaxconv.structs import struct_of
 from jaxconv.train import layout
 from jaxconv.train.state import Loss
 from jaxconv.train.step import is_classification

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.batches import Preprocess, batches
 from jaxconv.compiler import jit
-from jaxconv.layer import Layer, struct_of
+from jaxconv.equal_batches import Preprocess, equal_batches
+from jaxconv.layer import Layer
 from jaxconv.ops.arrays import wider
+from jaxconv.structs import struct_of
 from jaxconv.train.checks import check_arrays, check_batch, check_labels
 from jaxconv.train.state import Loss
 from jaxconv.train.step import METRICS, is_classification
@@ -86,7 +87,7 @@ def measured(
 ) -> dict[str, Any]:
     """`evaluate` without checks, for one who made them before."""
     measure = functools.partial(_measure, net, loss, preprocess, params, state)
-    pairs = zip(batches(images, batch), batches(labels, batch), strict=True)
+    pairs = zip(equal_batches(images, batch), equal_batches(labels, batch), strict=True)
     sums = _one_behind(measure(some.items, theirs.items, some.skip) for some, theirs in pairs)
     totals: dict[str, float] = {}
     for batch_sums in sums:
@@ -133,7 +134,7 @@ def predict(
     check_arrays(images)
     check_batch(batch)
     run = functools.partial(_forward, net, preprocess, params, state)
-    outputs = _one_behind((run(some.items), some.skip) for some in batches(images, batch))
+    outputs = _one_behind((run(some.items), some.skip) for some in equal_batches(images, batch))
     pieces = [jax.tree.map(lambda leaf, skip=skip: np.asarray(leaf)[skip:], output) for output, skip in outputs]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxconv.batches import Preprocess
 from jaxconv.data import split
+from jaxconv.equal_batches import Preprocess
 from jaxconv.layer import Layer
 from jaxconv.train import checkpoint, layout, leaves
 from jaxconv.train.checks import check_arrays, check_batch, check_folder, check_labels, check_positive, check_run

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxconv.batches import Preprocess
 from jaxconv.compiler import jit
+from jaxconv.equal_batches import Preprocess
 from jaxconv.layer import Layer
 from jaxconv.ops.arrays import wider
 from jaxconv.train.state import Augment, Loss, TrainState, strong

@@ -2,9 +2,10 @@
 
 from jaxconv.weights.compare import Comparison, compare, torch_activations
 from jaxconv.weights.errors import WeightsError
-from jaxconv.weights.files import read, write
+from jaxconv.weights.files import read
 from jaxconv.weights.hub import from_hub
 from jaxconv.weights.keras import from_keras
+from jaxconv.weights.safetensors import write
 from jaxconv.weights.saved import load, save
 from jaxconv.weights.torch import from_torch, to_torch
 

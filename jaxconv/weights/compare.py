@@ -9,10 +9,11 @@ import numpy as np
 
 from jaxconv.errors import did_you_mean
 from jaxconv.inspect.activations import activations
-from jaxconv.layer import Layer, Params, State, Tree, walk
+from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.layers import Fn
+from jaxconv.tree import walk
+from jaxconv.weights.arrays import to_numpy
 from jaxconv.weights.errors import WeightsError
-from jaxconv.weights.places import to_numpy
 
 _HEADS = ("path", "layer", "shape", "difference", "relative", "")
 

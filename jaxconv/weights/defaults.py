@@ -17,10 +17,11 @@ import jax
 
 import jaxconv.layers as nn
 from jaxconv.layer import Layer
-from jaxconv.weights.errors import WeightsError
-from jaxconv.weights.files import KERAS_CONFIG, in_archive, need, refusing
+from jaxconv.weights.errors import WeightsError, refusing
 from jaxconv.weights.formats import format_of
+from jaxconv.weights.hdf5 import KERAS_CONFIG, in_archive
 from jaxconv.weights.places import nodes
+from jaxconv.weights.reading import need
 
 # Keras's class of a layer; what it adds to a variance is called epsilon, and is 1e-3 if nothing is said.
 NORMS: dict[type, str] = {

@@ -1,5 +1,37 @@
-"""What is raised where weights cannot be read or do not fit."""
+"""Errors of weights: files that cannot be read, and arrays that do not fit."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+StrPath = str | os.PathLike[str]
 
 
 class WeightsError(ValueError):
     """A file of weights that cannot be trusted or read, or tensors that do not fit the network."""
+
+
+@contextlib.contextmanager
+def refusing(path: StrPath) -> Iterator[None]:
+    """Makes one WeightsError, which names the file, of whatever its contents make the block raise."""
+    try:
+        yield
+    except (ImportError, FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    except Exception as error:
+        what = str(error).strip().split("\n")[0] or type(error).__name__
+        raise WeightsError(f"{path}: it is damaged, cut short, or of another kind: {what}") from error
+
+
+@contextlib.contextmanager
+def naming(source: Any) -> Iterator[None]:
+    """Puts the path in front of any WeightsError of the block, where the source is one."""
+    try:
+        yield
+    except WeightsError as error:
+        if isinstance(source, str | os.PathLike):
+            raise WeightsError(f"{os.fspath(source)}: {error}") from error
+        raise

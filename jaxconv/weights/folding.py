@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 import jaxconv.layers as nn
+from jaxconv.weights.arrays import Arrays
 from jaxconv.weights.errors import WeightsError
-from jaxconv.weights.places import Arrays, Place
+from jaxconv.weights.places import Place
 
 
 def weight_norm(g: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.weights.errors import WeightsError
-from jaxconv.weights.files import StrPath, need, read
+from jaxconv.weights.errors import StrPath, WeightsError
+from jaxconv.weights.files import read
+from jaxconv.weights.reading import need
 
 _NAMES = ("model.safetensors", "pytorch_model.bin")
 

@@ -14,26 +14,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jaxconv.layers as nn
-from jaxconv.compose import Repeat
+from jaxconv.compose.wrappers import Repeat
 from jaxconv.layer import Layer, Params, State, Tree
+from jaxconv.weights.arrays import Arrays, Path
 from jaxconv.weights.defaults import check_epsilons, keras_config, warn_of_functions
-from jaxconv.weights.errors import WeightsError
+from jaxconv.weights.errors import WeightsError, naming
+from jaxconv.weights.filling import fill
 from jaxconv.weights.hints import warn_of_flatten
-from jaxconv.weights.places import (
-    Arrays,
-    Path,
-    Place,
-    Rename,
-    arrays_of,
-    check_net,
-    fill,
-    held,
-    naming,
-    nodes,
-    renamed,
-    shapes_of,
-    without_parameters,
-)
+from jaxconv.weights.places import Place, nodes
+from jaxconv.weights.sources import Rename, arrays_of, renamed
+from jaxconv.weights.stored import check_net, held, shapes_of, without_parameters
 
 # What Keras calls a kind of layer; the order of a layer's arrays is the same there.
 KINDS: dict[type, str] = {

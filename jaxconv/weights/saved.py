@@ -15,12 +15,15 @@ import numpy as np
 
 import jaxconv
 import jaxconv.layers as nn
-from jaxconv.compose import AROUND
-from jaxconv.layer import Described, Layer, Params, State
-from jaxconv.weights.errors import WeightsError
-from jaxconv.weights.files import FORMAT, VERSION, StrPath, checksums, read, read_header, refusing, write
+from jaxconv.compose.wrappers import AROUND
+from jaxconv.described import Described
+from jaxconv.layer import Layer, Params, State
+from jaxconv.weights.arrays import Path, arrays_in, leaves, nested, number_array
+from jaxconv.weights.errors import StrPath, WeightsError, refusing
+from jaxconv.weights.files import read
 from jaxconv.weights.formats import format_of
-from jaxconv.weights.places import Path, arrays_in, check_arrays, check_net, leaves, nested, number_array
+from jaxconv.weights.safetensors import FORMAT, VERSION, checksums, read_header, write
+from jaxconv.weights.stored import check_arrays, check_net
 
 # What reads the files of others.
 _READERS = {"torch": "from_torch", "hdf5": "from_keras", "keras": "from_keras", "npz": "read"}

@@ -14,30 +14,16 @@ import numpy as np
 
 import jaxconv.layers as nn
 from jaxconv.layer import Layer, Params, State, Tree
+from jaxconv.weights.arrays import Arrays, Path, arrays_in, number_array
 from jaxconv.weights.defaults import warn_of_functions
-from jaxconv.weights.errors import WeightsError
+from jaxconv.weights.errors import WeightsError, naming
+from jaxconv.weights.filling import fill
 from jaxconv.weights.folding import folded
 from jaxconv.weights.hints import warn_of_flatten
-from jaxconv.weights.places import (
-    Arrays,
-    Path,
-    Place,
-    Rename,
-    arrays_in,
-    arrays_of,
-    check_arrays,
-    check_net,
-    closed,
-    fill,
-    held,
-    naming,
-    nodes,
-    number_array,
-    owner,
-    renamed,
-    same_axes,
-    shapes_of,
-)
+from jaxconv.weights.places import Place, nodes, owner, same_axes
+from jaxconv.weights.safetensors import write
+from jaxconv.weights.sources import Rename, arrays_of, renamed
+from jaxconv.weights.stored import check_arrays, check_net, closed, held, shapes_of
 
 
 def _reversed_channels(ndim: int) -> tuple[int, ...]:
@@ -191,8 +177,6 @@ def to_torch(
             part = part.transpose(back)
             tensors[name] = np.array(part.reshape((*part.shape, *(1,) * place.ones)), order="C")
     if path is not None:
-        from jaxconv.weights.files import write
-
         write(path, tensors, {})
     return tensors
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxconv as jc
-from jaxconv import layer as layer_module
+from jaxconv.capture import CAPTURE
 from jaxconv.inspect import activations
+from jaxconv.tree import walk
 from tests.nets import Shift, Twice, networks, normal, ready
 
 KEY = jax.random.key(5)
@@ -31,7 +32,7 @@ SHAPE = (5, 3)
 
 
 def nothing_is_left():
-    return layer_module._CAPTURE.get() is None
+    return CAPTURE.get() is None
 
 
 # --- What is found ----------------------------------------------------------------------------------------------------
@@ -382,7 +383,7 @@ def test_every_layer_of_a_network_is_found_with_the_tables_shapes(case):
     params, state = jax.eval_shape(lambda key: net.init(key, shape), KEY)
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     _, found = jax.eval_shape(lambda p, s, x: activations(net, p, s, x), params, state, x)
-    assert set(found) == {path for path, _ in layer_module.walk(net)}
+    assert set(found) == {path for path, _ in walk(net)}
     if "repeat(" not in repr(net):
         shapes = {row.path: row.output.shape for row in jc.inspect.trace(net, shape)}
         assert {path: a.shape for path, a in found.items()} == {path: shapes[path] for path in found}

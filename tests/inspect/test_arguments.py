@@ -10,8 +10,8 @@ import pytest
 import jaxconv as jc
 from jaxconv import inspect
 from jaxconv.inspect import activations, objectives
-from jaxconv.inspect.arguments import check_path, check_unstacked, stacked_axes
-from jaxconv.layer import walk
+from jaxconv.inspect.arguments import check_data, check_path, check_unstacked, stacked_axes
+from jaxconv.tree import walk
 
 
 def test_stacked_axes_are_those_that_activations_adds():
@@ -117,3 +117,13 @@ def test_loops_of_the_host_say_so_inside_a_trace(name, call):
     if name not in ("nearest", "precision_at_k"):
         with pytest.raises(TypeError, match=message):
             jax.vmap(call, (0, None))(jax.tree.map(lambda a: a[None], params), X)
+
+
+def test_wrong_data_is_named():
+    for images in (np.ones((0, 3)), np.ones(()), jnp.ones((0, 3)), []):
+        with pytest.raises(jc.ShapeError, match="images must be an array with at least one item on its first axis"):
+            check_data(images, 2)
+    with pytest.raises(jc.ShapeError, match="batch_size must be at least 1, got 0"):
+        check_data(np.ones((2, 3)), 0)
+    assert check_data([[1, 2]], 5)[1] == 1
+    assert isinstance(check_data(jnp.ones(3), 5)[0], jax.Array)

@@ -66,7 +66,7 @@ def test_smooth_grad(both, monkeypatch):
     torch = pytest.importorskip("torch")
     key, samples = jax.random.key(5), 6
     span = np.ptp(x, axis=(1, 2, 3), keepdims=True)
-    keys = jax.random.split(jc.layer.child_key(key, "noise"), samples)
+    keys = jax.random.split(jc.child.child_key(key, "noise"), samples)
     noise = np.stack([jax.random.normal(k, x.shape) for k in keys], 1) * 0.15 * span[:, None]
     drawn = torch.from_numpy(np.moveaxis(noise.reshape(-1, *SHAPE[1:]), -1, 1).copy())
     monkeypatch.setattr(torch, "normal", lambda mean, deviation: drawn)

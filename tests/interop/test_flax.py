@@ -439,7 +439,7 @@ def test_a_linen_module_is_a_layer():
     assert_same({"params": params, **state}, variables)
     assert_near(layer.apply(params, state, X), (Classic().apply(variables, X, False), state))
     y, new = layer.apply(params, state, X, train=True, key=KEY)
-    rngs = {"dropout": KEY, "noise": jc.layer.child_key(KEY, "params")}
+    rngs = {"dropout": KEY, "noise": jc.child.child_key(KEY, "params")}
     want, updates = Classic().apply(variables, X, True, rngs=rngs, mutable=["batch_stats"])
     assert_near((y, new), (want, dict(updates)))
     with pytest.raises(jc.MissingKeyError, match="key must be given to a module with random numbers, got None"):
@@ -606,7 +606,7 @@ def test_an_nnx_module_is_a_layer(modern):
 
     y, new = layer.apply(params, state, X, train=True, key=KEY)
     trained = nnx.clone(modern)
-    trained.drop.rngs = nnx.RngStream(jc.layer.child_key(KEY, "drop.rngs.key"), tag="dropout")
+    trained.drop.rngs = nnx.RngStream(jc.child.child_key(KEY, "drop.rngs.key"), tag="dropout")
     assert_near(y, trained(X))
     assert_near(new["layers"]["1"]["mean"], trained.layers[1].mean[...])
     assert_near(layer.apply(params, state, X, train=True, key=KEY)[0], y)

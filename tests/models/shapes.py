@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import jaxconv as jc
-from jaxconv.layer import walk
+from jaxconv.tree import walk
 
 
 def drawn(net: jc.Layer, shape: tuple[int, ...]) -> tuple[Any, Any]:

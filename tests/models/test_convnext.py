@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import jaxconv as jc
-from jaxconv.layer import walk
+from jaxconv.tree import walk
 from tests.models.shapes import before, drawn, rates, trained
 
 SHAPE = (2, 16, 16, 5)

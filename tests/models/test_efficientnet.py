@@ -4,8 +4,8 @@ import jax
 import pytest
 
 import jaxconv as jc
-from jaxconv.layer import walk
 from jaxconv.models.efficientnet import Stage
+from jaxconv.tree import walk
 from tests.models.shapes import before, drawn, outputs, rates, trained
 
 STAGES = (Stage(1, 3, 1, 16, 1), Stage(4, 3, 2, 24, 2, fused=True), Stage(6, 5, 2, 40, 3))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxconv as jc
-from jaxconv.layer import walk
+from jaxconv.tree import walk
 from tests.models.shapes import before, drawn, outputs, rates, trained
 from tests.models.zoo import images, tensors
 

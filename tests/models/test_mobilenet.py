@@ -4,7 +4,7 @@ import jax
 import pytest
 
 import jaxconv as jc
-from jaxconv.layer import walk
+from jaxconv.tree import walk
 from tests.models.shapes import before, drawn, outputs, rates, trained
 
 SHAPE = (2, 32, 32, 5)

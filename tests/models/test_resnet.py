@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import jaxconv as jc
-from jaxconv.layer import walk
 from jaxconv.models.resnet import basic, bottleneck, resnet
+from jaxconv.tree import walk
 from tests.models.zoo import images
 from tests.nets import ready
 

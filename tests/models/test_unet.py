@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxconv as jc
-from jaxconv.layer import walk
+from jaxconv.tree import walk
 from tests.nets import ready
 
 

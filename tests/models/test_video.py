@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import jaxconv as jc
-from jaxconv.layer import walk
 from jaxconv.models.video import factored, spatial, spatiotemporal, video_resnet
+from jaxconv.tree import walk
 from tests.nets import ready
 
 

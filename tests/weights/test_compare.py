@@ -223,7 +223,7 @@ def test_right_ports_of_torchvision_pass(name):
     assert result.first is None, result
     assert len(result.rows) > 0.8 * len(recorded)
     last = result.rows[-1].path
-    path, layer = next((p, layer) for p, layer in jc.layer.walk(net) if isinstance(layer, jc.Conv))
+    path, layer = next((p, layer) for p, layer in jc.tree.walk(net) if isinstance(layer, jc.Conv))
     wrong = compare(net, params, state, 2 * x, recorded, channels_first=True).first
     assert (wrong.path, wrong.layer) == (path, layer)
     assert last in recorded

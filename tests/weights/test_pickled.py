@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import jaxconv as jc
 from jaxconv.weights import WeightsError, pickled, unpickle
-from jaxconv.weights.places import to_numpy
+from jaxconv.weights.arrays import to_numpy
 from tests.weights import torch_files as tf
 from tests.weights.checks import assert_same, assert_survives
 

@@ -15,7 +15,7 @@ import pytest
 
 import jaxconv as jc
 from jaxconv.weights import WeightsError, load, read, save, write
-from jaxconv.weights.files import checksums, read_header
+from jaxconv.weights.safetensors import checksums, read_header
 from jaxconv.weights.saved import describe
 from tests.weights import torch_files as tf
 from tests.weights.checks import contents
@@ -434,7 +434,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_what_was_there(path, monkeypatch)
         file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(jc.weights.files, "_write_safetensors", full)
+    monkeypatch.setattr("jaxconv.weights.safetensors._write_safetensors", full)
     with pytest.raises(OSError, match="No space left on device") as caught:
         save(path, net(), PARAMS, STATE)
     assert not isinstance(caught.value, WeightsError)

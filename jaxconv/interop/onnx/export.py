@@ -10,13 +10,16 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from jaxconv.compose import AROUND, Repeat, Split, _add, _multiply, concatenate
+from jaxconv.compose.structure import Split, _add, _multiply, concatenate
+from jaxconv.compose.wrappers import AROUND, Repeat
+from jaxconv.composite import Composite
 from jaxconv.interop.onnx.errors import OnnxError, Unsupported
 from jaxconv.interop.onnx.export_layers import LAYERS
 from jaxconv.interop.onnx.export_pointwise import pointwise
 from jaxconv.interop.onnx.network import Network, Step
-from jaxconv.layer import Composite, Layer, Params, State, Tree, as_struct
+from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.layers import Dropout, DropPath, Fn, Identity
+from jaxconv.structs import as_struct
 
 OPSET = 21
 _JOINS = {_add: "Add", _multiply: "Mul", concatenate: "Concat"}
@@ -47,7 +50,7 @@ class Symbol:
 
 
 class Writer:
-    """Runs a network as `jaxconv.layer.Run` and collects nodes and weights."""
+    """Runs a network as `jaxconv.Run` and collects nodes and weights."""
 
     train = False
 

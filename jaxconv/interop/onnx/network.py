@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.errors import ShapeError
+from jaxconv.composite import Composite, Run
+from jaxconv.errors import ShapeError, located
 from jaxconv.interop.onnx.operators import TABLE
 from jaxconv.interop.onnx.read import Node
 from jaxconv.interop.onnx.values import Call, Fixed, Held, Order, Value, arranged, last, natural
-from jaxconv.layer import Array, Children, Composite, Layer, Params, Run, Tree, located
+from jaxconv.layer import Array, Children, Layer, Params, Tree
 from jaxconv.layers.base import Geometry, Leaf
 
 

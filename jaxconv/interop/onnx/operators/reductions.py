@@ -13,10 +13,10 @@ from jaxconv.geometry import IDENTITY, Field
 from jaxconv.interop.onnx.operators.base import Placed, Row, constant, integers
 from jaxconv.interop.onnx.read import Node
 from jaxconv.interop.onnx.values import Either, Order, Plan, Value, all_plain, as_axis, last, natural
-from jaxconv.layer import struct_of
 from jaxconv.layers import Dense
 from jaxconv.layers.base import Geometry
 from jaxconv.ops.arrays import accumulator
+from jaxconv.structs import struct_of
 
 
 def without(order: Order, axes: set[int]) -> Order:

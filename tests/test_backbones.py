@@ -1,4 +1,4 @@
-"""Feature maps by path, heads on one of them, heads for training only, resized outputs, top-down paths."""
+"""Feature maps by path, heads on one of them, heads for training only, top-down paths."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import jaxconv as jc
 from jaxconv.geometry import Field
 from jaxconv.inspect import activations, receptive_field
-from jaxconv.layer import walk
+from jaxconv.tree import walk
 from tests.nets import ready
 
 X = (2, 8, 8, 3)
@@ -49,8 +49,6 @@ def deep():
         head=jc.serial(jc.GlobalAvgPool(), jc.Dense(2)),
     )
 
-
-# --- backbone ---------------------------------------------------------------------------------------------------------
 
 PATHS = [
     ["stem"],
@@ -187,7 +185,7 @@ def test_the_backbone_of_a_frozen_network_is_frozen():
     _, new = run(net, params, state, x, train=True)
     jax.tree.map(assert_array_equal, new, state)
     some = jc.backbone(jc.frozen(deep(), but=["body.deeper"]), ["body.deeper"])
-    assert isinstance(dict(some.children)["body"], jc.branches.Backbone)
+    assert isinstance(dict(some.children)["body"], jc.backbones.Backbone)
 
 
 def test_maps_in_mixed_precision_keep_fields_of_their_own():
@@ -234,9 +232,6 @@ def test_what_is_no_row_has_no_paths():
         jc.backbone(jc.Conv(3), ["0"])
 
 
-# --- on_map -----------------------------------------------------------------------------------------------------------
-
-
 def test_a_head_takes_the_map_of_its_name_at_its_own_level():
     head = jc.on_map("b", jc.serial(conv=jc.Conv(2, 1)))
     x = {"a": jnp.ones((1, 4, 4, 3)), "b": jnp.ones((1, 2, 2, 5))}
@@ -253,9 +248,6 @@ def test_a_head_takes_the_map_of_its_name_at_its_own_level():
 def test_a_map_that_is_not_there_is_named(x, got):
     with pytest.raises(jc.ShapeError, match=f"x must be a dict of feature maps with 'b' in it, {got}"):
         jc.on_map("b", jc.Conv(2)).init(jax.random.key(0), x)
-
-
-# --- auxiliary --------------------------------------------------------------------------------------------------------
 
 
 def with_heads():
@@ -317,74 +309,6 @@ def test_a_network_with_heads_reads_as_its_call_and_is_rebuilt():
 def test_heads_that_cannot_stand_are_refused(make, sentence):
     with pytest.raises(jc.ShapeError, match=sentence):
         make()
-
-
-# --- resized ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("options", [{}, {"method": "nearest"}, {"align_corners": True}], ids=str)
-def test_maps_get_the_size_of_the_input(options):
-    body = jc.serial(conv=jc.Conv(2, stride=3))
-    net = jc.resized(body, **options)
-    params, state, x = ready(net, (1, 10, 7, 3))
-    y, _ = run(net, params, state, x)
-    small, _ = body.apply(params, state, x)
-    assert_allclose(y, jc.resize(small, (10, 7), **options), rtol=1e-5, atol=1e-6)
-    assert again(net) == net
-    assert list(params) == ["conv"]
-
-
-def test_maps_of_any_rank_get_the_size_of_the_input():
-    net = jc.resized(jc.Conv(2, (3,), stride=4), rank=1)
-    assert output(net, (1, 9, 3)).shape == (1, 9, 2)
-
-
-def test_all_maps_of_a_tree_get_the_size_of_the_input():
-    row = jc.serial(a=jc.Conv(2, stride=2), b=jc.Conv(3, stride=2))
-    net = jc.resized(jc.auxiliary(row, head=("a", jc.Conv(1))))
-    params, state, x = ready(net, X)
-    (y, extra), _ = run(net, params, state, x, train=True)
-    assert y.shape == (2, 8, 8, 3)
-    assert extra["head"].shape == (2, 8, 8, 1)
-    y, _ = run(net, params, state, x)
-    assert y.shape == (2, 8, 8, 3)
-
-
-def test_what_is_resized_can_be_looked_into():
-    net = jc.serial(up=jc.resized(jc.serial(conv=jc.Conv(2, stride=2))), last=jc.Conv(1))
-    assert [(row.path, type(row.layer)) for row in jc.summary(net, X).rows] == [
-        ("up.conv", jc.Conv), ("up", jc.Resize), ("last", jc.Conv),
-    ]  # fmt: skip
-    (field, _) = receptive_field(net, X)["up"]
-    assert not field.exact
-    assert field.stride == 1
-    params, state, x = ready(net, X)
-    _, found = activations(net, params, state, x)
-    assert found["up.conv"].shape == (2, 4, 4, 2)
-    assert found["up"].shape == (2, 8, 8, 2)
-
-
-def test_a_global_branch_sees_everything_at_each_place():
-    net = jc.concat(jc.Conv(2, 1), jc.resized(jc.serial(jc.AdaptiveAvgPool(1), jc.Conv(2, 1))))
-    params, state, x = ready(net, X)
-    y, _ = run(net, params, state, x)
-    assert y.shape == (2, 8, 8, 4)
-    assert_allclose(y[..., 2:], jnp.broadcast_to(y[:, :1, :1, 2:], (2, 8, 8, 2)), rtol=1e-6)
-    (field, _) = receptive_field(net, X)[""]
-    starts = [field.offset + i * field.stride for i in range(8)]
-    assert max(starts) <= 0
-    assert min(starts) + field.size >= 8
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"), [({"method": "sharp"}, "method must be one of"), ({"rank": 0}, "rank must be at least 1")]
-)
-def test_options_of_resized_are_checked_at_construction(options, sentence):
-    with pytest.raises(jc.ShapeError, match=sentence):
-        jc.resized(jc.Conv(2), **options)
-
-
-# --- top_down ---------------------------------------------------------------------------------------------------------
 
 
 def decoder(**options):

@@ -1,7 +1,6 @@
 """Backbones and their heads: feature maps of a network by path, and layers on these feature maps.
 
-Heads on one feature map, auxiliary heads for training, top-down paths from the coarsest feature map to the finest, and
-resizing to the size of the image.
+Heads on one feature map, auxiliary heads for training, and top-down paths from the coarsest feature map to the finest.
 """
 
 import dataclasses
@@ -10,15 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax
-
-from jaxconv.compose import AROUND, LayerLike, Serial, Wrapper, as_keyword, as_layer, check_name, concatenate
+from jaxconv.compose.base import Wrapper, as_keyword, as_layer, check_name
+from jaxconv.compose.structure import Serial, concatenate
+from jaxconv.compose.wrappers import AROUND
+from jaxconv.composite import Composite, Run
+from jaxconv.described import name_of
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
-from jaxconv.layer import Array, Children, Composite, Layer, Run, Tree, level_names, name_of
-from jaxconv.layers import Pad, Resize
+from jaxconv.layer import Array, Children, Layer, LayerLike, Tree
+from jaxconv.layers import Pad
 from jaxconv.layers.base import batched_sizes
-from jaxconv.ops.resize import check_method
+from jaxconv.tree import level_names
 
 Maps = tuple[tuple[str, str], ...]
 
@@ -277,46 +278,6 @@ def _added(skip: Array, y: Array) -> Array:
     return skip + y
 
 
-@dataclass(frozen=True, repr=False)
-class Resized(Wrapper):
-    """A layer whose output is resized to the size of its input; created by `resized`."""
-
-    call: ClassVar[str] = "resized"
-    method: str = "bilinear"
-    align_corners: bool = False
-    rank: int = 2
-
-    def check(self) -> None:
-        super().check()
-        as_int(self.rank, "rank", least=1)
-        check_method(self.method, self.align_corners, False)
-
-    def route(self, run: Run, x: Tree) -> Tree:
-        size = batched_sizes(x, self.rank)
-        resize = Resize(size, method=self.method, align_corners=self.align_corners, rank=self.rank)
-        return jax.tree.map(lambda y: run("", resize, y), run("", self.layer, x))
-
-
-def resized(layer: LayerLike, *, method: str = "bilinear", align_corners: bool = False, rank: int = 2) -> Resized:
-    """Resizes a layer's output to the spatial sizes of its input. Adds no level to paths.
-
-    Networks for segmentation end in this.
-
-    Args:
-      layer: a layer from one array to one array, or to a pytree of arrays.
-      method, align_corners, rank: as in `jaxconv.resize`.
-
-    Raises:
-      ShapeError: an unknown method.
-
-    >>> net = resized(jc.serial(jc.Conv(8, stride=4), jc.Conv(2, 1)))
-    >>> params, state = net.init(jax.random.key(0), (1, 30, 20, 3))
-    >>> net.apply(params, state, jnp.ones((1, 30, 20, 3)))[0].shape
-    (1, 30, 20, 2)
-    """
-    return Resized(as_layer(layer), method, align_corners, rank)
-
-
 _JOINS: dict[str, Callable[..., Array]] = {"concatenate": concatenate, "add": _added}
 
 
@@ -415,4 +376,4 @@ def top_down(
     return TopDown(tuple(children), start, crop, rank, join)
 
 
-__all__ = ["auxiliary", "backbone", "on_map", "resized", "top_down"]
+__all__ = ["auxiliary", "backbone", "on_map", "top_down"]

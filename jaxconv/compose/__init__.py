@@ -1,0 +1,15 @@
+"""Composition of layers: what they are connected by (structure), and what one of them is wrapped in (wrappers)."""
+
+from typing import TYPE_CHECKING
+
+from jaxconv.compose.structure import *
+from jaxconv.compose.wrappers import *
+from jaxconv.names import public_names as _public_names
+
+# Type checkers follow the imports with a star.
+if not TYPE_CHECKING:
+    __all__ = _public_names(globals())
+
+
+def __dir__() -> list[str]:
+    return _public_names(globals())

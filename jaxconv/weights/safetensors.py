@@ -1,0 +1,178 @@
+"""Safetensors files. Nothing that a file says of itself is believed before it is checked."""
+
+import json
+import math
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any, BinaryIO, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxconv.weights.arrays import Arrays, to_numpy
+from jaxconv.weights.errors import StrPath, WeightsError
+from jaxconv.weights.reading import need
+
+# Safetensors' names of the element types that NumPy holds, bfloat16 included.
+DTYPES = {
+    "BOOL": np.dtype(np.bool_),
+    **{f"I{8 * n}": np.dtype(f"i{n}") for n in (1, 2, 4, 8)},
+    **{f"U{8 * n}": np.dtype(f"u{n}") for n in (1, 2, 4, 8)},
+    **{f"F{8 * n}": np.dtype(f"f{n}") for n in (2, 4, 8)},
+    "BF16": np.dtype(jnp.bfloat16),
+    "C64": np.dtype(np.complex64),
+}
+# What `jaxconv.weights.save` says of its files.
+FORMAT, VERSION = "jaxconv.weights", "1"
+# Safetensors' own limit.
+_LONGEST_HEADER = 100_000_000
+
+
+class Header(NamedTuple):
+    """What a safetensors file says of itself."""
+
+    tensors: dict[str, Any]
+    metadata: dict[str, str]
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise WeightsError(f"its header names {next(n for n in names if names.count(n) > 1)!r} more than once")
+    return result
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+
+
+def _span(name: str, entry: Any) -> tuple[int, int]:
+    """Returns where a tensor begins and ends, after it has been checked against its type and shape."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise WeightsError(f"its header must give {name!r} a dtype, a shape and data_offsets, and nothing else")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise WeightsError(f"{name!r} has dtype {dtype!r}, which is none of {', '.join(DTYPES)}")
+    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
+        raise WeightsError(f"{name!r} must have a shape and two offsets of integers, got {shape!r} and {offsets!r}")
+    begin, end = offsets
+    size = math.prod(shape) * DTYPES[dtype].itemsize
+    if end - begin != size:
+        raise WeightsError(f"{name!r} has {size} bytes by dtype {dtype} and shape {shape}, and offsets {offsets}")
+    return begin, end
+
+
+def read_header(path: StrPath) -> Header:
+    """Reads and checks the header of a safetensors file: its tensors fill what follows, without overlap or hole.
+
+    Raises:
+      WeightsError: they do not, or the header is not what the format wants.
+    """
+    total = os.path.getsize(path)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if total < 8 or length > min(total - 8, _LONGEST_HEADER):
+            raise WeightsError(
+                f"it is no safetensors file, or cut short: its header wants {length} bytes, the file has {total}"
+            )
+        text = file.read(length)
+    try:
+        tensors = json.loads(text.decode("utf-8"), object_pairs_hook=_distinct)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise WeightsError(f"its header is no JSON: {error}") from error
+    metadata = tensors.pop("__metadata__", {}) if isinstance(tensors, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise WeightsError("its header must be a JSON object whose __metadata__ maps names to strings")
+    spans = sorted((*_span(name, entry), name) for name, entry in tensors.items())
+    position = 0
+    for begin, end, name in spans:
+        if begin != position:
+            raise WeightsError(f"{name!r} begins at {begin} where the tensor before it ends at {position}")
+        position = end
+    if position != total - 8 - length:
+        raise WeightsError(f"its tensors take {position} bytes by its header, the file has {total - 8 - length}")
+    return Header(tensors, metadata)
+
+
+def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns the CRC-32 of each array by name: of its type, its shape and its bytes as safetensors have them."""
+    return {name: f"{_checksum(array):08x}" for name, array in arrays.items()}
+
+
+def _checksum(array: np.ndarray) -> int:
+    # Not ascontiguousarray, which makes a vector of a scalar.
+    array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data, zlib.crc32(f"{array.dtype.name}{array.shape}".encode()))
+
+
+def read_safetensors(path: FilePath) -> Arrays:
+    library = need("safetensors", "reading .safetensors")
+    header = read_header(path)
+    with library.safe_open(path, "np") as file:
+        return {name: file.get_tensor(name) for name in header.tensors}
+
+
+def _write_safetensors(file: BinaryIO, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+    """Writes a header and the arrays behind it, those of wide types first: each begins at a multiple of its width."""
+    kinds = {dtype: name for name, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    end = 0
+    for name in order:
+        begin, end = end, end + arrays[name].nbytes
+        shape = list(arrays[name].shape)
+        header[name] = {"dtype": kinds[arrays[name].dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        file.write(arrays[name].reshape(-1).view(np.uint8).data)
+
+
+def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes arrays to a safetensors file. One of that name is replaced at once, or not at all if the writing fails.
+
+    Args:
+      path: the file, ending in ``.safetensors``.
+      arrays: by name: NumPy or jax arrays, torch tensors.
+      metadata: text by name, for the file's header.
+
+    Raises:
+      WeightsError: an array is of a type or a name that the format does not hold, or the path ends otherwise.
+      FileNotFoundError: its folder is not there.
+      OSError: the file cannot be written, where the disk is full for instance.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write(f"{folder}/a.safetensors", {"weight": jnp.ones((2, 3), jnp.bfloat16)})
+    ...     jc.weights.read(f"{folder}/a.safetensors")["weight"]
+    array([[1, 1, 1],
+           [1, 1, 1]], dtype=bfloat16)
+    """
+    target = FilePath(os.path.realpath(path))
+    if target.suffix != ".safetensors":
+        raise WeightsError(f"{path}: the name must end in .safetensors")
+    tensors = {}
+    for name, array in arrays.items():
+        if not isinstance(name, str) or name == "__metadata__":
+            raise WeightsError(f"{path}: a name must be a string other than '__metadata__', got {name!r}")
+        array = to_numpy(array)
+        tensors[name] = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+        if tensors[name].dtype not in DTYPES.values():
+            raise WeightsError(f"{path}: {name!r} has dtype {array.dtype.name}, which safetensors does not hold")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {target.parent}")
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        beside = FilePath(folder) / target.name
+        with beside.open("wb") as file:
+            _write_safetensors(file, tensors, metadata or {})
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+
+
+__all__ = ["write"]

@@ -1,0 +1,63 @@
+"""Arrays from a file or a mapping, under new names."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxconv.weights.arrays import Arrays, as_numbers
+from jaxconv.weights.errors import WeightsError
+from jaxconv.weights.files import check_foreign, read
+from jaxconv.weights.state_dict import state_dict
+
+Rename = Mapping[str, str | None] | Callable[[str], str | None]
+
+
+def arrays_of(source: Any, key: str | None = None) -> Mapping[str, Any]:
+    """Returns the arrays by name: the mapping itself, one in it, or what the file of that path holds."""
+    if isinstance(source, str | os.PathLike):
+        arrays = read(source, key=key)
+        check_foreign(source)
+        return arrays
+    if not isinstance(source, Mapping):
+        raise WeightsError(
+            f"source must be a path or a mapping of names to arrays, state_dict() say, got a {type(source).__name__}"
+        )
+    if key is None and not any(isinstance(value, Mapping) for value in source.values()):
+        return source
+    return state_dict(source, lambda value: hasattr(value, "shape") and hasattr(value, "dtype"), key=key)
+
+
+def renamed(arrays: Mapping[str, Any], rename: Rename | None, unwanted: Callable[[str], bool]) -> Arrays:
+    """Returns the arrays as NumPy's under their new names, without those whose new names are unwanted."""
+
+    def begins(name: str, start: str) -> bool:
+        # A beginning is of whole parts: "layer1" does not begin "layer10".
+        return name.startswith(start) and (not start or start[-1] in "./" or name[len(start) :][:1] in ("", ".", "/"))
+
+    def new_name(name: str) -> str | None:
+        if rename is None:
+            return name
+        if callable(rename):
+            return rename(name)
+        prefix = max((p for p in rename if begins(name, p)), key=len, default=None)
+        if prefix is None:
+            return name
+        start = rename[prefix]
+        return None if start is None else start + name[len(prefix) :]
+
+    renamed: dict[str, np.ndarray] = {}
+    origin: dict[str, str] = {}
+    for name, value in arrays.items():
+        if not isinstance(name, str):
+            raise WeightsError(f"source must have names that are strings, got {name!r}")
+        new = new_name(name)
+        if new is not None and not isinstance(new, str):
+            raise WeightsError(f"rename must give a string or None, it gives {new!r} for {name!r}")
+        if new is None or unwanted(new):
+            continue
+        if new in renamed:
+            raise WeightsError(f"rename must keep names apart, it gives {new!r} for {origin[new]!r} and {name!r}")
+        renamed[new], origin[new] = as_numbers(name, value), name
+    return renamed
