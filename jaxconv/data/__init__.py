@@ -3,17 +3,33 @@
 Downloads happen only with ``download=True``. Optional packages are imported on first use.
 """
 
-from jaxconv.data.augment import channel_statistics, cutout, normalize, random_crop, random_flip, random_shift
+from jaxconv.data.affine import Affine, draw_affine, warp, warp_boxes, warp_masks, warp_points
 from jaxconv.data.cifar import cifar10
+from jaxconv.data.color import color_jitter
+from jaxconv.data.crops import (
+    draw_crop,
+    draw_flip,
+    draw_resized_crop,
+    draw_shift,
+    random_crop,
+    random_flip,
+    random_resized_crop,
+    random_shift,
+)
 from jaxconv.data.dataset import DataError, Dataset, split
 from jaxconv.data.folder import ImageFolder, image_folder
 from jaxconv.data.idx import read_idx
 from jaxconv.data.images import read_image
 from jaxconv.data.loader import Batches, batches
+from jaxconv.data.mixing import cutmix, cutout, mixup
 from jaxconv.data.mnist import fashion_mnist, mnist5k
+from jaxconv.data.normalize import channel_statistics, normalize
+from jaxconv.data.rand_augment import draw_rand_augment, rand_augment
+
 from jaxconv.data.windows import CenterCrop, RandomResizedCrop
 
 __all__ = [
+    "Affine",
     "Batches",
     "CenterCrop",
     "DataError",
@@ -23,17 +39,32 @@ __all__ = [
     "batches",
     "channel_statistics",
     "cifar10",
+    "color_jitter",
+    "cutmix",
     "cutout",
+    "draw_affine",
+    "draw_crop",
+    "draw_flip",
+    "draw_rand_augment",
+    "draw_resized_crop",
+    "draw_shift",
     "fashion_mnist",
     "image_folder",
+    "mixup",
     "mnist5k",
     "normalize",
+    "rand_augment",
     "random_crop",
     "random_flip",
+    "random_resized_crop",
     "random_shift",
     "read_idx",
     "read_image",
     "split",
+    "warp",
+    "warp_boxes",
+    "warp_masks",
+    "warp_points",
 ]
 
 
