@@ -4,6 +4,7 @@ Downloads happen only with ``download=True``. Optional packages are imported on 
 """
 
 from jaxconv.data.augment import channel_statistics, cutout, normalize, random_crop, random_flip, random_shift
+from jaxconv.data.cache import ImageCache, image_cache
 from jaxconv.data.cifar import cifar10
 from jaxconv.data.dataset import DataError, Dataset, split
 from jaxconv.data.folder import ImageFolder, image_folder
@@ -18,6 +19,7 @@ __all__ = [
     "CenterCrop",
     "DataError",
     "Dataset",
+    "ImageCache",
     "ImageFolder",
     "RandomResizedCrop",
     "batches",
@@ -25,6 +27,7 @@ __all__ = [
     "cifar10",
     "cutout",
     "fashion_mnist",
+    "image_cache",
     "image_folder",
     "mnist5k",
     "normalize",
