@@ -20,7 +20,7 @@ from experiments.docs import DOCS, ROOT, docstrings, notebooks, peers, pictures,
 
 # What a public name may lack, by the reason. Stars stand for any text.
 ERRORS = "DTypeError MissingKeyError ParameterError ShapeError *.*Error"
-RETURNED = """geometry.Field geometry.InexactField data.Dataset inspect.LayerStatistics inspect.Neighbors inspect.Pca
+RETURNED = """geometry.Field geometry.InexactField data.Batches data.Dataset data.ImageCache inspect.LayerStatistics inspect.Neighbors inspect.Pca
     inspect.Row inspect.Summary inspect.TopPatches train.FitResult weights.Comparison"""
 NO_FORMULA = {
     "errors": ERRORS,
@@ -30,9 +30,9 @@ NO_FORMULA = {
     "layers and tools of any function, which compute nothing of their own": """Layer Composite Run Fn Identity Flatten
         map_layers inline shared backbone auxiliary on_map resized top_down frozen remat mixed_precision jit explain
         lowering patch_lax convs_saveable""",
-    "files and data sets": """data.cifar10 data.fashion_mnist data.mnist5k data.read_idx data.read_image data.split
-        train.save train.restore""",
-    "draws of where to cut, flip or cover": "data.random_* data.cutout",
+    "files and data sets": """data.batches data.cifar10 data.fashion_mnist data.ImageFolder data.image_cache
+        data.image_folder data.mnist5k data.read_idx data.read_image data.split train.save train.restore""",
+    "draws of where to cut, flip or cover": "data.random_* data.cutout data.CenterCrop data.RandomResizedCrop",
     "weights and modules from one library to another": "weights.* interop.*",
     "loops over batches with the loss that they are given": """train.fit train.train_step train.evaluate train.predict
         train.TrainState inspect.minimize inspect.Recorder""",

@@ -4,6 +4,7 @@ Downloads happen only with ``download=True``. Optional packages are imported on 
 """
 
 from jaxconv.data.affine import Affine, draw_affine, warp, warp_boxes, warp_masks, warp_points
+from jaxconv.data.cache import ImageCache, image_cache
 from jaxconv.data.cifar import cifar10
 from jaxconv.data.color import color_jitter
 from jaxconv.data.crops import (
@@ -25,7 +26,6 @@ from jaxconv.data.mixing import cutmix, cutout, mixup
 from jaxconv.data.mnist import fashion_mnist, mnist5k
 from jaxconv.data.normalize import channel_statistics, normalize
 from jaxconv.data.rand_augment import draw_rand_augment, rand_augment
-
 from jaxconv.data.windows import CenterCrop, RandomResizedCrop
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "CenterCrop",
     "DataError",
     "Dataset",
+    "ImageCache",
     "ImageFolder",
     "RandomResizedCrop",
     "batches",
@@ -49,6 +50,7 @@ __all__ = [
     "draw_resized_crop",
     "draw_shift",
     "fashion_mnist",
+    "image_cache",
     "image_folder",
     "mixup",
     "mnist5k",

@@ -2,7 +2,7 @@
 
 import contextlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -25,7 +25,7 @@ class Source(Protocol):
     """A data set that is read one example at a time, as grain and torch define it.
 
     ``source[i]`` is an input and a target: arrays, numbers, or nested containers of these. With a ``crop``, an input
-    is an image `(height, width, 3)` uint8. `ImageFolder` has more methods, which are used where they exist:
+    is an image `(height, width, 3)` uint8. `ImageFolder` and `ImageCache` have more methods, used where they exist:
     ``load(i, crop, random)`` reads only what a crop needs, ``name(i)`` is for errors, and ``fingerprint()`` lets
     `Batches.restore` recognize the data set.
     """
@@ -60,7 +60,7 @@ def batches(
     image's index: neither on ``workers`` nor on ``ahead`` nor on how often a run was resumed.
 
     Args:
-      source: an `ImageFolder`, or any `Source`: an object with ``len(source)`` and ``source[i]`` an input and a target.
+      source: an `ImageFolder`, an `ImageCache`, or any `Source`: ``source[i]`` is an input and a target.
       batch_size: the examples in a batch, over all shards.
       key: a random key, or an int, its seed, that draws the order and the windows. None for evaluation: the order is
         that of ``source``, in all epochs.
@@ -170,23 +170,19 @@ class Batches:
         ... ][1:]
         True
         """
-        grain = _grain()
         number, start = as_int(number, "number", least=0), as_int(start, "start", least=0)
         order = self._order(number)
         rows = self._rows(order)[start * self.batch_size // self.shards :]
         if not len(rows):
             return
-        read = _Reader(self, number, order, rows)
         part = self.batch_size // self.shards
-        dataset = (
-            grain.MapDataset.source(read)
-            .to_iter_dataset(grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=self.ahead * part))
-            .batch(part, batch_fn=self._gathered)
-        )
-        # Stacks the arrays of a batch in a thread too.
-        dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
-        with contextlib.closing(iter(dataset)) as iterator:
+        read = _Reader(self, number, order, rows)
+        with threaded(read, self.workers, self.ahead * part, part, self._gathered) as iterator:
             yield from iterator
+
+    def set_epoch(self, number: int) -> None:
+        """Has the next iteration yield all batches of an epoch, counted from 0."""
+        self._at = (as_int(number, "number", least=0), 0)
 
     def state(self) -> dict[str, Any]:
         """Returns the position in the data as JSON values, for a checkpoint.
@@ -327,12 +323,31 @@ def _checked_shard(shard: tuple[int, int] | None, batch_size: int) -> tuple[int,
     return index, count
 
 
-def _grain() -> Any:
+@contextlib.contextmanager
+def threaded(
+    source: Any,
+    workers: int,
+    ahead: int,
+    batch_size: int | None = None,
+    gather: Callable[[list[Any]], Any] | None = None,
+) -> Iterator[Iterator[Any]]:
+    """Yields an iterator of ``source[0]``, ``source[1]``, ..., which threads read ahead; they end with the context.
+
+    Args:
+      source: an object with a length and items.
+      workers: the number of threads that read.
+      ahead: the number of items that are read ahead.
+      batch_size: None, or the number of items that ``gather``, in a thread too, makes one of.
+    """
     try:
         import grain
         import grain.experimental
     except ImportError as error:
-        raise ModuleNotFoundError(
-            "batches needs the package grain: pip install 'jaxconv[data]'", name="grain"
-        ) from error
-    return grain
+        message = "batches needs the package grain: pip install 'jaxconv[data]'"
+        raise ModuleNotFoundError(message, name="grain") from error
+    dataset = grain.MapDataset.source(source).to_iter_dataset(grain.ReadOptions(workers, ahead))
+    if batch_size is not None:
+        dataset = dataset.batch(batch_size, batch_fn=gather)
+        dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
+    with contextlib.closing(iter(dataset)) as iterator:
+        yield iterator

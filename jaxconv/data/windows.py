@@ -147,8 +147,8 @@ class ArrayImage:
         """Returns all pixels."""
         return self.pixels
 
-    def window(self, window: Window, size: int, method: str = "bilinear") -> np.ndarray:
-        """Returns the window's pixels, `(size, size, 3)`."""
+    def window(self, window: Window, size: tuple[int, int], method: str = "bilinear") -> np.ndarray:
+        """Returns the window's pixels, resized to `(*size, 3)`."""
         return _resized(self.pixels, window, size, method)
 
 
@@ -156,7 +156,7 @@ class JpegImage:
     """A JPEG, of which a window can be decoded at the scale that it is needed at.
 
     libjpeg decodes at half, a quarter or an eighth of the size for a fraction of the time. This is done where the
-    window still has at least ``size`` pixels along each side.
+    window still has at least ``size`` pixels along each axis.
     """
 
     def __init__(self, content: bytes, orientation: int, height: int, width: int) -> None:
@@ -168,10 +168,9 @@ class JpegImage:
         """Returns all pixels."""
         return self._decoded(1)
 
-    def window(self, window: Window, size: int, method: str = "bilinear") -> np.ndarray:
-        """Returns the window's pixels, `(size, size, 3)`."""
-        least = min(window.height, window.width)
-        factor = next((f for f in (8, 4, 2) if least >= f * size), 1)
+    def window(self, window: Window, size: tuple[int, int], method: str = "bilinear") -> np.ndarray:
+        """Returns the window's pixels, resized to `(*size, 3)`."""
+        factor = next((f for f in (8, 4, 2) if window.height >= f * size[0] and window.width >= f * size[1]), 1)
         return _resized(self._decoded(factor), window, size, method, factor)
 
     def _decoded(self, factor: int) -> np.ndarray:
@@ -222,10 +221,10 @@ def cropped(image: ArrayImage | JpegImage, crop: Crop | None, random: Random) ->
     """Returns the window that ``crop`` chooses of an image, or the whole image without one."""
     if crop is None:
         return image.whole()
-    return image.window(crop.window(image.height, image.width, random), crop.size, crop.method)
+    return image.window(crop.window(image.height, image.width, random), (crop.size, crop.size), crop.method)
 
 
-def _resized(pixels: np.ndarray, window: Window, size: int, method: str, factor: int = 1) -> np.ndarray:
+def _resized(pixels: np.ndarray, window: Window, size: tuple[int, int], method: str, factor: int = 1) -> np.ndarray:
     """Returns a window, resized. Its pixels are ``factor`` times as many along each axis as those of ``pixels``."""
     from PIL import Image
 
@@ -234,10 +233,10 @@ def _resized(pixels: np.ndarray, window: Window, size: int, method: str, factor:
     bottom = min(-(-(window.top + window.height) // factor), pixels.shape[0])
     right = min(-(-(window.left + window.width) // factor), pixels.shape[1])
     part = np.ascontiguousarray(pixels[top:bottom, left:right])
-    if window[:4] != (top, left, size, size):
+    if window[:4] != (top, left, *size):
         x, y = window.left / factor - left, window.top / factor - top
         box = (x, y, min(x + window.width / factor, right - left), min(y + window.height / factor, bottom - top))
-        part = np.asarray(Image.fromarray(part).resize((size, size), Image.Resampling[method.upper()], box))
+        part = np.asarray(Image.fromarray(part).resize(size[::-1], Image.Resampling[method.upper()], box))
     return part[:, ::-1] if window.flip else part
 
 

@@ -86,7 +86,7 @@ def test_scaled_decoding_is_close_to_full_decoding(factor):
     content = jpeg(pixels)
     window = Window(13, 21, 448, 448, True)
     size = 448 // factor
-    got = lazy_image(content, "x.jpg").window(window, size)
+    got = lazy_image(content, "x.jpg").window(window, (size, size))
     difference = np.abs(got.astype(int) - expected(pixels, window, size))
     assert difference.mean() < 1.5
     assert difference.max() < 12
@@ -102,7 +102,7 @@ def test_orientation_is_that_of_pillow(orientation):
     upright = decode_image(content, "x.jpg")
     assert (image.height, image.width) == upright.shape[:2] == ((56, 40) if orientation > 4 else (40, 56))
     assert_array_equal(image.whole(), upright)
-    scaled = image.window(Window(0, 0, image.height, image.width), 20)
+    scaled = image.window(Window(0, 0, image.height, image.width), (20, 20))
     difference = np.abs(scaled.astype(int) - expected(upright, Window(0, 0, *upright.shape[:2]), 20))
     assert difference.mean() < 2
 
