@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             optimizer(lr, paths),
             loss=optax.softmax_cross_entropy_with_integer_labels,
             epochs=options.epochs,
-            batch=min(options.batch, len(images)),
+            batch_size=min(options.batch, len(images)),
             key=options.seed,
             preprocess=preprocess,
             init=init,

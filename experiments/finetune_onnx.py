@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         lambda steps: optax.adamw(optax.cosine_onecycle_schedule(steps, options.lr)),
         loss=loss,
         epochs=options.epochs,
-        batch=min(options.batch, len(images)),
+        batch_size=min(options.batch, len(images)),
         key=options.seed,
         init=(params, state),
         progress=False,

@@ -121,7 +121,7 @@ def learned_now(data: Dataset, options: argparse.Namespace) -> Network:
         optimizer(options.lr),
         loss=smoothed_loss,
         epochs=epochs,
-        batch=options.batch,
+        batch_size=options.batch,
         key=options.seed,
         augment=augmentation(RECIPES[options.data]),
         preprocess=preprocess,

@@ -29,7 +29,7 @@ from jaxconv.ops.lowering import lowering as lowering
 from jaxconv.patch import patch_lax as patch_lax
 from jaxconv.tree import *
 
-_PACKAGES = ("data", "inspect", "interop", "models", "train", "weights")
+_PACKAGES = ("data", "inspect", "interop", "metrics", "models", "train", "weights")
 _LAZY = {"summary": "inspect"}
 
 __version__ = "0.1.0.dev0"
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from jaxconv import data as data
     from jaxconv import inspect as inspect
     from jaxconv import interop as interop
+    from jaxconv import metrics as metrics
     from jaxconv import models as models
     from jaxconv import train as train
     from jaxconv import weights as weights

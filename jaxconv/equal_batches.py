@@ -27,18 +27,21 @@ class Batch(NamedTuple):
 def equal_batches(items: Any, batch_size: int) -> Iterator[Batch]:
     """Yields batches of one size, for one compiled program; the last batch overlaps the one before where need be.
 
-    NumPy arrays, memory maps included, are sliced on the host.
+    ``items`` is an array, or a pytree of arrays that share the first axis. NumPy arrays, memory maps included, are
+    sliced on the host.
 
     >>> [(part.items.tolist(), part.start, part.skip) for part in equal_batches(jnp.arange(5), 3)]
     [([0, 1, 2], 0, 0), ([2, 3, 4], 2, 1)]
     """
-    count = len(items)
+    count = len(jax.tree.leaves(items)[0])
     size = min(batch_size, count)
     for first in range(0, count, size):
         start = min(first, count - size)
-        if isinstance(items, jax.Array):
-            # The start is an operand: JAX compiles a slice with a static start once for each start.
-            part = jax.lax.dynamic_slice_in_dim(items, start, size)
-        else:
-            part = items[start : start + size]
-        yield Batch(part, start, first - start)
+        yield Batch(jax.tree.map(lambda leaf, at=start: _part(leaf, at, size), items), start, first - start)
+
+
+def _part(items: Any, start: int, size: int) -> Any:
+    if isinstance(items, jax.Array):
+        # The start is an operand: JAX compiles a slice with a static start once for each start.
+        return jax.lax.dynamic_slice_in_dim(items, start, size)
+    return items[start : start + size]

@@ -89,7 +89,7 @@ def test_docstrings_of_what_looks_in_show_it_too(name):
     assert ">>> " in inspect.getdoc(getattr(jc.inspect, name))
 
 
-@pytest.mark.parametrize("name", ["data", "inspect", "interop", "models", "train", "weights"])
+@pytest.mark.parametrize("name", ["data", "inspect", "interop", "metrics", "models", "train", "weights"])
 def test_sub_packages_load_when_asked_for(name):
     assert getattr(jc, name) is importlib.import_module(f"jaxconv.{name}")
     assert name in dir(jc)
@@ -115,19 +115,8 @@ def test_public_names_are_listed_once():
     assert len(owners) > 60
 
 
-PACKAGES = [
-    "",
-    "compose",
-    "data",
-    "inspect",
-    "inspect.figures",
-    "interop",
-    "layers",
-    "models",
-    "ops",
-    "train",
-    "weights",
-]
+SUBPACKAGES = "compose data inspect inspect.figures interop layers metrics models ops train weights"
+PACKAGES = ["", *SUBPACKAGES.split()]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -175,7 +164,7 @@ ORDER = """
     capture
     child
     composite
-    layers compiler equal_batches data patch
+    layers compiler equal_batches data metrics patch
     compose
     backbones
     models interop weights inspect train

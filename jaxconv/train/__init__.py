@@ -1,7 +1,7 @@
 """Training: one jitted step, a loop over epochs, exact evaluation, and checkpoints that survive a crash.
 
-Optimizers and losses are Optax's, checkpoints are Orbax's. `fit` trains on arrays that fit on the device; `train_step`
-is the piece to bring into a loop of one's own.
+Optimizers and losses are Optax's, checkpoints are Orbax's. `fit` trains on arrays that fit on the device or on an
+iterable of batches; `train_step` is the piece to bring into a custom loop.
 """
 
 from importlib import util as _util
@@ -11,8 +11,9 @@ if _missing := [name for name in ("optax", "orbax.checkpoint", "tqdm") if not _u
 
 from jaxconv.train.checkpoint import restore, save
 from jaxconv.train.evaluation import evaluate, predict
-from jaxconv.train.loop import FitResult, fit
+from jaxconv.train.loop import fit
 from jaxconv.train.progress import NonFiniteLossError
+from jaxconv.train.result import FitResult
 from jaxconv.train.state import TrainState
 from jaxconv.train.step import steps_per_epoch, train_step
 

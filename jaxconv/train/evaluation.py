@@ -1,7 +1,7 @@
-"""Exact evaluation and prediction over a data set of any size, with one compiled program."""
+"""Exact evaluation and prediction over a data set of any size, with one compiled program of the network."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -9,49 +9,54 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.compiler import jit
-from jaxconv.equal_batches import Preprocess, equal_batches
+from jaxconv.equal_batches import Preprocess
 from jaxconv.layer import Layer
-from jaxconv.ops.arrays import wider
+from jaxconv.metrics import Function, Metric, add
 from jaxconv.structs import struct_of
-from jaxconv.train.checks import check_arrays, check_batch, check_labels
-from jaxconv.train.state import Loss
-from jaxconv.train.step import METRICS, is_classification
+from jaxconv.train.checks import check_arrays, check_batch_size, check_classes, check_data, check_loss
+from jaxconv.train.measures import Loss, Metrics, as_metrics, finished, measure, ordered, sums_of, totals
+from jaxconv.train.sources import Batches, Part, array_parts, is_iterable
 
 
 def evaluate(
     net: Layer,
     params: Any,
     state: Any,
-    images: Any,
-    labels: Any,
+    inputs: Any,
+    targets: Any = None,
     *,
     loss: Loss,
-    batch: int = 256,
+    metrics: Mapping[str, Function | Metric] = {},
+    batch_size: int = 256,
     preprocess: Preprocess | None = None,
 ) -> dict[str, Any]:
-    """The mean loss and the accuracy over all of ``images``, whatever their number.
+    """The mean loss and the metrics over all of ``inputs``, whatever their number.
 
-    The last batch reaches back into the one before where the count isn't a multiple of ``batch``; what it saw already
-    is masked. So no image counts twice, none is dropped, and one program is compiled.
+    No example counts twice and none is dropped: the network runs on batches of one size, of which the last reaches back
+    into the one before where need be, and the loss and the metrics see the new examples only.
 
     Args:
       net: a layer; it runs with ``train=False``.
       params: its parameters.
       state: its state.
-      images: ``(count, ...)``. NumPy arrays, memory maps included, go to the device batch by batch.
-      labels: ``(count, ...)``. Where they index classes they must be from 0 to the number of classes less one; the
-        check reads all of them once.
-      loss: ``loss(logits, labels)``, a loss for each example, or a scalar that is a mean over examples.
-      batch: images for each call of the network.
-      preprocess: ``preprocess(images)``, run inside the compiled program. Pass the same function each time: a new one,
+      inputs: a pytree of arrays `(N, ...)`. NumPy arrays, memory maps included, go to the device batch by batch. Or,
+        without targets, an iterable of batches (inputs, targets), as `fit` takes it.
+      targets: a pytree of arrays `(N, ...)`. Where they are known to index classes they must be from 0 to the number
+        of classes less one; the check reads all of them once.
+      loss: ``loss(outputs, targets)``, a loss for each example or a scalar, or a pair of it and a dict of more values
+        by name. A scalar counts as the mean over the batch that it is of: exact for means over examples; a loss of
+        pairs or triplets is averaged over the batches.
+      metrics: by name, ``f(outputs, targets)``, a value for each example or a scalar, or a `jaxconv.metrics.Metric`.
+      batch_size: examples in each call of the network; an iterable has its own.
+      preprocess: ``preprocess(inputs)``, run inside the compiled program. Pass the same function each time: a new one,
         such as a lambda written in the call, compiles anew.
 
     Returns:
-      A dict: ``loss``; ``accuracy`` where `train_step` has one; ``count``.
+      A dict: ``loss``; what the loss's dict has; ``accuracy`` where `train_step` has one; the metrics; ``count``.
 
     Raises:
-      ValueError: where there are no images, their number differs from the labels', labels are out of range or not what
-        the loss takes, or ``batch`` is below 1.
+      ValueError: where there are no inputs, their number differs from the targets', targets are out of range or not
+        what the loss takes, ``batch_size`` is below 1, or the structure of batches changes.
 
     Example:
       >>> import dataclasses, jax.numpy as jnp, optax
@@ -62,63 +67,89 @@ def evaluate(
       ...     def apply(self, params, state, x, *, train=False, key=None):
       ...         return x, state
       >>> loss = optax.softmax_cross_entropy_with_integer_labels
-      >>> evaluate(Identity(), {}, {}, 50.0 * jnp.eye(3), jnp.array([0, 1, 0]), loss=loss, batch=2)["accuracy"]
+      >>> evaluate(Identity(), {}, {}, 50.0 * jnp.eye(3), jnp.array([0, 1, 0]), loss=loss, batch_size=2)["accuracy"]
       0.666...
     """
-    count = check_arrays(images, labels, labelled=True)
-    check_batch(batch)
-    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
-    size = min(batch, count)
-    logits = _forward.eval_shape(net, preprocess, params, state, struct_of((size, *images.shape[1:]), images.dtype))
-    check_labels(logits, labels, loss)
-    return measured(net, params, state, images, labels, loss=loss, batch=batch, preprocess=preprocess)
+    items = as_metrics(metrics)
+    check_batch_size(batch_size)
+    source: Batches | None = None
+    if is_iterable(inputs, targets):
+        source = Batches(inputs)
+        some, theirs = source.example()
+    else:
+        count = check_data(inputs, targets)
+        inputs, targets = jax.tree.map(_as_array, (inputs, targets))
+        some, theirs = structs((inputs, targets), min(batch_size, count))
+    outputs = _forward.eval_shape(net, preprocess, params, state, some)
+    check_loss(loss, items, outputs, theirs)
+    if source is None:
+        check_classes(loss, items, outputs, targets)
+        parts = array_parts(inputs, targets, batch_size)
+    else:
+        source.check = class_check(loss, items, outputs)
+        parts = source.parts()
+    return measured(net, params, state, parts, loss=loss, metrics=items, preprocess=preprocess)
 
 
 def measured(
     net: Layer,
     params: Any,
     state: Any,
-    images: Any,
-    labels: Any,
+    parts: Iterable[Part],
     *,
     loss: Loss,
-    batch: int,
+    metrics: Metrics,
     preprocess: Preprocess | None,
 ) -> dict[str, Any]:
     """`evaluate` without checks, for one who made them before."""
-    measure = functools.partial(_measure, net, loss, preprocess, params, state)
-    pairs = zip(equal_batches(images, batch), equal_batches(labels, batch), strict=True)
-    sums = _one_behind(measure(some.items, theirs.items, some.skip) for some, theirs in pairs)
-    totals: dict[str, float] = {}
-    for batch_sums in sums:
-        totals = {name: totals.get(name, 0.0) + float(value) for name, value in batch_sums.items()}
-    return {**{name: totals[name] / len(images) for name in METRICS if name in totals}, "count": len(images)}
+    sums = sums_of(metrics)
+    results = _one_behind(
+        (
+            part.rows,
+            _measure(
+                loss, metrics, part.skip, part.rows, _forward(net, preprocess, params, state, part.inputs), part.targets
+            ),
+        )
+        for part in parts
+    )
+    total, count = None, 0
+    for rows, result in results:
+        count += rows
+        batch = {name: _exact(value, sums.get(name)) for name, value in jax.device_get(result).items()}
+        if total is None:
+            total = batch
+        else:
+            total = {n: (sums[n].combine if n in sums else add)(value, batch[n]) for n, value in total.items()}
+    assert total is not None
+    values = {name: total[name] if name in sums else total[name] / count for name in ordered(total)}
+    return {**finished(values, metrics), "count": count}
 
 
 def predict(
     net: Layer,
     params: Any,
     state: Any,
-    images: Any,
+    inputs: Any,
     *,
-    batch: int = 256,
+    batch_size: int = 256,
     preprocess: Preprocess | None = None,
 ) -> Any:
-    """The network's output for all of ``images``, in their order.
+    """The network's output for all of ``inputs``, in their order.
 
     Args:
       net: a layer; it runs with ``train=False``.
       params: its parameters.
       state: its state.
-      images: ``(count, ...)``.
-      batch: images for each call of the network.
+      inputs: a pytree of arrays `(N, ...)`, or an iterable of batches (inputs, targets), as `evaluate` takes it; the
+        targets are not used.
+      batch_size: examples in each call of the network; an iterable has its own.
       preprocess: as in `evaluate`.
 
     Returns:
-      NumPy arrays ``(count, ...)`` in the form of the network's output: logits ``(count, classes)``, say.
+      NumPy arrays `(N, ...)` in the structure of the network's output: logits `(N, classes)`, say.
 
     Raises:
-      ValueError: where there are no images, or ``batch`` is below 1.
+      ValueError: where there are no inputs, or ``batch_size`` is below 1.
 
     Example:
       >>> import dataclasses, numpy as np
@@ -128,15 +159,42 @@ def predict(
       ...         return {}, {}
       ...     def apply(self, params, state, x, *, train=False, key=None):
       ...         return 2 * x, state
-      >>> predict(Double(), {}, {}, np.arange(5.0, dtype=np.float32), batch=2)
+      >>> predict(Double(), {}, {}, np.arange(5.0, dtype=np.float32), batch_size=2)
       array([0., 2., 4., 6., 8.], dtype=float32)
     """
-    check_arrays(images)
-    check_batch(batch)
+    check_batch_size(batch_size)
+    arrays = isinstance(inputs, tuple | list | dict) or hasattr(inputs, "shape") or not is_iterable(inputs, None)
+    if arrays:
+        check_arrays(inputs)
+        parts = array_parts(jax.tree.map(_as_array, inputs), None, batch_size)
+    else:
+        parts = Batches(inputs).parts()
     run = functools.partial(_forward, net, preprocess, params, state)
-    outputs = _one_behind((run(some.items), some.skip) for some in equal_batches(images, batch))
-    pieces = [jax.tree.map(lambda leaf, skip=skip: np.asarray(leaf)[skip:], output) for output, skip in outputs]
+    outputs = _one_behind((run(part.inputs), part) for part in parts)
+    pieces = [
+        jax.tree.map(lambda leaf, part=part: np.asarray(leaf)[part.skip : part.skip + part.rows], output)
+        for output, part in outputs
+    ]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+
+
+def structs(tree: Any, rows: int) -> Any:
+    """The shapes of a batch of some rows of arrays."""
+    return jax.tree.map(lambda leaf: struct_of((rows, *leaf.shape[1:]), leaf.dtype), tree)
+
+
+def class_check(loss: Loss, metrics: Metrics, outputs: Any, *, name: str = "") -> Any:
+    """What checks the classes of each batch of an iterable, where it is on the host."""
+
+    def check(inputs: Any, targets: Any, step: int) -> None:
+        if isinstance(targets, np.ndarray):
+            check_classes(loss, metrics, outputs, targets, name=f"{name} batch {step}:".strip())
+
+    return check
+
+
+def _as_array(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
 
 
 def _one_behind(results: Iterator[Any]) -> Iterator[Any]:
@@ -149,38 +207,28 @@ def _one_behind(results: Iterator[Any]) -> Iterator[Any]:
 
 
 @functools.partial(jit, static_argnums=(0, 1))
-def _forward(net: Layer, preprocess: Preprocess | None, params: Any, state: Any, images: jax.Array) -> Any:
-    return net.apply(params, state, images if preprocess is None else preprocess(images), train=False)[0]
+def _forward(net: Layer, preprocess: Preprocess | None, params: Any, state: Any, inputs: Any) -> Any:
+    return net.apply(params, state, inputs if preprocess is None else preprocess(inputs), train=False)[0]
 
 
-@functools.partial(jit, static_argnums=(0, 1, 2))
-def _measure(
-    net: Layer,
-    loss: Loss,
-    preprocess: Preprocess | None,
-    params: Any,
-    state: Any,
-    images: jax.Array,
-    labels: jax.Array,
-    skip: jax.Array,
-) -> dict[str, jax.Array]:
-    """Sums over a batch of the loss and of right answers, without its first ``skip`` images."""
-    logits = _forward(net, preprocess, params, state, images)
-    fresh = jnp.arange(len(labels)) >= skip
-    values = {"loss": _per_example(loss, logits, labels)}
-    if is_classification(logits, labels):
-        values["accuracy"] = jnp.argmax(logits, -1) == labels
-    return {name: jnp.sum(jnp.where(fresh, _by_example(value), 0)) for name, value in values.items()}
+@functools.partial(jit, static_argnums=(0, 1, 2, 3))
+def _measure(loss: Loss, metrics: Metrics, skip: int, rows: int, outputs: Any, targets: Any) -> dict[str, Any]:
+    """Sums over ``rows`` examples of a batch from ``skip`` on. Only the last batch has others than all."""
+    size = len(jax.tree.leaves(targets)[0])
+    if rows != size:
+        outputs, targets = jax.tree.map(
+            lambda leaf: leaf[skip : skip + rows] if leaf.shape[:1] == (size,) else leaf, (outputs, targets)
+        )
+    values, named = measure(loss, metrics, outputs, targets)
+    return totals({"loss": values, **named}, sums_of(metrics), rows)
 
 
-def _per_example(loss: Loss, logits: Any, labels: jax.Array) -> jax.Array:
-    values = loss(logits, labels)
-    if values.ndim == 0:
-        alone = functools.partial(jax.tree.map, lambda leaf: leaf[None])
-        values = jax.vmap(lambda one, label: loss(alone(one), label[None]))(logits, labels)
-    return values
+def _exact(value: Any, metric: Metric | None) -> Any:
+    """A batch's values in the widest types, in which sums over millions of examples are exact."""
+    if metric is not None and metric.combine is not add:
+        return value
+    return jax.tree.map(lambda leaf: leaf.astype(np.int64 if leaf.dtype.kind in "bui" else _float(leaf.dtype)), value)
 
 
-def _by_example(values: jax.Array) -> jax.Array:
-    """The mean over all axes but the first, in float32 at least."""
-    return jnp.mean(values.reshape(values.shape[0], -1), 1, dtype=wider(values.dtype, jnp.float32))
+def _float(dtype: Any) -> Any:
+    return np.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float64

@@ -1,14 +1,15 @@
 """What is seen while training runs, and the loss that stops it."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
+import numpy as np
 from tqdm.auto import tqdm
 
-from jaxconv.train.epoch import Totals
-from jaxconv.train.step import METRICS
+from jaxconv.train.epoch import Program, Totals, host
+from jaxconv.train.result import shown
 
 # Seconds. Reading a number waits for the device, so not at every step.
 _INTERVAL = 0.5
@@ -28,13 +29,22 @@ class NonFiniteLossError(FloatingPointError):
       what: what isn't finite.
       epoch: the epoch in which it came, from 1.
       step: the step of that epoch, from 1.
-      steps: the steps of an epoch.
+      steps: the steps of an epoch; None where that is not known.
       folder: the run's folder, where its "last" checkpoint is from before the failure; None where there is none.
       history: the records of the epochs that ended well.
+      indices: the examples of the step's batch, as indices into the inputs; None where they are not known.
     """
 
     def __init__(
-        self, what: str, *, epoch: int, step: int, steps: int, folder: Path | None, history: list[dict[str, Any]]
+        self,
+        what: str,
+        *,
+        epoch: int,
+        step: int,
+        steps: int | None,
+        folder: Path | None,
+        history: list[dict[str, Any]],
+        indices: np.ndarray | None = None,
     ):
         if folder is not None and history:
             good = f"the last good state is the checkpoint of epoch {len(history)} in {folder}"
@@ -42,34 +52,52 @@ class NonFiniteLossError(FloatingPointError):
             good = f"no epoch ended well, so {folder} holds no checkpoint"
         else:
             good = "no checkpoint was kept: fit was given no folder"
-        super().__init__(f"{what} is not finite at epoch {epoch}, step {step} of {steps}; {good}")
-        self.epoch, self.step, self.history = epoch, step, history
+        place = f"epoch {epoch}, step {step}" + ("" if steps is None else f" of {steps}")
+        batch = (
+            "" if indices is None else f"; its batch is inputs[{np.array2string(indices, threshold=8, separator=', ')}]"
+        )
+        super().__init__(f"{what} is not finite at {place}; {good}{batch}")
+        self.epoch, self.step, self.history, self.indices = epoch, step, history, indices
         self.folder = folder if history else None
 
 
 class Progress:
-    """A tqdm bar over all images of all epochs, and the watch over the loss.
+    """A tqdm bar over all examples of all epochs, and the watch over the loss.
 
     Args:
       show: whether there is a bar; the watch is always on.
-      epochs: how many epochs the run has.
-      steps: steps of an epoch.
-      batch: images of a step.
+      program: of the run; it has the means.
+      epochs: how many epochs the run has, where that is known.
+      steps: steps of an epoch, where that is known.
+      total: steps of the run, where that is known.
+      batch_size: examples of a step.
       folder: the run's folder, for the error's message.
       history: the records of the epochs that are behind.
+      indices: ``indices(epoch, step)``, both from 0, the examples of a batch.
     """
 
     def __init__(
-        self, *, show: bool, epochs: int, steps: int, batch: int, folder: Path | None, history: list[dict[str, Any]]
+        self,
+        *,
+        show: bool,
+        program: Program,
+        epochs: int | None,
+        steps: int | None,
+        total: int | None,
+        batch_size: int,
+        folder: Path | None,
+        history: list[dict[str, Any]],
+        indices: Callable[[int, int], Any] = lambda epoch, step: None,
     ):
-        self._epochs, self._steps, self._batch, self._folder = epochs, steps, batch, folder
-        self._history = list(history)
+        self._program, self._epochs, self._steps, self._folder = program, epochs, steps, folder
+        self._history, self._batch_size, self._indices = list(history), batch_size, indices
+        self._done = history[-1]["step"] if history else 0
         self._shown: dict[str, str] = {}
         self._last_read = time.perf_counter()
         in_notebook = show and any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
         self._bar = tqdm(
-            total=epochs * steps * batch,
-            initial=len(history) * steps * batch,
+            total=None if total is None else total * batch_size,
+            initial=self._done * batch_size,
             unit="image",
             unit_scale=True,
             dynamic_ncols=True,
@@ -92,24 +120,26 @@ class Progress:
             self.read(totals)
             self._last_read = time.perf_counter()
 
-    def read(self, totals: Totals) -> dict[str, float]:
-        """The means of the epoch's metrics so far, which the bar shows too. Raises `NonFiniteLossError`."""
-        host = jax.device_get(totals)
-        if host["bad"] >= 0:
-            raise self.failure("the loss", int(host["bad"]) + 1)
-        done = int(host["steps"])
-        means = {name: float(host["sums"][name]) / done for name in METRICS if name in host["sums"]}
+    def read(self, totals: Totals) -> dict[str, Any]:
+        """The means of the epoch's values so far, which the bar shows too. Raises `NonFiniteLossError`."""
+        totals = host(totals)
+        if totals["bad"] >= 0:
+            step = int(totals["bad"])
+            raise self.failure("the loss", step + 1, self._indices(len(self._history), step))
+        means = self._program.means(totals)
         self._show(means)
-        self._bar.set_description(f"epoch {len(self._history) + 1}/{self._epochs}", refresh=False)
-        self._bar.update((len(self._history) * self._steps + done) * self._batch - self._bar.n)
+        of = "" if self._epochs is None else f"/{self._epochs}"
+        self._bar.set_description(f"epoch {len(self._history) + 1}{of}", refresh=False)
+        self._bar.update((self._done + int(totals["steps"])) * self._batch_size - self._bar.n)
         return means
 
     def end(self, record: dict[str, Any]) -> None:
         """Takes the record of a finished epoch."""
         self._history.append(record)
+        self._done = record["step"]
         self._show(record)
 
-    def failure(self, what: str, step: int) -> NonFiniteLossError:
+    def failure(self, what: str, step: int, indices: Any = None) -> NonFiniteLossError:
         """The error for something that isn't finite after ``step`` steps of this epoch."""
         return NonFiniteLossError(
             what,
@@ -118,9 +148,9 @@ class Progress:
             steps=self._steps,
             folder=self._folder,
             history=self._history,
+            indices=indices,
         )
 
     def _show(self, record: dict[str, Any]) -> None:
-        names = ("loss", "accuracy", "validation_loss", "validation_accuracy")
-        self._shown |= {name: f"{record[name]:.4f}" for name in names if name in record}
+        self._shown |= {name: f"{record[name]:.4f}" for name in shown(record)}
         self._bar.set_postfix(self._shown, refresh=False)

@@ -10,10 +10,11 @@ import numpy as np
 import optax
 
 from jaxconv.layer import Layer
+from jaxconv.ops.arrays import wider
 from jaxconv.train.leaves import is_key
 
-Augment = Callable[[jax.Array, jax.Array], jax.Array]
-Loss = Callable[[Any, jax.Array], jax.Array]
+# augment(key, x) -> x, or augment(key, x, y) -> (x, y)
+Augment = Callable[..., Any]
 
 
 @jax.tree_util.register_dataclass
@@ -27,6 +28,7 @@ class TrainState:
       opt_state: the optimizer's state.
       step: an int32 scalar, the number of steps taken.
       key: a typed random key. It never changes; what is random in a step comes from ``fold_in(key, step)``.
+      average: the exponential moving average of ``params``, in float32 at least; None where none is kept.
     """
 
     params: Any = dataclasses.field(repr=False)
@@ -34,6 +36,7 @@ class TrainState:
     opt_state: Any = dataclasses.field(repr=False)
     step: jax.Array
     key: jax.Array
+    average: Any = dataclasses.field(default=None, repr=False)
 
     @classmethod
     def create(
@@ -44,6 +47,7 @@ class TrainState:
         x: Any = None,
         *,
         init: tuple[Any, Any] | None = None,
+        average: float | None = None,
     ) -> "TrainState":
         """The state before the first step.
 
@@ -55,6 +59,7 @@ class TrainState:
           x: an array, a ``ShapeDtypeStruct`` or a shape, batch axis included, as ``net.init`` takes it.
           init: (params, state) to start from instead of calling ``net.init``, for fine-tuning. They are copied, so
             that a donating step leaves the caller's arrays alone.
+          average: as in `train_step`; unless None, the state has an average, which begins with the parameters.
 
         Returns:
           A `TrainState` at step 0 which shares no buffer with anything.
@@ -74,7 +79,8 @@ class TrainState:
             raise ValueError("x: expected an input or its shape to initialize the network with, got None")
         weights, own = jax.random.split(as_key(key))
         params, state = copied(net.init(weights, x) if init is None else init)
-        return cls(params, state, copied(optimizer.init(params)), jnp.zeros((), jnp.int32), own)
+        wide = None if average is None else copied(jax.tree.map(_widened, params))
+        return cls(params, state, copied(optimizer.init(params)), jnp.zeros((), jnp.int32), own, wide)
 
 
 def as_key(key: jax.Array | int) -> jax.Array:
@@ -82,6 +88,10 @@ def as_key(key: jax.Array | int) -> jax.Array:
     if isinstance(key, int | np.integer):
         return jax.random.key(int(key))
     return key if is_key(key) else jax.random.wrap_key_data(key)
+
+
+def _widened(leaf: jax.Array) -> jax.Array:
+    return leaf.astype(wider(leaf.dtype, jnp.float32)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def copied(tree: Any) -> Any:

@@ -1,7 +1,7 @@
-"""One step of training: gradient, update, metrics. The loop of `fit` and a loop of one's own run the same function."""
+"""One step of training: gradient, update, metrics. The loop of `fit` and a custom loop run the same function."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,14 +11,13 @@ import optax
 from jaxconv.compiler import jit
 from jaxconv.equal_batches import Preprocess
 from jaxconv.layer import Layer
+from jaxconv.metrics import Function, Metric
 from jaxconv.ops.arrays import wider
-from jaxconv.train.state import Augment, Loss, TrainState, strong
+from jaxconv.train.measures import Loss, Metrics, as_metrics, mean, means, measure, sums_of, takes_targets
+from jaxconv.train.state import Augment, TrainState, strong
 
-Metrics = dict[str, jax.Array]
-Step = Callable[[TrainState, Any, jax.Array], tuple[TrainState, Metrics]]
-
-# In the order in which they are shown; a dict that comes out of jit is sorted by name.
-METRICS = ("loss", "accuracy", "grad_norm")
+Measured = dict[str, Any]
+Step = Callable[[TrainState, Any, Any], tuple[TrainState, Measured]]
 
 
 def train_step(
@@ -26,8 +25,10 @@ def train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     *,
+    metrics: Mapping[str, Function | Metric] = {},
     augment: Augment | None = None,
     preprocess: Preprocess | None = None,
+    average: float | None = None,
     donate: bool = True,
 ) -> Step:
     """A jitted function that takes one training step.
@@ -37,22 +38,29 @@ def train_step(
 
     Args:
       net: a layer.
-      loss: ``loss(logits, labels)``, a loss for each example or a scalar; the mean is minimized. Optax's losses fit.
+      loss: ``loss(outputs, targets)``, a scalar or a loss for each example; the mean is minimized. Or a pair of it and
+        a dict of more values by name, scalars or one for each example. Optax's losses fit.
       optimizer: an Optax transformation. It is given ``value=loss``, for those that ask for it.
-      augment: ``augment(key, x)``, random changes of a batch, after ``preprocess``.
-      preprocess: ``preprocess(images)``, such as a cast and normalization, run inside the step.
+      metrics: by name, ``f(outputs, targets)``, a value for each example or a scalar; or a `jaxconv.metrics.Metric`.
+      augment: ``augment(key, x)``, or ``augment(key, x, y) -> (x, y)`` where it has three parameters without default:
+        random changes of a batch, after ``preprocess``.
+      preprocess: ``preprocess(inputs)``, such as a cast and normalization, run inside the step.
+      average: the decay of an exponential moving average of the parameters, ``train_state.average``. In step t, counted
+        from 0, it is at most ``(1 + t) / (10 + t)``, so that the initial weights are forgotten. Steps that change
+        no parameter leave the average as it is, such as those that `optax.MultiSteps` only accumulates in.
       donate: whether the old train state's buffers are reused for the new one, so that two need not be held. The old
         state is gone after the call.
 
     Returns:
-      ``step(train_state, images, labels) -> (train_state, metrics)``. ``metrics`` holds scalars on the device: loss,
-      grad_norm, and accuracy where the labels are ints and the logits have one more axis, the classes.
+      ``step(train_state, inputs, targets) -> (train_state, measured)``. Inputs, targets and outputs are any pytrees.
+      ``measured`` is on the device: loss, grad_norm, each metric's mean over the batch, what a `Metric` updates with as
+      it is, and accuracy where the loss is Optax's softmax cross entropy with integer labels.
 
-    Some optimizers skip a step whose gradients are not finite: `optax.apply_if_finite`, or `optax.MultiSteps` with
-    `optax.skip_not_finite`. Such a step leaves the layer state too as it was, so one batch that overflows does not
-    stay in the batch statistics; ``step`` and the optimizer's own counts go on. Of a step that was skipped grad_norm is
-    not finite. The loss may be: compiled by XLA for CPU, a ReLU or a maximum may turn NaN into a number, so a finite
-    loss does not show that all went well.
+    Some optimizers skip a step whose gradients are not finite: `optax.apply_if_finite`, `dynamic_loss_scale`, or
+    `optax.MultiSteps` with `optax.skip_not_finite`. Such a step leaves the layer state too as it was, so one batch that
+    overflows does not stay in the batch statistics; ``step`` and the optimizer's own counts go on. Of a step that was
+    skipped grad_norm is not finite. The loss may be: compiled by XLA for CPU, a ReLU or a maximum may turn NaN into a
+    number, so a finite loss does not show that all went well.
 
     Example:
       >>> import dataclasses, jax, jax.numpy as jnp, optax
@@ -67,11 +75,19 @@ def train_step(
       >>> step = train_step(Linear(), optax.softmax_cross_entropy_with_integer_labels, optimizer)
       >>> train_state = TrainState.create(Linear(), optimizer, 0, x)
       >>> for _ in range(2):
-      ...     train_state, metrics = step(train_state, x, y)
-      >>> print(f"{metrics['loss']:.3f} {metrics['accuracy']:.0%}")
+      ...     train_state, measured = step(train_state, x, y)
+      >>> print(f"{measured['loss']:.3f} {measured['accuracy']:.0%}")
       0.474 100%
     """
-    step = raw_step(net, loss, optimizer, augment=augment, preprocess=preprocess)
+    step = raw_step(
+        net,
+        loss,
+        optimizer,
+        metrics=as_metrics(metrics),
+        augment=augment,
+        preprocess=preprocess,
+        average=average,
+    )
     return jit(step, donate_argnums=0 if donate else ())
 
 
@@ -80,58 +96,70 @@ def raw_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     *,
+    metrics: Metrics = (),
     augment: Augment | None = None,
     preprocess: Preprocess | None = None,
+    average: float | None = None,
 ) -> Step:
     """`train_step` before jit, to be put inside a larger compiled function."""
     optimizer = optax.with_extra_args_support(optimizer)
+    sums = sums_of(metrics)
 
-    def step(train_state: TrainState, images: Any, labels: jax.Array) -> tuple[TrainState, Metrics]:
+    def step(train_state: TrainState, inputs: Any, targets: Any) -> tuple[TrainState, Measured]:
         augment_key, net_key = jax.random.split(jax.random.fold_in(train_state.key, train_state.step))
-        x = images if preprocess is None else preprocess(images)
-        x = x if augment is None else augment(augment_key, x)
+        x, y = prepared(augment_key, inputs, targets, augment=augment, preprocess=preprocess)
 
-        def objective(params: Any) -> tuple[jax.Array, tuple[Any, Any]]:
-            logits, state = net.apply(params, train_state.state, x, train=True, key=net_key)
-            return mean(loss(logits, labels)), (logits, state)
+        def objective(params: Any) -> tuple[jax.Array, tuple[Measured, Any]]:
+            outputs, state = net.apply(params, train_state.state, x, train=True, key=net_key)
+            values, named = measure(loss, metrics, outputs, y)
+            return mean(values), (named, state)
 
-        (value, (logits, state)), grads = jax.value_and_grad(objective, has_aux=True)(train_state.params)
+        (value, (named, state)), grads = jax.value_and_grad(objective, has_aux=True)(train_state.params)
         updates, opt_state = optimizer.update(grads, train_state.opt_state, train_state.params, value=value)
         params = optax.apply_updates(train_state.params, updates)
         norm = optax.tree.norm(jax.tree.map(_wide, grads))
-        skipped = ~jnp.isfinite(norm) & _all_zero(updates)
+        still = _all_zero(updates)
+        skipped = ~jnp.isfinite(norm) & still
         state = jax.tree.map(lambda new, old: jnp.where(skipped, old, new), state, train_state.state)
-        metrics = {"loss": value, "grad_norm": norm}
-        if is_classification(logits, labels):
-            metrics["accuracy"] = mean(jnp.argmax(logits, -1) == labels)
-        return strong(TrainState(params, state, opt_state, train_state.step + 1, train_state.key)), metrics
+        moving = train_state.average
+        if average is not None:
+            decay = jnp.where(still, 1.0, jnp.minimum(average, (1 + train_state.step) / (10 + train_state.step)))
+            moving = jax.tree.map(functools.partial(_averaged, decay), moving, params)
+        new = TrainState(params, state, opt_state, train_state.step + 1, train_state.key, moving)
+        return strong(new), {"loss": value, **means(named, sums), "grad_norm": norm}
 
     return step
 
 
-def steps_per_epoch(count: int, batch: int) -> int:
-    """How many steps `fit` takes to see ``count`` images once, the last, filled up batch included.
+def prepared(
+    key: jax.Array, inputs: Any, targets: Any, *, augment: Augment | None, preprocess: Preprocess | None
+) -> tuple[Any, Any]:
+    """A batch as the network and the loss get it in training."""
+    x = inputs if preprocess is None else preprocess(inputs)
+    if augment is None:
+        return x, targets
+    if not takes_targets(augment):
+        return augment(key, x), targets
+    pair = augment(key, x, targets)
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise ValueError(f"augment must return (inputs, targets) where it takes both, got {type(pair).__name__}")
+    return pair
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """How many steps `fit` takes to see ``count`` examples once, the last, filled up batch included.
 
     Example:
       >>> steps_per_epoch(4000, 128)
       32
     """
-    return -(-count // batch)
+    return -(-count // batch_size)
 
 
-def is_classification(logits: Any, labels: Any) -> bool:
-    """Whether ``labels`` are the indices of classes on the last axis of ``logits``: then there is an accuracy."""
-    return (
-        hasattr(logits, "ndim")
-        and jnp.issubdtype(labels.dtype, jnp.integer)
-        and tuple(labels.shape) == tuple(logits.shape[:-1])
-        and logits.shape[-1] > 1
-    )
-
-
-def mean(values: jax.Array) -> jax.Array:
-    """The mean, accumulated in float32 at least."""
-    return jnp.mean(_wide(values))
+def _averaged(decay: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(old.dtype, jnp.floating):
+        return new
+    return old + (1 - decay).astype(old.dtype) * (new.astype(old.dtype) - old)
 
 
 def _wide(values: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
+import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxconv.train import TrainState
-from jaxconv.train.epoch import epoch_order, looped_epoch, new_totals, scanned_epoch
-from jaxconv.train.step import raw_step
+from jaxconv.train.epoch import Recipe, epoch_order, program
+from jaxconv.train.sources import Arrays
 from tests.train.toys import Centered, assert_same, cross_entropy, data
 
 KEY = jax.random.key(3)
@@ -37,11 +37,15 @@ def test_order_is_a_function_of_key_and_epoch():
     assert (orders[0] != orders[3]).any()
 
 
-def prepare(net, images, labels, optimizer, **options):
-    step = raw_step(net, cross_entropy, optimizer, **options)
+def prepare(net, images, labels, optimizer, batch_size, scan, **options):
+    made = program(Recipe(net, cross_entropy, optimizer, **options))
     train_state = TrainState.create(net, optimizer, KEY, images)
-    totals = new_totals(jax.eval_shape(step, train_state, images, labels)[1])
-    return step, (train_state, totals), jnp.asarray(images), jnp.asarray(labels)
+    totals = made.new_totals(jax.eval_shape(made.step, train_state, images, labels)[1])
+    return made, (train_state, totals), Arrays(images, labels, batch_size, scan=scan)
+
+
+def run(made, carry, source, epoch=0, on_step=lambda totals: None):
+    return source.run(made, carry, epoch=epoch, start=0, stop=None, on_step=on_step)
 
 
 def test_scan_equals_loop():
@@ -50,10 +54,10 @@ def test_scan_equals_loop():
     def augment(key, x):
         return x + 0.1 * jax.random.uniform(key, (1,))
 
-    for make in (looped_epoch, scanned_epoch):
-        step, carry, *arrays = prepare(Centered(), *data(22), optax.adam(0.05), augment=augment)
-        run, totals = make(step), carry[1]
-        carry = run(carry, *arrays, epoch_order(KEY, 0, 22, 5), calls.append)
+    for scan in (False, True):
+        made, carry, source = prepare(Centered(), *data(22), optax.adam(0.05), 5, scan, augment=augment)
+        totals = carry[1]
+        carry = run(made, carry, source, on_step=calls.append)
         assert carry[1]["steps"] == 5
         assert totals["steps"].is_deleted()
         results.append(carry)
@@ -64,20 +68,35 @@ def test_scan_equals_loop():
     jax.tree.map(close, (loop.params, loop.state, loop_totals), (scan.params, scan.state, scan_totals))
 
 
-@pytest.mark.parametrize("make", [looped_epoch, scanned_epoch])
-def test_the_first_bad_step_is_kept(make):
+@pytest.mark.parametrize("scan", [False, True])
+def test_the_first_bad_step_is_kept(scan):
     images, labels = data(22)
     images[17] = np.inf
-    step, carry, *arrays = prepare(Centered(rate=0.0), images, labels, optax.sgd(0.1))
-    order = epoch_order(KEY, 1, 22, 5)
-    expected = np.argwhere(np.asarray(order) == 17)[0, 0]
-    _, totals = make(step)(carry, *arrays, order)
+    made, carry, source = prepare(Centered(rate=0.0), images, labels, optax.sgd(0.1), 5, scan)
+    expected = np.argwhere(np.asarray(epoch_order(KEY, 1, 22, 5)) == 17)[0, 0]
+    # The state's key is the second half of the key: the order that is expected is of the whole one.
+    carry = dataclasses.replace(carry[0], key=jax.random.key(3)), carry[1]
+    _, totals = run(made, carry, source, epoch=1)
     assert totals["bad"] == expected > 0
+    assert 17 in source.indices(KEY, 1, int(totals["bad"]))
 
 
-@pytest.mark.parametrize("make", [looped_epoch, scanned_epoch])
-def test_donates_the_train_state(make):
-    step, (train_state, totals), *arrays = prepare(Centered(rate=0.0), *data(8), optax.adam(0.05))
-    make(step)((train_state, totals), *arrays, epoch_order(KEY, 0, 8, 4))
+@pytest.mark.parametrize("scan", [False, True])
+def test_donates_the_train_state(scan):
+    made, (train_state, totals), source = prepare(Centered(rate=0.0), *data(8), optax.adam(0.05), 4, scan)
+    run(made, (train_state, totals), source)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(train_state.params))
-    assert not any(array.is_deleted() for array in arrays)
+    assert not any(array.is_deleted() for array in (source.inputs, source.targets))
+
+
+def test_equal_recipes_share_what_is_compiled():
+    optimizer = optax.sgd(0.1)
+    one, same = (program(Recipe(Centered(), cross_entropy, optimizer)) for _ in range(2))
+    assert one is same
+    assert program(Recipe(Centered(), cross_entropy, optax.sgd(0.1))) is not one
+    assert program(Recipe(Centered(4), cross_entropy, optimizer)) is not one
+
+    class Unhashable(Centered):
+        __hash__ = None
+
+    assert program(Recipe(Unhashable(), cross_entropy, optimizer)) is not None

@@ -7,11 +7,15 @@ import numpy as np
 import optax
 import pytest
 
-from jaxconv.train import FitResult, NonFiniteLossError, evaluate, fit, layout, loop, restore
+from jaxconv.train import FitResult, NonFiniteLossError, evaluate, fit, layout, restore
+from jaxconv.train.epoch import epoch_order
 from jaxconv.train.lock import only_writer
+from jaxconv.train.result import Monitor
+from jaxconv.train.sources import Arrays
 from tests.train.toys import Centered, Linear, assert_same, cross_entropy, data
 
 TRAIN, VALIDATION = data(50), data(20, seed=1)
+ADAM = optax.adam(0.05)  # One object: runs share what is compiled.
 NET = Centered(rate=0.0)  # Random numbers take most of the compilation: only the tests of them draw any.
 DROPOUT = Centered()
 
@@ -21,8 +25,8 @@ def noise(key, x):
 
 
 def run(*, net=NET, arrays=TRAIN, optimizer=None, **options):
-    options = {"loss": cross_entropy, "epochs": 3, "batch": 16, "key": 5, "progress": False, **options}
-    return fit(net, *arrays, optimizer or optax.adam(0.05), **options)
+    options = {"loss": cross_entropy, "epochs": 3, "batch_size": 16, "key": 5, "progress": False, **options}
+    return fit(net, *arrays, optimizer or ADAM, **options)
 
 
 def without_times(history):
@@ -34,8 +38,8 @@ def test_learns():
     assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
     assert result.history[-1]["validation_accuracy"] > 0.7
     assert result.train_state.step == 20 * 4
-    names = ["epoch", "loss", "accuracy", "grad_norm", "seconds", "images_per_second"]
-    assert list(result.history[0]) == [*names, "validation_loss", "validation_accuracy"]
+    names = ["epoch", "step", "loss", "accuracy", "grad_norm", "seconds", "images_per_second"]
+    assert list(result.history[0]) == [*names, "validation_loss", "validation_accuracy", "best_epoch"]
     assert [record["epoch"] for record in result.history] == list(range(1, 21))
     assert result.train_seconds == pytest.approx(sum(record["seconds"] for record in result.history))
     assert result.images_per_second == pytest.approx(20 * 64 / result.train_seconds)
@@ -89,7 +93,9 @@ def test_without_validation_best_is_last():
 )
 def test_better(record, best, better):
     """By accuracy, then by loss, then the later one."""
-    assert loop._better({"validation_loss": 1.0, **record}, {"validation_loss": 1.0, **best}) is better
+    name = "validation_accuracy" if "validation_accuracy" in record else "validation_loss"
+    monitor = Monitor(name, largest=name.endswith("accuracy"))
+    assert monitor.better({"validation_loss": 1.0, **record}, {"validation_loss": 1.0, **best}) is better
 
 
 def test_fraction_holds_out_training_images():
@@ -101,7 +107,7 @@ def test_fraction_holds_out_training_images():
 
     images = np.arange(50, dtype=np.float32)[:, None] / 50
     labels = np.tile([0, 1, 1, 1, 1], 10)
-    result = run(net=Linear(2), arrays=(images, labels), validation=0.2, batch=10, epochs=1, preprocess=spy)
+    result = run(net=Linear(2), arrays=(images, labels), validation=0.2, batch_size=10, epochs=1, preprocess=spy)
     jax.effects_barrier()
     *train, validation = [set(np.round(50 * batch[:, 0]).astype(int).tolist()) for batch in held]
     assert len(validation) == 10
@@ -124,9 +130,8 @@ def test_scan_equals_loop():
     jax.tree.map(close, *(without_times(result.history) for result in results))
 
 
-def test_loop_on_cpu_by_default(monkeypatch):
-    monkeypatch.setattr(loop, "scanned_epoch", None)
-    run(epochs=1)
+def test_loop_on_cpu_by_default():
+    assert not Arrays(*TRAIN, 16).scan
 
 
 def test_init_continues_from_given_weights():
@@ -155,7 +160,7 @@ def test_checkpoints_hold_best_and_last(tmp_path):
 
 
 def test_resume_is_bitwise_the_uninterrupted_run(tmp_path):
-    options = {"net": DROPOUT, "augment": noise, "validation": 0.2, "optimizer": optax.adamw(0.3), "batch": 12}
+    options = {"net": DROPOUT, "augment": noise, "validation": 0.2, "optimizer": optax.adamw(0.3), "batch_size": 12}
     whole = run(epochs=5, **options)
     run(epochs=2, **options, folder=tmp_path)
     resumed = run(epochs=5, **options, folder=tmp_path, resume=True)
@@ -181,7 +186,7 @@ def damage(folder, epoch):
 
 
 def test_resume_passes_over_a_damaged_checkpoint(tmp_path):
-    options = {"net": DROPOUT, "validation": 0.2, "optimizer": optax.adamw(0.3), "batch": 12}
+    options = {"net": DROPOUT, "validation": 0.2, "optimizer": optax.adamw(0.3), "batch_size": 12}
     whole = run(epochs=4, **options)
     run(epochs=3, **options, folder=tmp_path)
     damage(tmp_path, 3)
@@ -221,10 +226,10 @@ def test_two_runs_on_one_folder(tmp_path):
 
     with only_writer(tmp_path):
         again(None)
-    run(epochs=1, batch=50, folder=tmp_path, preprocess=spy)
+    run(epochs=1, batch_size=50, folder=tmp_path, preprocess=spy)
     jax.effects_barrier()
     assert len(refused) == 2
-    run(epochs=2, batch=50, folder=tmp_path, resume=True)
+    run(epochs=2, batch_size=50, folder=tmp_path, resume=True)
 
 
 def test_resume_of_a_finished_run_returns_it(tmp_path):
@@ -241,9 +246,9 @@ def test_resume_of_a_finished_run_returns_it(tmp_path):
     [
         ({"net": Centered(classes=4)}, r"params/dense/bias: expected float32 \(4,\), .* got float32 \(3,\)"),
         ({"optimizer": optax.sgd(0.1)}, r"opt_state/0/count: expected nothing, .* got int32"),
-        ({"batch": 10}, "batch: expected 16, as in the run that .* holds, got 10"),
-        ({"key": 6}, "key: expected .*, as in the run that .* holds, got"),
-        ({"arrays": data(49)}, "images: expected 50, as in the run that .* holds, got 49"),
+        ({"batch_size": 10}, "batch_size must be 16, as in the run that .* holds, got 10"),
+        ({"key": 6}, "key must be .*, as in the run that .* holds, got"),
+        ({"arrays": data(49)}, "examples must be 50, as in the run that .* holds, got 49"),
     ],
 )
 def test_resume_of_another_run_is_refused(tmp_path, options, message):
@@ -263,6 +268,8 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tmp_path, epo
     with pytest.raises(NonFiniteLossError, match="epoch 2, step 3 of 4; the last good state is the checkpoint of") as e:
         run(epochs=9, optimizer=poison(2), epoch_scan=epoch_scan, folder=tmp_path)
     assert (e.value.epoch, e.value.step, e.value.folder) == (2, 3, tmp_path)
+    np.testing.assert_array_equal(e.value.indices, epoch_order(good.train_state.key, 1, 50, 16)[2])
+    assert str(e.value).endswith(", ".join(map(str, e.value.indices[-3:].tolist())) + "]]")
     assert without_times(e.value.history) == without_times(good.history)
     assert_same(restore(tmp_path, "last", like=good.train_state), good.train_state)
 
@@ -344,21 +351,27 @@ IMAGES, LABELS = TRAIN
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs: expected an int of 1 or more, got 0"),
-        ({"epochs": 2.5}, r"epochs: expected an int of 1 or more, got 2\.5"),
-        ({"batch": 51}, "batch: expected at most 50, the number of training images, got 51"),
-        ({"batch": 46, "validation": 0.1}, "batch: expected at most 45, the number of training images, got 46"),
-        ({"batch": 0}, "batch: expected an int of 1 or more, got 0"),
-        ({"arrays": (IMAGES, LABELS[:-1])}, r"labels: expected 50, one for each image, got \(49,\)"),
-        ({"arrays": (IMAGES, None)}, "labels: expected 50, one for each image, got NoneType"),
-        ({"arrays": (IMAGES, LABELS + 1)}, "labels: expected 0 to 2 for 3 logits, got 1 to 3"),
-        ({"arrays": (IMAGES, LABELS + 0.5)}, "labels: expected what softmax_cross_entropy_with_integer_labels takes"),
-        ({"validation": (IMAGES, LABELS[1:])}, r"validation labels: expected 50, one for each image, got \(49,\)"),
-        ({"validation": (IMAGES, LABELS - 1)}, "validation labels: expected 0 to 2 for 3 logits, got -1 to 1"),
-        ({"validation": 1.5}, r"validation: expected \(images, labels\) or a fraction between 0 and 1, got 1\.5"),
-        ({"validation": 10}, r"validation: expected \(images, labels\) or a fraction between 0 and 1, got 10"),
-        ({"validation": 0.001}, r"validation: expected a fraction that splits the images in two, got 0\.001"),
-        ({"resume": True}, "resume: expected a folder to resume from, got folder=None"),
+        ({"epochs": 0}, "epochs must be an int of 1 or more, got 0"),
+        ({"epochs": 2.5}, r"epochs must be an int of 1 or more, got 2\.5"),
+        ({"batch_size": 51}, "batch_size must be at most 50, the number of training examples, got 51"),
+        (
+            {"batch_size": 46, "validation": 0.1},
+            "batch_size must be at most 45, the number of training examples, got 46",
+        ),
+        ({"batch_size": 0}, "batch_size must be an int of 1 or more, got 0"),
+        ({"arrays": (IMAGES, LABELS[:-1])}, r"^targets must have 50 examples, as the inputs have, got shape \(49,\)"),
+        ({"arrays": (IMAGES, None)}, "targets must have 50 examples, as the inputs have, got None"),
+        ({"arrays": (IMAGES, LABELS + 1)}, "^targets must be 0 to 2 for 3 classes, got 1 to 3"),
+        ({"arrays": (IMAGES, LABELS + 0.5)}, "^targets must be what softmax_cross_entropy_with_integer_labels takes"),
+        (
+            {"validation": (IMAGES, LABELS[1:])},
+            r"validation targets must have 50 examples, as the inputs have, got shape \(49,\)",
+        ),
+        ({"validation": (IMAGES, LABELS - 1)}, "validation targets must be 0 to 2 for 3 classes, got -1 to 1"),
+        ({"validation": 1.5}, r"validation must be \(inputs, targets\), a fraction between 0 and 1 or .*, got 1\.5"),
+        ({"validation": 10}, r"validation must be \(inputs, targets\), a fraction between 0 and 1 or .*, got 10"),
+        ({"validation": 0.001}, r"validation must be a fraction that leaves no part empty, got 0\.001"),
+        ({"resume": True}, "resume must come with a folder to resume from, got folder=None"),
     ],
 )
 def test_bad_input(options, message):
@@ -368,7 +381,7 @@ def test_bad_input(options, message):
 
 def test_folder_is_checked_before_anything_runs(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ValueError, match="folder: expected nothing but checkpoints"):
+    with pytest.raises(ValueError, match=r"folder must hold nothing but a run of fit, got 'thesis\.tex'"):
         run(net=None, folder=tmp_path)
 
 
@@ -386,4 +399,5 @@ def test_result_is_data():
         "train_state",
         "history",
         "best_epoch",
+        "interrupted",
     ]

@@ -1,25 +1,33 @@
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from jaxconv.train import NonFiniteLossError, progress
+from jaxconv.train.epoch import Recipe, program
 from jaxconv.train.progress import Progress
 
-RECORD = {"loss": 0.5, "accuracy": 0.75, "validation_accuracy": 0.625}
+RECORD = {"step": 10, "loss": 0.5, "accuracy": 0.75, "validation_accuracy": 0.625}
+
+
+PROGRAM = program(Recipe(None, None, optax.sgd(0.1)))
 
 
 def totals(steps, bad=-1):
     sums = {"loss": jnp.float32(2.0 * steps), "accuracy": jnp.float32(0.5 * steps)}
-    return {"steps": jnp.int32(steps), "bad": jnp.int32(bad), "sums": sums}
+    return {"steps": jnp.int32(steps), "count": jnp.int32(steps), "bad": jnp.int32(bad), "sums": sums}
 
 
-def make(show=False, history=(), folder=None):
-    return Progress(show=show, epochs=3, steps=10, batch=4, folder=folder, history=list(history))
+def make(show=False, history=(), folder=None, **options):
+    history = [{**record, "step": 10 * i} for i, record in enumerate(history, 1)]
+    options = {"program": PROGRAM, "epochs": 3, "steps": 10, "total": 30, "batch_size": 4, **options}
+    return Progress(show=show, folder=folder, history=history, **options)
 
 
 def test_bar_shows_rate_loss_accuracy_and_time_left(capsys):
     with make(show=True, history=[RECORD]) as bar:
         bar.read(totals(5))
-        bar.end(RECORD)
+        bar.end({**RECORD, "step": 20})
         bar.read(totals(10))
     text = capsys.readouterr().err
     assert "epoch 3/3" in text
@@ -63,14 +71,33 @@ def test_a_bad_loss_stops(history, folder, good):
     assert isinstance(caught.value, FloatingPointError)
     assert (caught.value.epoch, caught.value.step) == (len(history) + 1, 8)
     assert caught.value.folder == (folder if history else None)
-    assert caught.value.history == history
+    assert [record["loss"] for record in caught.value.history] == [0.5] * len(history)
+
+
+def test_the_batch_of_a_bad_loss_is_given():
+    with make(indices=lambda epoch, step: np.array([epoch, step])) as bar, pytest.raises(NonFiniteLossError) as caught:
+        bar.read(totals(9, bad=7))
+    assert caught.value.indices.tolist() == [0, 7]
+    assert str(caught.value).endswith("; its batch is inputs[[0, 7]]")
+
+
+def test_a_run_of_unknown_length(capsys):
+    with make(show=True, epochs=None, steps=None, total=None) as bar:
+        bar.read(totals(5))
+        with pytest.raises(NonFiniteLossError, match="at epoch 1, step 3; no checkpoint"):
+            bar.read(totals(5, bad=2))
+    assert "epoch 1" in capsys.readouterr().err
 
 
 NOTEBOOK = """
 from jaxconv.train.progress import Progress
-bar = Progress(show=True, epochs=1, steps=10, batch=4, folder=None, history=[])
+from jaxconv.train.epoch import Recipe, program
+made = program(Recipe(None, None, None))
+bar = Progress(
+    show=True, program=made, epochs=1, steps=10, total=10, batch_size=4, folder=None, history=[]
+)
 with bar:
-    bar.read({"steps": 10, "bad": -1, "sums": {"loss": 5.0}})
+    bar.read({"steps": 10, "count": 10, "bad": -1, "sums": {"loss": 5.0}})
 """
 
 

@@ -194,9 +194,9 @@ def test_types_stay_so_that_one_program_is_compiled():
     assert step._cache_size() == 1
 
 
-@pytest.mark.parametrize(("count", "batch", "steps"), [(4000, 128, 32), (256, 128, 2), (1, 1, 1), (5, 4, 2)])
-def test_steps_per_epoch(count, batch, steps):
-    assert steps_per_epoch(count, batch) == steps
+@pytest.mark.parametrize(("count", "batch_size", "steps"), [(4000, 128, 32), (256, 128, 2), (1, 1, 1), (5, 4, 2)])
+def test_steps_per_epoch(count, batch_size, steps):
+    assert steps_per_epoch(count, batch_size) == steps
 
 
 def test_same_in_float64():
@@ -238,6 +238,6 @@ def test_strict_flags_stop_no_step():
         with strict_flags():
             found = jc.train.evaluate(
                 model, train_state.params, train_state.state, images.astype(jnp.float32), labels,
-                loss=optax.softmax_cross_entropy_with_integer_labels, batch=4,
+                loss=optax.softmax_cross_entropy_with_integer_labels, batch_size=4,
             )  # fmt: skip
         assert found["count"] == 6

@@ -1,0 +1,235 @@
+"""Where a run's batches come from: arrays on the device, or an iterable of batches."""
+
+import dataclasses
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxconv.equal_batches import equal_batches
+from jaxconv.structs import struct_of
+from jaxconv.train.checks import check_batches_tree, check_pair
+from jaxconv.train.epoch import Carry, Program, Totals, epoch_order
+from jaxconv.train.step import steps_per_epoch
+
+# Called after each step; whether to stop before the next one.
+OnStep = Callable[[Totals], bool | None]
+Check = Callable[[Any, Any, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A batch to evaluate: ``rows`` examples from ``skip`` on count.
+
+    Args:
+      inputs, targets: pytrees whose leaves share the first axis.
+    """
+
+    inputs: Any
+    targets: Any
+    skip: int
+    rows: int
+
+
+class Arrays:
+    """Inputs and targets on the device; an epoch is a permutation of them.
+
+    Args:
+      inputs, targets: pytrees of arrays that share the first axis.
+      batch_size: examples of a step.
+      scan: whether an epoch is one compiled scan; by default it is on GPU and TPU.
+      rows: the index of each example in what the user gave, where it is a part of that.
+    """
+
+    def __init__(
+        self, inputs: Any, targets: Any, batch_size: int, *, scan: bool | None = None, rows: np.ndarray | None = None
+    ):
+        self.inputs, self.targets = jax.tree.map(jnp.asarray, (inputs, targets))
+        self.batch_size, self._rows = batch_size, rows
+        first = jax.tree.leaves(self.inputs)[0]
+        self.count = len(first)
+        self.steps = steps_per_epoch(self.count, batch_size)
+        self.scan = next(iter(first.devices())).platform != "cpu" if scan is None else scan
+
+    def example(self) -> tuple[Any, Any]:
+        """The shapes of a batch."""
+        return jax.tree.map(
+            lambda leaf: struct_of((self.batch_size, *leaf.shape[1:]), leaf.dtype), (self.inputs, self.targets)
+        )
+
+    def run(
+        self, program: Program, carry: Carry, *, epoch: int, start: int, stop: int | None, on_step: OnStep
+    ) -> Carry:
+        """The steps of an epoch from ``start`` to before ``stop``."""
+        order, stop = self._order(carry[0].key, epoch), self.steps if stop is None else stop
+        if self.scan:
+            # Nothing comes back before the end, so nothing can be said between steps.
+            order = order if (start, stop) == (0, self.steps) else order[start:stop]
+            return program.scanned(carry, self.inputs, self.targets, order)
+        for _ in range(start, stop):
+            carry = program.gathered(carry, self.inputs, self.targets, order)
+            if on_step(carry[1]):
+                break
+        return carry
+
+    def indices(self, key: jax.Array, epoch: int, step: int) -> np.ndarray | None:
+        """Which examples a step was on, as indices into what the user gave."""
+        rows = np.asarray(self._order(key, epoch)[step])
+        return rows if self._rows is None else self._rows[rows]
+
+    def parts(self, batch_size: int) -> Iterator[Part]:
+        """All examples once, in their order."""
+        return array_parts(self.inputs, self.targets, batch_size)
+
+    def _order(self, key: jax.Array, epoch: int) -> jax.Array:
+        return epoch_order(key, epoch, self.count, self.batch_size)
+
+
+class Batches:
+    """An iterable of batches (inputs, targets), or a function that returns an iterator of them.
+
+    Args:
+      source: an iterable: each epoch iterates over it again, after ``source.set_epoch(epoch)`` where there is such a
+        method. An iterator goes on from epoch to epoch. A function is called in each epoch, with the epoch from 0 where
+        it has a parameter.
+      steps: the steps of an epoch, of a source that has no end; by default it ends with the iterator.
+      name: what errors call it.
+      check: ``check(inputs, targets, step)``, called with each batch on the host.
+    """
+
+    def __init__(self, source: Any, *, steps: int | None = None, name: str = "inputs", check: Check | None = None):
+        self._source, self._name, self.check = source, name, check
+        self.steps = known_length(source) if steps is None else steps
+        self._once = hasattr(source, "__next__")
+        self._goes_on = self._once or steps is not None
+        self._iterator: Iterator[Any] | None = None
+        self._epoch, self._read = 0, 0  # of the iterator: its epoch, and how many batches were taken from it
+        self._example: tuple[Any, Any] | None = None
+
+    def example(self) -> tuple[Any, Any]:
+        """The shapes of the first batch, which is kept for the first epoch."""
+        if self._example is None:
+            self._open(0, 0)
+            assert self._iterator is not None
+            first = next(self._iterator, None)
+            if first is None:
+                raise ValueError(f"{self._name} must give at least one batch, got none")
+            pair = check_pair(first, self._name)
+            self._iterator = itertools.chain([pair], self._iterator)
+            self._example = jax.tree.map(lambda leaf: struct_of(leaf.shape, leaf.dtype), pair)
+        return self._example
+
+    def run(
+        self, program: Program, carry: Carry, *, epoch: int, start: int, stop: int | None, on_step: OnStep
+    ) -> Carry:
+        """The steps of an epoch from ``start`` to before ``stop``, or to the end of the iterator.
+
+        JAX returns from a step before the device has computed it. Meanwhile the next batch is read and copied there. No
+        more than two batches wait for the device.
+        """
+        self._open(epoch, int(carry[0].step) if self._goes_on else start)
+        pairs = self._pairs(epoch, start, stop)
+        batch = next(pairs, None)
+        before = None
+        while batch is not None:
+            carry, loss = program.fed(carry, *batch)
+            if on_step(carry[1]):
+                break
+            batch = next(pairs, None)
+            if before is not None:
+                before.block_until_ready()
+            before = loss
+        return carry
+
+    def indices(self, key: jax.Array, epoch: int, step: int) -> None:
+        """None: an iterable does not say which examples a batch has."""
+
+    def parts(self, batch_size: int | None = None) -> Iterator[Part]:
+        """All batches once. Smaller ones are filled up to the largest before them, so that one program runs them."""
+        self._open(0, self._read if self._once else 0)
+        size = 0
+        for inputs, targets in self._pairs(0, 0, None):
+            rows = len(jax.tree.leaves(inputs)[0])
+            size = max(size, rows)
+            filled = jax.tree.map(functools.partial(_filled, size=size), (inputs, targets))
+            some, theirs = jax.device_put(filled)
+            yield Part(some, theirs, 0, rows)
+
+    def _pairs(self, epoch: int, start: int, stop: int | None) -> Iterator[tuple[Any, Any]]:
+        """The batches of an epoch on the device, each checked against the first."""
+        like, iterator = self.example(), self._iterator
+        assert iterator is not None
+        ends = [n for n in (self.steps, stop) if n is not None]
+        end, step = min(ends, default=None), start
+        while end is None or step < end:
+            batch = next(iterator, None)
+            if batch is None:
+                break
+            step, self._read = step + 1, self._read + 1
+            pair = check_pair(batch, self._name)
+            check_batches_tree(pair, like, name=self._name, step=step)
+            if self.check is not None:
+                self.check(*pair, step)
+            yield jax.device_put(pair)
+        if step == start or (self.steps is not None and end is not None and step < end):
+            wanted = "at least one batch" if self.steps is None else f"{self.steps} batches"
+            hint = "; a generator ends once: pass a function that makes it" if self._once else ""
+            raise ValueError(f"{self._name} must give {wanted} in an epoch, got {step} in epoch {epoch + 1}{hint}")
+
+    def _open(self, epoch: int, read: int) -> None:
+        """Has an iterator of the epoch from which ``read`` batches were taken; one that goes on has all epochs."""
+        fits = self._iterator is not None and self._read <= read and (self._goes_on or self._epoch == epoch)
+        if not fits:
+            self._iterator, self._epoch, self._read = self._new(epoch), epoch, 0
+        assert self._iterator is not None
+        if self._read < read:
+            next(itertools.islice(self._iterator, read - self._read - 1, None), None)
+            self._read = read
+
+    def _new(self, epoch: int) -> Iterator[Any]:
+        source = self._source
+        if not hasattr(source, "__iter__"):
+            return iter(source(epoch) if takes_epoch(source) else source())
+        if hasattr(source, "set_epoch"):
+            source.set_epoch(epoch)
+        return iter(source)
+
+
+def array_parts(inputs: Any, targets: Any, batch_size: int) -> Iterator[Part]:
+    """All examples of arrays once, in their order. NumPy arrays, memory maps included, go to the device by batches."""
+    for part in equal_batches((inputs, targets), batch_size):
+        some, theirs = part.items
+        yield Part(some, theirs, part.skip, len(jax.tree.leaves(some)[0]) - part.skip)
+
+
+def is_iterable(inputs: Any, targets: Any) -> bool:
+    """Whether inputs give batches: they come without targets, and are no arrays."""
+    plain = hasattr(inputs, "shape") or isinstance(inputs, dict)
+    return targets is None and not plain and (hasattr(inputs, "__iter__") or callable(inputs))
+
+
+def known_length(source: Any) -> int | None:
+    """How many batches an iterable says it has; None where it doesn't say, or has no end."""
+    try:
+        length = len(source)
+    except TypeError:
+        return None
+    # Grain's data sets that repeat for ever say sys.maxsize.
+    return length if length < 2**31 else None
+
+
+def takes_epoch(function: Callable[..., Any]) -> bool:
+    """Whether a function wants an argument."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+
+
+def _filled(leaf: Any, size: int) -> Any:
+    """An array with its first row repeated up to ``size`` rows."""
+    missing = size - len(leaf)
+    return leaf if not missing else jnp.concatenate([leaf, jnp.repeat(leaf[:1], missing, 0)])
