@@ -17,6 +17,7 @@ from jaxconv.errors import DTypeError as DTypeError
 from jaxconv.errors import MissingKeyError as MissingKeyError
 from jaxconv.errors import ParameterError as ParameterError
 from jaxconv.errors import ShapeError as ShapeError
+from jaxconv.folding import *
 from jaxconv.geometry import conv_output_size as conv_output_size
 from jaxconv.geometry import conv_transpose_output_size as conv_transpose_output_size
 from jaxconv.layer import *
