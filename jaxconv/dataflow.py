@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxconv.compose import Frozen, MixedPrecision, Remat, Repeat
-from jaxconv.layer import Composite, Layer, Tree, as_struct, located, shape_of
+from jaxconv.compose.wrappers import Frozen, MixedPrecision, Remat, Repeat
+from jaxconv.composite import Composite
+from jaxconv.errors import located
+from jaxconv.layer import Layer, Tree
 from jaxconv.layers import Dropout, DropPath, Identity
+from jaxconv.structs import as_struct, shape_of
 
 Path = tuple[str, ...]
 Key = tuple[Path, int]  # a layer's path and identity; a layer without a name has its composite's path

@@ -16,11 +16,12 @@ import numpy as np
 
 from jaxconv import geometry as geo
 from jaxconv.dataflow import Call, Key, Path, Seen, follow, leaves
-from jaxconv.errors import ParameterError, ShapeError
+from jaxconv.errors import ParameterError, ShapeError, located
 from jaxconv.keys import KeyLike
-from jaxconv.layer import Array, Layer, Params, State, Tree, check_acyclic, located, rebuilt, take
+from jaxconv.layer import Array, Layer, Params, State, Tree, take
 from jaxconv.layers import BatchNorm, Conv, ConvLocal, ConvTranspose, Dense, Fn, Identity, base
 from jaxconv.ops.arrays import window_tuple
+from jaxconv.tree import check_acyclic, rebuilt
 
 LINEAR = (Conv, ConvTranspose, ConvLocal, Dense)
 
