@@ -220,9 +220,8 @@ def ready(row):
 
 
 def test_the_table_has_every_layer():
-    public = {name for module in ("conv", "noise", "norm", "pool", "shape") for name in getattr(layers, module).__all__}
-    assert {type(row.layer).__name__ for row in ROWS} == public
-    assert public <= set(dir(jc))
+    assert {type(row.layer).__name__ for row in ROWS} == set(layers.__all__)
+    assert set(layers.__all__) <= set(dir(jc))
 
 
 # --- init -------------------------------------------------------------------------------------------------------------
@@ -235,6 +234,22 @@ def test_init_gives_float32_of_these_shapes(row):
         params, state = jax.eval_shape(lambda key, x=x: row.layer.init(key, x), KEY)
         assert {name: leaf.shape for name, leaf in params.items()} == row.params
         assert {leaf.dtype for leaf in jax.tree.leaves((params, state))} <= {np.dtype(np.float32)}
+
+
+@every_row
+def test_a_layer_declares_what_it_stores(row):
+    """With an input the shapes are those of `init`; without one, a length that only an input tells is None."""
+    params, state = row.layer.init(KEY, row.x)
+    stored = {("params", name): leaf for name, leaf in params.items()}
+    stored |= {("state", name): leaf for name, leaf in state.items()}
+    declared = row.layer.stored(jax.ShapeDtypeStruct(row.x, jnp.float32))
+    assert {(a.collection, a.name): a.shape for a in declared} == {key: leaf.shape for key, leaf in stored.items()}
+    for array, full in zip(row.layer.stored(), declared, strict=True):
+        assert array.name == full.name
+        if array.shape is not None:
+            assert all(n in (None, m) for n, m in zip(array.shape, full.shape, strict=True))
+        if not callable(array.init):
+            assert_array_equal(stored[array.collection, array.name], np.full(full.shape, array.init))
 
 
 @every_row
@@ -638,7 +653,7 @@ def test_prelu_begins_with_its_slope(value):
 def test_layer_scale_begins_small():
     params, _ = jc.LayerScale(1e-4).init(KEY, (1, 3))
     assert_allclose(params["scale"], np.full(3, 1e-4), rtol=1e-6)
-    with pytest.raises(jc.ShapeError, match=r"scale must have shape \(3,\), the channels of x"):
+    with pytest.raises(jc.ShapeError, match=r"scale must have shape \(3,\) for x of shape"):
         jc.LayerScale().apply({"scale": jnp.ones(4)}, {}, jnp.ones((1, 3)))
 
 

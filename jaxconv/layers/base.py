@@ -1,8 +1,8 @@
-"""Base classes of layers: initialization, forward pass, and receptive field."""
+"""Base classes of layers: the arrays that they store, forward pass, and receptive field."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +19,75 @@ from jaxconv.structs import as_struct
 
 Initializer = Callable[..., Array]
 Geometry = tuple[Field, ...] | None
+Shape = tuple[int | None, ...] | None
 
 POINTWISE: Geometry = ()
 
 
+class Stored(NamedTuple):
+    """One array that a layer stores.
+
+    Attributes:
+      name: its name in ``params`` or ``state``.
+      shape: its shape; None in place of a length, or of the shape, that only an input tells.
+      init: its initial value: a number, or a function of a key, a shape and a type, as in `jax.nn.initializers`.
+      collection: "params" or "state".
+      torch: its name in torch; "" where the layer itself is a parameter there. None is the name here.
+      layout: its axes in torch: "same"; "kernel", ``(out, in, *window)``; or "scale", ``(channels, 1, 1)``.
+      least: the smallest valid value.
+    """
+
+    name: str
+    shape: Shape
+    init: float | Initializer
+    collection: str = "params"
+    torch: str | None = None
+    layout: str = "same"
+    least: float | None = None
+
+    def draw(self, key: Array | None) -> Array:
+        """Returns a float32 array with the initial values."""
+        assert self.shape is not None
+        if callable(self.init):
+            return drawn(self.init, key, self.shape, jnp.float32)  # type: ignore[arg-type]
+        return jnp.full(self.shape, self.init, jnp.float32)  # type: ignore[arg-type]
+
+
 class Leaf(Described):
-    """The base class of layers without children; by default without parameters and state, and elementwise."""
+    """The base class of layers without children; by default without parameters and state, and elementwise.
+
+    ``keras`` is the name of the Keras class with the same arrays in the same order; "" if there is none.
+    ``training_only`` has the names of hyperparameters that do not affect the output in evaluation.
+    """
+
+    keras: ClassVar[str] = ""
+    training_only: ClassVar[tuple[str, ...]] = ()
+
+    def stored(self, x: Any = None) -> tuple[Stored, ...]:
+        """Declares the arrays of this layer. Initialization, files of weights and their checks read the declaration.
+
+        Args:
+          x: a ShapeDtypeStruct of the input. Without it, shapes have None where they depend on the input.
+        """
+        return ()
 
     def init(self, key: KeyLike, x: Tree) -> tuple[Params, State]:
         """Returns fresh (params, state) for inputs shaped like ``x``: array, ShapeDtypeStruct or shape tuple."""
-        return self.fresh(as_key(key), as_struct(x)), {}
+        x = as_struct(x)
+        self.accept(x)
+        arrays = self.stored(x)
+        random = sum(callable(array.init) for array in arrays)
+        # At least two keys, so that a layer without bias has the same kernel as one with a bias.
+        keys = iter(jax.random.split(as_key(key), max(random, 2)) if random else ())
+        entries: dict[str, dict[str, Array]] = {"params": {}, "state": {}}
+        for array in arrays:
+            entries[array.collection][array.name] = array.draw(next(keys) if callable(array.init) else None)
+        return entries["params"], entries["state"]
 
-    def fresh(self, key: Array, x: Any) -> Params:
-        """Returns fresh params for an input of x's shape."""
-        return {}
+    def entries(self, params: Params, state: State | None = None) -> dict[str, Any]:
+        """Returns the layer's arrays by name, or raises ParameterError for one that is missing."""
+        given: dict[str, Any] = {"params": params, "state": state}
+        return {a.name: take(given[a.collection], a.name, a.collection) for a in self.stored()}
 
     def apply(
         self, params: Params, state: State, x: Tree, *, train: bool = False, key: KeyLike | None = None
@@ -149,15 +204,13 @@ class Weighted(Leaf):
         geo.as_int(self.features, "features", least=1)
         super().check()
 
-    def draw(self, key: Array, kernel: tuple[int, ...], bias: tuple[int, ...]) -> Params:
-        """Returns params with a kernel and, if the layer has one, a bias of these shapes."""
-        kernel_key, bias_key = jax.random.split(key)
-        params = {"kernel": drawn(self.kernel_init, kernel_key, kernel, jnp.float32)}
-        return params | ({"bias": drawn(self.bias_init, bias_key, bias, jnp.float32)} if self.bias else {})
-
-    def kernel_and_bias(self, params: Params) -> tuple[Array, Array | None]:
-        """Returns kernel and bias from ``params``; the bias is None if the layer has none."""
-        return take(params, "kernel"), take(params, "bias") if self.bias else None
+    def kernel_and_bias(self, *kernel: int | None) -> tuple[Stored, ...]:
+        """Returns the declaration of a kernel of this shape and, if the layer has one, of a bias."""
+        arrays = (
+            Stored("kernel", kernel, self.kernel_init, torch="weight", layout="kernel"),
+            Stored("bias", (self.features,), self.bias_init),
+        )
+        return arrays if self.bias else arrays[:1]
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,8 +1,10 @@
 """Convolutions and fully connected layers."""
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax.nn import initializers
@@ -12,8 +14,18 @@ from jaxconv import ops
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import Field, IntOrTuple, Padding
 from jaxconv.layer import Array, Params, Tree
-from jaxconv.layers.base import Initializer, Weighted, Windowed, batched_sizes, copied_fields, group_size, initializer
+from jaxconv.layers.base import (
+    Initializer,
+    Stored,
+    Weighted,
+    Windowed,
+    batched_sizes,
+    copied_fields,
+    group_size,
+    initializer,
+)
 from jaxconv.ops.arrays import window_tuple
+from jaxconv.ops.draws import drawn
 from jaxconv.ops.pad import check_mode
 
 HE = initializers.he_normal()
@@ -44,6 +56,7 @@ class Conv(Weighted, Windowed):
     760
     """
 
+    keras: ClassVar[str] = "Conv{rank}D"
     features: int
     window: IntOrTuple = 3
     stride: IntOrTuple = field(default=1, kw_only=True)
@@ -63,13 +76,12 @@ class Conv(Weighted, Windowed):
         _check_groups(self.features, self.groups)
         check_mode(self.pad_mode, "pad_mode")
 
-    def fresh(self, key: Array, x: Any) -> Params:
-        window = window_tuple(self.window)
-        batched_sizes(x, len(window))
-        return self.draw(key, (*window, group_size(x.shape[-1], self.groups), self.features), (self.features,))
+    def stored(self, x: Any = None) -> tuple[Stored, ...]:
+        channels = None if x is None else group_size(x.shape[-1], self.groups)
+        return self.kernel_and_bias(*window_tuple(self.window), channels, self.features)
 
     def forward(self, params: Params, x: Tree) -> Tree:
-        return ops.conv(x, *self.kernel_and_bias(params), **self.options())
+        return ops.conv(x, **self.entries(params), **self.options())
 
     def geometry(self, x: Any) -> tuple[Field, ...]:
         fields = super().geometry(x)
@@ -100,6 +112,7 @@ class ConvTranspose(Weighted, Windowed):
     (1, 14, 14, 8)
     """
 
+    keras: ClassVar[str] = "Conv{rank}DTranspose"
     features: int
     window: IntOrTuple = 3
     stride: IntOrTuple = field(default=1, kw_only=True)
@@ -119,14 +132,14 @@ class ConvTranspose(Weighted, Windowed):
         _check_groups(self.features, self.groups)
         geo.transpose_padding(self.padding, *self.axes(), self.output_padding)
 
-    def fresh(self, key: Array, x: Any) -> Params:
-        window = window_tuple(self.window)
-        batched_sizes(x, len(window))
-        group_size(x.shape[-1], self.groups)
-        return self.draw(key, (*window, self.features // self.groups, x.shape[-1]), (self.features,))
+    def stored(self, x: Any = None) -> tuple[Stored, ...]:
+        if x is not None:
+            group_size(x.shape[-1], self.groups)
+        channels = None if x is None else x.shape[-1]
+        return self.kernel_and_bias(*window_tuple(self.window), self.features // self.groups, channels)
 
     def forward(self, params: Params, x: Tree) -> Tree:
-        return ops.conv_transpose(x, *self.kernel_and_bias(params), **self.options())
+        return ops.conv_transpose(x, **self.entries(params), **self.options())
 
     def geometry(self, x: Any) -> tuple[Field, ...]:
         window, strides, dilations = self.axes()
@@ -138,6 +151,14 @@ class ConvTranspose(Weighted, Windowed):
 
     def macs(self, x: Any) -> int:
         return math.prod(x.shape) * math.prod(window_tuple(self.window)) * self.features // self.groups
+
+
+def _per_position(init: Initializer, rank: int, key: Array, shape: Sequence[int], dtype: Any) -> Array:
+    """Draws the kernels of all positions as one kernel with many features, so that ``init`` sees the true fan-in."""
+    out, kernel, features = shape[:rank], shape[rank:-1], shape[-1]
+    positions = math.prod(out)
+    drawn_at_once = drawn(init, key, (*kernel, positions * features), dtype)
+    return jnp.moveaxis(drawn_at_once.reshape(*kernel, positions, features), -2, 0).reshape(shape)
 
 
 @dataclass(frozen=True, repr=False)
@@ -167,16 +188,17 @@ class ConvLocal(Weighted, Windowed):
     kernel_init: Initializer = initializer(HE)
     bias_init: Initializer = initializer(initializers.zeros)
 
-    def fresh(self, key: Array, x: Any) -> Params:
-        window, out = window_tuple(self.window), self.out(x)
-        # One kernel with a filter for each feature of each position gives an initializer the true fan-in.
-        positions = math.prod(out)
-        params = self.draw(key, (*window, x.shape[-1], positions * self.features), (*out, self.features))
-        kernel = params["kernel"].reshape(*window, x.shape[-1], positions, self.features)
-        return params | {"kernel": jnp.moveaxis(kernel, -2, 0).reshape(*out, *window, x.shape[-1], self.features)}
+    def stored(self, x: Any = None) -> tuple[Stored, ...]:
+        kernel, bias = None, None
+        if x is not None:
+            out = self.out(x)
+            kernel, bias = (*out, *window_tuple(self.window), x.shape[-1], self.features), (*out, self.features)
+        init = functools.partial(_per_position, self.kernel_init, self.rank)
+        arrays = Stored("kernel", kernel, init), Stored("bias", bias, self.bias_init)
+        return arrays if self.bias else arrays[:1]
 
     def forward(self, params: Params, x: Tree) -> Tree:
-        return ops.conv_local(x, *self.kernel_and_bias(params), **self.options())
+        return ops.conv_local(x, **self.entries(params), **self.options())
 
     def macs(self, x: Any) -> int:
         taps = math.prod(window_tuple(self.window)) * x.shape[-1]
@@ -197,6 +219,7 @@ class Dense(Weighted):
     ((3072, 10), (10,))
     """
 
+    keras: ClassVar[str] = "Dense"
     features: int
     bias: bool = field(default=True, kw_only=True)
     kernel_init: Initializer = initializer(LECUN)
@@ -206,12 +229,11 @@ class Dense(Weighted):
         if len(x.shape) < 2:
             raise ShapeError(f"x must have a batch axis and a feature axis, got shape {x.shape}")
 
-    def fresh(self, key: Array, x: Any) -> Params:
-        self.accept(x)
-        return self.draw(key, (x.shape[-1], self.features), (self.features,))
+    def stored(self, x: Any = None) -> tuple[Stored, ...]:
+        return self.kernel_and_bias(None if x is None else x.shape[-1], self.features)
 
     def forward(self, params: Params, x: Tree) -> Tree:
-        return ops.dense(x, *self.kernel_and_bias(params))
+        return ops.dense(x, **self.entries(params))
 
     def macs(self, x: Any) -> int:
         return math.prod(x.shape) * self.features

@@ -1,6 +1,7 @@
 """Dropout layers: random noise in training."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxconv import ops
 from jaxconv.errors import MissingKeyError
@@ -12,6 +13,7 @@ from jaxconv.ops.dropout import check_rate
 
 @dataclass(frozen=True, repr=False)
 class _Noise(Leaf):
+    training_only: ClassVar[tuple[str, ...]] = ("rate",)
     rate: float
 
     def check(self) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -11,20 +11,17 @@ from jaxconv import geometry as geo
 from jaxconv import ops
 from jaxconv.errors import ShapeError
 from jaxconv.keys import KeyLike
-from jaxconv.layer import Array, Params, State, Tree, take
-from jaxconv.layers.base import Geometry, Leaf, Ranked, batched_sizes, group_size, whole_fields
+from jaxconv.layer import Array, Params, State, Tree
+from jaxconv.layers.base import Geometry, Leaf, Ranked, Stored, group_size, whole_fields
 from jaxconv.ops.arrays import to_rank
 from jaxconv.ops.norm import check_eps
-from jaxconv.structs import as_struct
 
 
-def _scale_and_bias(layer: Any, x: Any) -> Params:
-    wanted = (("scale", jnp.ones), ("bias", jnp.zeros))
-    return {name: make(x.shape[-1:], jnp.float32) for name, make in wanted if getattr(layer, name)}
-
-
-def _take_scale_and_bias(layer: Any, params: Params) -> dict[str, Array]:
-    return {name: take(params, name) for name in ("scale", "bias") if getattr(layer, name)}
+def _affine(layer: Any, x: Any) -> tuple[Stored, ...]:
+    """Returns the declaration of the scale and the bias that a norm has."""
+    shape = (None if x is None else x.shape[-1],)
+    arrays = Stored("scale", shape, 1.0, torch="weight"), Stored("bias", shape, 0.0)
+    return tuple(array for array in arrays if getattr(layer, array.name))
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,6 +46,8 @@ class BatchNorm(Leaf):
     (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32), Array([1.1], dtype=float32))
     """
 
+    keras: ClassVar[str] = "BatchNormalization"
+    training_only: ClassVar[tuple[str, ...]] = ("momentum", "axis_name")
     momentum: float = 0.1
     eps: float = 1e-5
     axis_name: Any = None
@@ -60,16 +59,17 @@ class BatchNorm(Leaf):
             raise ShapeError(f"momentum must be between 0 and 1, got {self.momentum}")
         check_eps(self.eps)
 
-    def init(self, key: KeyLike, x: Tree) -> tuple[Params, State]:
-        x = as_struct(x)
-        shape = x.shape[-1:]
-        return _scale_and_bias(self, x), {"mean": jnp.zeros(shape, jnp.float32), "var": jnp.ones(shape, jnp.float32)}
+    def stored(self, x: Any = None) -> tuple[Stored, ...]:
+        shape = (None if x is None else x.shape[-1],)
+        mean = Stored("mean", shape, 0.0, "state", torch="running_mean")
+        var = Stored("var", shape, 1.0, "state", torch="running_var", least=0.0)
+        return (*_affine(self, x), mean, var)
 
     def apply(
         self, params: Params, state: State, x: Tree, *, train: bool = False, key: KeyLike | None = None
     ) -> tuple[Tree, State]:
-        running = {name: take(state, name, "state") for name in ("mean", "var")}
-        affine = _take_scale_and_bias(self, params)
+        affine = self.entries(params, state)
+        running = {name: affine.pop(name) for name in ("mean", "var")}
         if not train:
             return ops.batch_norm(x, **running, **affine, eps=self.eps), running
         mean, var = ops.batch_statistics(x, axis_name=self.axis_name)
@@ -92,6 +92,7 @@ class LayerNorm(Leaf):
     Array([[-1.,  1.]], dtype=float32)
     """
 
+    keras: ClassVar[str] = "LayerNormalization"
     eps: float = 1e-5
     scale: bool = field(default=True, kw_only=True)
     bias: bool = field(default=True, kw_only=True)
@@ -99,11 +100,11 @@ class LayerNorm(Leaf):
     def check(self) -> None:
         check_eps(self.eps)
 
-    def fresh(self, key: Array, x: Any) -> Params:
-        return _scale_and_bias(self, x)
+    def stored(self, x: Any = None) -> tuple[Stored, ...]:
+        return _affine(self, x)
 
     def forward(self, params: Params, x: Tree) -> Tree:
-        return ops.layer_norm(x, **_take_scale_and_bias(self, params), eps=self.eps)
+        return ops.layer_norm(x, **self.entries(params), eps=self.eps)
 
 
 class _SpatialNorm(Ranked):
@@ -135,6 +136,7 @@ class GroupNorm(_SpatialNorm):
     (1, 4, 4, 8)
     """
 
+    keras: ClassVar[str] = "GroupNormalization"
     groups: int
     eps: float = 1e-5
     scale: bool = field(default=True, kw_only=True)
@@ -145,16 +147,18 @@ class GroupNorm(_SpatialNorm):
         check_eps(self.eps)
         geo.as_int(self.groups, "groups", least=1)
 
-    def fresh(self, key: Array, x: Any) -> Params:
-        batched_sizes(x, self.rank)
+    def accept(self, x: Tree) -> None:
+        super().accept(x)
         group_size(x.shape[-1], self.groups)
-        return _scale_and_bias(self, x)
+
+    def stored(self, x: Any = None) -> tuple[Stored, ...]:
+        return _affine(self, x)
 
     def values(self, x: Any) -> int:
         return math.prod(x.shape[-1 - self.rank : -1]) * group_size(x.shape[-1], self.groups)
 
     def forward(self, params: Params, x: Tree) -> Tree:
-        return ops.group_norm(x, self.groups, **_take_scale_and_bias(self, params), eps=self.eps, rank=self.rank)
+        return ops.group_norm(x, self.groups, **self.entries(params), eps=self.eps, rank=self.rank)
 
 
 @dataclass(frozen=True, repr=False)
@@ -176,15 +180,14 @@ class InstanceNorm(_SpatialNorm):
         super().check()
         check_eps(self.eps)
 
-    def fresh(self, key: Array, x: Any) -> Params:
-        batched_sizes(x, self.rank)
-        return _scale_and_bias(self, x)
+    def stored(self, x: Any = None) -> tuple[Stored, ...]:
+        return _affine(self, x)
 
     def values(self, x: Any) -> int:
         return math.prod(x.shape[-1 - self.rank : -1])
 
     def forward(self, params: Params, x: Tree) -> Tree:
-        return ops.instance_norm(x, **_take_scale_and_bias(self, params), eps=self.eps, rank=self.rank)
+        return ops.instance_norm(x, **self.entries(params), eps=self.eps, rank=self.rank)
 
 
 @dataclass(frozen=True, repr=False)
@@ -218,14 +221,12 @@ class LayerScale(Leaf):
 
     value: float = 1e-6
 
-    def fresh(self, key: Array, x: Any) -> Params:
-        return {"scale": jnp.full(x.shape[-1:], self.value, jnp.float32)}
+    def stored(self, x: Any = None) -> tuple[Stored, ...]:
+        # In torch a parameter of the block that has this layer, channels first.
+        return (Stored("scale", (None if x is None else x.shape[-1],), self.value, torch="", layout="scale"),)
 
     def forward(self, params: Params, x: Tree) -> Tree:
-        scale = take(params, "scale")
-        if scale.shape != x.shape[-1:]:
-            raise ShapeError(f"scale must have shape {x.shape[-1:]}, the channels of x {x.shape}, got {scale.shape}")
-        return x * to_rank(scale, x.ndim)
+        return x * to_rank(_scale_for(self, params, x), x.ndim)
 
 
 @dataclass(frozen=True, repr=False)
@@ -240,18 +241,24 @@ class PReLU(Leaf):
     Array([[-1.,  4.]], dtype=float32)
     """
 
+    keras: ClassVar[str] = "PReLU"
     value: float = 0.25
     shared: bool = True
 
-    def fresh(self, key: Array, x: Any) -> Params:
-        return {"scale": jnp.full((1,) if self.shared else x.shape[-1:], self.value, jnp.float32)}
+    def stored(self, x: Any = None) -> tuple[Stored, ...]:
+        channels = 1 if self.shared else None if x is None else x.shape[-1]
+        return (Stored("scale", (channels,), self.value, torch="weight"),)
 
     def forward(self, params: Params, x: Tree) -> Tree:
-        scale = take(params, "scale")
-        wanted = (1,) if self.shared else x.shape[-1:]
-        if scale.shape != wanted:
-            raise ShapeError(f"scale must have shape {wanted} for x {x.shape}, got {scale.shape}")
-        return jnp.where(x > 0, x, to_rank(scale, x.ndim) * x)
+        return jnp.where(x > 0, x, to_rank(_scale_for(self, params, x), x.ndim) * x)
+
+
+def _scale_for(layer: LayerScale | PReLU, params: Params, x: Array) -> Array:
+    """Returns the scale, or raises ShapeError where its shape is not the declared one."""
+    [scale], [declared] = layer.entries(params).values(), layer.stored(x)
+    if scale.shape != declared.shape:
+        raise ShapeError(f"scale must have shape {declared.shape} for x of shape {x.shape}, got {scale.shape}")
+    return scale
 
 
 __all__ = [

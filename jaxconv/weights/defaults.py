@@ -17,18 +17,14 @@ import jax
 
 import jaxconv.layers as nn
 from jaxconv.layer import Layer
+from jaxconv.layers.base import Leaf
 from jaxconv.weights.errors import WeightsError, refusing
 from jaxconv.weights.formats import format_of
 from jaxconv.weights.hdf5 import KERAS_CONFIG, in_archive
 from jaxconv.weights.places import nodes
 from jaxconv.weights.reading import need
 
-# Keras's class of a layer; what it adds to a variance is called epsilon, and is 1e-3 if nothing is said.
-NORMS: dict[type, str] = {
-    nn.BatchNorm: "BatchNormalization",
-    nn.LayerNorm: "LayerNormalization",
-    nn.GroupNorm: "GroupNormalization",
-}
+# What Keras adds to a variance if a layer does not say.
 KERAS_EPSILON = 1e-3
 # A bare function, and what the other library has under this name.
 _GELU = "is exact by default, jax.nn.gelu approximates it by tanh: give functools.partial(jax.nn.gelu, approximate=...)"
@@ -92,11 +88,12 @@ def check_epsilons(net: Layer, config: Any) -> None:
       WeightsError: a norm has another value than the file says.
     """
     told = list(_classes(config))
-    for kind, name in NORMS.items():
-        ours: list[tuple[str, Any]] = [
-            (".".join(path), layer) for layer, path, _, _ in nodes(net) if type(layer) is kind
-        ]
-        said = [config.get("epsilon", KERAS_EPSILON) for other, config in told if other == name]
+    norms: dict[type, list[tuple[str, Any]]] = {}
+    for layer, path, _, _ in nodes(net):
+        if isinstance(layer, Leaf) and layer.keras and hasattr(layer, "eps"):
+            norms.setdefault(type(layer), []).append((".".join(path), layer))
+    for kind, ours in norms.items():
+        said = [config.get("epsilon", KERAS_EPSILON) for other, config in told if other == ours[0][1].keras]
         theirs = [epsilon if isinstance(epsilon, int | float) else math.nan for epsilon in said]
         if len(set(theirs)) == 1:
             theirs = theirs[:1] * len(ours)
@@ -108,7 +105,7 @@ def check_epsilons(net: Layer, config: Any) -> None:
                         f"give {kind.__name__}(eps={epsilon})"
                     )
             continue
-        [default] = [field.default for field in dataclasses.fields(kind) if field.name == "eps"]
+        [default] = [f.default for f in dataclasses.fields(kind) if f.name == "eps"]
         alike = [path for path, layer in ours if layer.eps == default]
         if alike:
             warnings.warn(

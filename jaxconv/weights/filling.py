@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jaxconv.layers as nn
 from jaxconv.layer import Params, State
+from jaxconv.layers.base import Shape
 from jaxconv.weights.arrays import Arrays, Path, nested
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.hints import Misfit, hints
 from jaxconv.weights.places import Place
-from jaxconv.weights.stored import Shape, fits, known_shape, shown
+from jaxconv.weights.stored import fits, shown
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
@@ -66,7 +66,7 @@ def fill(places: Iterable[Place], tensors: Arrays, shapes: Mapping[Path, Any] | 
         unfilled.pop(place.key, None)
         wanted.update(dict.fromkeys(place.theirs, place.key[1:-1]))
         kinds.update(dict.fromkeys(place.theirs, type(place.layer)))
-        known = known_shape(place.layer, place.key[-1])
+        known = place.declared and place.declared.shape
         beside = type(place.layer), place.key[1:-1]
         shape = lengths.get(beside, known) if known == (None,) else known
         if shapes is not None:
@@ -83,8 +83,9 @@ def fill(places: Iterable[Place], tensors: Arrays, shapes: Mapping[Path, Any] | 
                 continue
             if place.layer is not None and not jnp.issubdtype(tensor.dtype, jnp.floating):
                 raise WeightsError(f"{name} must be of a floating-point type, got {tensor.dtype}")
-            if isinstance(place.layer, nn.BatchNorm) and place.key[-1] == "var" and np.any(tensor < 0):
-                raise WeightsError(f"{name} must be a variance, so at least 0, got {np.min(tensor):g}")
+            least = place.declared and place.declared.least
+            if least is not None and np.any(tensor < least):
+                raise WeightsError(f"{name} must be at least {least:g}, got {np.min(tensor):g}")
             array = _narrowed(name, tensor).reshape(tensor.shape[: tensor.ndim - place.ones])
             parts.append(array.transpose(place.axes(array.ndim)))
             if parts[0].dtype != array.dtype:

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import jaxconv.layers as nn
 from jaxconv.layer import Layer, Params
+from jaxconv.layers.base import Shape
 from jaxconv.weights.arrays import Path, leaves
 from jaxconv.weights.folding import base
 from jaxconv.weights.places import nodes
-from jaxconv.weights.stored import Shape, fits
+from jaxconv.weights.stored import fits
 
 # How the names of an auxiliary head begin, and the argument of the models of `jaxconv.models` that have it.
 AUXILIARY = {

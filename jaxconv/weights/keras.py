@@ -9,6 +9,7 @@ but for a depthwise one's: ``(*window, in, multiplier)`` is that of a `jaxconv.C
 
 import functools
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,25 +24,17 @@ from jaxconv.weights.filling import fill
 from jaxconv.weights.hints import warn_of_flatten
 from jaxconv.weights.places import Place, nodes
 from jaxconv.weights.sources import Rename, arrays_of, renamed
-from jaxconv.weights.stored import check_net, held, shapes_of, without_parameters
+from jaxconv.weights.stored import check_net, closed, shapes_of, stored
 
-# What Keras calls a kind of layer; the order of a layer's arrays is the same there.
-KINDS: dict[type, str] = {
-    nn.Conv: "conv{rank}d",
-    nn.ConvTranspose: "conv{rank}d_transpose",
-    nn.Dense: "dense",
-    nn.BatchNorm: "batch_normalization",
-    nn.LayerNorm: "layer_normalization",
-    nn.GroupNorm: "group_normalization",
-    nn.PReLU: "p_re_lu",
-}
 IGNORED = {"optimizer", "seed_generator"}
 
 
 def _kind(layer: Layer) -> str:
+    """Returns the name that Keras gives a layer of this type, from its class's name: "conv2d" from "Conv2D"."""
     if hasattr(layer, "children"):
         return "sequential"
-    return KINDS.get(type(layer), "").format(rank=getattr(layer, "rank", ""))
+    name = getattr(layer, "keras", "").format(rank=getattr(layer, "rank", ""))
+    return re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()
 
 
 def _flat(net: Layer) -> Iterator[tuple[str, Layer]]:
@@ -84,13 +77,15 @@ def _level(arrays: Arrays, net: Layer, path: Path, theirs: Path) -> Iterator[tup
 def places(net: Layer, arrays: Arrays) -> Iterator[Place]:
     """Yields where each array of a network is; what ``arrays`` has says which convolutions are depthwise."""
     for layer, path, theirs, _ in nodes(net, functools.partial(_level, arrays)):
-        if hasattr(layer, "children") or without_parameters(layer):
+        if hasattr(layer, "children") or (closed(layer) and not stored(layer)):
             continue
-        if type(layer) not in KINDS:
-            raise WeightsError(f"{'.'.join(path)} is a {type(layer).__name__}, a kind of layer that has no rule")
-        for i, (collection, name) in enumerate(held(layer)):
+        if not closed(layer) or not _kind(layer):
+            raise WeightsError(
+                f"{'.'.join(path) or 'net'} must be a layer that Keras has too, got {type(layer).__name__}"
+            )
+        for i, array in enumerate(stored(layer)):
             names = tuple("/".join((*p, "vars", str(i))) for p in theirs)
-            yield Place((collection, *path, name), names, (), layer)
+            yield Place((array.collection, *path, array.name), names, (), layer, array)
 
 
 def _laid_out(place: Place, arrays: Arrays) -> Arrays:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from jaxconv.compose.wrappers import Repeat
 from jaxconv.layer import Layer
+from jaxconv.layers.base import Stored
 from jaxconv.weights.arrays import Path
 
 Axes = Callable[[int], tuple[int, ...]]
@@ -67,7 +68,8 @@ class Place(NamedTuple):
       key: its collection and path here.
       theirs: its names there, several where layers are repeated.
       copies: how often.
-      layer: the layer by whose kind it is known; None for an array that is known by ``net.init`` alone.
+      layer: the layer that declares it; None for an array that is known by ``net.init`` alone.
+      declared: the layer's declaration.
       axes: how the axes go from there to here.
       ones: how many last axes, of length 1, it has only there.
     """
@@ -75,6 +77,7 @@ class Place(NamedTuple):
     key: Path
     theirs: tuple[str, ...]
     copies: tuple[int, ...]
-    layer: Layer | None
+    layer: Layer | None = None
+    declared: Stored | None = None
     axes: Axes = same_axes
     ones: int = 0

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxconv
-import jaxconv.layers as nn
 from jaxconv.compose.wrappers import AROUND
 from jaxconv.described import Described
 from jaxconv.layer import Layer, Params, State
@@ -27,9 +26,6 @@ from jaxconv.weights.stored import check_arrays, check_net
 
 # What reads the files of others.
 _READERS = {"torch": "from_torch", "hdf5": "from_keras", "keras": "from_keras", "npz": "read"}
-
-# Hyperparameters that change how a network is trained, not what it is.
-_TRAINING = {nn.Dropout: {"rate"}, nn.DropPath: {"rate"}, nn.BatchNorm: {"momentum", "axis_name"}}
 
 
 # --- What a network is ------------------------------------------------------------------------------------------------
@@ -52,7 +48,7 @@ def _own(layer: Layer) -> str:
         silent = type(layer).__repr__ is object.__repr__ or getattr(layer, "children", None)
         return f"{type(layer).__name__}()" if silent else _printed(layer)
     fields = {field.name: field for field in dataclasses.fields(layer) if field.compare and field.repr}
-    left_out = {"children"} | _TRAINING.get(type(layer), set())
+    left_out = {"children", *getattr(layer, "training_only", ())}
     values = {name: getattr(layer, name) for name in fields if name not in left_out}
     changed = [
         f"{name}={_printed(value)}"

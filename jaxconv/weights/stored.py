@@ -5,62 +5,23 @@ from typing import Any
 
 import jax
 
-import jaxconv.layers as nn
 from jaxconv.composite import Composite
 from jaxconv.layer import Layer, Tree
-from jaxconv.layers.base import Leaf
+from jaxconv.layers.base import Leaf, Shape, Stored
 from jaxconv.structs import as_struct
 from jaxconv.weights.arrays import Path, arrays_in
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.places import nodes, owner
 
-Shape = tuple[int | None, ...] | None
-_WEIGHTED = (("params", "kernel"), ("params", "bias"))
-_AFFINE = (("params", "scale"), ("params", "bias"))
-# What a layer of each kind holds: collection and name. One of the name of a field is there if that field is true.
-HELD: dict[type, tuple[tuple[str, str], ...]] = {
-    nn.Conv: _WEIGHTED,
-    nn.ConvTranspose: _WEIGHTED,
-    nn.Dense: _WEIGHTED,
-    nn.BatchNorm: (*_AFFINE, ("state", "mean"), ("state", "var")),
-    nn.LayerNorm: _AFFINE,
-    nn.GroupNorm: _AFFINE,
-    nn.InstanceNorm: _AFFINE,
-    nn.PReLU: _AFFINE[:1],
-    nn.LayerScale: _AFFINE[:1],
-}
 
-
-def without_parameters(layer: Layer) -> bool:
-    """Returns whether a layer is known to hold no arrays."""
-    return isinstance(layer, Leaf) and type(layer).init is Leaf.init and type(layer).fresh is Leaf.fresh
+def stored(layer: Layer) -> tuple[Stored, ...]:
+    """Returns what a layer declares to store; nothing for layers that declare nothing."""
+    return layer.stored() if isinstance(layer, Leaf) else ()
 
 
 def closed(layer: Layer) -> bool:
-    """Returns whether a layer is known to hold nothing but what its kind says."""
-    return type(layer) in HELD or isinstance(layer, Composite) or without_parameters(layer)
-
-
-def held(layer: Layer) -> list[tuple[str, str]]:
-    """Returns collection and name of the arrays that a layer has by its kind."""
-    rule = next((HELD[kind] for kind in type(layer).__mro__ if kind in HELD), ())
-    return [(collection, name) for collection, name in rule if getattr(layer, name, True)]
-
-
-def known_shape(layer: Layer | None, name: str) -> Shape:
-    """Returns what the layer alone says of an array's shape: None for a length, or a shape, that it leaves open."""
-    if isinstance(layer, nn.Conv | nn.ConvTranspose) and name == "kernel":
-        window = (layer.window,) * 2 if isinstance(layer.window, int) else layer.window
-        if isinstance(layer, nn.Conv):
-            return (*window, None, layer.features)
-        return (*window, layer.features // layer.groups, None)
-    if isinstance(layer, nn.Dense) and name == "kernel":
-        return (None, layer.features)
-    if isinstance(layer, nn.Conv | nn.ConvTranspose | nn.Dense):
-        return (layer.features,)
-    if isinstance(layer, nn.PReLU) and layer.shared:
-        return (1,)
-    return (None,) if isinstance(layer, tuple(HELD)) else None
+    """Returns whether a layer is known to store nothing but what it declares."""
+    return isinstance(layer, Composite) or (isinstance(layer, Leaf) and type(layer).init is Leaf.init)
 
 
 def fits(shape: tuple[int, ...], wanted: Shape) -> bool:
@@ -86,25 +47,28 @@ def check_net(net: Any) -> None:
 
 
 def check_arrays(net: Layer, arrays: Mapping[Path, Any]) -> None:
-    """Raises at the first array that layers of jaxconv's own kinds miss, want in another shape, or do not want."""
+    """Raises where an array is missing, has another shape than its layer declares, or is declared by no layer."""
     found = list(nodes(net))
+    declared = set()
     for layer, path, _, copies in found:
-        # The arrays of a norm are of one length, which it does not know.
-        length: Shape = (None,)
-        for collection, name in held(layer):
-            key = (collection, *path, name)
+        # All lengths that only an input tells are the number of its channels.
+        channels: int | None = None
+        for array in stored(layer):
+            key = (array.collection, *path, array.name)
+            declared.add(key)
             if key not in arrays:
-                raise WeightsError(f"{'/'.join(key)} is missing, which {type(layer).__name__} wants")
-            shape, known = arrays[key].shape, known_shape(layer, name)
-            full = (*copies, *((length if known == (None,) else known) or ()))
+                raise WeightsError(f"{'/'.join(key)} must be an array of {type(layer).__name__}, got none")
+            shape = arrays[key].shape
+            if array.shape is None:
+                continue
+            full = (*copies, *(channels if n is None else n for n in array.shape))
             if not fits(shape, full):
                 raise WeightsError(f"{'/'.join(key)} must have shape {shown(full)}, got {shape}")
-            if known == (None,):
-                length = shape[-1:]
-    wanted = {(collection, *node.path, name) for node in found for collection, name in held(node.layer)}
+            if None in array.shape:
+                channels = shape[len(copies) + array.shape.index(None)]
     for key in arrays:
-        if key not in wanted and closed(owner(found, key).layer):
-            raise WeightsError(f"{'/'.join(key)} is one too many, no layer of the net wants it")
+        if key not in declared and closed(owner(found, key).layer):
+            raise WeightsError(f"{key[0]} must have only arrays that layers of net store, got {'/'.join(key)} too")
 
 
 def shapes_of(net: Layer, x: Tree | None) -> dict[Path, Any] | None:

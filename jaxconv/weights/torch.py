@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-import jaxconv.layers as nn
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.weights.arrays import Arrays, Path, arrays_in, number_array
 from jaxconv.weights.defaults import warn_of_functions
@@ -20,10 +19,10 @@ from jaxconv.weights.errors import WeightsError, naming
 from jaxconv.weights.filling import fill
 from jaxconv.weights.folding import folded
 from jaxconv.weights.hints import warn_of_flatten
-from jaxconv.weights.places import Place, nodes, owner, same_axes
+from jaxconv.weights.places import Axes, Place, nodes, owner, same_axes
 from jaxconv.weights.safetensors import write
 from jaxconv.weights.sources import Rename, arrays_of, renamed
-from jaxconv.weights.stored import check_arrays, check_net, closed, held, shapes_of
+from jaxconv.weights.stored import check_arrays, check_net, closed, shapes_of, stored
 
 
 def _reversed_channels(ndim: int) -> tuple[int, ...]:
@@ -31,43 +30,42 @@ def _reversed_channels(ndim: int) -> tuple[int, ...]:
     return (*range(2, ndim), 1, 0)
 
 
-NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# By the declared layout: how the axes go from torch's order, and how many last axes of length 1 torch has.
+LAYOUTS: dict[str, tuple[Axes, int]] = {
+    "same": (same_axes, 0),
+    "kernel": (_reversed_channels, 0),
+    "scale": (same_axes, 2),
+}
 IGNORED = {"num_batches_tracked", "_extra_state"}
 COUNTER = "n_averaged"
 # Names of torch's modules had dots once: torchvision's published DenseNets still say norm.1 for norm1.
 DOTTED = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
-def _place(key: Path, theirs: tuple[Path, ...], copies: tuple[int, ...], layer: Layer) -> Place:
-    if isinstance(layer, nn.LayerScale):
-        # It is itself a parameter in torch, channels first: its name is the layer's, its shape (channels, 1, 1).
-        return Place(key, tuple(map(".".join, theirs)), copies, layer, ones=2)
-    names = tuple(".".join((*p, NAMES[key[-1]])) for p in theirs)
-    return Place(key, names, copies, layer, _reversed_channels if key[-1] == "kernel" else same_axes)
-
-
 def places(net: Layer, arrays: Mapping[Path, Any] | None) -> Iterator[Place]:
-    """Yields where each array of a network is: by the kinds of the layers, and by ``arrays`` where they say too little.
+    """Yields where each array of a network is: by what layers declare, and by ``arrays`` for layers that do not.
 
-    Those that no kind tells of have the same names in torch.
+    Arrays that no layer declares have the same names in torch.
     """
     found = list(nodes(net))
     placed = set()
     for layer, path, theirs, copies in found:
-        known = held(layer)
-        if not known and arrays is None and not closed(layer) and not hasattr(layer, "children"):
+        if arrays is None and not closed(layer) and not stored(layer) and not hasattr(layer, "children"):
             raise WeightsError(
-                f"x must be given: {'.'.join(path)} is a {type(layer).__name__}, a kind of layer that has no rule"
+                f"x must be an input, since {'.'.join(path) or 'net'} ({type(layer).__name__}) does not declare its "
+                "arrays, got None"
             )
-        for collection, name in known:
-            key = (collection, *path, name)
+        for array in stored(layer):
+            key = (array.collection, *path, array.name)
             placed.add(key)
-            yield _place(key, theirs, copies, layer)
+            last = array.name if array.torch is None else array.torch
+            names = tuple(".".join((*p, last) if last else p) for p in theirs)
+            yield Place(key, names, copies, layer, array, *LAYOUTS[array.layout])
     for key in [key for key in arrays or () if key not in placed]:
         node = owner(found, key)
         if not closed(node.layer):
             names = tuple(".".join((*p, *key[1 + len(node.path) :])) for p in node.theirs)
-            yield Place(key, names, node.copies, None)
+            yield Place(key, names, node.copies)
 
 
 def _of_average(tensors: Arrays) -> Arrays:

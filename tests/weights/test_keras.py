@@ -280,7 +280,7 @@ def test_a_number_that_is_not_finite_is_refused():
 
 def test_a_layer_without_a_rule_is_named():
     refused(
-        r"^body\.1 is a LayerScale, a kind of layer that has no rule$",
+        r"^body\.1 must be a layer that Keras has too, got LayerScale$",
         {},
         net=jc.serial(body=jc.serial(relu, jc.LayerScale())),
     )

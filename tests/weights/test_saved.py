@@ -165,7 +165,7 @@ def test_what_cannot_be_saved(path, params, message):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        (without(PARAMS, "block/conv1"), "params/block/conv1/kernel is missing, which Conv wants"),
+        (without(PARAMS, "block/conv1"), "params/block/conv1/kernel must be an array of Conv, got none"),
         (
             changed(PARAMS, "fc/kernel", jnp.ones((4, 2))),
             r"params/fc/kernel must have shape \(\?, 3\), got \(4, 2\)",
@@ -365,7 +365,9 @@ def test_an_array_that_no_layer_wants(tmp_path, collection, name, path):
     trees = {"params": {"0": {"kernel": jnp.ones((1, 1, 3, 2))}}, "state": {}}
     first, second = name.split("/")
     trees[collection] = {**trees[collection], first: {**trees[collection].get(first, {}), second: jnp.ones(2)}}
-    with pytest.raises(WeightsError, match=f"{path} is one too many, no layer of the net wants it"):
+    with pytest.raises(
+        WeightsError, match=f"{collection} must have only arrays that layers of net store, got {path} too"
+    ):
         save(tmp_path / "a.safetensors", layer, *trees.values())
 
 

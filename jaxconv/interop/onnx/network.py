@@ -15,8 +15,8 @@ from jaxconv.errors import ShapeError, located
 from jaxconv.interop.onnx.operators import TABLE
 from jaxconv.interop.onnx.read import Node
 from jaxconv.interop.onnx.values import Call, Fixed, Held, Order, Value, arranged, last, natural
-from jaxconv.layer import Array, Children, Layer, Params, Tree
-from jaxconv.layers.base import Geometry, Leaf
+from jaxconv.layer import Children, Layer, Params, Tree
+from jaxconv.layers.base import Geometry, Leaf, Stored
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,10 +58,8 @@ class WeightedOperator(Operator):
 
     arrays: tuple[tuple[str, tuple[int, ...], str], ...] = ()
 
-    def fresh(self, key: Array, x: Any) -> Params:
-        return {
-            name: jnp.full(shape, 1 if name.startswith("scale") else 0, jnp.float32) for name, shape, _ in self.arrays
-        }
+    def stored(self, x: Any = None) -> tuple[Stored, ...]:
+        return tuple(Stored(name, shape, float(name.startswith("scale"))) for name, shape, _ in self.arrays)
 
 
 @dataclass(frozen=True)
