@@ -1,7 +1,7 @@
 """The compiler options that a user of plain `jax.lax` can set: the baseline "lax, options" uses the fastest of them.
 
-From jaxlib 0.12 on, XLA:CPU can rewrite `lax` convolutions into calls of oneDNN, where it does not pass them to YNNPACK.
-docs/speed.md says which convolutions it rewrites.
+From jaxlib 0.12 on, XLA:CPU can rewrite `lax` convolutions into calls of oneDNN, where it does not pass them to
+YNNPACK. docs/speed.md says which convolutions it rewrites.
 """
 
 from typing import Any
