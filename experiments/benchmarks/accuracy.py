@@ -1,10 +1,10 @@
-"""Trains each network of `experiments.classify` from several seeds; prints the README's table from what it found.
+"""Trains each network of `experiments.classify` from several seeds and prints a table of the results.
 
     python -m experiments.benchmarks.accuracy                 # runs, writes results/accuracy.json
-    python -m experiments.benchmarks.accuracy --table         # prints the table of the file that is there
+    python -m experiments.benchmarks.accuracy --table         # prints the table of the file, runs nothing
 
-Each run is a process of its own, one after the other, on an otherwise idle machine. Training seconds include
-compilation and leave out validation, checkpoints and figures.
+Each run is a separate process; run it on an otherwise idle machine. Training seconds include compilation and exclude
+validation, checkpoints and figures.
 """
 
 import argparse
@@ -24,7 +24,7 @@ KEPT = ("test_accuracy", "train_seconds", "images_per_second", "seed")
 
 
 def run(data: str, model: str, seeds: int) -> dict[str, Any]:
-    """Returns the case's runs, and what they share."""
+    """Returns the runs of the case, and the facts that they share."""
     runs = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
@@ -57,8 +57,8 @@ def table(cases: list[dict[str, Any]]) -> str:
         versions = ", ".join(f"{name} {case['versions'][name]}" for name in ("python", "jax", "jaxlib", "optax"))
         note = f"{len(case['runs'])} seeds each, float32, {case['device']}; {versions}."
         notes.setdefault(note, []).append(f"{case['model']} on {case['data']}")
-    told = [note if len(notes) == 1 else f"{', '.join(which)}: {note}" for note, which in notes.items()]
-    return "\n".join([*lines, "", *told])
+    remarks = [note if len(notes) == 1 else f"{', '.join(which)}: {note}" for note, which in notes.items()]
+    return "\n".join([*lines, "", *remarks])
 
 
 def main() -> None:

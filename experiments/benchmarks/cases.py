@@ -1,8 +1,8 @@
-"""The layers that the benchmarks measure: those of well-known networks, and those at which convolutions in JAX hurt.
+"""The layers that the benchmarks measure: layers of well-known networks, and layers that are slow in JAX.
 
-A case is written as it is called: ``conv 8x56x56x64->128 k3 s2 p1 d1 g1`` is `jaxconv.conv` of 8 maps of 56x56 with 64
-channels to 128, window 3x3, stride 2, padding 1, dilation 1, groups 1. Left out, stride, dilation and groups are 1 and
-the padding is "SAME"; a pool's stride is its window and its padding "VALID".
+A case is named by its call: ``conv 8x56x56x64->128 k3 s2 p1 d1 g1`` is `jaxconv.conv` from ``(8, 56, 56, 64)`` to 128
+channels with window 3x3, stride 2, padding 1, dilation 1 and groups 1. By default stride, dilation and groups are 1 and
+the padding is "SAME"; the default stride of a pool is its window, its default padding "VALID".
 """
 
 import functools
@@ -25,7 +25,7 @@ LETTERS = {"s": "stride", "p": "padding", "o": "output_padding", "d": "dilation"
 
 
 def noise(shape: Shape, seed: int, dtype: str = "float32") -> jax.Array:
-    """Returns normal random numbers; beyond four million they come again, since drawing them takes longer than all."""
+    """Returns normal random numbers; four million are drawn and then repeated, since drawing takes longest."""
     drawn = np.random.default_rng(seed).standard_normal(min(math.prod(shape), 1 << 22), np.float32)
     return _again(jnp.asarray(drawn, dtype), shape)
 
@@ -37,7 +37,7 @@ def _again(drawn: jax.Array, shape: Shape) -> jax.Array:
 
 
 class Window(NamedTuple):
-    """Where a window lands: one integer or pair for each spatial axis; ``extra`` is a transposed conv's."""
+    """The geometry of a window: an integer or a pair for each spatial axis; ``extra`` is the output padding."""
 
     size: Shape
     stride: Shape
@@ -58,7 +58,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The case as it is written, with what is by default left out."""
+        """The name of the case, without the options that have their default."""
         given = dict(self.options)
         window = set(self.window.size)
         words = [f"{self.op} {'x'.join(map(str, self.x))}" + (f"->{self.features}" if self.kernel else "")]
@@ -97,17 +97,17 @@ class Case:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of the forward pass, those with padding counted; 0 for a pool."""
+        """Multiply-adds of the forward pass, including those with padding; 0 for a pool."""
         if self.kernel is None:
             return 0
-        places = self.x if self.op == "conv_transpose" else jax.eval_shape(self.jaxconv()[0], *self.shapes()).shape
-        return math.prod(places[:-1]) * math.prod(self.kernel)
+        shape = self.x if self.op == "conv_transpose" else jax.eval_shape(self.jaxconv()[0], *self.shapes()).shape
+        return math.prod(shape[:-1]) * math.prod(self.kernel)
 
     @property
     def family(self) -> str:
-        """The kind of layer, for tables."""
+        """The type of layer, for tables."""
         window = self.window
-        kinds = {
+        families = {
             "max pools": self.op == "max_pool",
             "average and Lp pools": self.kernel is None,
             "transposed": self.op == "conv_transpose",
@@ -120,15 +120,15 @@ class Case:
             "1x1": max(window.size) == 1,
             "strided": max(window.stride) > 1,
         }
-        return next((kind for kind, holds in kinds.items() if holds), "dense")
+        return next((name for name, true in families.items() if true), "dense")
 
     def scaled(self, times: int) -> "Case":
-        """The case with so many times the examples."""
+        """Returns the case with the batch multiplied."""
         return replace(self, x=(self.x[0] * times, *self.x[1:]))
 
     @property
     def scanned(self) -> bool:
-        """Whether the layer is measured inside `jax.lax.scan` too."""
+        """Whether the layer is also measured inside `jax.lax.scan`."""
         return self.name in SCANNED
 
     def shapes(self, dtype: str = "float32") -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -147,7 +147,7 @@ class Case:
         return lambda *arrays: op(*arrays, **options), self.arrays(dtype) if dtype else ()
 
     def lax(self, dtype: str | None = None) -> Call:
-        """Returns the same values written with `jax.lax` alone, as its users write them."""
+        """Returns the same function written with `jax.lax` only, as its users write it."""
         size, stride, pairs, dilation, extra = self.window
         around = lambda value, axes: (value, *axes, value)  # noqa: E731
         spatial = "DHW"[-self.rank :]

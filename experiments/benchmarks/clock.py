@@ -12,12 +12,12 @@ Call = Callable[[], Any]
 
 
 def platform() -> str:
-    """Returns the default backend as the tables of `jaxconv.ops.lowering` name it."""
+    """Returns the default backend by its name in the tables of `jaxconv.ops.lowering`."""
     return {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
 
 
 def wait(result: Any) -> None:
-    """Returns when the result, JAX's or torch's, is computed."""
+    """Blocks until the result, of JAX or torch, is computed."""
     jax.block_until_ready(result)
     if any(getattr(leaf, "is_cuda", False) for leaf in jax.tree.leaves(result)):
         import torch
@@ -26,9 +26,9 @@ def wait(result: Any) -> None:
 
 
 def seconds(call: Call, times: int = 1) -> float:
-    """Returns what one of ``times`` calls takes that are made one behind the other.
+    """Returns the mean seconds of ``times`` successive calls.
 
-    On CPU each is waited for, as torch computes there: what a call costs beside its work is not hidden.
+    On CPU the clock waits for each call, since torch computes synchronously there: the overhead of a call is included.
     """
     each = platform() == "cpu"
     start = time.perf_counter()
@@ -41,18 +41,18 @@ def seconds(call: Call, times: int = 1) -> float:
 
 
 def repeats(once: float) -> int:
-    """Returns how many calls make a sample, of a program that takes so many seconds: 4 ms of them, at most 40.
+    """Returns the number of calls in a sample of a program that takes ``once`` seconds: 4 ms of calls, at most 40.
 
-    On an accelerator the launch of one costs more than the work of a small layer, and is hidden behind the work of
-    those before.
+    On an accelerator the launch of a small layer takes longer than its work, and overlaps with the work of earlier
+    calls.
     """
     return max(1, min(40, math.ceil(SAMPLE / once)))
 
 
 def sample(call: Call, times: int) -> float:
-    """Returns what one of ``times`` calls takes, behind one that does not count.
+    """Returns the mean seconds of ``times`` calls after one call that is not timed.
 
-    That one finds the caches and the heap as another program left them, and would be measured for it.
+    The first call runs with the caches and the heap in the state that another program left.
     """
     seconds(call)
     return seconds(call, times)

@@ -1,12 +1,12 @@
-"""The digits that a sum loses: every convolution of `cases` in its three roles against float64.
+"""Numerical accuracy: every convolution of `cases` in its three roles, compared with float64.
 
     python -m experiments.benchmarks.digits             # writes results/digits.json
-    python -m experiments.benchmarks.digits --table     # shows what the file holds, measures nothing
+    python -m experiments.benchmarks.digits --table     # prints the table of the file, measures nothing
 
-An error is the largest difference from float64, as a multiple of float32's step at 1 (1.2e-7) times the sum of the
-magnitudes of what was added up. Numbers are drawn from a normal distribution, whose sums cancel as a gradient's do, or
-uniformly from 0 to 1; or they are all 0.1, when each step of a sum is rounded the same way. Candidates are lax, jaxconv
-and torch.
+An error is the largest difference from float64, as a multiple of float32's epsilon (1.2e-7) times the sum of the
+magnitudes of the terms. The elements are drawn from a normal distribution, whose sums cancel as those of gradients do,
+or uniformly from 0 to 1, or are all 0.1, where every addition rounds in the same direction. The candidates are lax,
+jaxconv and torch.
 """
 
 import argparse
@@ -40,12 +40,12 @@ Found = dict[str, Any]
 
 
 def computed(mode: str, p: Problem) -> Callable[..., Any]:
-    """The problem in a mode of `jaxconv.lowering`, compiled once."""
+    """Returns the function that computes the problem in a mode of `jaxconv.lowering`, compiled once."""
     return jax.jit(functools.partial(choices.solve, mode, p))
 
 
 def exactly(p: Problem) -> Callable[..., np.ndarray]:
-    """What float64 gives."""
+    """Returns the function that computes the problem in float64."""
     run = computed("portable", replace(p, dtype=jnp.dtype(jnp.float64), onednn=False))
 
     def wide(*arrays: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def exactly(p: Problem) -> Callable[..., np.ndarray]:
 
 
 def by_torch(p: Problem, first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
-    """What torch gives, or None where it has no such padding."""
+    """Returns torch's result, or None where torch has no such padding."""
     import torch
 
     g = p.geometry
@@ -92,41 +92,45 @@ def by_torch(p: Problem, first: np.ndarray, second: np.ndarray) -> np.ndarray | 
 
 
 def measure(p: Problem) -> Found:
-    """The errors of each candidate, by how the numbers are drawn."""
+    """Returns the errors of each candidate, by the distribution of the elements."""
     found: Found = {}
     exact, by_lax, by_jaxconv = exactly(p), computed("xla", p), computed("auto", p)
-    for kind, draw in DRAWN.items():
+    for distribution, draw in DRAWN.items():
         arrays = [draw(np.random.default_rng(i), p.shape(name)) for i, name in enumerate(others(p.role))]
         want = exact(*arrays)
         size = exact(*map(np.abs, arrays))
         got = {"lax": by_lax(*arrays), "jaxconv": by_jaxconv(*arrays), "torch": by_torch(p, *arrays)}
         step = np.finfo(np.float32).eps * np.maximum(size, np.finfo(np.float32).tiny)
-        found[kind] = {n: float(f"{np.max(np.abs(y - want) / step):.4g}") for n, y in got.items() if y is not None}
+        found[distribution] = {
+            n: float(f"{np.max(np.abs(y - want) / step):.4g}") for n, y in got.items() if y is not None
+        }
     return found
 
 
 def table(found: Found) -> str:
-    """Returns the errors in Markdown: the median and the worst of all layers, for torch of those that it has."""
+    """Returns the errors in Markdown: the median and the maximum over the layers that the candidate computes."""
     names = ("lax", "jaxconv", "torch")
     lines = [
-        "| computed | numbers | " + " | ".join(f"{name}, median | worst" for name in names) + " |",
+        "| computed | elements | " + " | ".join(f"{name}, median | worst" for name in names) + " |",
         "|---|---|" + "---|" * 2 * len(names),
     ]
-    said = {"output": "output", "input": "image's gradient", "kernel": "kernel's gradient"}
-    for (role, text), kind in itertools.product(said.items(), DRAWN):
+    titles = {"output": "output", "input": "gradient of the input", "kernel": "gradient of the kernel"}
+    for (role, text), distribution in itertools.product(titles.items(), DRAWN):
         cells = []
         for name in names:
-            values = [e[name] for case in found["cases"] if name in (e := case[role][kind])]
+            values = [e[name] for case in found["cases"] if name in (e := case[role][distribution])]
             cells += [f"{summary(values):.2g}" if values else "" for summary in (statistics.median, max)]
-        lines.append(f"| {text} | {kind} | " + " | ".join(cells) + " |")
+        lines.append(f"| {text} | {distribution} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=re.compile, help="a regular expression: those cases again, the others kept")
+    parser.add_argument(
+        "--only", type=re.compile, help="regular expression of the cases to measure again; the others are kept"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--table", action="store_true", help="print the file's table, measure nothing")
+    parser.add_argument("--table", action="store_true", help="print the table of the file, measure nothing")
     args = parser.parse_args()
     if args.table:
         print(table(json.loads(args.out.read_text())))

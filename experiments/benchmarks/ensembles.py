@@ -1,4 +1,4 @@
-"""An ensemble under vmap beside a loop over its members: six small networks, forward and with gradients.
+"""An ensemble under vmap compared with a loop over its members: six small networks, forward and with gradients.
 
     python -m experiments.benchmarks.ensembles        # writes results/ensembles.json
 

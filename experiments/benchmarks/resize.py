@@ -1,9 +1,9 @@
-"""Resizing and adaptive averages against torch and `jax.image.resize`, forward and with the gradient, on CPU.
+"""Resizing and adaptive averages compared with torch and `jax.image.resize`, forward and gradient, on CPU.
 
     python -m experiments.benchmarks.resize           # writes results/resize.json
 
-One process, candidates in turn, medians in ms of rounds; float32, channels last, two threads of torch. The gradient's
-cotangent is an argument, so that nothing is folded at compile time. Run it on an otherwise idle machine.
+One process, candidates in turn, medians of the rounds in ms; float32, channels last, two threads of torch. The
+cotangent is an argument, so that the compiler folds no constants. Run it on an otherwise idle machine.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a compiled loop costs the gradient of convolutions, against the same steps without one.
+"""Gradients of convolutions in a compiled loop, compared with the same steps without a loop.
 
     python -m experiments.benchmarks.scan              # writes results/scan.json
 
@@ -42,7 +42,7 @@ def repeated() -> tuple[str, dict[str, Callable[[], Any]]]:
 
 
 def epoch() -> tuple[str, dict[str, Callable[[], Any]]]:
-    """Returns some steps of training the demo's network, as one compiled scan and as a loop over a jitted step."""
+    """Returns a few training steps of the demo's network, as one compiled scan and as a loop over a jitted step."""
     net, optimizer = jc.models.convnet(), optax.adamw(1e-3)
     x = jax.random.normal(jax.random.key(0), (STEPS, 128, 28, 28, 1))
     labels = jax.random.randint(jax.random.key(1), (STEPS, 128), 0, 10)

@@ -1,14 +1,17 @@
 """Training steps of whole networks in jaxconv, Flax, Equinox and torch.
 
     python -m experiments.benchmarks.training                   # writes results/training.json
-    python -m experiments.benchmarks.training --only unet       # one network again, the others' results kept
+    python -m experiments.benchmarks.training --only unet       # measures one network again, keeps the other results
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m experiments.benchmarks.training     # training_huge_pages.json
-    python -m experiments.benchmarks.training --table           # prints the table of the file that is there
+    python -m experiments.benchmarks.training --table           # prints the tables of the file, measures nothing
 
-Wants flax, equinox and torch. A step is the forward pass, softmax cross-entropy (of each pixel for the U-Net), the
-gradient, and SGD with momentum; batch norm in training; nothing donated. All start from the same weights, and the run
-stops where parameter counts or losses disagree. One process, candidates in turn A B C A B C, medians of paired ratios
-with their 95 % bootstrap interval, float32. Run it on an otherwise idle machine.
+Requires flax, equinox and torch. A step is the forward pass, softmax cross-entropy (of each pixel for the U-Net), the
+gradient, and SGD with momentum; batch norm in training mode; no donation. All candidates start from the same weights,
+and the run stops if parameter counts or losses disagree. One process, candidates in turn A B C A B C, medians of paired
+ratios with their 95 % bootstrap interval, float32. Run it on an otherwise idle machine.
+
+"over flax, options" is the speedup over the fastest of Flax under `jax.jit`, `jaxconv.jit`, and `jaxconv.jit` with the
+options that make XLA call oneDNN (`experiments.benchmarks.options`).
 """
 
 import argparse
@@ -37,17 +40,22 @@ import optax
 import jaxconv as jc
 from experiments.benchmarks import clock
 from experiments.benchmarks.jit import ratios
+from experiments.benchmarks.options import option_sets
 from experiments.report import environment, write_results
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 HUGE_PAGES = RESULTS.with_stem("training_huge_pages")
 BASES = ("flax", "equinox", "torch")
+# Flax with the compiler options that a user can set. The fastest of them is a base, too.
+OPTIONAL = ("flax", "flax, jaxconv.jit", "flax, oneDNN")
+FASTEST = "flax, options"
 NAMES = (
     "jaxconv",
     "jaxconv.jit",
     "jaxconv (xla)",
     "flax",
     "flax, jaxconv.jit",
+    "flax, oneDNN",
     "flax + drop-in",
     "equinox",
     "torch",
@@ -61,7 +69,7 @@ RATE, MOMENTUM = 1e-3, 0.9
 
 @dataclass(frozen=True)
 class Case:
-    """What is run: ``what`` is a step, the gradient of each example, or the gradients of an ensemble."""
+    """A program: ``what`` is a training step, the gradient of each example, or the gradients of an ensemble."""
 
     network: str
     batch: int
@@ -83,7 +91,7 @@ CASES = {
 
 @dataclass
 class Candidate:
-    """A program ready to run: ``call`` runs it to its end and returns the loss, and gradients if it is no step."""
+    """A compiled program: ``call`` runs it and returns the loss, and the gradients unless it is a step."""
 
     call: Callable[[], tuple[Any, Any]]
     parameters: int
@@ -92,7 +100,7 @@ class Candidate:
 
 
 def data(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a batch of noise and its labels, with a leading axis for an ensemble."""
+    """Returns a batch of noise and labels, with a leading axis for an ensemble."""
     draw = np.random.default_rng(0)
     leading = (MEMBERS, case.batch) if case.what == "ensemble" else (case.batch,)
     pixels = case.shape[:-1] if case.network == "unet" else ()
@@ -188,10 +196,9 @@ def jax_candidate(
     jit: Callable[..., Any] = jax.jit,
     within: Callable[[], Any] = contextlib.nullcontext,
 ) -> Candidate:
-    """Compiles a program with ``jit``, inside the context manager ``within``: twice, and takes the shorter time.
+    """Compiles a program twice with ``jit``, inside the context manager ``within``, and reports the shorter time.
 
-    The first one's would be that of whichever candidate traces JAX's own functions first. The second finds them traced,
-    and jaxconv's too.
+    The first compilation also traces JAX's own functions, unless an earlier candidate has traced them.
     """
     function, carry, parameters = program
     x, y = jnp.asarray(x), jnp.asarray(y)
@@ -202,7 +209,7 @@ def jax_candidate(
             start = time.perf_counter()
             compiled = jitted.lower(carry, x, y).compile()
             seconds = min(seconds, time.perf_counter() - start)
-    # Equinox wraps the compiled program once more.
+    # Equinox wraps the compiled program.
     found = getattr(compiled, "compiled", compiled).memory_analysis()
     memory = {
         "arguments": found.argument_size_in_bytes,
@@ -222,19 +229,19 @@ def jax_candidate(
 
 
 def torch_candidate(case: Case, plan: Any, members: list[Any], x: Any, y: Any, *, compiled: bool = False) -> Candidate:
-    """Builds a step in torch, or gradients by `torch.func`, all of it or the model through `torch.compile`."""
+    """Builds a step in torch, or gradients by `torch.func`; `torch.compile` compiles the model or all of it."""
     import torch
     from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
     from experiments.benchmarks.networks.with_torch import torch_network
 
-    # A whole graph or none: a program that falls back to eager code would pass for a compiled one.
+    # A full graph is required: otherwise a program that falls back to eager code would count as compiled.
     compile = functools.partial(torch.compile, fullgraph=True, dynamic=False) if compiled else lambda function: function
     if compiled:
         torch.compiler.reset()
     models = [torch_network(plan, params) for params, _ in members]
     model = models[0]
-    # The channels become the first axis; in memory they stay the last.
+    # The channels become the first axis; in memory they remain the last.
     images, labels = torch.tensor(x).movedim(-1, -len(case.shape)), torch.tensor(y)
     entropy = torch.nn.functional.cross_entropy
     parameters = sum(p.numel() for p in model.parameters())
@@ -275,7 +282,7 @@ def torch_candidate(case: Case, plan: Any, members: list[Any], x: Any, y: Any, *
 
 
 def candidates(case: Case, plan: Any, x: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, Callable[[], Candidate]]]:
-    """Yields the name of each candidate and what builds it; all take the weights that jaxconv draws."""
+    """Yields the name of each candidate and the function that builds it; all use the weights that jaxconv draws."""
     from experiments.benchmarks.networks.with_jaxconv import jaxconv_network
 
     net, shape = jaxconv_network(plan), (1, *case.shape)
@@ -290,6 +297,8 @@ def candidates(case: Case, plan: Any, x: np.ndarray, y: np.ndarray) -> Iterator[
         yield "jaxconv (xla)", lambda: ours(within=lambda: jc.lowering("xla"))
     yield "flax", linen
     yield "flax, jaxconv.jit", lambda: linen(jit=jc.jit)
+    if "oneDNN" in option_sets():
+        yield "flax, oneDNN", lambda: linen(jit=jc.jit(compiler_options=option_sets()["oneDNN"]))
     yield "flax + drop-in", lambda: linen(conv_general_dilated=jc.conv_general_dilated)
     if case.what == "step":
         import equinox as eqx
@@ -301,18 +310,18 @@ def candidates(case: Case, plan: Any, x: np.ndarray, y: np.ndarray) -> Iterator[
 
 
 class OutOfTime(BaseException):
-    """Not an Exception: the compiler catches those."""
+    """Not an Exception, since the compiler catches exceptions."""
 
 
 @contextlib.contextmanager
 def limit(seconds: float) -> Iterator[None]:
-    """Raises OutOfTime when the time is over."""
+    """Raises OutOfTime after ``seconds``."""
 
     def over(*_: Any) -> None:
         raise OutOfTime(f"not compiled in {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, over)
-    # Again each second, should it be lost in a callback or a destructor.
+    # Raised again each second, in case a callback or a destructor swallows it.
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)
     try:
         yield
@@ -322,7 +331,7 @@ def limit(seconds: float) -> Iterator[None]:
 
 
 def forget_torch_compile() -> None:
-    """Stops what torch.compile still has to do, so that it runs beside no measurement."""
+    """Stops the compile workers of torch.compile, so that they do not run during a measurement."""
     import torch
     from torch._inductor.async_compile import AsyncCompile, shutdown_compile_workers
 
@@ -336,7 +345,7 @@ def forget_torch_compile() -> None:
 def check(case: Case, candidate: Candidate) -> dict[str, float]:
     """Runs twice; returns the loss before and after the first step, or the loss and the norm of all gradients.
 
-    Where no compiler was timed, takes what the first run took longer than the second.
+    If compilation was not timed, its time is the difference between the first and the second run.
     """
     times = [time.perf_counter()]
     losses = []
@@ -353,7 +362,7 @@ def check(case: Case, candidate: Candidate) -> dict[str, float]:
 
 
 def prepare(case: Case, compile_limit: float) -> tuple[dict[str, Candidate], dict[str, Any], dict[str, str]]:
-    """Returns the candidates compiled, what they computed, and why some are left out."""
+    """Returns the compiled candidates, their losses, and the reason for each candidate that is left out."""
     from experiments.benchmarks.networks import NETWORKS
 
     ready, checks, left_out = {}, {}, {}
@@ -375,12 +384,12 @@ def prepare(case: Case, compile_limit: float) -> tuple[dict[str, Candidate], dic
 
 
 def agree(ready: dict[str, Candidate], checks: dict[str, Any]) -> None:
-    """Stops the run where the candidates are not the same network."""
+    """Stops the run if the candidates are not the same network."""
     for name, candidate in ready.items():
         if candidate.parameters != ready["jaxconv"].parameters:
             raise SystemExit(f"{name} has {candidate.parameters} parameters, jaxconv {ready['jaxconv'].parameters}")
         got, wanted = (np.array([*checks[which].values()]) for which in (name, "jaxconv"))
-        # The first value shows the forward pass, what the step changes in it the gradient.
+        # The first value tests the forward pass, the difference after a step tests the gradient.
         if not (np.isclose(got[0], wanted[0], 1e-3) and np.isclose(got[1] - got[0], wanted[1] - wanted[0], 0.1, 1e-5)):
             raise SystemExit(f"{name} computes {checks[name]}, jaxconv {checks['jaxconv']}")
 
@@ -388,10 +397,10 @@ def agree(ready: dict[str, Candidate], checks: dict[str, Any]) -> None:
 def measure(
     ready: dict[str, Candidate], rounds: int, seconds: float
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Returns the seconds of a call in each round, and its page faults, after one round that does not count.
+    """Returns the seconds of a call in each round, and its page faults; the first round is not counted.
 
-    A round has `BLOCK` seconds of calls of one program right behind each other, as steps of training follow each other,
-    or one call that takes longer; the call before them does not count.
+    A round has `BLOCK` seconds of successive calls of one program, as training steps follow each other, or one call
+    that takes longer, after one call that is not timed.
     """
     times: dict[str, list[float]] = {name: [] for name in ready}
     faults: dict[str, list[float]] = {name: [] for name in ready}
@@ -400,7 +409,7 @@ def measure(
         if i > LEAST_ROUNDS and time.perf_counter() - begin > seconds:
             break
         for name, candidate in ready.items():
-            # The idle threads of one framework spin for some milliseconds before they leave the cores to the next.
+            # The idle threads of a framework spin for some milliseconds before they release the cores.
             time.sleep(0.02)
             many = max(1, math.ceil(BLOCK / clock.seconds(candidate.call)))
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -412,14 +421,16 @@ def measure(
 
 
 def run(name: str, rounds: int, seconds: float, compile_limit: float) -> dict[str, Any]:
-    """Returns a case's result."""
+    """Returns the result of a case."""
     case = CASES[name]
     ready, checks, left_out = prepare(case, compile_limit)
     agree(ready, checks)
     times, faults = measure(ready, rounds, seconds)
     found = {}
+    fastest = min((n for n in OPTIONAL if n in times), key=lambda n: np.median(times[n]))
+    bases = {base: times[base] for base in BASES if base in times} | {FASTEST: times[fastest]}
     for candidate, t in times.items():
-        over = {base: ratios(t, times[base]) for base in BASES if base in times}
+        over = {base: ratios(t, other) for base, other in bases.items()}
         found[candidate] = {
             "median_ms": float(np.median(t) * 1e3),
             "speedup_over": {base: {k: r[k] for k in ("speedup", "low", "high")} for base, r in over.items()},
@@ -434,11 +445,11 @@ def run(name: str, rounds: int, seconds: float, compile_limit: float) -> dict[st
     shape = (case.batch, *case.shape)
     what = {"case": name, "what": case.what, "network": case.network, "shape": shape, "dtype": "float32"}
     size = {"parameters": ready["jaxconv"].parameters, "rounds": len(times["jaxconv"])}
-    return {**what, **size, **facts, "candidates": found, "left_out": left_out}
+    return {**what, **size, **facts, FASTEST: fastest, "candidates": found, "left_out": left_out}
 
 
 def speedup(case: dict[str, Any], candidate: str, base: str) -> float | None:
-    """Returns how many times as fast as a base a candidate is; None where one of them was not run."""
+    """Returns the speedup of a candidate over a base, or None if one of them was not run."""
     found = case["candidates"].get(candidate, {}).get("speedup_over", {}).get(base)
     return found and found["speedup"]
 
@@ -446,16 +457,17 @@ def speedup(case: dict[str, Any], candidate: str, base: str) -> float | None:
 def table(cases: list[dict[str, Any]]) -> str:
     """Returns the Markdown table: milliseconds, and the speed-up of jaxconv under plain `jax.jit`; means of both."""
     shown = [name for name in NAMES if any(name in case["candidates"] for case in cases)]
-    header = ["network", "input", *(f"{name}, ms" for name in shown), *(f"over {base}" for base in BASES)]
+    bases = [base for base in (*BASES, FASTEST) if any(speedup(case, "jaxconv", base) for case in cases)]
+    header = ["network", "input", *(f"{name}, ms" for name in shown), *(f"over {base}" for base in bases)]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for case in cases:
         row = [case["case"], "x".join(map(str, case["shape"]))]
         times = [case["candidates"].get(n, {}).get("median_ms") for n in shown]
         row += ["" if ms is None else f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}" for ms in times]
-        row += ["" if gain is None else f"{gain:.2f}" for gain in (speedup(case, "jaxconv", base) for base in BASES)]
+        row += ["" if gain is None else f"{gain:.2f}" for gain in (speedup(case, "jaxconv", base) for base in bases)]
         lines.append("| " + " | ".join(row) + " |")
     for ours in ("jaxconv", "jaxconv.jit"):
-        gains = ([speedup(case, ours, base) for case in cases] for base in BASES)
+        gains = ([speedup(case, ours, base) for case in cases] for base in bases)
         known = [[gain for gain in some if gain] for some in gains]
         means = [f"{statistics.geometric_mean(some):.2f}" if some else "" for some in known]
         lines.append("| " + " | ".join([f"geometric mean, {ours}", "", *("" for _ in shown), *means]) + " |")
@@ -463,12 +475,12 @@ def table(cases: list[dict[str, Any]]) -> str:
     for case in cases:
         versions = ", ".join(f"{k} {case['versions'][k]}" for k in ("python", "jax", "jaxlib", *BASES))
         notes.setdefault(f"{case['dtype']}, {case['device']}; {versions}.", []).append(case["case"])
-    told = [note if len(notes) == 1 else f"{', '.join(which)}: {note}" for note, which in notes.items()]
-    return "\n".join([*lines, "", *told])
+    remarks = [note if len(notes) == 1 else f"{', '.join(which)}: {note}" for note, which in notes.items()]
+    return "\n".join([*lines, "", *remarks])
 
 
 def faults_table(cases: list[dict[str, Any]]) -> str:
-    """Returns the Markdown table of the page faults of a call, the median of the rounds."""
+    """Returns the Markdown table of the page faults of a call, medians of the rounds."""
     shown = ("jaxconv", "jaxconv.jit", "flax", "flax, jaxconv.jit", "torch")
     lines = [f"| network | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
     for case in cases:
@@ -485,8 +497,8 @@ def main() -> None:
     parser.add_argument(
         "--torch-compile", type=float, default=90, metavar="SECONDS", help="limit for each compilation; 0 leaves it out"
     )
-    parser.add_argument("--table", action="store_true", help="print the tables of the file that is there")
-    parser.add_argument("--out", type=Path, help="the file of results, instead of that beside this program")
+    parser.add_argument("--table", action="store_true", help="print the tables of the file, measure nothing")
+    parser.add_argument("--out", type=Path, help="the file of results")
     options = parser.parse_args()
     asked = "malloc.hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
     if asked and "[madvise]" not in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
@@ -499,7 +511,7 @@ def main() -> None:
         torch.set_num_threads(os.cpu_count() or 1)
         order = list(CASES)
         with tempfile.TemporaryDirectory() as folder:
-            # torch.compile starts from nothing, as XLA does.
+            # torch.compile starts without a cache, as XLA does.
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
             for name in [options.only] if options.only else order:
                 result = run(name, options.rounds, options.seconds, options.torch_compile)
