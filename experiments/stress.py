@@ -33,8 +33,11 @@ import numpy as np
 
 from experiments import stress_ops
 from experiments.report import environment, write_results
-from jaxconv.ops.lowering import table
+from jaxconv.ops.lowering.cpu import CPU
+from jaxconv.ops.lowering.forms import XLA
 from jaxconv.ops.lowering.problem import Geometry, Problem, others
+from jaxconv.ops.lowering.table import Solver
+from jaxconv.ops.lowering.target import Target
 
 # glibc's checks of the memory around each array.
 CHECKED = {"JAX_PLATFORMS": "cpu", "LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"}
@@ -53,6 +56,7 @@ KINDS = (
     "split",
 )
 REPEATS = 3
+TARGET = Target(CPU, onednn=True)
 
 
 def draw(seed: int) -> tuple[str, Problem] | None:
@@ -91,11 +95,9 @@ def draw(seed: int) -> tuple[str, Problem] | None:
     geometry = Geometry(size, window, stride if role != "input" else (1,) * rank, padding, dilation, groups)
     if min(geometry.out) < 1:
         return None
-    p = Problem(
-        role, geometry, batch, groups * inner, groups * outer, jnp.dtype(jnp.float32), platform="cpu", onednn=True
-    )
+    p = Problem(role, geometry, batch, groups * inner, groups * outer, jnp.dtype(jnp.float32))
     small = p.macs < 3e8 and max(math.prod(p.shape(name)) for name in ("input", "output")) < 4e6
-    let = small and not any(choice.form is table.XLA for _, choice in table.steps(p, forms(kind, p)))
+    let = small and not any(choice.form is XLA for _, choice in Solver(TARGET, forms(kind, p)).steps(p))
     return (kind, p) if let else None
 
 
@@ -113,7 +115,7 @@ def check(kind: str, p: Problem, seed: int) -> str:
     arrays = [jnp.asarray(rng.standard_normal(p.shape(name)), jnp.float32) for name in others(p.role)]
 
     def computed(mode: Any) -> Any:
-        return jax.jit(functools.partial(table.solve, mode, p))
+        return jax.jit(functools.partial(Solver(TARGET, mode), p))
 
     want = np.asarray(computed("xla")(*arrays))
     run = computed(forms(kind, p))

@@ -10,7 +10,7 @@ import jax
 import jax.extend
 from jax.extend.core import jaxprs_in_params
 
-from jaxconv.ops.lowering.primitive import ynnpack
+from jaxconv.ops.lowering.modes import ynnpack
 
 P = ParamSpec("P")
 R = TypeVar("R")

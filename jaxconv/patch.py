@@ -19,8 +19,8 @@ from jax import lax
 from jaxconv.geometry import window_extent
 from jaxconv.ops.arrays import Array
 from jaxconv.ops.dropin import FLOATS, conv_general_dilated
+from jaxconv.ops.lowering.modes import lowering_mode
 from jaxconv.ops.lowering.original import patched
-from jaxconv.ops.lowering.primitive import lowering_mode
 from jaxconv.ops.pool import max_pool, sum_pool
 
 

@@ -68,7 +68,7 @@ for got, want in zip(net.get_weights(), plain.get_weights(), strict=True):
 np.testing.assert_allclose(scores, plain.predict(x, verbose=0), rtol=1e-4, atol=1e-5)
 
 from jax import lax
-from jaxconv.ops.lowering.maxima import best_p
+from jaxconv.ops.lowering.pool import best_p
 from jaxconv.ops.lowering.primitive import conv_p
 
 THEIRS = lax.conv_general_dilated_p, lax.reduce_window_max_p, lax.reduce_window_sum_p, lax.select_and_scatter_add_p

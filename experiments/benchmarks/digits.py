@@ -27,8 +27,11 @@ import numpy as np
 from experiments.benchmarks.cases import CASES
 from experiments.benchmarks.forms import problems
 from experiments.report import environment, write_results
-from jaxconv.ops.lowering import table as choices
+from jaxconv.ops.lowering import onednn
+from jaxconv.ops.lowering.cpu import CPU
 from jaxconv.ops.lowering.problem import Problem, others
+from jaxconv.ops.lowering.table import Solver
+from jaxconv.ops.lowering.target import Target
 
 RESULTS = Path(__file__).parent / "results" / "digits.json"
 DRAWN: dict[str, Callable[[np.random.Generator, Any], np.ndarray]] = {
@@ -41,12 +44,13 @@ Found = dict[str, Any]
 
 def computed(mode: str, p: Problem) -> Callable[..., Any]:
     """Returns the function that computes the problem in a mode of `jaxconv.lowering`, compiled once."""
-    return jax.jit(functools.partial(choices.solve, mode, p))
+    calls = mode == "auto" and onednn.callable_here() and onednn.computes(p.dtype, p.geometry.rank)
+    return jax.jit(functools.partial(Solver(Target(CPU, onednn=calls), mode), p))
 
 
 def exactly(p: Problem) -> Callable[..., np.ndarray]:
     """Returns the function that computes the problem in float64."""
-    run = computed("portable", replace(p, dtype=jnp.dtype(jnp.float64), onednn=False))
+    run = computed("portable", replace(p, dtype=jnp.dtype(jnp.float64)))
 
     def wide(*arrays: np.ndarray) -> np.ndarray:
         with jax.enable_x64(True):

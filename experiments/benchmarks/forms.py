@@ -31,9 +31,11 @@ from experiments.benchmarks import clock
 from experiments.benchmarks.cases import CASES, Case, noise, parse
 from experiments.report import environment, write_results
 from jaxconv.compiler import helpful_options
-from jaxconv.ops.lowering import table
+from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.primitive import problem_of
 from jaxconv.ops.lowering.problem import ROLES, Problem, others
+from jaxconv.ops.lowering.table import PLATFORMS, Solver, named
+from jaxconv.ops.lowering.target import Target
 
 RESULTS = Path(__file__).parent / "results" / "forms.json"
 # An outer algorithm, and the inner one that computes the smaller problems of the outer one.
@@ -70,21 +72,23 @@ def problems(case: Case, dtype: str = "float32", ensemble: int = 0) -> dict[str,
     function, _ = case.jaxconv()
     (eqn,) = (e for e in jax.make_jaxpr(function)(*case.shapes(dtype)).eqns if e.primitive.name == "jaxconv_conv")
     first, second = (v.aval for v in eqn.invars)
-    p = replace(problem_of(first, second, eqn.params, clock.platform()), ensemble=ensemble)
+    p = replace(problem_of(first, second, eqn.params, PLATFORMS[clock.platform()]), ensemble=ensemble)
     return {role: replace(p, role=role) for role in ROLES}
 
 
-def name(p: Problem, mode: Any) -> str:
-    """Returns the names of the algorithms that run, outermost first."""
-    return " > ".join(dict.fromkeys(choice.form.name for _, choice in table.steps(p, mode)))
+def solver(p: Problem, mode: Any, ynnpack: bool) -> Solver:
+    """Returns the function that computes the problem in a mode of `jaxconv.lowering` on this machine."""
+    platform = PLATFORMS[clock.platform()]
+    able = platform.onednn and onednn.computes(p.dtype, p.geometry.rank) and mode != "portable"
+    return Solver(Target(platform, able and onednn.callable_here(), ynnpack), mode)
 
 
-def candidates(p: Problem) -> dict[str, Any]:
+def candidates(p: Problem, ynnpack: bool) -> dict[str, Any]:
     """Returns the modes of `jaxconv.lowering` that give different programs."""
     found: dict[str, Any] = {}
     for outer, turn, inner in itertools.product(OUTER, ("", "flipped_conv"), INNER):
         mode = tuple(form for form in (outer, turn, inner) if form)
-        found.setdefault(name(p, mode), mode)
+        found.setdefault(named(solver(p, mode, ynnpack).steps(p)), mode)
     return found | {"auto": "auto", "portable": "portable"}
 
 
@@ -94,15 +98,16 @@ def needs(program: Any) -> int:
     return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
 
 
-def measure(p: Problem, options: dict[str, Any], rounds: int, chosen: dict[str, Any]) -> dict[str, float]:
+def measure(
+    p: Problem, ynnpack: bool, options: dict[str, Any], rounds: int, chosen: dict[str, Any]
+) -> dict[str, float]:
     """Returns the median milliseconds of each algorithm."""
     dtype = p.dtype if p.half and clock.platform() != "cpu" else jnp.float32
     lead = (p.ensemble,) if p.ensemble else ()
     a, b = (noise((*lead, *p.shape(role)), i, jnp.dtype(dtype).name) for i, role in enumerate(others(p.role)))
 
     def compiled(mode: Any) -> Any:
-        problem = replace(p, onednn=False) if mode == "portable" else p
-        function = jax.jit(lambda a, b: table.solve(mode, problem, a, b), compiler_options=options)
+        function = jax.jit(functools.partial(solver(p, mode, ynnpack), p), compiler_options=options)
         try:
             return function.lower(a, b).compile()
         except jax.errors.JaxRuntimeError:
@@ -159,11 +164,11 @@ def main() -> None:
             entry: dict[str, Any] = {"case": title, "role": role, "times": {}}
             for jit in options.jit:
                 compiler = helpful_options() if jit == "jaxconv.jit" else {}
-                p = replace(p, ynnpack=not compiler)
+                ynnpack = not compiler
                 compiler |= dict(text.split("=", 1) for text in options.option)
-                found = candidates(p).items()
+                found = candidates(p, ynnpack).items()
                 chosen = {k: v for k, v in found if k == "xla" or re.fullmatch(options.forms or ".*", k)}
-                times = measure(p, compiler, options.rounds, chosen)
+                times = measure(p, ynnpack, compiler, options.rounds, chosen)
                 entry["times"][jit] = times
                 best = sorted(times.items(), key=lambda item: item[1])[:5]
                 shown = "  ".join(f"{k} {v:.2f}" for k, v in [*best, ("| xla", times["xla"])])

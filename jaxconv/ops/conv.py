@@ -30,9 +30,9 @@ from jaxconv.ops.arrays import (
     spatial_sizes,
     wider,
 )
-from jaxconv.ops.lowering.linear import strided
 from jaxconv.ops.lowering.primitive import convolve
 from jaxconv.ops.lowering.problem import Geometry
+from jaxconv.ops.lowering.strided import strided
 from jaxconv.ops.pad import pad_pairs
 
 

@@ -12,7 +12,8 @@ from jaxconv.geometry import window_extent
 from jaxconv.ops.arrays import Array
 from jaxconv.ops.conv import correlate, sum_types
 from jaxconv.ops.lowering import original
-from jaxconv.ops.lowering.primitive import convolve, lowering_mode
+from jaxconv.ops.lowering.modes import lowering_mode
+from jaxconv.ops.lowering.primitive import convolve
 from jaxconv.ops.lowering.problem import Geometry
 from jaxconv.ops.lowering.windows import flipped, swapped
 

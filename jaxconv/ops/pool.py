@@ -33,11 +33,12 @@ from jaxconv.ops.arrays import (
     wider,
     window_tuple,
 )
-from jaxconv.ops.lowering import maxima
-from jaxconv.ops.lowering.linear import moving_sums, sums_by_lax, tile_sums, windows_sums
 from jaxconv.ops.lowering.maxima import Best
-from jaxconv.ops.lowering.primitive import lowering_mode
+from jaxconv.ops.lowering.modes import lowering_mode
+from jaxconv.ops.lowering.pool import maxima, window_sums
+from jaxconv.ops.lowering.problem import Windows
 from jaxconv.ops.lowering.resample import Sampling, resample
+from jaxconv.ops.lowering.windows import reduce_windows
 
 
 class _Windows(NamedTuple):
@@ -65,6 +66,12 @@ class _Windows(NamedTuple):
             kept, before = n + least(low, 0) + least(high, 0), jax.core.max_dim(low, 0)
             pairs.append((before, (o - 1) * s + window_extent(f, d) - before - kept))
         return tuple(pairs)
+
+    @property
+    def axes(self) -> tuple[Windows, ...]:
+        """The windows along each axis, the first axis first."""
+        rows = zip(self.window, self.stride, self.dilation, self.out, strict=True)
+        return tuple(Windows(i - 1 - len(self.window), *row) for i, row in enumerate(rows))
 
     def lay_out(self, x: Array, value: Any) -> Array:
         """Crops and pads ``x`` so that its windows just cover it."""
@@ -105,11 +112,10 @@ def pool_maxima(x: Array, windows: _Windows, indices: bool = False) -> Best:
     if indices:
         best = (*best, windows.lay_out(_positions(x, windows.size), -1))
     # Last axis first: then the first maximum in row-major order is the one that stays.
-    numbers = reversed(list(zip(windows.window, windows.stride, windows.dilation, windows.out, strict=True)))
-    axes = [maxima.Windows(-back, *row) for back, row in enumerate(numbers, 2)]
+    axes = windows.axes[::-1]
     if lowering_mode() == "xla" and not indices and max(windows.dilation) == 1:
-        return (maxima.by_lax(best[0], axes),)
-    return maxima.maxima(best, axes)
+        return (reduce_windows(best[0], axes, _lowest(x.dtype), lax.max),)  # with JAX's own gradient
+    return maxima(best, axes)
 
 
 def _positions(x: Array, size: tuple[int, ...]) -> Array:
@@ -268,14 +274,7 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
 def pool_sums(x: Array, windows: _Windows) -> Array:
     """Sums each window; half types stay in the float32 in which they are summed."""
     x = windows.lay_out(x.astype(accumulator(x.dtype)), 0)
-    if lowering_mode() == "xla":
-        return sums_by_lax(x, windows.window, windows.stride, windows.dilation)
-    if windows.window == windows.stride and max(windows.dilation) == 1 and any(n != 1 for n in windows.out):
-        return tile_sums(x, windows.window)
-    # Slices are faster where windows overlap: experiments/benchmarks/results/layers.json.
-    for i, numbers in enumerate(zip(windows.window, windows.stride, windows.dilation, windows.out, strict=True)):
-        x = _axis_sums(x, i - 1 - len(windows.window), *numbers)
-    return x
+    return window_sums(x, windows.axes)
 
 
 def sum_pool(
@@ -283,15 +282,6 @@ def sum_pool(
 ) -> Array:
     """Returns the sum of each window, in x's type: `avg_pool` before its division."""
     return pool_sums(x, _resolve(x, window, stride, padding, dilation, False)).astype(x.dtype)
-
-
-def _axis_sums(x: Array, axis: int, taps: int, stride: int, dilation: int, out: int) -> Array:
-    """Returns the sum of each of ``out`` windows along one axis, which they just cover."""
-    if out == 1 and dilation == 1:
-        return jnp.sum(x, axis, keepdims=True)
-    if stride == 1:
-        return moving_sums(x, axis, taps, dilation)
-    return windows_sums(x, axis, taps, stride, dilation, out)
 
 
 def _counts(windows: _Windows, count_include_pad: bool, dtype: Any) -> Iterator[Array]:
@@ -513,7 +503,8 @@ def adaptive_avg_pool(x: ArrayLike, size: IntOrTuple, *, rank: int = 2) -> Array
         elif n != m and tile == 1:
             y = resample(y, axis - rank - 1, m, Sampling("mean"))
     if any(tile > 1 for tile in tiles):
-        y = tile_sums(y, tiles) / math.prod(tiles)
+        axes = [Windows(i - 1 - rank, n, n, 1, y.shape[i - 1 - rank] // n) for i, n in enumerate(tiles)]
+        y = window_sums(y, axes) / math.prod(tiles)
     return y.astype(x.dtype)
 
 
@@ -563,8 +554,8 @@ def _bin_maxima(x: Array, axis: int, bins: Sequence[tuple[int, int]]) -> Array:
     first = {}
     for length in lengths:
         first[length] = sum(run.shape[axis] for run in runs)
-        windows = maxima.Windows(axis, length, 1, 1, n - length + 1)
-        runs.append(maxima.maxima((x,), [windows])[0])
+        windows = Windows(axis, length, 1, 1, n - length + 1)
+        runs.append(maxima((x,), [windows])[0])
     picks = np.array([first[stop - start] + start for start, stop in bins])
     return jnp.take(jnp.concatenate(runs, axis), picks, axis, mode="clip")
 

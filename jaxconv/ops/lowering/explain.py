@@ -1,7 +1,7 @@
-"""`jaxconv.explain`: which program each convolution and pool of a function becomes, and why."""
+"""`jaxconv.explain`: which algorithm computes each convolution and pool of a function, and why."""
 
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
-from jaxconv.ops.lowering import onednn, table
-from jaxconv.ops.lowering.linear import copies_p, every_p, spread_p, sums_p, tiles_p
-from jaxconv.ops.lowering.maxima import best_p, pick_p, place_p
-from jaxconv.ops.lowering.primitive import conv_p, problem_of
-from jaxconv.ops.lowering.problem import Geometry, Problem, Shape
+from jaxconv.ops.lowering.anywhere import ANYWHERE
+from jaxconv.ops.lowering.define import POSED
+from jaxconv.ops.lowering.forms import POOLS
+from jaxconv.ops.lowering.problem import Problem, Shape
+from jaxconv.ops.lowering.table import PLATFORMS, named
+from jaxconv.ops.lowering.target import Platform
 
-# lax's own, which nobody chooses for.
+# JAX's own operations, for which no algorithm is chosen.
 _LAX = {"conv_general_dilated", "reduce_window_max", "reduce_window_sum", "reduce_window", "select_and_scatter_add"}
 
 
@@ -24,13 +25,15 @@ class Explained:
     """One convolution or pool of a function.
 
     Args:
-      op: what is computed, such as "conv", "conv: gradient of the kernel".
-      shapes: those of its two arrays, or of its one.
-      how: of a convolution what is not by default: "stride 2, padding 1, groups 96", and a type other than float32.
-      inside: the transformations that it is inside of, outermost first, such as "scan".
-      form: the program, with what it leaves to others: "polyphase > gemm_per_tap".
-      why: the table's reason.
-      macs: multiply-adds of one run.
+      op: the name of the op or of its gradient, such as "conv", "conv: gradient of the kernel".
+      shapes: the shapes of its arrays.
+      how: the options of a convolution that are not the default, "stride 2, padding 1, groups 96", and a type other
+        than float32.
+      inside: the transformations around the op, outermost first, such as "scan".
+      form: the algorithm, and after ">" the algorithms of the smaller problems that it leaves: "polyphase > shift_add",
+        "gemm > onednn". `jaxconv.lowering` accepts these names.
+      why: the reason.
+      macs: the multiply-adds of one run of a convolution.
     """
 
     op: str
@@ -43,7 +46,7 @@ class Explained:
 
 
 class Explanation(tuple[Explained, ...]):
-    """The rows; printed, a table, in a notebook too."""
+    """The rows; they print as a table, in a notebook too."""
 
     def __str__(self) -> str:
         rows = self._cells()
@@ -69,25 +72,19 @@ class Explanation(tuple[Explained, ...]):
         return cells
 
 
-_MAXIMA = {p.name for p in (best_p, pick_p, place_p)}
-# Pools are jitted functions of these names, through derivatives too.
-_POOLS = {"pool_maxima": "max_pool", "pool_sums": "avg_pool or lp_pool"}
-_OPS = {
-    "output": "conv",
-    "input": "conv: gradient of the input, or conv_transpose",
-    "kernel": "conv: gradient of the kernel",
-}
+# Functions under jit that are only there to be traced once.
+_HIDDEN = ("pool_maxima", "pool_sums")
 
 
 def explain(function: Callable[..., Any], *args: Any, platform: str | None = None) -> Explanation:
-    """Lists the convolutions and pools in a function, and what is chosen for each: nothing is compiled or run.
+    """Lists the convolutions and pools in a function with their algorithms. Nothing is compiled or run.
 
-    Looks into `jit`, `scan`, `cond`, `remat`, `shard_map` and whatever else holds a function. The rows are for one
-    device that computes whole arrays. Under a mesh each device computes its share, for whose shapes the choice may be
-    another. Matrix products of a window of one tap call oneDNN too, where the form is "gemm".
+    Looks into `jit`, `scan`, `cond`, `remat`, `shard_map` and every other transformation that holds a function. The
+    rows are for one device that computes whole arrays. Under a mesh each device computes its share, for whose shapes
+    the algorithm may be another.
 
     Args:
-      function: takes ``args``. To see the gradients too, pass ``jax.grad`` of it.
+      function: a function of ``args``. To see the gradients too, pass its ``jax.grad``.
       args: arrays, or anything with shape and dtype.
       platform: "cpu", "cuda" (or "gpu"), "rocm" or "tpu"; by default that of the default backend.
 
@@ -95,94 +92,54 @@ def explain(function: Callable[..., Any], *args: Any, platform: str | None = Non
       A tuple of rows with op, shapes, how, inside, form, why, macs; its ``str`` is a table.
 
     Raises:
-      ValueError: no such platform.
+      ValueError: there is no such platform.
 
     >>> rows = explain(lambda x, k: jc.conv(x, k), jnp.ones((1, 8, 8, 3)), jnp.ones((1, 1, 3, 4)), platform="tpu")
     >>> rows[0].op, rows[0].form
     ('conv', 'xla')
     """
-    platform = platform or jax.default_backend()
-    platform = "cuda" if platform == "gpu" else platform
-    if platform not in table.PLATFORMS:
-        raise ValueError(f"platform must be one of {', '.join(table.PLATFORMS)}, got {platform!r}")
+    wanted = platform or jax.default_backend()
+    known = [p for p in PLATFORMS.values() if p.name]
+    found = next((p for p in known if wanted in (p.name, *p.aliases)), None)
+    if found is None:
+        raise ValueError(f"platform must be one of {', '.join(str(p.name) for p in known)}, got {wanted!r}")
     closed = jax.make_jaxpr(function)(*args)
-    return Explanation(_rows(closed.jaxpr, (), platform))
+    return Explanation(_rows(closed.jaxpr, (), found))
 
 
-def _rows(jaxpr: Any, inside: tuple[str, ...], platform: str) -> Iterator[Explained]:
+def _rows(jaxpr: Any, inside: tuple[str, ...], platform: Platform) -> Iterator[Explained]:
     for eqn in jaxpr.eqns:
-        if eqn.primitive is conv_p:
-            p = eqn.params
-            first, second = (v.aval for v in eqn.invars)
-            shapes = (first.shape, second.shape)
-            how = _how(p["geometry"], first.dtype)
-            if 0 in (*first.shape, *second.shape):
-                yield Explained(_OPS[p["role"]], shapes, how, inside, "none", "empty", 0)
-                continue
-            problem = problem_of(first, second, p, platform)
-            taken = table.steps(problem, p["lowering"])
-            names = dict.fromkeys(choice.form.name for _, choice in taken)
-            lanes = f", {problem.ensemble} of them" if problem.ensemble else ""
-            macs = problem.macs * (problem.ensemble or 1)
-            why = taken[0][1].why + _without_onednn(problem, p["lowering"])
-            yield Explained(_OPS[p["role"]] + lanes, shapes, how, inside, " > ".join(names), why, macs)
-        elif eqn.primitive.name in _LAX:
-            shapes = tuple(v.aval.shape for v in eqn.invars)
-            yield Explained(f"lax.{eqn.primitive.name}", shapes, "", inside, "xla", "lax's own, not jaxconv's", 0)
         name = eqn.params.get("name", eqn.primitive.name)
-        if name in _POOLS:
-            yield _pool(eqn, inside, platform)
-            continue
-        for inner in jaxprs_in_params(eqn.params):
-            yield from _rows(inner, (*inside, name if isinstance(name, str) else eqn.primitive.name), platform)
+        shapes = tuple(v.aval.shape for v in eqn.invars)
+        if eqn.primitive in POSED:
+            yield _explained(eqn, inside, platform)
+        elif name in POOLS:  # chosen while the function was traced
+            why = next(row.why for row in ANYWHERE if row.form is POOLS[name])
+            yield Explained("max_pool", shapes[:1], "", inside, name, why, 0)
+        elif eqn.primitive.name in _LAX:
+            why = "This is JAX's own operation."
+            yield Explained(f"lax.{eqn.primitive.name}", shapes, "", inside, "xla", why, 0)
+        else:
+            within = inside if name in _HIDDEN else (*inside, name if isinstance(name, str) else eqn.primitive.name)
+            for inner in jaxprs_in_params(eqn.params):
+                yield from _rows(inner, within, platform)
 
 
-def _how(g: Geometry, dtype: Any) -> str:
-    """What is not by default; numbers that are all the same as one."""
-
-    def short(numbers: Sequence[Any]) -> str:
-        one = len(set(numbers)) == 1 and not isinstance(numbers[0], tuple)
-        return str(numbers[0]) if one else str(tuple(numbers))
-
-    padding = {n for pair in g.padding for n in pair}
-    numbers = {
-        "stride": (short(g.stride), "1"),
-        "padding": (short([*padding] if len(padding) == 1 else g.padding), "0"),
-        "dilation": (short(g.dilation), "1"),
-        "groups": (str(g.groups), "1"),
-    }
-    said = [f"{name} {value}" for name, (value, plain) in numbers.items() if value != plain]
-    return ", ".join([*said, *([str(dtype)] if dtype != jnp.float32 else [])])
-
-
-def _without_onednn(p: Problem, mode: Any) -> str:
-    """Says why oneDNN is not called for a problem for which it would be, if this process called it."""
-    able = mode in ("auto", "exact") and p.platform == "cpu" and onednn.computes(p.dtype, p.geometry.rank)
-    why = onednn.left_out() if able else ""
-    return f"; oneDNN is not called, since {why}" if why else ""
-
-
-def _pool(eqn: Any, inside: tuple[str, ...], platform: str) -> Explained:
-    eqns = eqn.params["jaxpr"].jaxpr.eqns
-    names = {e.primitive.name for e in eqns}
-    maxima = [e for e in eqns if e.primitive is best_p]
-    if any(name.startswith(("reduce_window", "select_and_scatter")) for name in names):
-        form, why = "xla", "lax's own windows: asked for"
-    elif copies_p.name in names and platform == "cpu":
-        form, why = "copies", "the windows lie side by side: layers.json"
-    elif names & {tiles_p.name, copies_p.name}:
-        form, why = "xla", "lax's own windows: they lie side by side"
-    elif not names & {"slice", "pad", sums_p.name, every_p.name, spread_p.name, *_MAXIMA}:
-        form, why = "sum", "the window is the whole map"
-    elif platform == "cuda" and maxima and all(len(e.invars) == 1 and not e.params["tell"] for e in maxima):
-        form, why = "xla", "lax's own windows, one pass over all axes: forms_cuda.json"
-    elif platform == "cuda" and names & _MAXIMA:
-        form, why = "slices", "of its taps, the gradient by those that won: layers_cuda.json"
-    elif platform == "cpu":
-        form, why = "slices", "of its taps, faster than lax's windows: layers.json"
-    else:
-        form, why = "slices", "of its taps, as on CPU; not measured on this platform"
-    return Explained(_POOLS[eqn.params["name"]], (eqn.invars[0].aval.shape,), "", inside, form, why, 0)
+def _explained(eqn: Any, inside: tuple[str, ...], platform: Platform) -> Explained:
+    """Reads the record of what was chosen for a primitive and for the problems that its form leaves."""
+    arrays = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+    op, how, p, solve = POSED[eqn.primitive](platform, *arrays, **eqn.params)
+    conv = isinstance(p, Problem)
+    shapes = tuple(a.shape for a in (arrays if conv else arrays[:1]))
+    how = ", ".join(filter(None, [how, "" if arrays[0].dtype == jnp.float32 else str(arrays[0].dtype)]))
+    if any(0 in a.shape for a in arrays):
+        return Explained(op, shapes, how, inside, "none", "An array is empty.", 0)
+    jax.eval_shape(lambda *arrays: solve(p, *arrays), *arrays)
+    why, left_out = solve.record[0][1].why, solve.target.left_out
+    if left_out:
+        why += f" oneDNN is not called, since {left_out}."
+    macs = p.macs * (p.ensemble or 1) if conv else 0
+    return Explained(op, shapes, how, inside, named(solve.record), why, macs)
 
 
 __all__ = ["explain"]

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxconv.ops.arrays import pad_axes
 from jaxconv.ops.lowering.divide import divided
 from jaxconv.ops.lowering.onednn_check import verdict, warn
-from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Solve
+from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Product
+from jaxconv.ops.lowering.target import Solve
 from jaxconv.ops.lowering.windows import flipped, in_parts, opposite, swapped, unit, widened
 from jaxconv.ops.lowering.xla import reached
 
@@ -93,7 +94,7 @@ def fits(p: Problem) -> bool:
     # A kernel's gradient may want an axis more, of which there are three.
     plain = {"output": True, "input": unit(g.stride), "kernel": g.rank < 3 or _joined(p)}[p.role]
     chained = p.role == "kernel" and (p.depthwise or g.rank == 1)
-    return p.onednn and g.rank <= 3 and padded and safe and plain and not (chained and math.prod(g.out) > CHAIN)
+    return g.rank <= 3 and padded and safe and plain and not (chained and math.prod(g.out) > CHAIN)
 
 
 def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
@@ -125,7 +126,7 @@ def at_a_time(p: Problem) -> int:
         return max((m for m in parts if m * one <= HELD), default=parts[0])
     if p.geometry.rank == 3:
         return 1
-    if p.places <= CHAIN:
+    if p.positions <= CHAIN:
         return p.batch
     most = max(1, min(CHAIN // math.prod(p.geometry.out), HELD // one))
     return max(m for m in range(1, p.batch + 1) if p.batch % m == 0 and m <= most)
@@ -220,18 +221,14 @@ def _convolution(p: Problem, first: Array, second: Array, inner: int) -> Array:
     return _call("convolution", {"onednn_conv_config": config}, p.shape("output"), first, second)
 
 
-def product(a: Array, b: Array, turned: bool) -> Array:
-    """Contracts the last axis of a with the first of the matrix b, or with its second where b is turned round."""
-    flat = a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
-    features = b.shape[0 if turned else 1]
-    y = _call("matmul", {"onednn_matmul_config": {"transpose_b": turned}}, (flat.shape[0], features), flat, b)
-    return y.reshape(*a.shape[:-1], features)
-
-
-def product_over_places(a: Array, b: Array) -> Array:
-    """Contracts all axes but the last of both: ``(channels, features)``."""
-    a, b = (x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) for x in (a, b))
-    return _call("matmul", {"onednn_matmul_config": {"transpose_a": True}}, (a.shape[-1], b.shape[-1]), a, b)
+def product(p: Product, a: Array, b: Array, solve: Solve) -> Array:
+    """Its matrix product."""
+    lead, a = a.shape[:-1], a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+    if p.role == "positions":
+        lead, b = (p.rows,), b.reshape(math.prod(b.shape[:-1]), b.shape[-1])
+    config = {"transpose_a": True} if p.role == "positions" else {"transpose_b": p.role == "features"}
+    y = _call("matmul", {"onednn_matmul_config": config}, (p.rows, p.columns), a, b)
+    return y.reshape(*lead, p.columns)
 
 
 def _call(name: str, config: dict[str, Any], shape: tuple[int, ...], *arrays: Array) -> Array:

@@ -194,22 +194,24 @@ def problems() -> list[Problem]:
     for size, window, stride, padding, dilation, groups, batch, channels, features in _CASES:
         for role in ("output", "input", "kernel"):
             geometry = Geometry(size, window, stride, padding, dilation, groups)
-            facts: dict[str, Any] = {"dtype": jnp.dtype(jnp.float32), "platform": "cpu", "onednn": True}
-            made.append(Problem(role, geometry, batch, channels, features, **facts))
+            made.append(Problem(role, geometry, batch, channels, features, jnp.dtype(jnp.float32)))
     return [p for p in made if onednn.fits(p)]
 
 
 def largest_difference(found: list[Problem]) -> float:
     """Computes the problems by oneDNN and by lax; returns the largest difference, relative to the largest value."""
-    from jaxconv.ops.lowering import table
+    from jaxconv.ops.lowering.cpu import CPU
+    from jaxconv.ops.lowering.table import Solver
+    from jaxconv.ops.lowering.target import Target
 
     rng = np.random.default_rng(0)
     pairs = [[rng.normal(size=p.shape(name)).astype(np.float32) for name in others(p.role)] for p in found]
-    modes: tuple[Any, ...] = (("gemm", "onednn"), "xla")
+    target = Target(CPU, onednn=True)
+    solvers = Solver(target, ("gemm", "onednn")), Solver(target, "xla")
 
     @jax.jit
     def both(pairs: Any) -> Any:
-        return [[table.solve(mode, p, a, b) for mode in modes] for p, (a, b) in zip(found, pairs, strict=True)]
+        return [[solve(p, a, b) for solve in solvers] for p, (a, b) in zip(found, pairs, strict=True)]
 
     worst = 0.0
     for got, want in both(pairs):

@@ -217,3 +217,26 @@ def _only(a: Array, axis: int, first: Array, total: int) -> Array:
     """The elements whose index, counted from ``first``, is from 0 to ``total``; zeros in place of the others."""
     index = lax.broadcasted_iota(jnp.int32, a.shape, axis) + first
     return jnp.where((index >= 0) & (index < total), a, jnp.zeros((), a.dtype))
+
+
+def dims(rank: int, sides: dict[int, str]) -> Dims:
+    """The dimensions of an array that is divided along all of its axes; on which side of windows some of them are."""
+    return tuple(Dim(f"d{axis}", sides.get(axis - rank, "")) for axis in range(rank))
+
+
+def windowed(rank: int, spans: dict[int, Span], local: Callable[..., Array], backward: bool = False) -> Plan:
+    """The plan of windows along some axes, counted from the end, of one array: ``local(share, extended)``."""
+    given, result = ("out", "in") if backward else ("in", "out")
+    names = {axis: f"d{rank + axis}" for axis in spans}
+
+    def compute(share: Share, a: Array) -> list[Array]:
+        for axis, name in names.items():
+            a = share.extended(a, rank + axis, name)
+        a = local({axis: share.span(name) for axis, name in names.items()}, a)
+        if backward:
+            for axis, name in names.items():
+                a = share.own(a, rank + axis, name)
+        return [a]
+
+    sides = [dims(rank, dict.fromkeys(spans, side)) for side in (given, result)]
+    return Plan((sides[0],), (sides[1],), compute, {names[axis]: span for axis, span in spans.items()}, backward)

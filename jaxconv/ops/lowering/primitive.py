@@ -6,62 +6,28 @@ program of its own on each platform: `jaxconv.ops.lowering.table` says which.
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir, xla
+from jax.interpreters import ad, batching, xla
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxconv.ops.arrays import wider
-from jaxconv.ops.lowering import divide, forms, onednn, table
+from jaxconv.ops.lowering import onednn
+from jaxconv.ops.lowering.define import POSED, Posed, register
+from jaxconv.ops.lowering.fusion import without_fusion
+from jaxconv.ops.lowering.modes import lowering_mode, ynnpack
 from jaxconv.ops.lowering.partition import Dim, Dims, Plan, Share, Span
 from jaxconv.ops.lowering.problem import Array, Geometry, Problem, half_type, others
-from jaxconv.ops.lowering.windows import alone, left_alone
+from jaxconv.ops.lowering.table import Solver, isolated
+from jaxconv.ops.lowering.target import ANY, Platform, Target
+from jaxconv.ops.lowering.windows import alone
 from jaxconv.ops.lowering.xla import xla as xla_form
 
 conv_p = Primitive("jaxconv_conv")
-
-MODES = ("auto", "portable", "exact", "xla")
-# What `jaxconv.lowering` sets: "auto", "xla", or names of forms. Part of the key of jit's cache.
-_mode = jax.make_user_context("auto")
-# Whether XLA:CPU, left to its defaults, hands convolutions to YNNPACK. `jaxconv.jit` tells it not to, and this.
-ynnpack = jax.make_user_context(True)
-
-
-def lowering(mode: str | tuple[str, ...]) -> Any:
-    """A context in which the programs of convolutions are chosen otherwise; of pools, by "xla" alone.
-
-    It is part of the key of jit's cache, so a function that is already compiled obeys it too.
-
-    Args:
-      mode: "auto", the default: by the table of the platform. "xla": lax's own convolution and its gradients
-        everywhere. "portable": by the table, without calls of oneDNN, for a program that is to be written to a disk
-        or read by other tools, ``cost_analysis()`` of a compiled function among them: XLA counts a call, which it does
-        not look into, as -1 operations. "exact": by the table, without forms that let an element that is not finite
-        reach results that do not depend on it: see docs/conformance.md. A tuple of names of forms: the first of them
-        that has a program for the problem, else lax's; their matrix products may be oneDNN's.
-
-    Raises:
-      ValueError: no such mode, or no such form.
-
-    >>> with lowering("xla"):
-    ...     y = jc.conv(jnp.ones((8, 8, 3)), jnp.ones((3, 3, 3, 4)))
-    """
-    names = (mode,) if isinstance(mode, str) else tuple(mode)
-    known = MODES if isinstance(mode, str) else tuple(forms.FORMS)
-    if not names or set(names) - set(known):
-        modes = ", ".join(map(repr, MODES)) + " or a tuple of " + ", ".join(forms.FORMS)
-        raise ValueError(f"lowering must be {modes}, got {mode!r}")
-    return _mode(mode if isinstance(mode, str) else names)
-
-
-def lowering_mode() -> Any:
-    """Returns the mode in force: what the innermost `lowering` was given."""
-    return _mode.value
 
 
 def convolve(
@@ -111,10 +77,8 @@ def _varying(a: Array) -> frozenset[Any]:
     return aval.vma if hasattr(aval, "vma") else aval.mat.varying
 
 
-def problem_of(
-    first: Any, second: Any, params: dict[str, Any], platform: str | None = None, context: Any = None
-) -> Problem:
-    """Reads the facts off the two arrays' types, the primitive's parameters, and JAX's context of a lowering rule."""
+def problem_of(first: Any, second: Any, params: dict[str, Any], platform: Platform = ANY) -> Problem:
+    """Returns the problem that the types of the two arrays and the primitive's parameters describe."""
     role, geometry, dtype = params["role"], params["geometry"], params["dtype"]
     shapes = dict(zip(others(role), (first.shape, second.shape), strict=True))
     ensemble = len(first.shape) > (geometry.rank + 2)
@@ -124,9 +88,9 @@ def problem_of(
     features = shapes["output"][-1] if "output" in shapes else shapes["kernel"][-1]
     given = wider(first.dtype, second.dtype)
     sums = wider(jnp.float32 if half_type(given) else given, dtype)
-    if platform == "cuda" and half_type(given) and params["narrow"]:
-        # The libraries sum in float32 within themselves. Asked to return it, XLA:GPU would widen the arrays and run a
-        # float32 convolution.
+    if platform.half and half_type(given) and params["narrow"]:
+        # The libraries accumulate in float32 internally. For a result in float32 XLA:GPU would convert the arrays and
+        # run a float32 convolution.
         sums = given
     return Problem(
         role,
@@ -138,19 +102,22 @@ def problem_of(
         half=half_type(given),
         ensemble=first.shape[0] if ensemble else 0,
         precision=params["precision"],
-        ynnpack=params["ynnpack"],
-        platform=platform,
-        onednn=platform == "cpu"
-        and params["lowering"] != "portable"
-        and onednn.computes(sums, geometry.rank)
-        and onednn.callable_here(context),
     )
 
 
-def program(platform: str | None, context: Any, first: Array, second: Array, **params: Any) -> Array:
-    """Computes the primitive with ordinary operations, those that the table names for this platform."""
+def solver_for(p: Problem, params: dict[str, Any], platform: Platform, context: Any = None) -> Solver:
+    """Returns what computes the problem on a platform, in JAX's context of a lowering rule."""
+    mode = params["lowering"]
+    able = platform.onednn and onednn.computes(p.dtype, p.geometry.rank) and mode != "portable"
+    calls = able and onednn.callable_here(context)
+    left_out = onednn.left_out() if able and mode in ("auto", "exact") else ""
+    return Solver(Target(platform, calls, params["ynnpack"], left_out), mode)
+
+
+def program(platform: Platform, context: Any, first: Array, second: Array, **params: Any) -> Array:
+    """Computes the primitive with ordinary operations, those of the form that is chosen for this platform."""
     role, geometry, dtype = params["role"], params["geometry"], params["dtype"]
-    problem = problem_of(first, second, params, platform, context)
+    problem = problem_of(first, second, params, platform)
     symbols = not all(isinstance(n, int) for n in (*first.shape, *second.shape))
     if symbols or alone():  # sizes in an export; devices that the compiler divides lax's operations over
         return xla_form(problem, first, second).astype(dtype)
@@ -158,26 +125,12 @@ def program(platform: str | None, context: Any, first: Array, second: Array, **p
         shape = problem.shape(role)
         return jnp.zeros((problem.ensemble, *shape) if first.ndim > geometry.rank + 2 else shape, dtype)
 
+    solve = solver_for(problem, params, platform, context)
+
     def compute() -> Array:
-        return table.solve(params["lowering"], problem, first, second).astype(dtype)
+        return solve(problem, first, second).astype(dtype)
 
-    if platform == "cpu" and table.stands_alone(problem, params["lowering"]):
-        return by_itself(compute, first)
-    return compute()
-
-
-def by_itself(compute: Callable[[], Any], first: Array) -> Any:
-    """Runs ``compute``, which reads ``first``, in a branch that is always taken, which the compiler cannot know.
-
-    XLA:CPU fuses nothing into a branch and nothing out of it: a result is not computed again for each of its readers,
-    and what comes before not again for each number that is read of it. An odd number is never 0, whatever the bits of
-    the first element are.
-    """
-    bits = jax.lax.bitcast_convert_type(first[(0,) * first.ndim], jnp.int8).reshape(-1)[0]
-    results = jax.eval_shape(compute)
-    return jax.lax.cond(
-        (bits | 1) != 0, compute, lambda: jax.tree.map(lambda result: jnp.zeros(result.shape, result.dtype), results)
-    )
+    return without_fusion(compute, first) if isolated(problem, solve) else compute()
 
 
 def _typed_like_lax(first: Any, second: Any, **params: Any) -> Any:
@@ -303,34 +256,7 @@ batching.primitive_batchers[conv_p] = _batch
 # Lowering
 
 
-def register(primitive: Primitive, function: Callable[..., Any], plan: Callable[..., Plan | None]) -> None:
-    """Lowers the primitive on each platform to ``function(platform, context, *arrays, **params)``, traced.
-
-    Where the compiler divides the module over devices, ``plan(platform, *avals, **params)`` says how, if it can.
-    """
-    for platform in (None, *table.ROWS):
-        rule = _rule(primitive, functools.partial(function, platform), functools.partial(plan, platform))
-        mlir.register_lowering(primitive, rule, platform=platform)
-
-
-def _rule(primitive: Primitive, function: Callable[..., Any], plan: Callable[..., Any]) -> Any:
-    def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
-        # How arrays are split over devices is settled by the types outside; the program itself need not know.
-        bare = ctx.replace(avals_in=[jax.core.ShapedArray(a.shape, a.dtype) for a in ctx.avals_in])
-        traced = functools.partial(function, ctx.module_context)
-        plain = mlir.lower_fun(traced, multiple_results=primitive.multiple_results)
-        with jax.sharding.use_abstract_mesh(divide.NO_MESH):
-            if not divide.divided(ctx.module_context.axis_context):
-                return plain(bare, *operands, **params)
-            if divide.asks(bare) and (how := plan(*bare.avals_in, **params)):
-                return divide.lower(bare, how, primitive, params, *operands)
-            with left_alone():
-                return plain(bare, *operands, **params)
-
-    return lower
-
-
-def _plan(platform: str | None, first: Any, second: Any, **params: Any) -> Plan | None:
+def _plan(platform: Platform, first: Any, second: Any, **params: Any) -> Plan | None:
     """How a convolution may be divided: by examples, features, groups and rows; sums over what is contracted."""
     role, g = params["role"], params["geometry"]
     if params["lowering"] == "xla":
@@ -379,18 +305,18 @@ def _plan(platform: str | None, first: Any, second: Any, **params: Any) -> Plan 
     )
 
 
+_OPS = {
+    "output": "conv",
+    "input": "conv: gradient of the input, or conv_transpose",
+    "kernel": "conv: gradient of the kernel",
+}
+
+
+def _posed(platform: Platform, first: Any, second: Any, **params: Any) -> Posed:
+    p = problem_of(first, second, params, platform)
+    members = f", {p.ensemble} of them" if p.ensemble else ""
+    return Posed(_OPS[p.role] + members, p.geometry.described(), p, solver_for(p, params, platform))
+
+
 register(conv_p, program, _plan)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Looking at it from outside
-
-
-def convs_saveable(prim: Any, *args: Any, **params: Any) -> bool:
-    """A policy for `jax.checkpoint`: keeps the results of convolutions and of matrix products.
-
-    As `jax.checkpoint_policies.dots_saveable`, which does the same for lax's convolutions and does not know ours.
-
-    >>> f = jax.checkpoint(lambda x, k: jc.conv(jnp.sin(x), k), policy=convs_saveable)
-    """
-    return prim is conv_p or jax.checkpoint_policies.dots_saveable(prim, *args, **params)
+POSED[conv_p] = _posed

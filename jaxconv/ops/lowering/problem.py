@@ -1,9 +1,8 @@
 """What is known of a convolution before any number of it: the facts by which its program is chosen."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +49,22 @@ class Geometry:
         padded = (n + low + high for n, (low, high) in zip(self.size, self.padding, strict=True))
         return tuple((n - r - 1) // s + 1 for n, r, s in zip(padded, self.reach, self.stride, strict=True))
 
+    def described(self) -> str:
+        """Returns the options that are not the default, one number for several that are the same."""
+
+        def short(values: Any) -> str:
+            same = len(set(values)) == 1 and not isinstance(values[0], tuple)
+            return str(values[0]) if same else str(tuple(values))
+
+        sides = {side for pair in self.padding for side in pair}
+        options = {
+            "stride": (short(self.stride), "1"),
+            "padding": (short([*sides] if len(sides) == 1 else self.padding), "0"),
+            "dilation": (short(self.dilation), "1"),
+            "groups": (str(self.groups), "1"),
+        }
+        return ", ".join(f"{name} {value}" for name, (value, default) in options.items() if value != default)
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -68,9 +83,6 @@ class Problem:
       half: whether the arrays that come in are of a half type.
       ensemble: how many independent convolutions of this kind there are, or 0 if the arrays lack the axis.
       precision: of products, as in `jax.lax.conv_general_dilated`.
-      ynnpack: whether XLA:CPU may hand convolutions to YNNPACK, as it does unless it is told not to.
-      platform: the one that the program is for, as JAX names it, or None for any.
-      onednn: whether the program may call oneDNN: see `jaxconv.ops.lowering.onednn`.
     """
 
     role: str
@@ -82,9 +94,6 @@ class Problem:
     half: bool = False
     ensemble: int = 0
     precision: Any = None
-    ynnpack: bool = True
-    platform: str | None = None
-    onednn: bool = False
 
     @property
     def inner(self) -> int:
@@ -106,13 +115,13 @@ class Problem:
         return math.prod(self.geometry.window)
 
     @property
-    def places(self) -> int:
-        """Output places of all examples."""
+    def positions(self) -> int:
+        """Output positions of all examples."""
         return self.batch * math.prod(self.geometry.out)
 
     @property
     def macs(self) -> int:
-        return self.places * self.taps * self.inner * self.features
+        return self.positions * self.taps * self.inner * self.features
 
     def shape(self, role: str) -> Shape:
         """The shape of one of the three arrays, without the ensemble's axis."""
@@ -122,6 +131,70 @@ class Problem:
             "kernel": (*g.window, self.inner, self.features),
             "output": (self.batch, *g.out, self.features),
         }[role]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix product that an algorithm of a convolution leaves.
+
+    Args:
+      role: "channels" contracts the last axis of the first array with the first of a matrix; "features" with the last
+        axis of a matrix; "positions" contracts all axes but the last of both arrays.
+      rows, inner, columns: the sizes of the product of two matrices, ``(rows, inner)`` and ``(inner, columns)``.
+      dtype: the type of the sums and of the result.
+      precision: as in `jax.lax.dot_general`.
+    """
+
+    role: str
+    rows: int
+    inner: int
+    columns: int
+    dtype: Any
+    precision: Any = None
+
+    ensemble = 0
+    half = False
+
+
+class Windows(NamedTuple):
+    """``out`` windows along one axis, counted from the end of the shape; the windows just cover the axis."""
+
+    axis: int
+    taps: int
+    stride: int
+    dilation: int
+    out: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The windows of a pool in one role.
+
+    Args:
+      role: "maximum", the largest element of each window; "winners", also which tap it was; "picked", of a tangent the
+        elements under the winning taps; "placed", a cotangent at the winning taps; "sum", the sum of each window;
+        "spread", the transpose of the sum.
+      axes: the windows along each axis.
+      size: the sizes of these axes before pooling.
+      indexed: whether an element of a maximum has an index behind its value.
+    """
+
+    role: str
+    axes: tuple[Windows, ...]
+    size: Shape
+    indexed: bool = False
+
+    ensemble = 0
+    half = False
+
+    @property
+    def taps(self) -> int:
+        return math.prod(w.taps for w in self.axes)
+
+    @property
+    def tiled(self) -> bool:
+        """Whether the windows do not overlap and leave nothing out."""
+        return all(w.taps == w.stride and w.dilation == 1 for w in self.axes)
 
 
 def others(role: str) -> tuple[str, str]:
@@ -137,7 +210,3 @@ def others(role: str) -> tuple[str, str]:
 def half_type(dtype: Any) -> bool:
     """Whether sums of this type want a wider one."""
     return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
-
-
-# Computes a smaller problem by the form that is chosen for it.
-Solve = Callable[[Problem, Array, Array], Array]

@@ -16,10 +16,11 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 
-from jaxconv.ops.lowering.linear import CHAIN, define, dims, linear
-from jaxconv.ops.lowering.partition import WHOLE, Plan
+from jaxconv.ops.lowering.define import define, linear
+from jaxconv.ops.lowering.partition import WHOLE, Plan, dims
 from jaxconv.ops.lowering.problem import Array
-from jaxconv.ops.lowering.windows import total
+from jaxconv.ops.lowering.target import Platform
+from jaxconv.ops.lowering.windows import CHAIN, total
 
 # Symbolic sizes are taken to be below 2^20, for which this many bits of a position at a time do not overflow.
 _SYMBOLIC_BITS, _SYMBOLIC_STEP = 20, 10
@@ -318,7 +319,7 @@ def seen_elements(n: int, m: int, sampling: Sampling) -> dict[int, tuple[int, in
     return spans
 
 
-def _resample(platform: str | None, x: Array, *, axis: int, n: Any, m: Any, sampling: Sampling) -> Array:
+def _resample(platform: Platform, x: Array, *, axis: int, n: Any, m: Any, sampling: Sampling) -> Array:
     line = _Axis(sampling, n, m, x.dtype)
     if line.nearby:
         return jnp.take(x, line.positions()[0], axis, mode="clip")
@@ -327,7 +328,7 @@ def _resample(platform: str | None, x: Array, *, axis: int, n: Any, m: Any, samp
     return y if norm is None else y / _along(norm, y, axis)
 
 
-def _spread(platform: str | None, y: Array, *, axis: int, n: Any, m: Any, sampling: Sampling) -> Array:
+def _spread(platform: Platform, y: Array, *, axis: int, n: Any, m: Any, sampling: Sampling) -> Array:
     line = _Axis(sampling, n, m, y.dtype)
     if not _static(n, m) and line.bounded:
         shape = (*y.shape[: y.ndim + axis], n, *y.shape[y.ndim + axis + 1 :])
@@ -346,7 +347,7 @@ def _typed(size: str, x: Any, *, axis: int, **params: Any) -> Any:
     return x.update(shape=(*x.shape[:axis], params[size], *x.shape[axis + 1 :]), weak_type=False)
 
 
-def _plan(primitive: Primitive, platform: str | None, a: Any, *, axis: int, **params: Any) -> Plan | None:
+def _plan(primitive: Primitive, platform: Platform, a: Any, *, axis: int, **params: Any) -> Plan | None:
     """Over devices all axes but the resampled one may be divided."""
     if not _static(*a.shape, params["n"], params["m"]):
         return None

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis, to_rank
-from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape, Solve, others
+from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape, others
+from jaxconv.ops.lowering.target import Solve
 from jaxconv.ops.lowering.windows import flipped, in_parts, opposite, swapped, total
 
 # `block_diagonal` takes groups together up to so many channels: with more the zeros cost, with fewer the slices do.
@@ -283,11 +284,12 @@ def per_slice(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
 
 def per_member(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """An ensemble one after the other; of many, two at a time, since small ones leave cores idle."""
-    # Many are small, and in a loop calls of oneDNN were slower: back from 64 of 1x14x14x32->64 k3 5.0 ms, without 3.5.
-    single = replace(p, ensemble=0, onednn=p.onednn and p.ensemble <= UNROLLED)
+    single = replace(p, ensemble=0)
     if p.ensemble <= UNROLLED:
         return jnp.stack([solve(single, first[i], second[i]) for i in range(p.ensemble)])
-    return lax.scan(lambda _, pair: (None, solve(single, *pair)), None, (first, second), unroll=2)[1]
+    # Many are small, and in a loop calls of oneDNN were slower: back from 64 of 1x14x14x32->64 k3 5.0 ms, without 3.5.
+    each = solve.without_onednn()
+    return lax.scan(lambda _, pair: (None, each(single, *pair)), None, (first, second), unroll=2)[1]
 
 
 def per_example(p: Problem, first: Array, second: Array, solve: Solve) -> Array:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis, to_rank
-from jaxconv.ops.lowering import onednn
-from jaxconv.ops.lowering.problem import ROLES, Array, Geometry, Problem, Solve
+from jaxconv.ops.lowering.problem import ROLES, Array, Geometry, Problem, Product
+from jaxconv.ops.lowering.target import Solve
 from jaxconv.ops.lowering.windows import dot, in_parts, seen_by, taps, total, unit, widened
 
 
@@ -17,13 +17,11 @@ def gemm(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
     """A window of one tap is a matrix product through the depth, at every place or at each ``stride``-th."""
     g = p.geometry
     if p.role == "input":
-        kernel = first.reshape(first.shape[-2:])
-        return spread(onednn.product(second, kernel, True) if p.onednn else dot(p, second, kernel.T), g)
+        return spread(product("features", p, second, first.reshape(first.shape[-2:]), solve), g)
     seen = seen_by(pad_axes(first, g.padding), g, (0,) * g.rank)
     if p.role == "kernel":
-        return dot_over_places(p, seen, second).reshape(p.shape("kernel"))
-    kernel = second.reshape(second.shape[-2:])
-    return onednn.product(seen, kernel, False) if p.onednn else dot(p, seen, kernel)
+        return product("positions", p, seen, second, solve).reshape(p.shape("kernel"))
+    return product("channels", p, seen, second.reshape(second.shape[-2:]), solve)
 
 
 def spread(y: Array, g: Geometry) -> Array:
@@ -36,14 +34,25 @@ def spread(y: Array, g: Geometry) -> Array:
     return lax.pad(y, jnp.zeros((), y.dtype), [*config, (0, 0, 0)])
 
 
-def dot_over_places(p: Problem, a: Array, b: Array) -> Array:
-    """Contracts all axes but the last of both: ``(channels, features)``; by oneDNN where it may be called.
+def product(role: str, p: Problem, a: Array, b: Array, solve: Solve) -> Array:
+    """A matrix product, by the form that is chosen for it: see `Product` for the roles."""
+    positions = math.prod(a.shape[:-1])
+    sizes = {
+        "channels": (positions, *b.shape),
+        "features": (positions, *b.shape[::-1]),
+        "positions": (a.shape[-1], positions, b.shape[-1]),
+    }[role]
+    return solve(Product(role, *sizes, p.dtype, p.precision), a, b)
 
-    XLA:CPU first turns the operand on the left round in memory, so the narrower one stands there. Without the barrier
-    it would see that a product turned round is that of the operands exchanged.
+
+def product_by_xla(p: Product, a: Array, b: Array, solve: Solve) -> Array:
+    """XLA's matrix product.
+
+    Over positions XLA:CPU first transposes the left operand in memory, so the narrower one is the left. Without the
+    barrier it would see that a transposed product is that of the exchanged operands.
     """
-    if p.onednn:
-        return onednn.product_over_places(a, b)
+    if p.role != "positions":
+        return dot(p, a, b if p.role == "channels" else b.T)
     axes = tuple(range(a.ndim - 1))
     exchanged = a.shape[-1] > b.shape[-1]
     first, second = (b, a) if exchanged else (a, b)
@@ -60,10 +69,10 @@ def gemm_per_tap(p: Problem, first: Array, second: Array, solve: Solve) -> Array
     x = pad_axes(first, p.geometry.padding)
     found: list[Array] = []
     for index in itertools.product(*(range(f) for f in p.geometry.window)):
-        if found and p.platform == "cuda":
+        if found and solve.target.platform.one_tap_at_a_time:
             # One after the other: else XLA lays out at once what all taps see.
             x, found[-1] = lax.optimization_barrier((x, found[-1]))
-        found.append(dot_over_places(p, seen_by(x, p.geometry, index), second))
+        found.append(product("positions", p, seen_by(x, p.geometry, index), second, solve))
     return jnp.stack(found).reshape(p.shape("kernel"))
 
 
@@ -81,7 +90,7 @@ def split_im2col(p: Problem, first: Array, second: Array, solve: Solve) -> Array
     def add(x: Array, y: Array) -> Array:
         inputs = jnp.concatenate([part for _, part in taps(some, x)], axis=-1)
         outputs = [pad_axes(y, [(0, 0)] * (g.rank - 1) + [(move, room - move)]) for move in moves]
-        return dot_over_places(p, jnp.concatenate(outputs, axis=-1), inputs)
+        return product("positions", p, jnp.concatenate(outputs, axis=-1), inputs, solve)
 
     shape = (len(moves) * p.features, math.prod(seen.window) * p.inner)
     found = in_parts(p, some.batch, shape, add, first, second)
@@ -104,17 +113,17 @@ def together(p: Problem) -> int:
     As many as divide the batch, lay out no more than a million numbers, which a cache holds, and no more than half of
     what the problem's own arrays hold; one if one is more than that.
     """
-    most = min(2**20, held(p) / 2)
-    return max(n for n in range(1, p.batch + 1) if p.batch % n == 0 and (n == 1 or n * laid_by_one(p) <= most))
+    most = min(2**20, elements(p) / 2)
+    return max(n for n in range(1, p.batch + 1) if p.batch % n == 0 and (n == 1 or n * elements_of_one(p) <= most))
 
 
-def laid_by_one(p: Problem) -> int:
+def elements_of_one(p: Problem) -> int:
     """The numbers that `split_im2col` lays side by side for one example."""
     seen, moves = crossing(p)
     return math.prod(seen.out) * (math.prod(seen.window) * p.inner + len(moves) * p.features)
 
 
-def held(p: Problem) -> int:
+def elements(p: Problem) -> int:
     """The numbers of the problem's three arrays."""
     return sum(math.prod(p.shape(name)) for name in ROLES)
 
@@ -157,7 +166,8 @@ def toeplitz_gemm(p: Problem, first: Array, second: Array, solve: Solve) -> Arra
         y = dot(p, tile, jnp.stack(places, axis=-2).reshape(-1, t * p.features))
         return slice_axis(y.reshape(p.batch, *lead_out, count * t, p.features), g.rank, 0, m)
     y = pad_axes(second, [(0, 0)] * len(lead) + [(0, count * t - m)])
-    kernels = dot_over_places(p, tile, y.reshape(*y.shape[:-2], count, t * p.features)).reshape(shape)
+    y = y.reshape(*y.shape[:-2], count, t * p.features)
+    kernels = product("positions", p, tile, y, solve).reshape(shape)
     axis = len(lead)
     return total(slice_axis(kernels[..., j, :], axis, j * s, j * s + (f - 1) * d + 1, d) for j in range(t))
 

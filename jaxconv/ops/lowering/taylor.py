@@ -6,11 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 
-from jaxconv.ops.lowering.linear import copies_p, every_p, spread_p, sums_p, tiles_p
-from jaxconv.ops.lowering.maxima import best_p, pick_p, place_p
+from jaxconv.ops.lowering.pool import best_p, pick_p, place_p, spread_sums_p, sums_p
 from jaxconv.ops.lowering.primitive import conv_p
 from jaxconv.ops.lowering.problem import Array
 from jaxconv.ops.lowering.resample import resample_p, resample_transpose_p
+from jaxconv.ops.lowering.strided import every_p, spread_p
 
 jet_rules: dict[Primitive, Any]
 try:
@@ -49,5 +49,5 @@ def _best(primals: Any, series: Any, *, tell: bool, **params: Any) -> tuple[list
 
 jet_rules[conv_p] = _bilinear
 jet_rules[best_p] = _best
-for _primitive in (copies_p, every_p, pick_p, place_p, resample_p, resample_transpose_p, spread_p, sums_p, tiles_p):
+for _primitive in (every_p, pick_p, place_p, resample_p, resample_transpose_p, spread_p, spread_sums_p, sums_p):
     jet_rules[_primitive] = functools.partial(_linear, _primitive)

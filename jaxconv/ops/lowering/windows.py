@@ -7,12 +7,18 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
-from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape
+from jaxconv.ops.lowering import original
+from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape, Windows
+
+# A window up to this long is a chain of slices, one a tap; a longer one is computed by doubling.
+CHAIN = 8
 
 
 def taps(p: Problem, x: Array) -> Iterator[tuple[Shape, Array]]:
@@ -59,6 +65,14 @@ def in_parts(
         return sums + compute(*parts)
 
     return lax.fori_loop(0, p.batch // size, add, jnp.zeros(shape, p.dtype))
+
+
+def reduce_windows(x: Array, axes: Sequence[Windows], start: Any, by: Callable[[Array, Array], Array]) -> Array:
+    """XLA's reduction of windows, in one pass over all axes, which the windows just cover."""
+    one = dict.fromkeys(range(-x.ndim, 0), 1)
+    window, stride, dilation = (tuple((one | {w.axis: w[i] for w in axes}).values()) for i in (1, 2, 3))
+    initial = np.asarray(start, x.dtype)
+    return original.reduce_window(x, initial, by, window, stride, "VALID", window_dilation=dilation)
 
 
 def unit(values: Sequence[int]) -> bool:

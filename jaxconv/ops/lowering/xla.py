@@ -7,7 +7,8 @@ import jax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis, wider
 from jaxconv.ops.lowering import original
-from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Solve
+from jaxconv.ops.lowering.problem import Array, Geometry, Problem
+from jaxconv.ops.lowering.target import Solve, Target
 from jaxconv.ops.lowering.windows import flipped, swapped
 
 
@@ -15,7 +16,7 @@ def _letters(rank: int) -> str:
     return "DHW"[-rank:] if rank <= 3 else "".join(map(str, range(rank)))
 
 
-def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Array:
+def xla(p: Problem, first: Array, second: Array, *, crop: bool = True, out_sharding: Any = None) -> Array:
     """What lax and its derivatives compute."""
     g = p.geometry
     if first.ndim > g.rank + 2:
@@ -23,7 +24,7 @@ def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Ar
         if out_sharding is not None:
             spec = jax.sharding.PartitionSpec(*out_sharding.spec[1:])
             out_sharding = jax.sharding.NamedSharding(out_sharding.mesh, spec)
-        return jax.vmap(lambda a, b: xla(p, a, b, out_sharding))(first, second)
+        return jax.vmap(lambda a, b: xla(p, a, b, crop=crop, out_sharding=out_sharding))(first, second)
     s = _letters(g.rank)
     dtype = wider(first.dtype, second.dtype)
     first, second = first.astype(dtype), second.astype(dtype)
@@ -56,7 +57,7 @@ def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Ar
             feature_group_count=g.groups,
             **common,
         )
-    first, pads = reached(first, g, p.platform == "cuda")
+    first, pads = reached(first, g, crop)
     return original.conv_general_dilated(
         first,
         second,
@@ -69,7 +70,7 @@ def xla(p: Problem, first: Array, second: Array, out_sharding: Any = None) -> Ar
     )
 
 
-def reached(x: Array, g: Geometry, whole: bool = False) -> tuple[Array, list[tuple[int, int]]]:
+def reached(x: Array, g: Geometry, crop: bool = True) -> tuple[Array, list[tuple[int, int]]]:
     """The part of the input that windows reach, so that no padding is negative, and its padding.
 
     Or the whole of it: XLA:GPU, which would copy the part, lets cuDNN pass over the rest.
@@ -78,7 +79,7 @@ def reached(x: Array, g: Geometry, whole: bool = False) -> tuple[Array, list[tup
         (m - 1) * t + 1 + r - n - low
         for n, r, (low, _), m, t in zip(g.size, g.reach, g.padding, g.out, g.stride, strict=True)
     ]
-    if not whole and all(isinstance(high, int) for high in highs):  # not a symbol, in an export
+    if crop and all(isinstance(high, int) for high in highs):  # not a symbol, in an export
         x = pad_axes(x, [(0, min(high, 0)) for high in highs])
         highs = [max(high, 0) for high in highs]
     return x, [(low, high) for (low, _), high in zip(g.padding, highs, strict=True)]
@@ -123,7 +124,7 @@ def as_large(p: Problem) -> bool:
     return p.geometry.stride[0] == 1 and p.geometry.out[0] == p.geometry.size[0]
 
 
-def by_ynnpack(p: Problem) -> bool:
+def by_ynnpack(p: Problem, target: Target) -> bool:
     """Whether XLA:CPU of jaxlib 0.10 hands what lax makes of the problem to YNNPACK, as its ``ynn_support.cc`` says.
 
     That takes two spatial axes, more than 16 channels or features, and an output and a window that are no larger than
@@ -132,4 +133,4 @@ def by_ynnpack(p: Problem) -> bool:
     g = p.geometry
     depth = p.channels if p.role == "output" else p.batch
     fits = all(n >= max(m, f) for n, m, f in zip(g.size, g.out, g.window, strict=True))
-    return p.ynnpack and p.role != "input" and g.rank == 2 and not p.half and max(depth, p.features) > 16 and fits
+    return target.ynnpack and p.role != "input" and g.rank == 2 and not p.half and max(depth, p.features) > 16 and fits

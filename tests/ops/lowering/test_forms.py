@@ -1,7 +1,6 @@
 """Every form, forced one by one, against sums in NumPy float64: what a form computes may differ by rounding alone."""
 
 import dataclasses
-import functools
 import itertools
 
 import jax
@@ -11,14 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxconv.ops.lowering import onednn, table
+from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.forms import FORMS
 from jaxconv.ops.lowering.problem import ROLES, Geometry, Problem, others
 from tests.ops.draws import Draws, Searched, uniform
+from tests.ops.lowering.targets import ON_CPU, WITH_ONEDNN, solved
 from tests.ops.transforms import quick_jit, strict_flags
 
 # A form's own problem, and what it leaves, by lax: so that one form is looked at at a time.
 ALONE = {name: ((name,) if name != "xla" else "xla") for name in FORMS}
+TARGET = {name: WITH_ONEDNN if name == "onednn" else ON_CPU for name in FORMS}
 # What a form needs of a problem beside what every draw has.
 NEEDS: dict[str, dict[str, int]] = {
     "xla": {},
@@ -91,8 +92,6 @@ def problem(draws: Draws, name: str, role: str) -> Problem:
         groups * inner,
         features,
         jnp.dtype(jnp.float32),
-        platform="cpu",
-        onednn=name == "onednn" or (onednn.carried() and draws.integer(0, 1) > 0),
     )
 
 
@@ -136,16 +135,18 @@ def arrays_of(p: Problem, dtype=np.float32, lead=()) -> list[np.ndarray]:
     return [uniform(i, (*lead, *p.shape(name))).astype(dtype) for i, name in enumerate(others(p.role))]
 
 
-def computed(p: Problem, mode, arrays) -> np.ndarray:
-    return np.asarray(quick_jit(functools.partial(table.solve, mode, p))(*arrays))
+def computed(p: Problem, mode, arrays, target=ON_CPU) -> np.ndarray:
+    return np.asarray(quick_jit(solved(mode, p, target))(*arrays))
 
 
 def check(draws: Draws, name: str, role: str) -> None:
     p = problem(draws, name, role)
-    assert FORMS[name].takes(p), p
+    own = name == "onednn" or (onednn.carried() and draws.integer(0, 1) > 0)
+    target, mode = (WITH_ONEDNN, (name, "onednn")) if own else (ON_CPU, ALONE[name])
+    assert FORMS[name].takes(p, target), p
     first, second = arrays_of(p)
     want, magnitude = summed(p, first.astype(np.float64), second.astype(np.float64))
-    got = computed(p, ALONE[name], (first, second))
+    got = computed(p, mode, (first, second), target)
     assert got.shape == want.shape
     # The bound of a sum in any order: no digits are lost but those of the type.
     assert np.all(np.abs(got - want) <= 8 * np.finfo(np.float32).eps * magnitude + 1e-30), (name, p)
@@ -170,10 +171,11 @@ def test_forms_equal_the_sums_at_length(name, role, data):
 def test_half_types_are_summed_in_float32(name, role):
     for own in {False, onednn.carried()}:
         for dtype in (jnp.bfloat16, jnp.float16):
-            p = dataclasses.replace(problem_with(name, role), half=True, onednn=own or name == "onednn")
+            p = dataclasses.replace(problem_with(name, role), half=True)
             first, second = arrays_of(p, dtype)
             want, _ = summed(p, first.astype(np.float64), second.astype(np.float64))
-            got = computed(p, ALONE[name], (first, second))
+            mode, target = ((name, "onednn"), WITH_ONEDNN) if own or name == "onednn" else (ALONE[name], ON_CPU)
+            got = computed(p, mode, (first, second), target)
             assert got.dtype == np.float32
             np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
 
@@ -188,10 +190,9 @@ def problem_with(name: str, role: str) -> Problem:
     inner = needs.get("inner", 2)
     padding = ((0, 0) if window[0] == 1 else (1, 1),) * rank
     geometry = Geometry((9, 8), window, stride, padding, dilation, groups)
-    facts = {"platform": "cpu", "onednn": name == "onednn"}
     features = groups * needs.get("outer", 2)
-    p = Problem(role, geometry, 2, groups * inner, features, jnp.dtype(jnp.float32), **facts)
-    assert FORMS[name].takes(p)
+    p = Problem(role, geometry, 2, groups * inner, features, jnp.dtype(jnp.float32))
+    assert FORMS[name].takes(p, TARGET[name])
     return p
 
 
@@ -204,7 +205,7 @@ def test_an_ensemble_is_each_of_its_members(name, count):
         arrays = arrays_of(p, lead=(count,))
         mode = ALONE[name]
         together = computed(dataclasses.replace(p, ensemble=count), mode, arrays)
-        alone = quick_jit(functools.partial(table.solve, "xla", p))
+        alone = quick_jit(solved("xla", p))
         each = np.stack([alone(*(a[i] for a in arrays)) for i in range(count)])
         np.testing.assert_allclose(together, each, rtol=1e-5, atol=1e-5)
 
@@ -219,12 +220,11 @@ def test_many_groups_are_a_loop(name, role):
         68,
         102,
         jnp.dtype(jnp.float32),
-        platform="cpu",
     )
     arrays = arrays_of(p)
     mode = (name, "per_member")
     np.testing.assert_allclose(computed(p, mode, arrays), summed(p, *map(np.float64, arrays))[0], rtol=1e-5, atol=1e-5)
-    program = jax.make_jaxpr(functools.partial(table.solve, mode, p))(*arrays)
+    program = jax.make_jaxpr(solved(mode, p))(*arrays)
     assert str(program).count("conv_general_dilated[") == 1
 
 
@@ -232,7 +232,7 @@ def test_many_groups_are_a_loop(name, role):
 def test_twice_gives_the_same_bits(name, role):
     p = problem_with(name, role)
     arrays = arrays_of(p)
-    run = jax.jit(functools.partial(table.solve, ALONE[name], p))
+    run = jax.jit(solved(ALONE[name], p, TARGET[name]))
     np.testing.assert_array_equal(run(*arrays), run(*arrays))
 
 
@@ -242,9 +242,7 @@ def test_strict_flags_stop_no_form(name, role):
     for half in (False, True):
         p = dataclasses.replace(p, half=half)
         with strict_flags():
-            jax.eval_shape(
-                functools.partial(table.solve, ALONE[name], p), *arrays_of(p, jnp.bfloat16 if half else np.float32)
-            )
+            jax.eval_shape(solved(ALONE[name], p, TARGET[name]), *arrays_of(p, jnp.bfloat16 if half else np.float32))
 
 
 def test_every_form_is_tested():

@@ -5,7 +5,6 @@ inf, and those that may, as they multiply it by a zero of the padding alone. Whe
 operand, more elements may.
 """
 
-import functools
 import re
 from pathlib import Path
 
@@ -13,11 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxconv.ops.lowering import onednn, table
+from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.forms import FORMS
 from jaxconv.ops.lowering.guard import guarded
 from jaxconv.ops.lowering.problem import ROLES, Geometry, Problem, others
+from jaxconv.ops.lowering.table import PLATFORMS, Solver
+from jaxconv.ops.lowering.target import Target
 from tests.ops.draws import uniform
+from tests.ops.lowering.targets import ON_CPU, WITH_ONEDNN, solved
 from tests.ops.transforms import quick_jit
 
 # Sizes, window, stride, padding, dilation, groups; channels, features.
@@ -51,7 +53,7 @@ FEW = {
 def problem(name: str, role: str, **facts) -> Problem:
     (size, window, stride, padding, dilation, groups), channels, features = GEOMETRIES[name]
     geometry = Geometry(size, window, stride, padding, dilation, groups)
-    return Problem(role, geometry, 2, channels, features, jnp.dtype(jnp.float32), **({"platform": "cpu"} | facts))
+    return Problem(role, geometry, 2, channels, features, jnp.dtype(jnp.float32), **facts)
 
 
 def along(g: Geometry, axis: int, role: str, operand: str, index: int) -> tuple[set[int], set[int]]:
@@ -130,7 +132,7 @@ def test_what_depends_on_an_element_is_what_its_derivative_says():
                 for at in positions(array.shape)[1:3]:
                     direction = np.zeros_like(array)
                     direction[at] = 1
-                    moved = table.solve("xla", p, *(arrays | {operand: direction}).values())
+                    moved = solved("xla", p)(*(arrays | {operand: direction}).values())
                     np.testing.assert_array_equal(np.asarray(moved) != 0, reach(p, operand, at)[0])
 
 
@@ -145,17 +147,14 @@ def test_forms_spread_what_they_say_and_no_more(form, role):
     """What the form leaves to others is by the forms that spread nothing."""
     said, seen, taken = set(), set(), 0
     for name in FEW.get(form, GEOMETRIES):
-        p = problem(name, role, onednn=form == "onednn")
-        if not FORMS[form].takes(p):
+        p, target = problem(name, role), WITH_ONEDNN if form == "onednn" else ON_CPU
+        if not FORMS[form].takes(p, target):
             continue
         taken += 1
         choice = FORMS[form]
 
-        def solve(p, first, second):
-            return table.solve("exact", p, first, second)
-
-        def run(first, second, choice=choice, p=p):
-            return choice.function(p, first, second, solve)
+        def run(first, second, choice=choice, p=p, target=target):
+            return choice.function(p, first, second, solve=Solver(target, "exact"))
 
         far = spread(p, quick_jit(run))
         assert far <= set(choice.spreads(p)), f"{form} spreads an element of the {far}: {p}"
@@ -170,15 +169,15 @@ def test_by_default_nothing_spreads(name, role):
     """But a kernel that is not finite, where lax computes the input's gradient."""
     run = set()
     for mode in ("auto", "portable", "exact"):
-        p = problem(name, role, onednn=onednn.carried() and mode != "portable")
-        steps = table.steps(p, mode)
-        forms = tuple(choice.form.name for _, choice in steps)
-        if (forms, p.onednn) in run:
+        p, target = problem(name, role), WITH_ONEDNN if onednn.carried() and mode != "portable" else ON_CPU
+        steps = Solver(target, mode).steps(p)
+        forms = tuple(choice.form.name for step, choice in steps if isinstance(step, Problem))
+        if (forms, target) in run:
             continue
-        run.add((forms, p.onednn))
+        run.add((forms, target))
         spreads = {operand for step, choice in steps for operand in choice.form.spreads(step)}
         assert mode != "exact" or not spreads
-        far = spread(p, quick_jit(functools.partial(table.solve, mode, p)))
+        far = spread(p, quick_jit(solved(mode, p, target)))
         assert far <= ({"kernel"} if mode != "exact" and role == "input" and "xla" in forms else set())
 
 
@@ -187,8 +186,8 @@ def test_exact_takes_no_form_that_spreads(platform):
     for name in GEOMETRIES:
         for role in ROLES:
             for ensemble in (0, 2, 20):
-                p = problem(name, role, platform=platform, ensemble=ensemble)
-                for step, choice in table.steps(p, "exact"):
+                p = problem(name, role, ensemble=ensemble)
+                for step, choice in Solver(Target(PLATFORMS[platform]), "exact").steps(p):
                     assert not choice.form.spreads(step), (choice.form.name, step)
 
 
@@ -212,7 +211,7 @@ def test_the_page_says_which_forms_spread_what():
             for column, role in enumerate(("output", "input", "kernel")):
                 for geometry in GEOMETRIES:
                     p = problem(geometry, role)
-                    said[name][column] |= set(form.spreads(p)) if form.takes(p) else set()
+                    said[name][column] |= set(form.spreads(p)) if form.takes(p, WITH_ONEDNN) else set()
     page = (Path(__file__).parents[3] / "docs" / "conformance.md").read_text()
     rows = re.findall(r"^\| `(\w+)`[^|]* \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", page, re.MULTILINE)
     written = {name: [set(re.findall(r"^(\w+):", cell)) for cell in cells] for name, *cells in rows}

@@ -15,10 +15,11 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxconv as jc
-from jaxconv.ops.lowering import onednn, table
+from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.problem import Geometry, Problem
 from tests.ops.compare import assert_close
 from tests.ops.draws import uniform
+from tests.ops.lowering.targets import WITH_ONEDNN, chosen, solved
 
 pytestmark = pytest.mark.skipif(not onednn.callable_here(), reason="oneDNN is not called here")
 
@@ -261,10 +262,10 @@ def test_a_depthwise_chain_loses_few_digits(kind, steps):
     draw = {"same": lambda: np.full((4, 64, 64, 8), 0.1), "positive": lambda: rng.uniform(size=(4, 64, 64, 8))}[kind]
     x, y = (draw().astype(np.float32) for _ in range(2))
     geometry = Geometry((64, 64), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 8)
-    p = Problem("kernel", geometry, 4, 8, 8, jnp.dtype(jnp.float32), platform="cpu", onednn=True)
-    assert p.places == onednn.CHAIN
+    p = Problem("kernel", geometry, 4, 8, 8, jnp.dtype(jnp.float32))
+    assert p.positions == onednn.CHAIN
     assert onednn.at_a_time(p) == 4
-    got = np.asarray(jax.jit(functools.partial(table.solve, ("onednn",), p))(x, y))[1, 1, 0]
+    got = np.asarray(jax.jit(solved(("onednn",), p, WITH_ONEDNN))(x, y))[1, 1, 0]
     want = np.sum(np.float64(x) * y, (0, 1, 2))
     assert np.max(np.abs(got - want) / want) <= steps * np.finfo(np.float32).eps
 
@@ -284,9 +285,9 @@ def test_a_depthwise_chain_loses_few_digits(kind, steps):
 def test_a_longer_chain_is_computed_otherwise(size, groups, form):
     rank = len(size)
     geometry = Geometry(size, (5,) * rank, (1,) * rank, ((2, 2),) * rank, (1,) * rank, groups)
-    p = Problem("kernel", geometry, 3, 16, 16, jnp.dtype(jnp.float32), platform="cpu", onednn=True)
+    p = Problem("kernel", geometry, 3, 16, 16, jnp.dtype(jnp.float32))
     p = p if groups == 1 else dataclasses.replace(p, channels=4, features=4)
-    assert [choice.form.name for _, choice in table.steps(p, "auto")] == [form]
+    assert chosen(p, WITH_ONEDNN) == form
 
 
 @pytest.mark.parametrize("channels", [4, 6])
@@ -317,10 +318,9 @@ def test_a_window_may_reach_past_the_map(rank, padding, channels):
 def test_kernels_gradients_that_want_care(size, window, stride, padding, groups, channels, dilation):
     """Grouped programs must not pad more than there is; nor may there be a stride to an axis of length one."""
     geometry = Geometry((size,), (window,), (stride,), (padding,), (dilation,), groups)
-    facts = {"platform": "cpu", "onednn": True}
-    p = Problem("kernel", geometry, 33, groups * channels, groups * 17, jnp.dtype(jnp.float32), **facts)
+    p = Problem("kernel", geometry, 33, groups * channels, groups * 17, jnp.dtype(jnp.float32))
     x, y = (uniform(i, p.shape(name)).astype(np.float32) for i, name in enumerate(("input", "output")))
-    got, want = (jax.jit(functools.partial(table.solve, mode, p))(x, y) for mode in (("onednn",), "xla"))
+    got, want = (jax.jit(solved(mode, p, WITH_ONEDNN))(x, y) for mode in (("onednn",), "xla"))
     assert_close(got, want)
 
 

@@ -159,7 +159,7 @@ def test_explain_and_the_program_follow_the_verdict(monkeypatch):
     monkeypatch.setenv(onednn_check.VARIABLE, "no")
     x, k = jnp.ones((2, 9, 9, 8)), jnp.ones((3, 3, 8, 8))
     (row,) = jc.explain(jc.conv, x, k, platform="cpu")
-    assert row.why.endswith("; oneDNN is not called, since JAXCONV_ONEDNN=no is set")
+    assert row.why.endswith(" oneDNN is not called, since JAXCONV_ONEDNN=no is set.")
     assert "onednn" not in row.form
     assert "__onednn" not in jax.jit(lambda x, k: jc.conv(x, k) + 4).lower(x, k).as_text()
 
@@ -167,11 +167,11 @@ def test_explain_and_the_program_follow_the_verdict(monkeypatch):
 def test_the_check_sees_a_wrong_value(monkeypatch):
     some = onednn_check.problems()[:3]
     assert onednn_check.largest_difference(some) < 1e-5
-    fine = table.solve
+    fine = table.Solver.__call__
 
-    def wrong(mode, p, first, second):
-        y = fine(mode, p, first, second)
-        return y if mode == "xla" else y.at[(0,) * y.ndim].add(np.nan if p.role == "kernel" else 0)
+    def wrong(solve, p, first, second):
+        y = fine(solve, p, first, second)
+        return y if solve.mode == "xla" else y.at[(0,) * y.ndim].add(np.nan if p.role == "kernel" else 0)
 
-    monkeypatch.setattr(table, "solve", wrong)
+    monkeypatch.setattr(table.Solver, "__call__", wrong)
     assert onednn_check.largest_difference(some) == np.inf

@@ -1,6 +1,7 @@
 """What JAX does to the primitive: vmap in all combinations, higher derivatives, remat, meshes, several platforms."""
 
 import functools
+import re
 
 import jax
 import jax.export
@@ -12,8 +13,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jaxconv as jc
-from jaxconv.ops.lowering import table
-from jaxconv.ops.lowering.forms import FORMS
+from jaxconv.ops.lowering import forms, table
 from jaxconv.ops.lowering.primitive import conv_p
 from tests.ops.compare import assert_close
 from tests.ops.draws import uniform
@@ -214,12 +214,13 @@ def test_matmul_precision_is_taken_where_the_op_is_called():
 
 
 def test_every_platform_has_a_table_and_every_row_a_reason():
-    for platform, rows in table.ROWS.items():
-        assert platform in table.PLATFORMS
-        for row in rows:
-            assert row.form in FORMS.values()
-            assert len(row.why) > 10
-            assert "TODO" not in row.why
+    for name, platform in table.PLATFORMS.items():
+        assert platform.name == name
+        for row in (*platform.rows, *table.ANYWHERE):
+            assert row.form in forms.forms_of(row.form.problem).values()
+            assert row.why[-1] == "."
+            assert " " in row.why
+            assert not re.search(r"\.json|\.py|\.md|TODO", row.why)
 
 
 def test_cotangents_of_half_types_stay_half():

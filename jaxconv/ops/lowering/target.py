@@ -1,0 +1,66 @@
+"""What a program is compiled for: a platform with its properties, and the libraries that the program may call."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from jaxconv.ops.lowering.forms import Row
+
+
+@dataclass(frozen=True, eq=False)
+class Platform:
+    """A platform, what was measured on it, and how its compiler and libraries behave.
+
+    Args:
+      name: as JAX names it in `jax.jit(...).lower`, or None for any platform.
+      rows: the measured choices, the first of which that fits a problem is taken.
+      aliases: other names, such as the one of `jax.default_backend`.
+      onednn: whether XLA has calls of oneDNN.
+      guards: whether a form that lets non-finite elements spread runs with a check of its result: on an accelerator
+        the branch would wait for the device.
+      recomputes: whether the compiler fuses an operation into each of its readers and computes it again there.
+      half: whether libraries accept half precision and accumulate it in float32 themselves.
+      crops: whether XLA's convolution needs its input cropped to the elements that windows reach.
+      one_tap_at_a_time: whether the compiler, unless stopped, stores the inputs of all taps at once.
+    """
+
+    name: str | None
+    rows: "tuple[Row, ...]" = ()
+    aliases: tuple[str, ...] = ()
+    onednn: bool = False
+    guards: bool = False
+    recomputes: bool = False
+    half: bool = False
+    crops: bool = True
+    one_tap_at_a_time: bool = False
+
+
+ANY = Platform(None)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A platform and the libraries that a program may use there.
+
+    Args:
+      platform: the platform.
+      onednn: whether the program may call oneDNN: see `jaxconv.ops.lowering.onednn`.
+      ynnpack: whether XLA:CPU may pass convolutions to YNNPACK, as it does by default.
+      left_out: why oneDNN is not called on a platform that has it, or "".
+    """
+
+    platform: Platform = ANY
+    onednn: bool = False
+    ynnpack: bool = True
+    left_out: str = ""
+
+
+class Solve(Protocol):
+    """Computes a smaller problem by the form that is chosen for it: see `jaxconv.ops.lowering.table.Solver`."""
+
+    @property
+    def target(self) -> Target: ...
+
+    def __call__(self, p: Any, *arrays: Any) -> Any: ...
+
+    def without_onednn(self) -> "Solve": ...
