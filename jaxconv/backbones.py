@@ -105,7 +105,7 @@ def _tapped(
             below = tuple((p.removeprefix(f"{name}."), out) for p, out in maps if p.startswith(f"{name}."))
             here = {(p, out) for p, out in maps if p == name or p.startswith(f"{name}.")}
         else:
-            level = set(level_names(getattr(layer, "children", ())))
+            level = set(level_names(layer))
             below = tuple((p, out) for p, out in maps if p.split(".")[0] in level)
             here = set(below)
         left -= here
@@ -117,7 +117,7 @@ def _tapped(
             break
     if left:
         at = ".".join(outer)
-        names = ", ".join(map(repr, level_names(net.children)))
+        names = ", ".join(map(repr, level_names(net)))
         wrong = sorted(p for p, _ in left)[0]
         raise ShapeError(f"paths must name layers of {at or 'net'}, one of {names}, got {wrong!r}")
     own = {name for name, _ in net.children}

@@ -205,7 +205,7 @@ class Composite(Described):
         return y, run.new_state
 
     def check(self) -> None:
-        names = list(level_names(self.children))
+        names = level_names(self)
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ShapeError(f"names of children must be unique, got {', '.join(map(repr, twice))} more than once")

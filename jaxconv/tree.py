@@ -8,15 +8,44 @@ from jaxconv.errors import ShapeError
 from jaxconv.layer import Children, Layer
 
 
-class Located(NamedTuple):
-    """A layer and its path."""
+class Visit(NamedTuple):
+    """A layer inside a network.
 
-    path: str
+    Attributes:
+      path: its path; a layer without a name has the path of its parent.
+      name: its name among its parent's children; "" for the network itself.
+      layer: the layer.
+      parents: the composites around it, outermost first.
+    """
+
+    path: tuple[str, ...]
+    name: str
     layer: Layer
+    parents: tuple[Layer, ...]
 
 
-def walk(net: Layer, path: tuple[str, ...] = (), _around: tuple[Layer, ...] = ()) -> Iterator[Located]:
-    """Yields each named layer inside ``net``, with its path, parents first.
+def visits(net: Layer, enter: Callable[[Visit], bool] = lambda visit: True) -> Iterator[Visit]:
+    """Yields ``net`` and every layer inside it, parents first; those inside a layer only if ``enter`` is true for it.
+
+    Raises:
+      ShapeError: a layer contains itself.
+    """
+    waiting = [Visit((), "", net, ())]
+    while waiting:
+        visit = waiting.pop()
+        yield visit
+        path, _, layer, parents = visit
+        children: Children = getattr(layer, "children", ()) if enter(visit) else ()
+        if children and any(layer is parent for parent in parents):
+            raise ShapeError(
+                f"children must not contain the layer itself, got a cycle at {'.'.join(path) or 'the top'}"
+            )
+        inside = (*parents, layer)
+        waiting += (Visit((*path, name) if name else path, name, child, inside) for name, child in reversed(children))
+
+
+def walk(net: Layer) -> Iterator[tuple[str, Layer]]:
+    """Yields path and layer of each named layer inside ``net``, parents first.
 
     Raises:
       ShapeError: a layer contains itself.
@@ -24,28 +53,18 @@ def walk(net: Layer, path: tuple[str, ...] = (), _around: tuple[Layer, ...] = ()
     >>> [path for path, _ in walk(jc.serial(jc.Conv(8), body=jc.serial(jc.Conv(8))))]
     ['0', 'body', 'body.0']
     """
-    if any(net is layer for layer in _around):
-        raise ShapeError(f"children must not contain the layer itself, got a cycle at {'.'.join(path) or 'the top'}")
-    for name, layer in getattr(net, "children", ()):
-        inner = (*path, name) if name else path
-        if name:
-            yield Located(".".join(inner), layer)
-        yield from walk(layer, inner, (*_around, net))
+    return ((".".join(visit.path), visit.layer) for visit in visits(net) if visit.name)
 
 
 def check_acyclic(net: Layer) -> None:
     """Raises ShapeError where a layer contains itself."""
-    for _ in walk(net):
+    for _ in visits(net):
         pass
 
 
-def level_names(children: Children) -> Iterator[str]:
-    """Yields the names at the level of a composite with these children."""
-    for name, layer in children:
-        if name:
-            yield name
-        else:
-            yield from level_names(getattr(layer, "children", ()))
+def level_names(net: Layer) -> list[str]:
+    """Returns the names at the level of ``net``: those of its children, and of children of children without a name."""
+    return [visit.name for visit in visits(net, lambda visit: not visit.name) if visit.name]
 
 
 def map_layers(net: Layer, function: Callable[[Layer], Layer]) -> Layer:
@@ -62,8 +81,25 @@ def map_layers(net: Layer, function: Callable[[Layer], Layer]) -> Layer:
     >>> map_layers(net, lambda l: jc.AvgPool(l.window) if isinstance(l, jc.MaxPool) else l)
     serial(Conv(features=8), AvgPool(window=2))
     """
-    children: Children = getattr(net, "children", ())
-    return function(rebuilt(net, [map_layers(layer, function) for _, layer in children]))
+    return map_some(net, lambda layer, path: True, lambda layer, path: function(layer))
+
+
+def map_some(
+    net: Layer,
+    enter: Callable[[Layer, str], bool],
+    function: Callable[[Layer, str], Layer],
+    path: tuple[str, ...] = (),
+) -> Layer:
+    """Returns ``net`` with ``function(layer, path)`` in place of each layer, innermost first.
+
+    The layers inside a layer are replaced only if ``enter(layer, path)`` is true.
+    """
+    here = ".".join(path)
+    if enter(net, here):
+        children: Children = getattr(net, "children", ())
+        inside = [map_some(layer, enter, function, (*path, name) if name else path) for name, layer in children]
+        net = rebuilt(net, inside)
+    return function(net, here)
 
 
 def rebuilt(net: Layer, layers: Sequence[Layer]) -> Layer:

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import jaxconv as jc
-from jaxconv.tree import walk
+from jaxconv.tree import visits, walk
 from tests.nets import Pass, Twice
 
 
@@ -85,3 +85,14 @@ def test_map_layers_says_what_it_cannot_rebuild():
     assert jc.map_layers(jc.serial(Closed()), lambda layer: layer)
     with pytest.raises(TypeError, match="Closed must be a dataclass with a field children"):
         jc.map_layers(jc.serial(Closed()), lambda layer: jc.Dense(4) if isinstance(layer, jc.Conv) else layer)
+
+
+def test_visits_have_the_parents_and_the_names():
+    found = {(visit.path, type(visit.layer).__name__): visit for visit in visits(network())}
+    assert found[(), "Serial"].parents == ()
+    conv = found[("more", "conv1"), "Conv"]
+    assert [type(layer).__name__ for layer in conv.parents] == ["Serial", "Repeat", "Serial"]
+    assert (conv.name, conv.parents[0]) == ("conv1", network())
+    assert found[("mixed",), "Gate"].name == ""
+    entered = [visit.path for visit in visits(network(), lambda visit: not visit.path)]
+    assert entered == [(), ("0",), ("layer1",), ("more",), ("mixed",), ("head",)]

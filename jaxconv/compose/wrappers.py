@@ -16,9 +16,9 @@ from jaxconv.compose.structure import Inline
 from jaxconv.composite import Run, init_child
 from jaxconv.errors import DTypeError, ShapeError, did_you_mean
 from jaxconv.keys import as_key
-from jaxconv.layer import Array, Children, Layer, LayerLike, Params, State, Tree
+from jaxconv.layer import Array, Layer, LayerLike, Params, State, Tree
 from jaxconv.structs import as_struct
-from jaxconv.tree import rebuilt, walk
+from jaxconv.tree import Visit, map_some, walk
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,6 +115,11 @@ def repeat(layer: LayerLike, n: int) -> Repeat:
     return Repeat(as_layer(layer), n)
 
 
+def iterations(visit: Visit) -> tuple[int, ...]:
+    """Returns the numbers of iterations of the repeated layers that contain a layer, or are it, outermost first."""
+    return tuple(layer.n for layer in (*visit.parents, visit.layer) if isinstance(layer, Repeat))
+
+
 @dataclass(frozen=True, repr=False)
 class Remat(Wrapper):
     """A layer whose activations are recomputed in the backward pass; created by `remat`."""
@@ -186,16 +191,15 @@ def frozen(layer: LayerLike, *, but: Sequence[str] = ()) -> Layer:
     for path in but:
         if path not in known:
             raise ShapeError(f"but has {path!r}, which {did_you_mean(path, known)}")
-    return _frozen_around(net, frozenset(but))
 
+    def contains(layer: Layer, path: str) -> bool:
+        prefix = f"{path}." if path else ""
+        return path not in but and any(prefix + inner in but for inner, _ in walk(layer))
 
-def _frozen_around(net: Layer, but: frozenset[str], path: tuple[str, ...] = ()) -> Layer:
-    if ".".join(path) in but:
-        return net
-    if but.isdisjoint(inside for inside, _ in walk(net, path)):
-        return Frozen(net)
-    children: Children = getattr(net, "children", ())
-    return rebuilt(net, [_frozen_around(layer, but, (*path, name) if name else path) for name, layer in children])
+    def freeze(layer: Layer, path: str) -> Layer:
+        return layer if path in but or contains(layer, path) else Frozen(layer)
+
+    return map_some(net, contains, freeze)
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,7 +16,7 @@ from jaxconv.geometry import as_int
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import ArrayLike
-from jaxconv.tree import walk
+from jaxconv.tree import visits, walk
 
 Target = int | ArrayLike | Callable[[Tree], Array] | None
 
@@ -110,20 +110,16 @@ def one_array(output: Tree, path: str, *, count: int | None = None, stacked: int
     return output
 
 
-def stacked_axes(net: Layer, path: str, outer: str = "") -> int:
+def stacked_axes(net: Layer, path: str) -> int:
     """Returns the number of axes that enclosing `repeat` layers add in front of the activations of ``path``.
 
     >>> import jaxconv as jc
     >>> stacked_axes(jc.serial(body=jc.repeat(jc.serial(conv=jc.Conv(8)), 3)), "body.conv")
     1
     """
-    own = int(isinstance(net, Repeat))
-    for name, layer in getattr(net, "children", ()):
-        below = ".".join(filter(None, (outer, name)))
-        if name and below == path:
-            return own
-        if any(f"{below}.{inner}".lstrip(".") == path for inner, _ in walk(layer)):
-            return own + stacked_axes(layer, path, below)
+    for visit in visits(net):
+        if visit.name and ".".join(visit.path) == path:
+            return sum(isinstance(layer, Repeat) for layer in visit.parents)
     return 0
 
 

@@ -1,18 +1,20 @@
 """The table of a network: shapes, parameters, multiply-adds and receptive fields, computed from shapes."""
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
 
-from jaxconv.compose.wrappers import Repeat
+from jaxconv.compose.wrappers import iterations
 from jaxconv.composite import Composite
 from jaxconv.geometry import Field
 from jaxconv.inspect.trace import Fields, Row, trace
 from jaxconv.layer import Layer, Tree
 from jaxconv.layers import Fn
 from jaxconv.structs import as_struct
+from jaxconv.tree import visits
 
 _HEADS = ("path", "layer", "output", "params", "MACs", "receptive field")
 
@@ -124,16 +126,6 @@ def _kind(layer: Layer) -> str:
     return getattr(layer, "type_name", type(layer).__name__)
 
 
-def _repeated(net: Layer, times: int = 1, path: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
-    """Yields path and number of iterations of each layer inside a repeated one."""
-    if isinstance(net, Repeat):
-        times *= net.n
-    if times > 1:
-        yield ".".join(path), times
-    for name, layer in getattr(net, "children", ()):
-        yield from _repeated(layer, times, (*path, name) if name else path)
-
-
 def summary(net: Layer, x: Tree) -> Summary:
     """Returns the table of a network on inputs shaped like ``x``; only shapes are computed.
 
@@ -158,4 +150,5 @@ def summary(net: Layer, x: Tree) -> Summary:
     760 parameters, 768,000 multiply-adds on input (1, 32, 32, 3)
     """
     rows = [row for row in trace(net, x) if not isinstance(row.layer, Composite)]
-    return Summary(tuple(rows), as_struct(x), dict(_repeated(net)))
+    times = {".".join(visit.path): math.prod(iterations(visit)) for visit in visits(net) if iterations(visit)}
+    return Summary(tuple(rows), as_struct(x), {path: n for path, n in times.items() if n > 1})

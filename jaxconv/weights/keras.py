@@ -7,10 +7,9 @@ counts those of its kind: ``block1/layers/conv2d_1/vars/0`` is the kernel of the
 but for a depthwise one's: ``(*window, in, multiplier)`` is that of a `jaxconv.Conv` with ``groups=in``.
 """
 
-import functools
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,15 +36,6 @@ def _kind(layer: Layer) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()
 
 
-def _flat(net: Layer) -> Iterator[tuple[str, Layer]]:
-    """Yields the children at the level of ``net``, those of its children without a name included."""
-    for name, layer in getattr(net, "children", ()):
-        if not name and hasattr(layer, "children"):
-            yield from _flat(layer)
-        else:
-            yield name, layer
-
-
 def _depthwise(layer: Layer | None, arrays: Arrays, name: str) -> bool:
     """Returns whether an array of this name is the kernel of a depthwise layer that a grouped convolution is."""
     if not isinstance(layer, nn.Conv) or name not in arrays:
@@ -53,30 +43,37 @@ def _depthwise(layer: Layer | None, arrays: Arrays, name: str) -> bool:
     return arrays[name].shape == (*layer.axes()[0], layer.groups, layer.features // layer.groups)
 
 
-def _level(arrays: Arrays, net: Layer, path: Path, theirs: Path) -> Iterator[tuple[str, Path, Layer]]:
-    """Yields the children at the level of ``net``: their names here and in Keras."""
-    if isinstance(net, Repeat):
-        raise WeightsError(f"{'.'.join(path) or 'net'} is made by repeat, which Keras has not: make it by serial")
-    counts: Counter[str] = Counter()
+class _Names:
+    """Gives each child its name in Keras: attributes have names, layers by position a type and a number."""
 
-    def numbered(kind: str) -> str:
-        return f"{kind}_{counts[kind]}" if counts[kind] else kind
+    def __init__(self, arrays: Arrays):
+        self.arrays = arrays
+        self.counts: dict[Path, Counter[str]] = defaultdict(Counter)
 
-    for name, layer in _flat(net):
-        if name.isdigit():
-            kind = _kind(layer)
-            if _depthwise(layer, arrays, "/".join((*theirs, "layers", numbered(f"depthwise_{kind}"), "vars", "0"))):
-                kind = f"depthwise_{kind}"
-            part = numbered(kind)
-            counts[kind] += 1
-            yield name, ("layers", part), layer
-        else:
-            yield name, (name,) if name else (), layer
+    def __call__(self, above: Path, name: str, layer: Layer) -> Path:
+        """Returns what a child adds to the Keras path ``above`` of its parent."""
+        if not name.isdigit():
+            return (name,) if name else ()
+        counts, kind = self.counts[above], _kind(layer)
+
+        def numbered(kind: str) -> str:
+            return f"{kind}_{counts[kind]}" if counts[kind] else kind
+
+        depthwise = "/".join((*above, "layers", numbered(f"depthwise_{kind}"), "vars", "0"))
+        if _depthwise(layer, self.arrays, depthwise):
+            kind = f"depthwise_{kind}"
+        part = numbered(kind)
+        counts[kind] += 1
+        return "layers", part
 
 
 def places(net: Layer, arrays: Arrays) -> Iterator[Place]:
     """Yields where each array of a network is; what ``arrays`` has says which convolutions are depthwise."""
-    for layer, path, theirs, _ in nodes(net, functools.partial(_level, arrays)):
+    for layer, path, theirs, _ in nodes(net, _Names(arrays)):
+        if isinstance(layer, Repeat):
+            raise WeightsError(
+                f"{'.'.join(path) or 'net'} must be made by serial, since Keras has no repeat, got repeat"
+            )
         if hasattr(layer, "children") or (closed(layer) and not stored(layer)):
             continue
         if not closed(layer) or not _kind(layer):

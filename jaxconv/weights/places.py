@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from jaxconv.compose.wrappers import Repeat
+from jaxconv.compose.wrappers import Repeat, iterations
 from jaxconv.layer import Layer
 from jaxconv.layers.base import Stored
+from jaxconv.tree import visits
 from jaxconv.weights.arrays import Path
 
 Axes = Callable[[int], tuple[int, ...]]
@@ -20,34 +21,29 @@ class Node(NamedTuple):
     copies: tuple[int, ...]
 
 
-Level = Callable[[Layer, Path, Path], Iterator[tuple[str, Path, Layer]]]
+def same_name(above: Path, name: str, layer: Layer) -> Path:
+    """Returns what a child adds to its parent's path in a library that has the same names."""
+    return (name,) if name else ()
 
 
-def same_names(net: Layer, path: Path, theirs: Path) -> Iterator[tuple[str, Path, Layer]]:
-    """Yields the children of a layer, which have the same names in the other library."""
-    for name, layer in getattr(net, "children", ()):
-        yield name, (name,) if name else (), layer
-
-
-def nodes(
-    net: Layer,
-    level: Level = same_names,
-    path: Path = (),
-    theirs: tuple[Path, ...] = ((),),
-    copies: tuple[int, ...] = (),
-) -> Iterator[Node]:
+def nodes(net: Layer, part: Callable[[Path, str, Layer], Path] = same_name) -> Iterator[Node]:
     """Yields a network's layers, parents first.
 
-    ``level`` takes a layer, its path here and in the other library, and yields of each child the name, the path there,
-    and the layer.
+    ``part`` returns what a child adds to its parent's path in the other library, given this path, the child's name
+    here, and the child.
     """
-    if isinstance(net, Repeat):
-        theirs = tuple((*p, str(i)) for p in theirs for i in range(net.n))
-        copies = (*copies, net.n)
-    yield Node(net, path, theirs, copies)
-    for name, part, layer in level(net, path, theirs[0]):
-        below = tuple((*p, *part) for p in theirs)
-        yield from nodes(layer, level, (*path, name) if name else path, below, copies)
+    around: list[Node] = []
+    for visit in visits(net):
+        del around[len(visit.parents) :]
+        theirs: tuple[Path, ...] = ((),)
+        if around:
+            more = part(around[-1].theirs[0], visit.name, visit.layer)
+            theirs = tuple((*path, *more) for path in around[-1].theirs)
+        if isinstance(visit.layer, Repeat):
+            theirs = tuple((*path, str(i)) for path in theirs for i in range(visit.layer.n))
+        node = Node(visit.layer, visit.path, theirs, iterations(visit))
+        around.append(node)
+        yield node
 
 
 def owner(found: Sequence[Node], key: Path) -> Node:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path as FilePath
 from typing import Any
@@ -17,6 +17,7 @@ import jaxconv
 from jaxconv.compose.wrappers import AROUND
 from jaxconv.described import Described
 from jaxconv.layer import Layer, Params, State
+from jaxconv.tree import visits
 from jaxconv.weights.arrays import Path, arrays_in, leaves, nested, number_array
 from jaxconv.weights.errors import StrPath, WeightsError, refusing
 from jaxconv.weights.files import read
@@ -70,16 +71,12 @@ def describe(net: Layer) -> str:
       body: serial()
         body.0: Fn(function=relu)
     """
-    return "\n".join(_lines(net, (), 0))
-
-
-def _lines(layer: Layer, path: tuple[str, ...], depth: int) -> Iterator[str]:
-    if isinstance(layer, AROUND):
-        yield from _lines(layer.layer, path, depth)
-        return
-    yield f"{'  ' * depth}{'.'.join(path)}{': ' if path else ''}{_own(layer)}"
-    for name, child in getattr(layer, "children", ()):
-        yield from _lines(child, (*path, name) if name else path, depth + 1)
+    lines = []
+    for path, _, layer, parents in visits(net):
+        if not isinstance(layer, AROUND):
+            depth = sum(not isinstance(parent, AROUND) for parent in parents)
+            lines.append(f"{'  ' * depth}{'.'.join(path)}{': ' if path else ''}{_own(layer)}")
+    return "\n".join(lines)
 
 
 # --- What its arrays are ----------------------------------------------------------------------------------------------

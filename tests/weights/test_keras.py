@@ -287,7 +287,11 @@ def test_a_layer_without_a_rule_is_named():
 
 
 def test_repeated_layers_are_refused():
-    refused("^body is made by repeat, which Keras has not", {}, net=jc.serial(body=jc.repeat(jc.Dense(2), 3)))
+    refused(
+        "^body must be made by serial, since Keras has no repeat, got repeat$",
+        {},
+        net=jc.serial(body=jc.repeat(jc.Dense(2), 3)),
+    )
 
 
 def test_an_array_that_keras_has_not_is_named():
