@@ -3,6 +3,7 @@
 With the bottlenecks and the compression of the paper's DenseNet-BC. Names and shapes are torchvision's.
 """
 
+import re
 from collections.abc import Sequence
 
 import jax
@@ -13,6 +14,8 @@ from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import AvgPool, BatchNorm, Conv, Dense, Dropout, GlobalAvgPool, Identity, MaxPool
 
 relu = jax.nn.relu
+# torch once allowed dots in the names of modules: torchvision's published files have norm.1 in place of norm1.
+PUBLISHED_NAMES = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"
 
 
 def _dense_layer(growth: int, bn_size: int, dropout: float, memory_efficient: bool) -> Layer:

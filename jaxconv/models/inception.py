@@ -31,6 +31,9 @@ from jaxconv.layers import (
 )
 from jaxconv.models.blocks import scaled
 
+# How the names of the auxiliary heads' tensors begin, and the argument that adds the heads.
+AUXILIARY = dict.fromkeys(("aux1.", "aux2.", "AuxLogits."), "aux_logits")
+
 
 def halved(x: Array) -> Array:
     """Converts RGB normalized by ImageNet's mean and standard deviation to RGB normalized by 0.5 and 0.5.

@@ -19,6 +19,8 @@ from jaxconv.models.mobilenet import mobilenet_v3_large
 from jaxconv.models.resnet import resnet50, resnet101
 
 DILATE = (False, True, True)
+# How the names of the auxiliary head's tensors begin, and the argument that adds the head.
+AUXILIARY = {"aux_classifier.": "aux_loss"}
 
 
 def _conv(features: int, window: int = 3, dilation: int = 1) -> Conv:

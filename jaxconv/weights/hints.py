@@ -8,18 +8,15 @@ from typing import Any, NamedTuple
 import jaxconv.layers as nn
 from jaxconv.layer import Layer, Params
 from jaxconv.layers.base import Shape
+from jaxconv.models.inception import AUXILIARY as INCEPTION
+from jaxconv.models.segmentation import AUXILIARY as SEGMENTATION
 from jaxconv.weights.arrays import Path, leaves
 from jaxconv.weights.folding import base
 from jaxconv.weights.places import nodes
 from jaxconv.weights.stored import fits
 
-# How the names of an auxiliary head begin, and the argument of the models of `jaxconv.models` that have it.
-AUXILIARY = {
-    "aux_classifier.": "aux_loss",
-    "aux1.": "aux_logits",
-    "aux2.": "aux_logits",
-    "AuxLogits.": "aux_logits",
-}
+# How the names of tensors of auxiliary heads begin, and the argument that adds these heads to a network.
+AUXILIARY = INCEPTION | SEGMENTATION
 
 
 class Misfit(NamedTuple):

@@ -6,13 +6,13 @@ what becomes of it: ``layer1.0.conv1.weight``, out x in x height x width, is
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxconv.layer import Layer, Params, State, Tree
+from jaxconv.models.densenet import PUBLISHED_NAMES
 from jaxconv.weights.arrays import Arrays, Path, arrays_in, number_array
 from jaxconv.weights.defaults import warn_of_functions
 from jaxconv.weights.errors import WeightsError, naming
@@ -38,8 +38,6 @@ LAYOUTS: dict[str, tuple[Axes, int]] = {
 }
 IGNORED = {"num_batches_tracked", "_extra_state"}
 COUNTER = "n_averaged"
-# Names of torch's modules had dots once: torchvision's published DenseNets still say norm.1 for norm1.
-DOTTED = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 def places(net: Layer, arrays: Mapping[Path, Any] | None) -> Iterator[Place]:
@@ -131,8 +129,9 @@ def from_torch(
     """
     check_net(net)
     tensors = renamed(arrays_of(source, key), rename, lambda name: name.split(".")[-1] in IGNORED)
-    undotted = {name: DOTTED.sub(r"\1\2", name) for name in tensors}
-    tensors = {name if undotted[name] in tensors else undotted[name]: tensor for name, tensor in tensors.items()}
+    pattern, replacement = PUBLISHED_NAMES
+    current = {name: pattern.sub(replacement, name) for name in tensors}
+    tensors = {name if current[name] in tensors else current[name]: tensor for name, tensor in tensors.items()}
     shapes = shapes_of(net, x)
     wanted = list(places(net, shapes))
     with naming(source):
