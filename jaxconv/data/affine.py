@@ -11,6 +11,7 @@ heat maps.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -172,7 +173,7 @@ def warp(images: ArrayLike, draws: Affine, *, value: Numbers = 0) -> jax.Array:
     images = checked_pixels(images)
     matrix = _fitting(images, draws, images.shape[-3:-1], "images")
     fill = to_rank(fill_value(value, images.dtype, images.shape[-1]), images.ndim)
-    clips = images.reshape(images.shape[0], -1, *images.shape[-3:])
+    clips = images.reshape(images.shape[0], math.prod(images.shape[1:-3]), *images.shape[-3:])
     result, inside = (_windowed if draws.window else _interpolated)(clips, matrix, draws.size)
     result = result.reshape(*images.shape[:-3], *draws.size, images.shape[-1])
     inside = inside.reshape(images.shape[0], *[1] * (images.ndim - 4), *draws.size, 1)
@@ -209,7 +210,7 @@ def warp_masks(masks: ArrayLike, draws: Affine, *, value: Any = 0) -> jax.Array:
     x, y = (jnp.floor(p).astype(jnp.int32) for p in _sources(matrix, draws.size))
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     index = jnp.where(inside, y * width + x, 0)
-    flat = masks.reshape(masks.shape[0], -1, height * width)
+    flat = masks.reshape(masks.shape[0], math.prod(masks.shape[1:-2]), height * width)
     taken = jax.vmap(lambda mask, index: mask[:, index])(flat, index)
     taken = jnp.where(inside[:, None], taken, jnp.asarray(value, masks.dtype))
     return taken.reshape(*masks.shape[:-2], *draws.size)
@@ -228,7 +229,7 @@ def warp_points(points: ArrayLike, draws: Affine, *, pairs: Sequence[tuple[int, 
       Points of the same shape, also those outside of the result; float32 if the points are integers.
 
     Raises:
-      ShapeError: the shape is not that of points, ``draws`` are for another N, or ``pairs`` names no point or one twice.
+      ShapeError: the shape is not that of points, ``draws`` are for another N, or ``pairs`` does not fit.
 
     >>> eyes = jnp.asarray([[[2.0, 5.0], [6.0, 5.0]]])
     >>> mirror = jc.data.draw_flip(0, (1, 10, 10, 3), probability=1.0)
@@ -252,7 +253,7 @@ def warp_points(points: ArrayLike, draws: Affine, *, pairs: Sequence[tuple[int, 
 
 
 def warp_boxes(boxes: ArrayLike, draws: Affine) -> jax.Array:
-    """Maps boxes as `warp` maps their images: the smallest box about the four mapped corners, cut at the result's edges.
+    """Maps boxes as `warp` maps their images: the smallest box about the four mapped corners, clipped.
 
     A box whose image is outside of the result gets an area of zero, as does one that had none; keep those with an area,
     or weight them by it.

@@ -73,7 +73,7 @@ def along_batch(draw: jax.Array, images: jax.Array) -> jax.Array:
 
 def for_each(draw: jax.Array, images: jax.Array) -> jax.Array:
     """Returns a draw `(N,)`, one number for each image, with the rank of the images."""
-    return along_batch(draw, images).reshape(-1, *[1] * (images.ndim - 1))
+    return along_batch(draw, images).reshape(images.shape[0], *[1] * (images.ndim - 1))
 
 
 def per_channel(value: Numbers, channels: int, name: str) -> np.ndarray | jax.Array:

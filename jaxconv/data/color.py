@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxconv.data.batch import along_batch, checked_colors, drawn_range, to_elements, working_type
+from jaxconv.data.batch import checked_colors, drawn_range, for_each, to_elements, working_type
 from jaxconv.errors import ShapeError
 from jaxconv.keys import KeyLike, as_key
 
@@ -44,8 +44,8 @@ def color_jitter(
       ShapeError: ``images`` is not of such a shape, or a range is not one.
       DTypeError: ``images`` are neither uint8 nor floating.
 
-    The amounts differ from image to image; the order of the four is drawn once for the batch. Images of one channel have
-    neither saturation nor hue.
+    The amounts differ from image to image; the order of the four is drawn once for the batch. Images of one channel
+    have neither saturation nor hue.
 
     >>> images = jnp.full((2, 4, 4, 3), 0.25)
     >>> color_jitter(jax.random.key(0), images, brightness=(2.0, 2.0))[0, 0, 0]
@@ -67,7 +67,7 @@ def color_jitter(
     neutral = {"hue": (0.0, 0.0)}
     unchanging = ("saturation", "hue") if images.shape[-1] == 1 else ()
     names = [name for name, r in ranges.items() if r != neutral.get(name, (1.0, 1.0)) and name not in unchanging]
-    draws = jax.random.uniform(factor_key, (4 * images.shape[0],)).reshape(4, -1)
+    draws = jax.random.uniform(factor_key, (4 * images.shape[0],)).reshape(4, images.shape[0])
     factors = [ranges[name][0] + (ranges[name][1] - ranges[name][0]) * draws[i] for i, name in enumerate(names)]
     order = jax.random.permutation(order_key, len(names)) if len(names) > 1 else jnp.zeros(1, jnp.int32)
     values = images.astype(working_type(images.dtype))
@@ -79,7 +79,7 @@ def color_jitter(
 
 
 def _change(adjust: Callable[..., jax.Array], factor: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    return lambda x: adjust(x, along_batch(factor, x).reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype))
+    return lambda x: adjust(x, for_each(factor, x).astype(x.dtype))
 
 
 def blend(x: jax.Array, other: jax.Array, factor: jax.Array, most: float = 1.0) -> jax.Array:

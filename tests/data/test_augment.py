@@ -147,7 +147,7 @@ FUNCTIONS = LINEAR | {
         key, images, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1
     ),
     "rand_augment": lambda key, images: rand_augment(key, images, magnitude=15),
-    "mixup": lambda key, images: mixup(key, images, ())[0],
+    "mixup": lambda key, images: mixup(key, images, (), alpha=1.0)[0],
     "cutmix": lambda key, images: cutmix(key, images, ())[0],
 }
 SHAPE = (8, 6, 7, 3)
@@ -192,7 +192,7 @@ def test_all_frames_of_a_clip_have_the_same_draw(name):
         np.testing.assert_allclose(result[:, frame], jax.jit(function)(KEY, clips[:, frame]), **close(name))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in MOVES])
 def test_computed_pixels_are_computed_in_float32(name, dtype):
     # From 0 to 1, by steps that half precision represents.

@@ -136,7 +136,7 @@ def augmented(name, x, sign, strength):
             smooth[i + 1, j + 1] = (x[i : i + 3, j : j + 3].sum((0, 1)) + 4 * x[i + 1, j + 1]) / 13
         return (factor * x + (1 - factor) * smooth).clip(0, 255)
     if name == "posterize":
-        return (x.astype(np.uint8) & (0xFF << round(4 * strength))).astype(float)
+        return (x.astype(np.uint8) & (0xFF << round(4 * strength) & 0xFF)).astype(float)
     if name == "solarize":
         return np.where(x >= 255 * (1 - strength), 255 - x, x)
     if name == "autocontrast":
@@ -193,7 +193,7 @@ PIXELS = np.zeros((2, 4, 4, 3), np.float32)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: mixup(KEY, PIXELS, np.array([0, 1])), DTypeError, "targets must be floating .* one_hot.* got int"),
+        (lambda: mixup(KEY, PIXELS, np.array([0, 1])), DTypeError, r"targets must be floating .*one_hot.* got int"),
         (lambda: mixup(KEY, PIXELS, np.zeros((3, 2))), ShapeError, r"targets must be one for each of 2 .* \(3, 2\)"),
         (lambda: mixup(KEY, PIXELS.astype(int), ()), DTypeError, "images must be uint8 or floating"),
         (lambda: cutmix(KEY, PIXELS, np.array([0, 1])), DTypeError, "targets must be floating"),
