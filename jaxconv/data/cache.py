@@ -71,7 +71,7 @@ class ImageCache:
         start, (height, width) = int(self._start[index]), self._shape[index].tolist()
         pixels = self._pixels[start : start + height * width * 3]
         if not self._verified[index]:
-            if zlib.crc32(pixels) != self._sum[index]:
+            if zlib.crc32(pixels.data) != self._sum[index]:
                 raise DataError(
                     f"{self.path} is damaged: the pixels of {self.name(index)} are altered; delete the file"
                 )
@@ -191,8 +191,8 @@ def _write(source: ImageFolder, path: Path, about: dict[str, Any], workers: int)
                     pixels = np.ascontiguousarray(pixels)
                     start.append(file.tell())
                     shape.append(pixels.shape[:2])
-                    sums.append(zlib.crc32(pixels))
-                    file.write(pixels)
+                    sums.append(zlib.crc32(pixels.data))
+                    file.write(pixels.data)
             if not start:
                 raise DataError(f"source must have at least one readable image, got {len(skipped)} that are broken")
             index = io.BytesIO()

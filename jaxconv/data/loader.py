@@ -2,7 +2,7 @@
 
 import contextlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -161,7 +161,7 @@ class Batches:
             self._at = (epoch, step) if step < len(self) else (epoch + 1, 0)
             yield batch
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
+    def epoch(self, number: int, start: int = 0) -> Generator[Any, None, None]:
         """Yields the batches of an epoch, counted from 0, from batch ``start`` on; the state does not change.
 
         >>> loader = batches([(np.zeros(2), i) for i in range(6)], 2, key=0)

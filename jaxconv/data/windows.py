@@ -41,8 +41,13 @@ class Window(NamedTuple):
 class Crop(Protocol):
     """What chooses the window of an image: `RandomResizedCrop`, `CenterCrop`, or any object with these attributes."""
 
-    size: int
-    method: str
+    @property
+    def size(self) -> int:
+        """The side of the result."""
+
+    @property
+    def method(self) -> str:
+        """ "bilinear" or "bicubic"."""
 
     def window(self, height: int, width: int, random: Random) -> Window:
         """Returns the window of an image of this size. ``random()`` returns numbers from 0 to 1, 1 excluded."""
