@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxconv as jc
-from jaxconv.layer import walk
+from jaxconv.tree import walk
 from tests.nets import Twice, networks
 
 relu = jax.nn.relu

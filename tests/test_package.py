@@ -166,7 +166,8 @@ ORDER = """
     composite
     layers compiler equal_batches data metrics patch
     compose
-    backbones
+    backbones dataflow
+    folding
     models interop weights inspect train
 """
 
