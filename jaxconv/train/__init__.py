@@ -12,6 +12,8 @@ if _missing := [name for name in ("optax", "orbax.checkpoint", "tqdm") if not _u
 from jaxconv.train.checkpoint import restore, save
 from jaxconv.train.evaluation import evaluate, predict
 from jaxconv.train.loop import fit
+from jaxconv.train.mesh import data_shard
+from jaxconv.train.processes import initialize_distributed
 from jaxconv.train.progress import NonFiniteLossError
 from jaxconv.train.result import FitResult
 from jaxconv.train.state import TrainState
@@ -21,8 +23,10 @@ __all__ = [
     "FitResult",
     "NonFiniteLossError",
     "TrainState",
+    "data_shard",
     "evaluate",
     "fit",
+    "initialize_distributed",
     "predict",
     "restore",
     "save",

@@ -78,13 +78,14 @@ def save_locked(
     if best_epoch != epoch and best_epoch not in earlier:
         raise ValueError(f"best_epoch: expected {epoch} or an epoch whose checkpoint is in {path}, got {best_epoch}")
     flat = leaves.flatten(train_state)
+    checksums = leaves.checksums(flat)
     record = {
         "format": layout.FORMAT,
         "history": list(history),
         "best_epoch": best_epoch,
         "run": run or {},
         "keys": leaves.key_kinds(train_state),
-        "arrays": {name: [*spec, leaves.checksum(flat[name])] for name, spec in leaves.specs(flat).items()},
+        "arrays": {name: [*spec, checksums[name]] for name, spec in leaves.specs(flat).items()},
     }
     sealed = layout.seal(record)
     for other in later:

@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from jaxconv.leftovers import is_leftover
 from jaxconv.train import leaves
 
-FORMAT = 1
+FORMAT = 2
 DAMAGED = ".damaged"
 
 _PARTIAL = ".partial-"
@@ -128,8 +128,9 @@ def read_arrays(path: Path, epoch: int, record: dict[str, Any], places: dict[str
         name: leaves.at(nested, name) if name in targets else (np.zeros if places[name] is None else jnp.zeros)(*spec)
         for name, spec in shapes.items()
     }
+    checksums = leaves.checksums(arrays)
     for name, (*_, checksum) in record["arrays"].items():
-        if checksum is not None and leaves.checksum(arrays[name]) != checksum:
+        if checksums[name] != checksum:
             raise DamagedError(f"{path / str(epoch)}: expected checksum {checksum} of {name}, got another")
     return arrays
 

@@ -1,6 +1,7 @@
 """`fit`: epochs of training, with validation, checkpoints and a progress bar."""
 
 import contextlib
+import dataclasses
 import os
 import time
 import warnings
@@ -21,6 +22,7 @@ from jaxconv.train.checks import check_folder, check_run
 from jaxconv.train.layout import DamagedError
 from jaxconv.train.lock import only_writer
 from jaxconv.train.measures import Loss
+from jaxconv.train.mesh import ShardParams, placement_of
 from jaxconv.train.plan import Optimizer, Plan, plan
 from jaxconv.train.progress import Progress
 from jaxconv.train.result import FitResult, Record, extended, weights
@@ -56,6 +58,8 @@ def fit(
     resume: bool = False,
     epoch_scan: bool | None = None,
     progress: bool = True,
+    mesh: jax.sharding.Mesh | None = None,
+    shard_params: ShardParams = None,
 ) -> FitResult:
     """Trains a network on arrays that fit on the device, or on an iterable of batches.
 
@@ -110,6 +114,11 @@ def fit(
         scan on GPU and TPU and a loop on CPU, which shows progress, and where lax's own convolution gradients are slow
         inside a scan; jaxconv's are not (experiments/benchmarks/scan.py measures it).
       progress: whether to show a bar: examples per second, loss, metrics, time left.
+      mesh: the devices to train on: its axis "data" divides each batch, and ``batch_size`` must be a multiple of its
+        size. The result is that of one device up to the order of sums. Arrays are on every device. Of several
+        processes (`initialize_distributed`) each gives the same arrays, or an iterable of its own part of each batch
+        (`data_shard`); an iterable of validation gives each process all of it. ``log`` is called in the first one only.
+      shard_params: how parameters and the optimizer's state are divided, as `train_step` takes it.
 
     Returns:
       A `FitResult`. ``seconds`` in its history are those of an epoch's steps, to the last result: the first epoch after
@@ -143,6 +152,7 @@ def fit(
     if folder is None and resume:
         raise ValueError("resume must come with a folder to resume from, got folder=None")
     path = None if folder is None else check_folder(folder, resume=resume)
+    placement = placement_of(mesh, shard_params)
     made = plan(
         net,
         inputs,
@@ -163,16 +173,18 @@ def fit(
         average=average,
         init=init,
         epoch_scan=epoch_scan,
+        placement=placement and placement.auto,
     )
+    first = jax.process_index() == 0
     result = FitResult(None, None, made.train_state, [], 0)
     with contextlib.ExitStack() as stack:
         if path is not None:
-            stack.enter_context(only_writer(path))
+            stack.enter_context(only_writer(path) if first else contextlib.nullcontext())
             check_folder(path, resume=resume)  # Another run may have begun since it was looked at, and ended.
             if layout.epochs(path):
                 result = _resumed(path, made)
-        bar = stack.enter_context(_bar(made, path, result.history, show=progress))
-        logs = [log] if callable(log) else list(log)
+        bar = stack.enter_context(_bar(made, path, result.history, show=progress and first))
+        logs = ([log] if callable(log) else list(log)) if first else []
         while _unfinished(made, result):
             record, train_state = _epoch(made, result, bar)
             result = extended(result, train_state, record, made.monitor)
@@ -183,6 +195,9 @@ def fit(
                 checkpoint.save_locked(path, train_state, result.history, best_epoch=result.best_epoch, run=made.run)
             for function in logs:
                 function(record)
+    if placement is not None:
+        params, state, train_state = placement.moved((result.params, result.state, result.train_state))
+        result = dataclasses.replace(result, params=params, state=state, train_state=train_state)
     return result
 
 
