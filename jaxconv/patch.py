@@ -21,7 +21,8 @@ from jaxconv.ops.arrays import Array
 from jaxconv.ops.dropin import FLOATS, conv_general_dilated
 from jaxconv.ops.lowering.modes import lowering_mode
 from jaxconv.ops.lowering.original import patched
-from jaxconv.ops.pool import max_pool, sum_pool
+from jaxconv.ops.pools.average import sum_pool
+from jaxconv.ops.pools.maximum import max_pool
 
 
 class _Row(NamedTuple):

@@ -104,8 +104,8 @@ def test_public_names_are_listed_once():
     """Each module's __all__ is true, and no two of them export different things by one name."""
     owners = {}
     modules = """backbones compose compose.structure compose.wrappers composite geometry layer layers.conv layers.noise
-        layers.norm layers.pool layers.shape ops.conv ops.dense ops.dropin ops.dropout ops.norm ops.pad ops.pool
-        ops.resize tree"""
+        layers.norm layers.pool layers.shape ops.conv ops.dense ops.dropin ops.dropout ops.norm ops.pad
+        ops.pools.adaptive ops.pools.average ops.pools.maximum ops.pools.unpool ops.resize tree"""
     for module in modules.split():
         loaded = importlib.import_module(f"jaxconv.{module}")
         for name in getattr(loaded, "__all__", ()):
@@ -136,9 +136,10 @@ def test_dir_lists_public_names_once_and_nothing_else(package):
 @pytest.mark.parametrize("package", ["ops", "layers", "compose", "models"])
 def test_a_package_exports_what_its_modules_export(package):
     loaded = importlib.import_module(f"jaxconv.{package}")
+    folder = Path(loaded.__file__).parent
     sources = [
-        importlib.import_module(f"jaxconv.{package}.{path.stem}")
-        for path in Path(loaded.__file__).parent.glob("[a-z]*.py")
+        importlib.import_module(".".join(["jaxconv", package, *path.relative_to(folder).with_suffix("").parts]))
+        for path in folder.rglob("[a-z]*.py")
     ]
     listed = {name for module in sources for name in getattr(module, "__all__", ())}
     assert set(loaded.__all__) <= listed

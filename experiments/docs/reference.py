@@ -48,7 +48,7 @@ TITLES = {
     "ops/lowering": "Which program computes an op",
     "ops/norm": "Normalization",
     "ops/pad": "Padding",
-    "ops/pool": "Pooling",
+    "ops/pools": "Pooling",
     "ops/resize": "Resizing and shuffling",
     "layers/conv": "Convolutions and Dense",
     "layers/noise": "Dropout",

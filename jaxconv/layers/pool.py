@@ -8,7 +8,7 @@ from jaxconv import ops
 from jaxconv.geometry import IntOrTuple, Padding
 from jaxconv.layer import Params, Tree
 from jaxconv.layers.base import Geometry, Ranked, Windowed, batched_sizes, whole_fields
-from jaxconv.ops.pool import check_power
+from jaxconv.ops.pools.average import check_power
 
 
 @dataclass(frozen=True, repr=False)

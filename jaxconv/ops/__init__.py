@@ -9,7 +9,10 @@ from jaxconv.ops.dropin import *
 from jaxconv.ops.dropout import *
 from jaxconv.ops.norm import *
 from jaxconv.ops.pad import *
-from jaxconv.ops.pool import *
+from jaxconv.ops.pools.adaptive import *
+from jaxconv.ops.pools.average import *
+from jaxconv.ops.pools.maximum import *
+from jaxconv.ops.pools.unpool import *
 from jaxconv.ops.resize import *
 
 # Type checkers follow the imports with a star.

@@ -7,7 +7,7 @@ from jaxconv.errors import ShapeError
 from jaxconv.geometry import IntOrTuple, adaptive_bins, as_int, as_tuple
 from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats, spatial_sizes
 from jaxconv.ops.lowering.resample import KERNELS, Sampling, resample, seen_elements
-from jaxconv.ops.pool import adaptive_avg_pool
+from jaxconv.ops.pools.adaptive import adaptive_avg_pool
 
 _ALIASES = {"linear": "bilinear", "trilinear": "bilinear", "cubic": "bicubic"}
 _METHODS = ("nearest", "nearest_exact", "bilinear", "bicubic", "area")

@@ -42,7 +42,7 @@ class Form:
     adds: Sequence[str] = ()
     spreads: Callable[[Any], Sequence[str]] = lambda p: ()
     onednn: bool = False
-    problem: type = Problem
+    problem: type[Any] = Problem
 
     def takes(self, p: Any, target: Target) -> bool:
         """Whether the form has a program for the problem on the target."""
@@ -131,9 +131,8 @@ def _short(p: Pool) -> bool:
     return all(w.taps <= _MOST_TAPS for w in p.axes)
 
 
-def _pool_by_xla(p: Pool, *arrays: Any, solve: Any) -> Any:
-    program = maxima.max_by_xla if p.role == "maximum" else window_sums.sum_by_xla
-    return program(p, *arrays, solve=solve)
+def _pool_by_xla(p: Pool, x: Any, solve: Any) -> Any:
+    return (maxima.max_by_xla if p.role == "maximum" else window_sums.sum_by_xla)(p, x, solve)
 
 
 XLA = Form(

@@ -36,13 +36,10 @@ def spread(y: Array, g: Geometry) -> Array:
 
 def product(role: str, p: Problem, a: Array, b: Array, solve: Solve) -> Array:
     """A matrix product, by the form that is chosen for it: see `Product` for the roles."""
-    positions = math.prod(a.shape[:-1])
-    sizes = {
-        "channels": (positions, *b.shape),
-        "features": (positions, *b.shape[::-1]),
-        "positions": (a.shape[-1], positions, b.shape[-1]),
-    }[role]
-    return solve(Product(role, *sizes, p.dtype, p.precision), a, b)
+    positions, channels = math.prod(a.shape[:-1]), a.shape[-1]
+    rows, inner = (channels, positions) if role == "positions" else (positions, channels)
+    columns = b.shape[0 if role == "features" else -1]
+    return solve(Product(role, rows, inner, columns, p.dtype, p.precision), a, b)
 
 
 def product_by_xla(p: Product, a: Array, b: Array, solve: Solve) -> Array:

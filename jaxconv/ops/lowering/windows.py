@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxconv.ops.arrays import pad_axes, slice_axis
 from jaxconv.ops.lowering import original
-from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape, Windows
+from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Product, Shape, Windows
 
 # A window up to this long is a chain of slices, one a tap; a longer one is computed by doubling.
 CHAIN = 8
@@ -41,7 +41,7 @@ def widened(seen: Array, p: Problem) -> Array:
     return seen if p.outer == 1 else jnp.repeat(seen, p.outer, axis=-1)
 
 
-def dot(p: Problem, a: Array, b: Array) -> Array:
+def dot(p: Problem | Product, a: Array, b: Array) -> Array:
     """Contracts the last axis of a with the first of b."""
     return lax.dot_general(
         a, b, (((a.ndim - 1,), (0,)), ((), ())), precision=p.precision, preferred_element_type=p.dtype

@@ -1,0 +1,1 @@
+"""Pools: windowed, global and adaptive."""
