@@ -15,6 +15,7 @@ from jaxconv.metrics import Function, Metric
 from jaxconv.ops.arrays import wider
 from jaxconv.train.loss_scale import loss_scale_of
 from jaxconv.train.measures import Loss, Metrics, as_metrics, mean, means, measure, sums_of, takes_targets
+from jaxconv.train.mesh import PlacedStep, Placement, ShardParams, placement_of
 from jaxconv.train.state import Augment, TrainState, strong
 
 Measured = dict[str, Any]
@@ -31,6 +32,8 @@ def train_step(
     preprocess: Preprocess | None = None,
     average: float | None = None,
     donate: bool = True,
+    mesh: jax.sharding.Mesh | None = None,
+    shard_params: ShardParams = None,
 ) -> Step:
     """A jitted function that takes one training step.
 
@@ -51,6 +54,11 @@ def train_step(
         no parameter leave the average as it is, such as those that `optax.MultiSteps` only accumulates in.
       donate: whether the old train state's buffers are reused for the new one, so that two need not be held. The old
         state is gone after the call.
+      mesh: the devices to divide the step over, by the mesh's axis "data": `jaxconv.train.mesh`. The train state and
+        the batch may be anywhere; the new state is on the mesh. Of several processes each gives its part of the batch,
+        and all of the train state.
+      shard_params: how parameters and the optimizer's state are divided: None, on every device; the name of an axis
+        of the mesh, such as "data"; ``shard_params(path, shape) -> PartitionSpec``.
 
     Returns:
       ``step(train_state, inputs, targets) -> (train_state, measured)``. Inputs, targets and outputs are any pytrees.
@@ -80,6 +88,7 @@ def train_step(
       >>> print(f"{measured['loss']:.3f} {measured['accuracy']:.0%}")
       0.474 100%
     """
+    placement = placement_of(mesh, shard_params)
     step = raw_step(
         net,
         loss,
@@ -88,8 +97,10 @@ def train_step(
         augment=augment,
         preprocess=preprocess,
         average=average,
+        placement=placement,
     )
-    return jit(step, donate_argnums=0 if donate else ())
+    compiled = jit(step, donate_argnums=0 if donate else ())
+    return compiled if placement is None else PlacedStep(compiled, placement)
 
 
 def raw_step(
@@ -101,6 +112,7 @@ def raw_step(
     augment: Augment | None = None,
     preprocess: Preprocess | None = None,
     average: float | None = None,
+    placement: Placement | None = None,
 ) -> Step:
     """`train_step` before jit, to be put inside a larger compiled function."""
     optimizer = optax.with_extra_args_support(optimizer)
@@ -112,6 +124,7 @@ def raw_step(
         scale = loss_scale_of(train_state.opt_state)
 
         def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Measured, Any]]:
+            params = params if placement is None else placement.gathered(params)
             outputs, state = net.apply(params, train_state.state, x, train=True, key=net_key)
             values, named = measure(loss, metrics, outputs, y)
             value = mean(values)
@@ -133,7 +146,7 @@ def raw_step(
         new = TrainState(params, state, opt_state, train_state.step + 1, train_state.key, moving)
         return strong(new), {"loss": value, **means(named, sums), "grad_norm": norm}
 
-    return step
+    return step if placement is None else placement.on(step)
 
 
 def prepared(

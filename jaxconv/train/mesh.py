@@ -1,0 +1,265 @@
+"""Training over the devices of a mesh: which array is divided over which of its axes, and how arrays get there.
+
+The axis "data" divides the batch. Parameters are on every device, or divided over an axis of the mesh as well
+(``shard_params``): then a device keeps its part of each large parameter and of the optimizer's state for it, all parts
+are gathered for the forward pass, and the gradient is summed into parts (ZeRO, FSDP). What is computed does not depend
+on the mesh but for the order of sums: batch statistics, losses and metrics are those of the whole batch.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxconv.train import leaves
+from jaxconv.train.state import TrainState
+
+ShardParams: TypeAlias = str | Callable[[str, tuple[int, ...]], PartitionSpec] | None
+Step: TypeAlias = Callable[..., tuple[TrainState, Any]]
+T = TypeVar("T")
+
+DATA = "data"
+
+# A vector, such as a bias or a scale, is not worth the message that gathers it: of ResNet-50 they are 0.3 %.
+_LEAST_RANK = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a run's arrays are: what `train_step` and `fit` make of ``mesh`` and ``shard_params``.
+
+    Args:
+      mesh: a mesh with an axis "data", Auto or Explicit.
+      shard_params: None, for parameters on every device; the name of an axis, which divides the last of the largest
+        axes that it can of each parameter with two axes or more; or ``shard_params(path, shape) -> PartitionSpec``.
+
+    Raises:
+      ValueError: where the mesh has no axis "data", or ``shard_params`` names none of its axes.
+    """
+
+    mesh: Mesh
+    shard_params: ShardParams = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.mesh, Mesh):
+            raise ValueError(f"mesh: expected a jax.sharding.Mesh, got {type(self.mesh).__name__}")
+        axes = self.mesh.axis_names
+        if DATA not in axes:
+            raise ValueError(f"mesh: expected an axis {DATA!r} for the batch, got axes {axes}")
+        if manual := [axis for axis, kind in zip(axes, self.mesh.axis_types, strict=True) if kind == AxisType.Manual]:
+            raise ValueError(f"mesh: expected Auto or Explicit axes, got Manual {manual}")
+        if not (self.shard_params is None or callable(self.shard_params) or self.shard_params in axes):
+            raise ValueError(
+                f"shard_params: expected None, one of the mesh's axes {axes} or a function of a path and a shape, "
+                f"got {self.shard_params!r}"
+            )
+
+    @property
+    def parts(self) -> int:
+        """How many parts the batch has."""
+        return int(self.mesh.shape[DATA])
+
+    def check_batch(self, size: int, name: str = "batch_size") -> None:
+        """Raises ValueError where the mesh does not divide a batch of this size."""
+        if size % self.parts:
+            raise ValueError(
+                f"{name}: expected a multiple of {self.parts}, the size of the mesh's axis {DATA!r}, got {size}"
+            )
+
+    def shard(self) -> tuple[int, int]:
+        """(index, count): of the parts into which the processes divide each batch, the one of this process.
+
+        Processes whose devices have the same positions on the axis "data" read the same part.
+        """
+        axis = self.mesh.axis_names.index(DATA)
+        at: dict[int, set[int]] = {}
+        for position, device in np.ndenumerate(self.mesh.devices):
+            at.setdefault(device.process_index, set()).add(position[axis])
+        groups = sorted({tuple(sorted(positions)) for positions in at.values()})
+        if [position for group in groups for position in group] != list(range(self.parts)):
+            raise ValueError(
+                f"mesh: expected the devices of a process next to each other on the axis {DATA!r}, got positions "
+                f"{dict(sorted((process, sorted(positions)) for process, positions in at.items()))}"
+            )
+        return groups.index(tuple(sorted(at[jax.process_index()]))), len(groups)
+
+    def specs(self, train_state: TrainState) -> TrainState:
+        """For each array of a train state the axes of the mesh that divide it.
+
+        An array of the optimizer, or an average, whose path ends with that of a parameter of its shape is divided as
+        that parameter is. All other arrays, layer state included, are on every device.
+        """
+        flat = list(leaves.flatten(train_state))
+        params = leaves.flatten(train_state.params)
+        divided = {name: self._spec(name, leaf.shape) for name, leaf in params.items()}
+        specs = []
+        for name, leaf in zip(flat, jax.tree.leaves(train_state), strict=True):
+            parts = name.split("/")
+            # From the longest: a parameter "kernel" of the network itself is none of "0/kernel".
+            suffixes = ["/".join(parts[i:]) for i in range(1, len(parts))] if parts[0] != "state" else []
+            found = next((end for end in suffixes if end in params and params[end].shape == leaf.shape), None)
+            specs.append(divided[found] if found else PartitionSpec())
+        return jax.tree.unflatten(jax.tree.structure(train_state), specs)
+
+    def put(self, train_state: TrainState) -> TrainState:
+        """The train state on the mesh, unless it is there. Every process gives all of it."""
+        if getattr(train_state.step.sharding, "mesh", None) == self.mesh:
+            return train_state
+        return jax.tree.map(
+            lambda leaf, spec: _put_whole(leaf, self._sharding(spec, leaf)), train_state, self.specs(train_state)
+        )
+
+    def put_whole(self, tree: T) -> T:
+        """Arrays on every device. Every process gives all of them."""
+        return jax.tree.map(lambda leaf: _put_whole(leaf, self._sharding(PartitionSpec(), leaf)), tree)
+
+    def put_batch(self, tree: T) -> T:
+        """A batch on the mesh, its first axis divided. Of several processes each gives its part (`shard`)."""
+        _, processes = self.shard() if jax.process_count() > 1 else (0, 1)
+
+        def put(leaf: Any) -> Any:
+            if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+                return leaf
+            self.check_batch(np.shape(leaf)[0] * processes, "batch")
+            sharding = self._sharding(PartitionSpec(DATA), leaf)
+            if processes > 1:
+                return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+            return jax.device_put(leaf, sharding)
+
+        return jax.tree.map(put, tree)
+
+    def gathered(self, params: T) -> T:
+        """Parameters as the forward pass takes them: divided over "data" no more. Their gradient is divided again."""
+        if self.shard_params is None:
+            return params
+        specs = jax.tree.unflatten(
+            jax.tree.structure(params),
+            [self._spec(name, leaf.shape) for name, leaf in leaves.flatten(params).items()],
+        )
+
+        @jax.custom_vjp
+        def gather(params: T) -> T:
+            return _constrain(params, jax.tree.map(_without_data, specs))
+
+        gather.defvjp(lambda params: (gather(params), None), lambda _, grads: (_constrain(grads, specs),))
+        return gather(params)
+
+    def on(self, step: Step) -> Step:
+        """A step, before jit, that is divided over the mesh.
+
+        Explicit axes are Auto inside it, so that networks, losses and optimizers need not name the shardings of what
+        they compute; what it returns has Explicit types again.
+        """
+
+        def divided(train_state: TrainState, *batch: Any) -> tuple[TrainState, Any]:
+            specs = self.specs(train_state)
+
+            def run(train_state: TrainState, *batch: Any) -> tuple[TrainState, Any]:
+                split = [_constrain(leaf, PartitionSpec(DATA)) for leaf in batch]
+                train_state, metrics = step(_constrain(train_state, specs), *split)
+                return _constrain(train_state, specs), _constrain(metrics, PartitionSpec())
+
+            for leaf in jax.tree.leaves(batch):
+                self.check_batch(leaf.shape[0], "batch")
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                if AxisType.Explicit in self.mesh.axis_types:
+                    run = jax.sharding.auto_axes(run, out_sharding=(specs, PartitionSpec()))
+                return run(train_state, *batch)
+
+        return divided
+
+    def _sharding(self, spec: PartitionSpec, leaf: Any) -> NamedSharding:
+        """A sharding as a step returns it: of P() and P(None) JAX makes two types, and would compile twice."""
+        explicit = AxisType.Explicit in self.mesh.axis_types
+        entries = [*spec, *[None] * (np.ndim(leaf) - len(spec))] if explicit else list(spec)
+        while not explicit and entries and entries[-1] is None:
+            entries.pop()
+        return NamedSharding(self.mesh, PartitionSpec(*entries))
+
+    def _spec(self, path: str, shape: tuple[int, ...]) -> PartitionSpec:
+        """The axes of the mesh that divide a parameter."""
+        if self.shard_params is None:
+            return PartitionSpec()
+        if isinstance(self.shard_params, str):
+            parts = self.mesh.shape[self.shard_params]
+            axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
+            if len(shape) < _LEAST_RANK or not axes:
+                return PartitionSpec()
+            axis = max(axes, key=lambda axis: (shape[axis], axis))
+            return PartitionSpec(*[None] * axis, self.shard_params)
+        spec = self.shard_params(path, shape)
+        self._check_spec(path, shape, spec)
+        return spec
+
+    def _check_spec(self, path: str, shape: tuple[int, ...], spec: Any) -> None:
+        """What a custom ``shard_params`` returned fits the parameter and the mesh."""
+        expected = f"shard_params: expected for {path} {shape} a PartitionSpec over axes of {dict(self.mesh.shape)}"
+        if not isinstance(spec, PartitionSpec) or len(spec) > len(shape):
+            raise ValueError(f"{expected}, at most one entry for each axis of the parameter, got {spec!r}")
+        for size, entry in zip(shape, spec, strict=False):
+            names = _names(entry)
+            if not set(names) <= set(self.mesh.axis_names):
+                raise ValueError(f"{expected}, got {spec}")
+            if size % math.prod(self.mesh.shape[name] for name in names):
+                raise ValueError(f"{expected} that divide it, got {spec}")
+
+
+class PlacedStep:
+    """A jitted step that puts what it is called with on the mesh.
+
+    Args:
+      compiled: the jitted step.
+      placement: where its arrays go.
+    """
+
+    def __init__(self, compiled: Any, placement: Placement):
+        self._compiled, self._placement = compiled, placement
+
+    def __call__(self, train_state: TrainState, *batch: Any) -> tuple[TrainState, Any]:
+        return self._compiled(self._placement.put(train_state), *self._placement.put_batch(batch))  # type: ignore[no-any-return]
+
+    def lower(self, train_state: TrainState, *batch: Any) -> Any:
+        """As that of a jitted function: ``lower(...).compile().as_text()`` shows what devices send."""
+        return self._compiled.lower(self._placement.put(train_state), *self._placement.put_batch(batch))
+
+
+def placement_of(mesh: Mesh | None, shard_params: ShardParams) -> Placement | None:
+    """The placement on a mesh; None without one."""
+    if mesh is not None:
+        return Placement(mesh, shard_params)
+    if shard_params is not None:
+        raise ValueError(f"shard_params: expected a mesh to shard over, got mesh=None and {shard_params!r}")
+    return None
+
+
+def _constrain(tree: T, specs: Any) -> T:
+    """Shardings for the compiler, on the mesh of the context. ``specs`` is one for all, or a tree of them."""
+    if isinstance(specs, PartitionSpec):
+        specs = jax.tree.map(lambda _: specs, tree)
+    return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs)
+
+
+def _put_whole(leaf: Any, sharding: NamedSharding) -> Any:
+    """An array of which every process has all, on several devices."""
+    if jax.process_count() == 1 or not getattr(leaf, "is_fully_addressable", True):
+        return jax.device_put(leaf, sharding)
+    if isinstance(leaf, jax.Array) and leaves.is_key(leaf):
+        data = _put_whole(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def _names(entry: Any) -> tuple[str, ...]:
+    """The mesh axes of one entry of a PartitionSpec."""
+    return () if entry is None else entry if isinstance(entry, tuple) else (entry,)
+
+
+def _without_data(spec: PartitionSpec) -> PartitionSpec:
+    """The spec of what is gathered over "data"."""
+    kept = [tuple(name for name in _names(entry) if name != DATA) for entry in spec]
+    return PartitionSpec(*[(names if len(names) > 1 else names[0]) if names else None for names in kept])

@@ -1,0 +1,173 @@
+"""Training steps divided over a mesh: the values of one device, what is divided, and what is sent."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from jaxconv.train import TrainState, train_step
+from jaxconv.train.mesh import Placement
+from tests.train.toys import Centered, Linear, assert_same, cross_entropy, data
+
+ROOT = Path(__file__).parents[2]
+P = PartitionSpec
+
+
+@functools.cache
+def cases():
+    environment = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.train.mesh_cases"],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_steps_of_eight_devices_are_those_of_one():
+    """Batch statistics, clipping by the norm of all gradients, augmentation and dropout included; one program each."""
+    assert len(cases()) == 6
+    for row in cases():
+        assert row["off"] < 1e-4, row
+        assert row["compiled_again"] == 0, row
+        assert row["kinds"] == [row["kind"]]
+
+
+def test_parameters_and_the_optimizer_s_state_are_divided():
+    """And gathered once each for the forward pass; with whole parameters nothing is gathered."""
+    for row in cases():
+        kernel, momentum = row["specs"]
+        assert kernel == momentum
+        divided = {None: [], "data": ["data"], "model": ["model"], "by_path": ["data", "model"]}[row["shard_params"]]
+        assert [axis for axis in ("data", "model") if repr(axis) in kernel] == divided, row
+        gathered = {None: 0, "data": 3}
+        if row["shard_params"] in gathered:
+            assert row["sent"].get("all-gather", 0) == gathered[row["shard_params"]], row
+            assert not set(row["sent"]) & {"all-to-all", "collective-permute"}, row
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In this process, which has four devices
+
+
+def mesh_of(*shape, names=("data", "model")):
+    return jax.make_mesh(shape, names[: len(shape)], axis_types=(AxisType.Auto,) * len(shape))
+
+
+def state_of(optimizer=None, shape=(8, 4, 2)):
+    return TrainState.create(Centered(4), optimizer or optax.adam(1e-3), 0, jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.adam(1e-3),
+        optax.chain(optax.clip(1.0), optax.masked(optax.adam(1e-3), {"dense": {"kernel": True, "bias": False}})),
+        optax.MultiSteps(optax.sgd(0.1, momentum=0.9), 2),
+        optax.partition({"a": optax.adam(1e-3), "b": optax.sgd(0.1)}, {"dense": {"kernel": "a", "bias": "b"}}),
+        optax.contrib.schedule_free_adamw(1e-3),
+    ],
+    ids=["adam", "masked", "accumulated", "partition", "schedule_free"],
+)
+def test_state_of_optimizers_follows_the_parameters(optimizer):
+    train_state = state_of(optimizer)
+    specs = Placement(mesh_of(4), "data").specs(train_state)
+    assert specs.params == {"dense": {"kernel": P("data"), "bias": P()}}
+    assert specs.state == {"norm": {"mean": P()}}
+    pairs = zip(jax.tree.leaves(train_state.opt_state), jax.tree.leaves(specs.opt_state), strict=True)
+    assert {spec == P("data") for leaf, spec in pairs if leaf.shape == (8, 4)} == {True}
+    assert (specs.step, specs.key) == (P(), P())
+
+
+def test_which_axis_divides():
+    """The last of the largest axes that it can; vectors stay whole."""
+    params = {"a": (3, 3, 8, 8), "b": (3, 3, 12, 6), "c": (16,), "d": (3, 5), "e": (4, 9)}
+    params = {name: jnp.zeros(shape) for name, shape in params.items()}
+    train_state = TrainState.create(None, optax.identity(), 0, init=(params, {}))
+    assert Placement(mesh_of(4), "data").specs(train_state).params == {
+        "a": P(None, None, None, "data"),
+        "b": P(None, None, "data"),
+        "c": P(),
+        "d": P(),
+        "e": P("data"),
+    }
+
+
+def test_a_state_or_a_batch_may_be_on_the_mesh_already():
+    images, labels = data(8, classes=4)
+    placement = Placement(mesh_of(4), "data")
+    step = train_step(Centered(4), cross_entropy, optax.adam(1e-3), donate=False, mesh=mesh_of(4), shard_params="data")
+    want = step(state_of(), images, labels)
+    assert_same(step(placement.put(state_of()), *placement.put_batch((images, labels))), want)
+    with jax.set_mesh(mesh_of(4)):
+        assert_same(step(state_of(), images, labels), want)
+
+
+def test_what_does_not_fit_is_refused():
+    make = functools.partial(train_step, Centered(4), cross_entropy, optax.adam(1e-3))
+    images, labels = data(6, classes=4)
+    with pytest.raises(ValueError, match="batch: expected a multiple of 4, the size of the mesh's axis 'data', got 6"):
+        make(mesh=mesh_of(4))(state_of(), images, labels)
+    with pytest.raises(ValueError, match=r"mesh: expected an axis 'data' for the batch, got axes \('batch',\)"):
+        make(mesh=mesh_of(4, names=("batch",)))
+    with pytest.raises(ValueError, match=r"mesh: expected a jax.sharding.Mesh, got int"):
+        make(mesh=4)
+    with pytest.raises(ValueError, match=r"shard_params: expected None, one of the mesh's axes \('data',\) .* 'model'"):
+        make(mesh=mesh_of(4), shard_params="model")
+    with pytest.raises(ValueError, match="shard_params: expected a mesh to shard over, got mesh=None and 'data'"):
+        make(shard_params="data")
+
+
+@pytest.mark.parametrize("spec", [P("expert"), P(None, None, "data"), P(None, "data"), None])
+def test_a_spec_that_does_not_fit_names_the_parameter(spec):
+    placement = Placement(mesh_of(4), lambda path, shape: spec if path.endswith("kernel") else P())
+    train_state = TrainState.create(Linear(3), optax.identity(), 0, jnp.zeros((1, 8)))
+    with pytest.raises(ValueError, match=r"shard_params: expected for dense/kernel \(8, 3\) a PartitionSpec over axes"):
+        placement.put(train_state)
+
+
+def test_the_part_of_a_process():
+    assert Placement(mesh_of(4)).shard() == (0, 1)
+
+    class Device:
+        def __init__(self, process_index):
+            self.process_index = process_index
+
+    def shard(processes, axes=("data",)):
+        placement = Placement(mesh_of(4))
+        devices = np.vectorize(Device)(np.asarray(processes))
+        object.__setattr__(
+            placement,
+            "mesh",
+            type(
+                "M", (), {"devices": devices, "axis_names": axes, "shape": dict(zip(axes, devices.shape, strict=True))}
+            )(),
+        )
+        return placement.shard()
+
+    assert shard([0, 0, 1, 1]) == (0, 2)
+    assert shard([1, 1, 0, 0]) == (1, 2)
+    assert shard([[0, 1], [0, 1]], ("model", "data")) == (0, 2)
+    assert shard([[0, 1], [2, 3]], ("data", "model")) == (0, 2)
+    with pytest.raises(
+        ValueError, match="mesh: expected the devices of a process next to each other on the axis 'data'"
+    ):
+        shard([0, 1, 0, 1])
