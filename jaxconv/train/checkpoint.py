@@ -86,6 +86,7 @@ def save_locked(
     if layout.name_of(best_epoch) not in known:
         raise ValueError(f"best_epoch: expected {epoch} or an epoch whose checkpoint is in {path}, got {best_epoch}")
     flat = leaves.flatten(train_state)
+    checksums = leaves.checksums(flat)
     record = {
         "format": layout.FORMAT,
         "history": list(history),
@@ -93,7 +94,7 @@ def save_locked(
         "run": run or {},
         "within": within,
         "keys": leaves.key_kinds(train_state),
-        "arrays": {name: [*spec, leaves.checksum(flat[name])] for name, spec in leaves.specs(flat).items()},
+        "arrays": {name: [*spec, checksums[name]] for name, spec in leaves.specs(flat).items()},
     }
     sealed = layout.seal(record)
     for other in later:

@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 from jaxconv.leftovers import is_leftover
 from jaxconv.train import leaves
 
-FORMAT = 1
+FORMAT = 2
 DAMAGED = ".damaged"
 RUN_BEGINS = '{\n  "program": "jaxconv.train.fit"'
 
@@ -171,8 +171,9 @@ def read_arrays(path: Path, name: str, record: dict[str, Any], places: dict[str,
         leaf: leaves.at(nested, leaf) if leaf in targets else (np.zeros if places[leaf] is None else jnp.zeros)(*spec)
         for leaf, spec in shapes.items()
     }
+    checksums = leaves.checksums(arrays)
     for leaf, (*_, checksum) in record["arrays"].items():
-        if checksum is not None and leaves.checksum(arrays[leaf]) != checksum:
+        if checksums[leaf] != checksum:
             raise DamagedError(f"{path / name}: expected checksum {checksum} of {leaf}, got another")
     return arrays
 

@@ -161,7 +161,7 @@ def test_what_someone_else_wrote_is_refused(tmp_path):
     with ocp.CheckpointManager(tmp_path, item_names=("arrays", "record")) as manager:
         args = ocp.args.Composite(arrays=ocp.args.StandardSave({"a": jnp.ones(3)}), record=ocp.args.JsonSave({"a": 1}))
         manager.save(1, args=args)
-    with pytest.raises(ValueError, match=r"1: expected a checkpoint of jaxconv\.train, format 1, got another"):
+    with pytest.raises(ValueError, match=r"1: expected a checkpoint of jaxconv\.train, format 2, got another"):
         restore(tmp_path)
 
 

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from jaxconv.train import TrainState
-from jaxconv.train.leaves import at, check_same, checksum, flatten, key_kinds, nest, specs
+from jaxconv.train.leaves import at, check_same, checksums, flatten, key_kinds, nest, specs
 from tests.train.toys import Linear
 
 
@@ -26,12 +26,29 @@ def test_nest_and_at():
     assert [at(nest(flat), name) for name in flat] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.bool_, np.int32, ml_dtypes.float8_e4m3fn])
-def test_checksum_sees_every_element(dtype):
+DTYPES = [np.float32, ml_dtypes.bfloat16, np.bool_, np.int32, ml_dtypes.float8_e4m3fn, np.float64, np.complex128]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_checksum_sees_every_bit_and_position(dtype):
     x = np.zeros((3, 2), dtype)
-    other = x.copy()
-    other[2, 1] = 1
-    assert checksum(jnp.asarray(x)) == checksum(x) != checksum(other)
+    seen = [checksums({"x": x})["x"]]
+    for position in np.ndindex(x.shape):
+        for byte in range(x.dtype.itemsize):
+            other = x.copy()
+            other.view(np.uint8).reshape(*x.shape, -1)[(*position, byte)] ^= 1
+            seen.append(checksums({"x": other})["x"])
+    assert len(set(seen)) == 1 + 6 * x.dtype.itemsize
+    assert checksums({"x": np.arange(6).astype(dtype)}) != checksums({"x": np.arange(6)[::-1].astype(dtype)})
+
+
+@pytest.mark.parametrize("spec", [(), ("a",), (None, "b"), ("b", "a"), (("a", "b"),), (None, None, "b")], ids=str)
+def test_checksum_does_not_depend_on_the_devices(spec):
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    x = np.random.default_rng(0).normal(size=(4, 8, 6)).astype(np.float32)
+    divided = jax.device_put(x, jax.NamedSharding(mesh, jax.P(*spec)))
+    naive = sum((2 * i + 1) * int(bits) for i, bits in enumerate(x.view(np.uint32).ravel())) % 2**64
+    assert checksums({"x": divided, "y": x, "z": jnp.float32(0)}) == {"x": naive, "y": naive, "z": 0}
 
 
 @pytest.mark.parametrize(
