@@ -14,6 +14,8 @@ from jaxconv.train.evaluation import evaluate, predict
 from jaxconv.train.logs import csv_file, early_stopping, json_lines, tensorboard
 from jaxconv.train.loop import fit
 from jaxconv.train.loss_scale import dynamic_loss_scale
+from jaxconv.train.mesh import data_shard
+from jaxconv.train.processes import initialize_distributed
 from jaxconv.train.progress import NonFiniteLossError
 from jaxconv.train.result import FitResult
 from jaxconv.train.state import TrainState
@@ -24,10 +26,12 @@ __all__ = [
     "NonFiniteLossError",
     "TrainState",
     "csv_file",
+    "data_shard",
     "dynamic_loss_scale",
     "early_stopping",
     "evaluate",
     "fit",
+    "initialize_distributed",
     "json_lines",
     "predict",
     "restore",

@@ -15,6 +15,7 @@ from jaxconv.compiler import jit
 from jaxconv.equal_batches import Preprocess
 from jaxconv.layer import Layer
 from jaxconv.train.measures import Loss, Metrics, finished, ordered, sums_of, training_metrics
+from jaxconv.train.mesh import Placement
 from jaxconv.train.state import Augment, TrainState
 from jaxconv.train.step import Step, raw_step, steps_per_epoch
 
@@ -39,6 +40,7 @@ class Recipe:
     augment: Augment | None = None
     preprocess: Preprocess | None = None
     average: float | None = None
+    placement: Placement | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,7 @@ def _program(recipe: Recipe) -> Program:
         augment=recipe.augment,
         preprocess=recipe.preprocess,
         average=recipe.average,
+        placement=recipe.placement,
     )
     advance = functools.partial(_advance, step, frozenset(sums_of(metrics)))
 
@@ -100,7 +103,7 @@ def _program(recipe: Recipe) -> Program:
         jit(gathered, donate_argnums=0),
         jit(scanned, donate_argnums=0),
         jit(advance, donate_argnums=0),
-        functools.partial(_new_totals, frozenset(sums_of(metrics))),
+        functools.partial(_new_totals, frozenset(sums_of(metrics)), recipe.placement),
         functools.partial(_means, metrics),
     )
 
@@ -121,15 +124,16 @@ def epoch_order(key: jax.Array, epoch: Any, count: int, batch_size: int) -> jax.
     return order[jnp.arange(steps * batch_size) % count].reshape(steps, batch_size)
 
 
-def _new_totals(sums: frozenset[str], measured: dict[str, Any]) -> Totals:
+def _new_totals(sums: frozenset[str], placement: Placement | None, measured: dict[str, Any]) -> Totals:
     """Steps, examples, the first step with a loss that isn't finite (-1 for none), and a sum of each value."""
     measured = {name: jax.tree.map(_as_float, value) if name in sums else value for name, value in measured.items()}
-    return {
+    totals = {
         "steps": jnp.zeros((), jnp.int32),
         "count": jnp.zeros((), jnp.int32),
         "bad": jnp.full((), -1, jnp.int32),
         "sums": jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), measured),
     }
+    return totals if placement is None else placement.put_whole(totals)
 
 
 def _as_float(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -1,6 +1,7 @@
 """`fit`: epochs of training, with validation, checkpoints and a progress bar."""
 
 import contextlib
+import dataclasses
 import datetime
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from jaxconv.train import layout
 from jaxconv.train.checks import check_every, check_folder
 from jaxconv.train.lock import only_writer
 from jaxconv.train.measures import Loss
+from jaxconv.train.mesh import ShardParams, placement_of
 from jaxconv.train.plan import Optimizer, Plan, plan
 from jaxconv.train.progress import Progress
 from jaxconv.train.result import FitResult, Record
@@ -53,6 +55,8 @@ def fit(
     resume: bool = False,
     epoch_scan: bool | None = None,
     progress: bool = True,
+    mesh: jax.sharding.Mesh | None = None,
+    shard_params: ShardParams = None,
 ) -> FitResult:
     """Trains a network on arrays that fit on the device, or on an iterable of batches.
 
@@ -114,6 +118,11 @@ def fit(
         scan on GPU and TPU and a loop on CPU, which shows progress, and where lax's own convolution gradients are slow
         inside a scan; jaxconv's are not (experiments/benchmarks/scan.py measures it).
       progress: whether to show a bar: examples per second, loss, metrics, time left.
+      mesh: the devices to train on: its axis "data" divides each batch, and ``batch_size`` must be a multiple of its
+        size. The result is that of one device up to the order of sums. Arrays are on every device. Of several
+        processes (`initialize_distributed`) each gives the same arrays, or an iterable of its own part of each batch
+        (`data_shard`); an iterable of validation gives each process all of it. ``log`` is called in the first one only.
+      shard_params: how parameters and the optimizer's state are divided, as `train_step` takes it.
 
     Returns:
       A `FitResult`. After Ctrl-C it is that of the steps so far, ``interrupted``; a checkpoint is saved first, if there
@@ -149,7 +158,7 @@ def fit(
     if folder is None and (resume or checkpoint_every is not None):
         raise ValueError(f"{'resume' if resume else 'checkpoint_every'} must come with a folder, got folder=None")
     path = None if folder is None else check_folder(folder, resume=resume)
-    due = Due(check_every(checkpoint_every))
+    due, placement = Due(check_every(checkpoint_every)), placement_of(mesh, shard_params)
     options = {
         "loss": loss,
         "epochs": epochs,
@@ -167,20 +176,25 @@ def fit(
         "init": init,
         "epoch_scan": epoch_scan,
     }
-    made = plan(net, inputs, targets, optimizer, every=due.every, **options)
+    made = plan(net, inputs, targets, optimizer, every=due.every, placement=placement and placement.auto, **options)
     result, within, saver, config = FitResult(None, None, made.train_state, [], 0), None, None, None
+    first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         if path is not None:
-            stack.enter_context(only_writer(path))
+            stack.enter_context(only_writer(path) if first else contextlib.nullcontext())
             check_folder(path, resume=resume)  # Another run may have begun since it was looked at, and ended.
             if layout.checkpoints(path):
                 result, within = resumed(path, made)
             saver = stack.enter_context(Saver(path, made.run))
             config = configuration(net=net, inputs=inputs, targets=targets, optimizer=optimizer, **options)
         signals = stack.enter_context(Signals())
-        bar = stack.enter_context(_bar(made, path, result.history, show=progress))
+        bar = stack.enter_context(_bar(made, path, result.history, show=progress and first))
         run = Run(made, bar, due, signals, saver, path, config)
-        return run.train(result, within, on_epoch=on_epoch, logs=[log] if callable(log) else list(log))
+        result = run.train(result, within, on_epoch=on_epoch, logs=[log] if callable(log) else list(log))
+    if placement is None:
+        return result
+    params, state, train_state = placement.moved((result.params, result.state, result.train_state))
+    return dataclasses.replace(result, params=params, state=state, train_state=train_state)
 
 
 def _bar(made: Plan, path: Path | None, history: list[Record], *, show: bool) -> Progress:

@@ -46,28 +46,35 @@ class Placement:
 
     def __post_init__(self) -> None:
         if not isinstance(self.mesh, Mesh):
-            raise ValueError(f"mesh: expected a jax.sharding.Mesh, got {type(self.mesh).__name__}")
+            raise ValueError(f"mesh must be a jax.sharding.Mesh, got {type(self.mesh).__name__}")
         axes = self.mesh.axis_names
         if DATA not in axes:
-            raise ValueError(f"mesh: expected an axis {DATA!r} for the batch, got axes {axes}")
+            raise ValueError(f"mesh must have an axis {DATA!r} for the batch, got axes {axes}")
         if manual := [axis for axis, kind in zip(axes, self.mesh.axis_types, strict=True) if kind == AxisType.Manual]:
-            raise ValueError(f"mesh: expected Auto or Explicit axes, got Manual {manual}")
+            raise ValueError(f"mesh must have Auto or Explicit axes, got Manual {manual}")
         if not (self.shard_params is None or callable(self.shard_params) or self.shard_params in axes):
             raise ValueError(
-                f"shard_params: expected None, one of the mesh's axes {axes} or a function of a path and a shape, "
+                f"shard_params must be None, one of the mesh's axes {axes} or a function of a path and a shape, "
                 f"got {self.shard_params!r}"
             )
+
+    @property
+    def auto(self) -> "Placement":
+        """The same with Auto axes."""
+        mesh = self.mesh
+        kinds = (AxisType.Auto,) * len(mesh.axis_names)
+        return dataclasses.replace(self, mesh=Mesh(mesh.devices, mesh.axis_names, axis_types=kinds))
 
     @property
     def parts(self) -> int:
         """How many parts the batch has."""
         return int(self.mesh.shape[DATA])
 
-    def check_batch(self, size: int, name: str = "batch_size") -> None:
+    def check_batch_size(self, size: int, name: str = "batch_size") -> None:
         """Raises ValueError where the mesh does not divide a batch of this size."""
         if size % self.parts:
             raise ValueError(
-                f"{name}: expected a multiple of {self.parts}, the size of the mesh's axis {DATA!r}, got {size}"
+                f"{name} must be a multiple of {self.parts}, the size of the mesh's axis {DATA!r}, got {size}"
             )
 
     def shard(self) -> tuple[int, int]:
@@ -82,10 +89,20 @@ class Placement:
         groups = sorted({tuple(sorted(positions)) for positions in at.values()})
         if [position for group in groups for position in group] != list(range(self.parts)):
             raise ValueError(
-                f"mesh: expected the devices of a process next to each other on the axis {DATA!r}, got positions "
+                f"mesh must have the devices of a process next to each other on the axis {DATA!r}, got positions "
                 f"{dict(sorted((process, sorted(positions)) for process, positions in at.items()))}"
             )
         return groups.index(tuple(sorted(at[jax.process_index()]))), len(groups)
+
+    def whole_batch(self, shapes: T) -> T:
+        """The shapes of a batch from those of one process's part."""
+        count = self.shard()[1]
+
+        def whole(leaf: Any) -> Any:
+            self.check_batch_size(leaf.shape[0] * count, "the size of a batch")
+            return jax.ShapeDtypeStruct((leaf.shape[0] * count, *leaf.shape[1:]), leaf.dtype)
+
+        return jax.tree.map(whole, shapes)
 
     def specs(self, train_state: TrainState) -> TrainState:
         """For each array of a train state the axes of the mesh that divide it.
@@ -117,20 +134,27 @@ class Placement:
         """Arrays on every device. Every process gives all of them."""
         return jax.tree.map(lambda leaf: _put_whole(leaf, self._sharding(PartitionSpec(), leaf)), tree)
 
+    def put_divided(self, tree: T) -> T:
+        """Arrays with their first axis divided as a batch's. Every process gives all of them."""
+        return jax.tree.map(lambda leaf: _put_whole(leaf, self._sharding(PartitionSpec(DATA), leaf)), tree)
+
     def put_batch(self, tree: T) -> T:
-        """A batch on the mesh, its first axis divided. Of several processes each gives its part (`shard`)."""
-        _, processes = self.shard() if jax.process_count() > 1 else (0, 1)
+        """A batch with its first axis divided. Of several processes each gives its part (`shard`)."""
+        count = self.shard()[1] if jax.process_count() > 1 else 1
 
         def put(leaf: Any) -> Any:
-            if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-                return leaf
-            self.check_batch(np.shape(leaf)[0] * processes, "batch")
             sharding = self._sharding(PartitionSpec(DATA), leaf)
-            if processes > 1:
-                return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
-            return jax.device_put(leaf, sharding)
+            whole = count == 1 or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable)
+            self.check_batch_size(np.shape(leaf)[0] * (1 if whole else count), "the size of a batch")
+            if whole:
+                return jax.device_put(leaf, sharding)
+            return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
 
         return jax.tree.map(put, tree)
+
+    def moved(self, tree: T) -> T:
+        """Arrays of a run on `auto`, with the types of this mesh's axes."""
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, self._sharding(leaf.sharding.spec, leaf)), tree)
 
     def gathered(self, params: T) -> T:
         """Parameters as the forward pass takes them: divided over "data" no more. Their gradient is divided again."""
@@ -164,7 +188,7 @@ class Placement:
                 return _constrain(train_state, specs), _constrain(metrics, PartitionSpec())
 
             for leaf in jax.tree.leaves(batch):
-                self.check_batch(leaf.shape[0], "batch")
+                self.check_batch_size(leaf.shape[0], "the size of a batch")
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                 if AxisType.Explicit in self.mesh.axis_types:
                     run = jax.sharding.auto_axes(run, out_sharding=(specs, PartitionSpec()))
@@ -197,7 +221,7 @@ class Placement:
 
     def _check_spec(self, path: str, shape: tuple[int, ...], spec: Any) -> None:
         """What a custom ``shard_params`` returned fits the parameter and the mesh."""
-        expected = f"shard_params: expected for {path} {shape} a PartitionSpec over axes of {dict(self.mesh.shape)}"
+        expected = f"shard_params must return for {path} {shape} a PartitionSpec over axes of {dict(self.mesh.shape)}"
         if not isinstance(spec, PartitionSpec) or len(spec) > len(shape):
             raise ValueError(f"{expected}, at most one entry for each axis of the parameter, got {spec!r}")
         for size, entry in zip(shape, spec, strict=False):
@@ -227,12 +251,30 @@ class PlacedStep:
         return self._compiled.lower(self._placement.put(train_state), *self._placement.put_batch(batch))
 
 
+def data_shard(mesh: Mesh) -> tuple[int, int]:
+    """(index, count): of the parts into which the processes of a run divide each batch, the one of this process.
+
+    For the ``shard`` of `jaxconv.data.batches`, or to make an iterable of this process's part of each batch.
+
+    Args:
+      mesh: as `fit` takes it.
+
+    Raises:
+      ValueError: where the devices of a process are not next to each other on the axis "data".
+
+    Example:
+      >>> data_shard(jax.make_mesh((1,), ("data",)))
+      (0, 1)
+    """
+    return Placement(mesh).shard()
+
+
 def placement_of(mesh: Mesh | None, shard_params: ShardParams) -> Placement | None:
     """The placement on a mesh; None without one."""
     if mesh is not None:
         return Placement(mesh, shard_params)
     if shard_params is not None:
-        raise ValueError(f"shard_params: expected a mesh to shard over, got mesh=None and {shard_params!r}")
+        raise ValueError(f"shard_params must come with a mesh, got mesh=None and {shard_params!r}")
     return None
 
 

@@ -20,6 +20,7 @@ from jaxconv.train.checks import check_batch_size, check_classes, check_data, ch
 from jaxconv.train.epoch import Program, Recipe, program
 from jaxconv.train.evaluation import class_check
 from jaxconv.train.measures import Loss, as_metrics, ordered, sums_of
+from jaxconv.train.mesh import Placement
 from jaxconv.train.result import AVERAGE, Monitor, choose_monitor
 from jaxconv.train.sources import Arrays, Batches, is_iterable, known_length
 from jaxconv.train.state import Augment, TrainState, as_key, copied
@@ -113,6 +114,7 @@ def plan(
     init: tuple[Any, Any] | None,
     epoch_scan: bool | None,
     every: int | datetime.timedelta | None = None,
+    placement: Placement | None = None,
 ) -> Plan:
     """The plan of `fit`'s arguments. Raises ValueError for those that do not fit together.
 
@@ -123,6 +125,8 @@ def plan(
     if average is not None and not 0 < average < 1:
         raise ValueError(f"average must be a decay between 0 and 1, both excluded, got {average!r}")
     check_batch_size(batch_size)
+    if placement is not None and not is_iterable(inputs, targets):
+        placement.check_batch_size(batch_size)
     for name, value in (("epochs", epochs), ("steps", steps)):
         if value is not None:
             check_positive(name, value)
@@ -140,6 +144,7 @@ def plan(
         steps=steps,
         scan=epoch_scan,
         chunk=every if isinstance(every, int) else None,
+        placement=placement,
     )
     total = _total(source.steps, epochs, steps)
     if not hasattr(optimizer, "update"):
@@ -148,9 +153,11 @@ def plan(
         if total is None:
             raise ValueError("steps must be given where inputs have no length and optimizer is a function of steps")
         optimizer = made(optimizer, total)
-    recipe = Recipe(net, loss, optimizer, items, augment, preprocess, average)
+    recipe = Recipe(net, loss, optimizer, items, augment, preprocess, average, placement)
 
     some, theirs = source.example()
+    if placement is not None and isinstance(source, Batches):
+        some, theirs = placement.whole_batch((some, theirs))
     key_shape = jax.eval_shape(lambda: jax.random.key(0))
     prepare = functools.partial(prepared, augment=augment, preprocess=preprocess)
     x, y = jax.eval_shape(prepare, key_shape, some, theirs)
@@ -170,6 +177,9 @@ def plan(
         raise ValueError("validation_preprocess must come with validation, got validation=None")
 
     made_program = program(recipe)
+    copy = copied(train_state.key)
+    if placement is not None:
+        train_state = placement.put(train_state)
     measured = jax.eval_shape(made_program.step, train_state, some, theirs)[1]
     prefixes = ["validation_"] if held is not None else []
     prefixes += [f"{AVERAGE}validation_"] if held is not None and average is not None else []
@@ -179,7 +189,7 @@ def plan(
         [*ordered(measured), *(f"{prefix}{name}" for prefix in prefixes for name in names)],
         prefixes=[f"{prefix}{name}_" for prefix in ["", *prefixes] for name in sums_of(items)],
     )
-    run |= {"batch_size": batch_size, "key": jax.random.key_data(train_state.key).tolist()}
+    run |= {"batch_size": batch_size, "key": jax.random.key_data(copy).tolist()}
     return Plan(
         recipe=recipe,
         program=made_program,
@@ -191,7 +201,7 @@ def plan(
         steps=total if steps is not None else None,
         monitor=chosen,
         train_state=train_state,
-        key=copied(train_state.key),
+        key=copy,
         measured=measured,
         run=run,
     )
@@ -214,6 +224,7 @@ def _sources(
     steps: int | None,
     scan: bool | None,
     chunk: int | None,
+    placement: Placement | None,
 ) -> tuple[Source, Source | None, tuple[Any, Any], dict[str, Any]]:
     """The sources of training and validation, their targets as they were given, and what identifies the data.
 
@@ -223,14 +234,14 @@ def _sources(
     given = None
     if isinstance(validation, tuple) and len(validation) == 2:
         count = check_data(*validation, name="validation")
-        held, given = Arrays(*validation, min(batch_size, count)), validation[1]
+        held, given = Arrays(*validation, min(batch_size, count), placement=placement), validation[1]
     elif validation is not None and not isinstance(validation, float | int):
         if not is_iterable(validation, None):
             raise ValueError(
                 "validation must be (inputs, targets), a fraction between 0 and 1 or an iterable of batches, "
                 f"got {type(validation).__name__}"
             )
-        held = Batches(validation, name="validation")
+        held = Batches(validation, name="validation", placement=placement)
     if is_iterable(inputs, targets):
         if isinstance(validation, float | int):
             raise ValueError(f"validation must be (inputs, targets) or an iterable of batches, got {validation!r}")
@@ -239,7 +250,8 @@ def _sources(
         endless = epochs is not None and steps is not None
         if endless and known_length(inputs) is not None:
             raise ValueError(f"epochs or steps must be given, not both, for inputs of {known_length(inputs)} batches")
-        source: Source = Batches(inputs, steps=-(-steps // epochs) if endless else None)  # type: ignore[operator]
+        length = -(-steps // epochs) if endless else None  # type: ignore[operator]
+        source: Source = Batches(inputs, steps=length, placement=placement)
         return source, held, (None, given), {"batches": source.steps}
     if (epochs is None) == (steps is None):
         raise ValueError(f"epochs or steps must be given, not both, got epochs={epochs} and steps={steps}")
@@ -248,11 +260,11 @@ def _sources(
     if isinstance(validation, float | int):
         rows, rest = _split(key, targets, count, validation)
         held_inputs, given = jax.tree.map(lambda leaf: leaf[rest], (inputs, targets))
-        held = Arrays(held_inputs, given, min(batch_size, len(rest)))
+        held = Arrays(held_inputs, given, min(batch_size, len(rest)), placement=placement)
         inputs, targets = jax.tree.map(lambda leaf: leaf[rows], (inputs, targets))
         count = len(rows)
     check_batch_size(batch_size, count)
-    source = Arrays(inputs, targets, batch_size, scan=scan, chunk=chunk, rows=rows)
+    source = Arrays(inputs, targets, batch_size, scan=scan, chunk=chunk, rows=rows, placement=placement)
     return source, held, (targets, given), {"examples": count}
 
 

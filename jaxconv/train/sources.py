@@ -17,6 +17,7 @@ from jaxconv.equal_batches import equal_batches
 from jaxconv.structs import struct_of
 from jaxconv.train.checks import check_batches_tree, check_pair
 from jaxconv.train.epoch import Carry, Program, epoch_order
+from jaxconv.train.mesh import Placement
 from jaxconv.train.step import steps_per_epoch
 
 # Called with the carry and the number of steps of the epoch so far; whether to stop before the next one.
@@ -47,6 +48,7 @@ class Arrays:
       scan: whether an epoch is a compiled scan; by default it is on GPU and TPU.
       chunk: how many steps are in a scan, so that something can be done between; None for all of an epoch.
       rows: the index of each example in what the user gave, where it is a part of that.
+      placement: of the run; on a mesh every device has all of the arrays.
     """
 
     def __init__(
@@ -58,9 +60,11 @@ class Arrays:
         scan: bool | None = None,
         chunk: int | None = None,
         rows: np.ndarray | None = None,
+        placement: Placement | None = None,
     ):
-        self.inputs, self.targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        self.batch_size, self._chunk, self._rows = batch_size, chunk, rows
+        put = functools.partial(jax.tree.map, jnp.asarray) if placement is None else placement.put_whole
+        self.inputs, self.targets = put((inputs, targets))
+        self.batch_size, self._chunk, self._rows, self._placement = batch_size, chunk, rows, placement
         first = jax.tree.leaves(self.inputs)[0]
         self.count = len(first)
         self.steps = steps_per_epoch(self.count, batch_size)
@@ -105,7 +109,12 @@ class Arrays:
 
     def parts(self, batch_size: int) -> Iterator[Part]:
         """All examples once, in their order."""
-        return array_parts(self.inputs, self.targets, batch_size)
+        placement = self._placement
+        if placement is None or self.count < placement.parts:
+            return array_parts(self.inputs, self.targets, batch_size)
+        size = min(batch_size, self.count)
+        parts = array_parts(self.inputs, self.targets, size - size % placement.parts)
+        return (Part(*placement.put_divided((part.inputs, part.targets)), part.skip, part.rows) for part in parts)
 
     def _order(self, key: jax.Array, epoch: int) -> jax.Array:
         return epoch_order(key, epoch, self.count, self.batch_size)
@@ -124,10 +133,19 @@ class Batches:
       steps: the steps of an epoch, of a source that has no end; by default it ends with the iterator.
       name: what errors call it.
       check: ``check(inputs, targets, step)``, called with each batch on the host.
+      placement: of the run. In training each of several processes has its part of a batch; in validation all of it.
     """
 
-    def __init__(self, source: Any, *, steps: int | None = None, name: str = "inputs", check: Check | None = None):
-        self._source, self._name, self.check = source, name, check
+    def __init__(
+        self,
+        source: Any,
+        *,
+        steps: int | None = None,
+        name: str = "inputs",
+        check: Check | None = None,
+        placement: Placement | None = None,
+    ):
+        self._source, self._name, self.check, self._placement = source, name, check, placement
         self.steps = known_length(source) if steps is None else steps
         self._once = hasattr(source, "__next__")
         self._seeks = callable(getattr(source, "epoch", None))
@@ -159,7 +177,8 @@ class Batches:
         more than two batches wait for the device.
         """
         self._open(epoch, int(carry[0].step) if self._goes_on else start)
-        pairs = self._pairs(epoch, start, stop)
+        put = jax.device_put if self._placement is None else self._placement.put_batch
+        pairs = map(put, self._pairs(epoch, start, stop))
         batch = next(pairs, None)
         before, step = None, start
         while batch is not None:
@@ -199,12 +218,13 @@ class Batches:
         for inputs, targets in self._pairs(0, 0, None):
             rows = len(jax.tree.leaves(inputs)[0])
             size = max(size, rows)
-            filled = jax.tree.map(functools.partial(_filled, size=size), (inputs, targets))
-            some, theirs = jax.device_put(filled)
+            size += 0 if self._placement is None else -size % self._placement.parts
+            put = jax.device_put if self._placement is None else self._placement.put_divided
+            some, theirs = put(jax.tree.map(functools.partial(_filled, size=size), (inputs, targets)))
             yield Part(some, theirs, 0, rows)
 
     def _pairs(self, epoch: int, start: int, stop: int | None) -> Iterator[tuple[Any, Any]]:
-        """The batches of an epoch on the device, each checked against the first."""
+        """The batches of an epoch, each checked against the first."""
         like, iterator = self.example(), self._iterator
         assert iterator is not None
         ends = [n for n in (self.steps, stop) if n is not None]
@@ -218,7 +238,7 @@ class Batches:
             check_batches_tree(pair, like, name=self._name, step=step)
             if self.check is not None:
                 self.check(*pair, step)
-            yield jax.device_put(pair)
+            yield pair
         if step == 0 or (self.steps is not None and end is not None and step < end):
             wanted = "at least one batch" if self.steps is None else f"{self.steps} batches"
             hint = "; a generator ends once: pass a function that makes it" if self._once else ""

@@ -14,7 +14,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxconv.train import TrainState, train_step
+from jaxconv.train import TrainState, fit, train_step
 from jaxconv.train.mesh import Placement
 from tests.train.toys import Centered, Linear, assert_same, cross_entropy, data
 
@@ -124,23 +124,107 @@ def test_a_state_or_a_batch_may_be_on_the_mesh_already():
 def test_what_does_not_fit_is_refused():
     make = functools.partial(train_step, Centered(4), cross_entropy, optax.adam(1e-3))
     images, labels = data(6, classes=4)
-    with pytest.raises(ValueError, match="batch: expected a multiple of 4, the size of the mesh's axis 'data', got 6"):
+    with pytest.raises(
+        ValueError, match="the size of a batch must be a multiple of 4, the size of the mesh's axis 'data', got 6"
+    ):
         make(mesh=mesh_of(4))(state_of(), images, labels)
-    with pytest.raises(ValueError, match=r"mesh: expected an axis 'data' for the batch, got axes \('batch',\)"):
+    with pytest.raises(ValueError, match=r"mesh must have an axis 'data' for the batch, got axes \('batch',\)"):
         make(mesh=mesh_of(4, names=("batch",)))
-    with pytest.raises(ValueError, match=r"mesh: expected a jax.sharding.Mesh, got int"):
+    with pytest.raises(ValueError, match=r"mesh must be a jax.sharding.Mesh, got int"):
         make(mesh=4)
-    with pytest.raises(ValueError, match=r"shard_params: expected None, one of the mesh's axes \('data',\) .* 'model'"):
+    with pytest.raises(ValueError, match=r"shard_params must be None, one of the mesh's axes \('data',\) .* 'model'"):
         make(mesh=mesh_of(4), shard_params="model")
-    with pytest.raises(ValueError, match="shard_params: expected a mesh to shard over, got mesh=None and 'data'"):
+    with pytest.raises(ValueError, match="shard_params must come with a mesh, got mesh=None and 'data'"):
         make(shard_params="data")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# fit
+
+
+TRAIN, HELD = data(40, classes=4), data(21, classes=4, seed=1)
+
+
+def run(inputs=TRAIN[0], targets=TRAIN[1], **options):
+    options = {"epochs": 2, "batch_size": 16, "key": 5, "progress": False, "average": 0.9, **options}
+    return fit(Centered(4), inputs, targets, optax.adam(0.05), loss=cross_entropy, **options)
+
+
+def assert_equal(got, want):
+    """Up to the order of sums."""
+    for record, other in zip(got.history, want.history, strict=True):
+        for name in record:
+            if name not in ("seconds", "images_per_second"):
+                assert record[name] == pytest.approx(other[name], rel=1e-4), name
+    for one, other in zip(
+        *(jax.tree.leaves((r.params, r.state, r.train_state.opt_state)) for r in (got, want)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def batches():
+    """Batches of 16, of which the validation's last is smaller."""
+    return [(TRAIN[0][i : i + 16], TRAIN[1][i : i + 16]) for i in (0, 16)]
+
+
+def held():
+    return [(HELD[0][i : i + 6], HELD[1][i : i + 6]) for i in range(0, 21, 6)]
+
+
+@pytest.mark.parametrize("kind", ["arrays", "scan", "batches"])
+def test_fit_on_a_mesh(kind):
+    options = {"validation": HELD, "epoch_scan": kind == "scan"}
+    if kind == "batches":
+        options = {"inputs": batches(), "targets": None, "validation": held()}
+    explicit = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Explicit,))
+    want, whole, divided = (
+        run(**options),
+        run(mesh=mesh_of(4), **options),
+        run(mesh=explicit, shard_params="data", **options),
+    )
+    for got in (whole, divided):
+        assert_equal(got, want)
+    kernel = divided.train_state.opt_state[0].mu["dense"]["kernel"]
+    assert kernel.sharding == jax.NamedSharding(explicit, P("data", None))
+    assert divided.params["dense"]["kernel"].sharding == kernel.sharding
+    assert divided.train_state.average["dense"]["kernel"].sharding == kernel.sharding
+    assert whole.params["dense"]["kernel"].sharding.is_fully_replicated
+
+
+def test_a_run_goes_on_on_another_mesh(tmp_path):
+    want = run(epochs=3, validation=0.2, folder=tmp_path / "whole")
+    for epochs, options in enumerate(
+        [
+            {"mesh": mesh_of(4), "shard_params": "data"},
+            {},
+            {"mesh": mesh_of(2, 2), "shard_params": "model"},
+        ],
+        start=1,
+    ):
+        got = run(epochs=epochs, validation=0.2, folder=tmp_path / "divided", resume=True, **options)
+    assert_equal(got, want)
+
+
+def test_what_fit_refuses():
+    with pytest.raises(
+        ValueError, match="batch_size must be a multiple of 4, the size of the mesh's axis 'data', got 10"
+    ):
+        run(batch_size=10, mesh=mesh_of(4))
+    with pytest.raises(ValueError, match=r"the size of a batch must be a multiple of 4, .*, got 10"):
+        run([(TRAIN[0][:10], TRAIN[1][:10])], None, mesh=mesh_of(4))
+    with pytest.raises(ValueError, match="shard_params must come with a mesh, got mesh=None and 'data'"):
+        run(shard_params="data")
+    with pytest.raises(ValueError, match="mesh must have an axis 'data'"):
+        run(mesh=mesh_of(4, names=("x",)))
 
 
 @pytest.mark.parametrize("spec", [P("expert"), P(None, None, "data"), P(None, "data"), None])
 def test_a_spec_that_does_not_fit_names_the_parameter(spec):
     placement = Placement(mesh_of(4), lambda path, shape: spec if path.endswith("kernel") else P())
     train_state = TrainState.create(Linear(3), optax.identity(), 0, jnp.zeros((1, 8)))
-    with pytest.raises(ValueError, match=r"shard_params: expected for dense/kernel \(8, 3\) a PartitionSpec over axes"):
+    with pytest.raises(
+        ValueError, match=r"shard_params must return for dense/kernel \(8, 3\) a PartitionSpec over axes"
+    ):
         placement.put(train_state)
 
 
@@ -168,6 +252,6 @@ def test_the_part_of_a_process():
     assert shard([[0, 1], [0, 1]], ("model", "data")) == (0, 2)
     assert shard([[0, 1], [2, 3]], ("data", "model")) == (0, 2)
     with pytest.raises(
-        ValueError, match="mesh: expected the devices of a process next to each other on the axis 'data'"
+        ValueError, match="mesh must have the devices of a process next to each other on the axis 'data'"
     ):
         shard([0, 1, 0, 1])
