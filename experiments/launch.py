@@ -72,6 +72,8 @@ def launch(command: Sequence[str], processes: int, *, devices: int | None = None
         return _wait(started)
     finally:
         stop(started, signal.SIGKILL)
+        for process in started:
+            process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
         for reader in readers:
@@ -96,7 +98,8 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
     """Waits until all have succeeded, or one has failed and the others are stopped."""
     while True:
         codes = [process.poll() for process in processes]
-        failed = next((index for index, code in enumerate(codes) if code), None)
+        # The one that was killed before those that noticed.
+        failed = min((index for index, code in enumerate(codes) if code), key=lambda i: (codes[i] > 0, i), default=None)
         if failed is not None:
             break
         if None not in codes:
@@ -123,9 +126,10 @@ def _described(code: int) -> str:
 
 
 def _prefixed(source: IO[bytes], target: IO[str], index: int) -> None:
-    for line in source:
-        target.write(f"[{index}] {line.decode(errors='replace')}")
-        target.flush()
+    with source:
+        for line in source:
+            target.write(f"[{index}] {line.decode(errors='replace')}")
+            target.flush()
 
 
 if __name__ == "__main__":
