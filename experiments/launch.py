@@ -21,7 +21,7 @@ from typing import IO
 
 # Seconds that the other processes have to end after one failed, before they are killed. They are in the middle of a
 # step that waits for the one that is gone.
-GRACE = 10.0
+GRACE = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,7 +99,9 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
     while True:
         codes = [process.poll() for process in processes]
         # The one that was killed before those that noticed.
-        failed = min((index for index, code in enumerate(codes) if code), key=lambda i: (codes[i] > 0, i), default=None)
+        failed = min(
+            (index for index, code in enumerate(codes) if code), key=lambda i: ((codes[i] or 0) > 0, i), default=None
+        )
         if failed is not None:
             break
         if None not in codes:
