@@ -21,7 +21,7 @@ from typing import IO
 
 # Seconds that the other processes have to end after one failed, before they are killed. They are in the middle of a
 # step that waits for the one that is gone.
-GRACE = 10.0
+GRACE = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +72,8 @@ def launch(command: Sequence[str], processes: int, *, devices: int | None = None
         return _wait(started)
     finally:
         stop(started, signal.SIGKILL)
+        for process in started:
+            process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
         for reader in readers:
@@ -96,7 +98,10 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
     """Waits until all have succeeded, or one has failed and the others are stopped."""
     while True:
         codes = [process.poll() for process in processes]
-        failed = next((index for index, code in enumerate(codes) if code), None)
+        # The one that was killed before those that noticed.
+        failed = min(
+            (index for index, code in enumerate(codes) if code), key=lambda i: ((codes[i] or 0) > 0, i), default=None
+        )
         if failed is not None:
             break
         if None not in codes:
@@ -123,9 +128,10 @@ def _described(code: int) -> str:
 
 
 def _prefixed(source: IO[bytes], target: IO[str], index: int) -> None:
-    for line in source:
-        target.write(f"[{index}] {line.decode(errors='replace')}")
-        target.flush()
+    with source:
+        for line in source:
+            target.write(f"[{index}] {line.decode(errors='replace')}")
+            target.flush()
 
 
 if __name__ == "__main__":

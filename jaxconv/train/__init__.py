@@ -11,7 +11,9 @@ if _missing := [name for name in ("optax", "orbax.checkpoint", "tqdm") if not _u
 
 from jaxconv.train.checkpoint import restore, save
 from jaxconv.train.evaluation import evaluate, predict
+from jaxconv.train.logs import csv_file, early_stopping, json_lines, tensorboard
 from jaxconv.train.loop import fit
+from jaxconv.train.loss_scale import dynamic_loss_scale
 from jaxconv.train.mesh import data_shard
 from jaxconv.train.processes import initialize_distributed
 from jaxconv.train.progress import NonFiniteLossError
@@ -23,14 +25,19 @@ __all__ = [
     "FitResult",
     "NonFiniteLossError",
     "TrainState",
+    "csv_file",
     "data_shard",
+    "dynamic_loss_scale",
+    "early_stopping",
     "evaluate",
     "fit",
     "initialize_distributed",
+    "json_lines",
     "predict",
     "restore",
     "save",
     "steps_per_epoch",
+    "tensorboard",
     "train_step",
 ]
 

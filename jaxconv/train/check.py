@@ -22,20 +22,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = parser.parse_args(arguments).folder.absolute()
     if not path.is_dir():
         parser.error(f"folder: expected a folder, got {path}")
-    found = layout.epochs(path)
+    found = layout.checkpoints(path)
     if not found:
         print(f"{path} holds no checkpoint")
     whole, best = 0, None
-    for epoch in reversed(found):
+    for name in reversed(found):
         try:
-            record = layout.verify(path, epoch)
+            record = layout.verify(path, name)
         except ValueError as error:
-            print(f"{epoch}: damaged: {error}")
+            print(f"{name}: damaged: {error}")
             continue
         best = record["best_epoch"] if not whole else best
         size = sum(int(np.prod(shape)) * jnp.dtype(dtype).itemsize for dtype, shape, _ in record["arrays"].values())
-        names = [name for name, mark in (("the last", not whole), ("the best", epoch == best)) if mark]
-        print(", ".join([f"{epoch}: whole", f"{len(record['arrays'])} arrays", f"{size / 1e6:.3g} MB", *names]))
+        marks = [mark for mark, has in (("the last", not whole), ("the best", name == str(best))) if has]
+        print(", ".join([f"{name}: whole", f"{len(record['arrays'])} arrays", f"{size / 1e6:.3g} MB", *marks]))
         whole += 1
     for aside in sorted(path.glob(f"*{layout.DAMAGED}")):
         print(f"{aside.name}: set aside by a run that wrote this epoch again")

@@ -1,9 +1,9 @@
 """Checkpoints of a run in one folder, through Orbax: the best epoch's, the last one's and the one before.
 
-A checkpoint is a sub-folder named by its number of finished epochs. Orbax writes it under a temporary name, it is
-renamed when it is complete, and older ones are removed only after that. So a save that is killed, or finds the disk
-full, leaves the previous checkpoints as they were. One process at a time writes to a folder: `jaxconv.train.lock`.
-`python -m jaxconv.train.check FOLDER` says which checkpoints are whole.
+A checkpoint is a sub-folder named by its number of finished epochs, and of steps after them if there are some. Orbax
+writes it under a temporary name, it is renamed when it is complete, and older ones are removed only after that. So a
+save that is killed, or finds the disk full, leaves the previous checkpoints as they were. One process at a time writes
+to a folder: `jaxconv.train.lock`. `python -m jaxconv.train.check FOLDER` says which checkpoints are whole.
 """
 
 import contextlib
@@ -70,12 +70,20 @@ def save_locked(
     *,
     best_epoch: int | None = None,
     run: dict[str, Any] | None = None,
+    within: dict[str, Any] | None = None,
 ) -> None:
-    """`save` for one who holds the folder's lock."""
-    epoch, found = len(history), layout.epochs(path)
+    """`save` for one who holds the folder's lock.
+
+    ``within`` is what is kept of an epoch that is not finished, as JSON. Its "step" is the number of steps taken after
+    those of ``history``. ``best_epoch`` may be 0 there, where no epoch is finished.
+    """
+    epoch, step, found = len(history), within["step"] if within else 0, layout.checkpoints(path)
+    name = layout.name_of(epoch, step)
     best_epoch = epoch if best_epoch is None else best_epoch
-    earlier, later = [e for e in found if e < epoch], [e for e in found if e >= epoch]
-    if best_epoch != epoch and best_epoch not in earlier:
+    earlier = [e for e in found if layout.position(e) < (epoch, step)]
+    later = [e for e in found if layout.position(e) >= (epoch, step)]
+    known = [name, *earlier] if history else [name, "0"]
+    if layout.name_of(best_epoch) not in known:
         raise ValueError(f"best_epoch: expected {epoch} or an epoch whose checkpoint is in {path}, got {best_epoch}")
     flat = leaves.flatten(train_state)
     checksums = leaves.checksums(flat)
@@ -84,6 +92,7 @@ def save_locked(
         "history": list(history),
         "best_epoch": best_epoch,
         "run": run or {},
+        "within": within,
         "keys": leaves.key_kinds(train_state),
         "arrays": {name: [*spec, checksums[name]] for name, spec in leaves.specs(flat).items()},
     }
@@ -95,15 +104,15 @@ def save_locked(
             if jax.process_index() == 0:
                 layout.set_aside(path, other)
         else:
-            raise ValueError(f"history: expected more than the {other} epochs that {path} holds, got {epoch}")
+            raise ValueError(f"history: expected more than the {other} epochs that {path} holds, got {name}")
     try:
-        layout.write(path, epoch, {name: leaf for name, leaf in flat.items() if leaf.size}, sealed)
+        layout.write(path, name, {path: leaf for path, leaf in flat.items() if leaf.size}, sealed)
     except Exception as error:
         kept = f"the checkpoint of epoch {earlier[-1]} is untouched" if earlier else "no checkpoint is there yet"
-        raise OSError(f"{path}: epoch {epoch} could not be saved, {kept}: {layout.brief(error)}") from error
+        raise OSError(f"{path}: epoch {name} could not be saved, {kept}: {layout.brief(error)}") from error
     if jax.process_index() == 0:
         for other in earlier[:-1]:
-            if other != best_epoch:
+            if other != layout.name_of(best_epoch):
                 layout.remove(path, other)
 
 
@@ -139,61 +148,63 @@ def load(
     if which not in ("best", "last") and not is_epoch:
         raise ValueError(f"which: expected 'best', 'last' or an epoch, got {which!r}")
     path = Path(folder).absolute()
-    found = layout.epochs(path)
+    found = layout.checkpoints(path)
     if not found:
         raise FileNotFoundError(f"{path} holds no checkpoint")
     try:
         if which == "last":
-            return _newest_whole(path, found, lambda epoch: _load(path, epoch, like))
+            return _newest_whole(path, found, lambda name: _load(path, name, like))
         if which == "best":
-            which = _newest_whole(path, found, lambda epoch: layout.read_record(path, epoch))["best_epoch"]
-        epoch = int(which)
-        if epoch not in found:
-            raise FileNotFoundError(f"{path} holds no checkpoint of epoch {epoch}, but of {found}")
-        return _load(path, epoch, like)
+            which = _newest_whole(path, found, lambda name: layout.read_record(path, name))["best_epoch"]
+            if not which:
+                raise FileNotFoundError(f"{path} holds no checkpoint of a finished epoch, but of {found[-1]}: the last")
+        name = layout.name_of(int(which))
+        if name not in found:
+            raise FileNotFoundError(f"{path} holds no checkpoint of epoch {name}, but of {', '.join(found)}")
+        return _load(path, name, like)
     except (DamagedError, FileNotFoundError):
         # A run that is still going on may have removed what was being read, and written a newer one.
-        if layout.epochs(path) == found:
+        if layout.checkpoints(path) == found:
             raise
         return load(folder, which, like=like)
 
 
-def _newest_whole(path: Path, found: list[int], read: Callable[[int], T]) -> T:
-    """What ``read(epoch)`` returns for the newest checkpoint that isn't damaged."""
+def _newest_whole(path: Path, found: list[str], read: Callable[[str], T]) -> T:
+    """What ``read(name)`` returns for the newest checkpoint that isn't damaged."""
     damaged: list[DamagedError] = []
-    for epoch in reversed(found):
+    for name in reversed(found):
         try:
-            result = read(epoch)
+            result = read(name)
         except DamagedError as error:
             damaged.append(error)
             continue
         for error in damaged:
-            warnings.warn(f"{error}; the checkpoint of epoch {epoch} is used in its place", stacklevel=4)
+            warnings.warn(f"{error}; the checkpoint of epoch {name} is used in its place", stacklevel=4)
         return result
     raise damaged[0]
 
 
-def _load(path: Path, epoch: int, like: TrainState | None) -> tuple[TrainState, dict[str, Any]]:
-    record = layout.read_record(path, epoch)
+def _load(path: Path, name: str, like: TrainState | None) -> tuple[TrainState, dict[str, Any]]:
+    record = layout.read_record(path, name)
     wanted = {} if like is None else leaves.flatten(like)
     if like is not None:
-        saved = {name: spec for name, (*spec, _) in record["arrays"].items()}
+        saved = {leaf: spec for leaf, (*spec, _) in record["arrays"].items()}
         leaves.check_same(saved, leaves.specs(wanted), place=path)
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    places = {name: getattr(wanted.get(name), "sharding", None) or default for name in record["arrays"]}
+    places = {leaf: getattr(wanted.get(leaf), "sharding", None) or default for leaf in record["arrays"]}
     try:
-        arrays = layout.read_arrays(path, epoch, record, places)
+        arrays = layout.read_arrays(path, name, record, places)
     except DamagedError as error:
         # Where the files can be read into memory, something else failed, such as a device without room.
-        layout.verify(path, epoch)
+        layout.verify(path, name)
         raise error.__cause__ or error from None
     # What Orbax reads is committed to its devices. A leaf that wasn't would make each jitted function compile again.
     arrays = {
-        name: array if _is_placed(wanted.get(name)) else jnp.array(np.asarray(array)) for name, array in arrays.items()
+        leaf: array if _is_placed(wanted.get(leaf)) else jnp.array(np.asarray(array)) for leaf, array in arrays.items()
     }
-    arrays |= {name: jax.random.wrap_key_data(arrays[name], impl=kind) for name, kind in record["keys"].items()}
+    arrays |= {leaf: jax.random.wrap_key_data(arrays[leaf], impl=kind) for leaf, kind in record["keys"].items()}
     if like is not None:
-        return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted]), record
+        return jax.tree.unflatten(jax.tree.structure(like), [arrays[leaf] for leaf in wanted]), record
     return TrainState(**{"params": {}, "state": {}, "opt_state": {}, **leaves.nest(arrays)}), record
 
 

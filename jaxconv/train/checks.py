@@ -1,5 +1,6 @@
 """Errors at the door: each names the argument, what was expected and what came."""
 
+import datetime
 import os
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,27 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be an int of 1 or more, got {value!r}")
 
 
+def check_every(every: Any) -> int | datetime.timedelta | None:
+    """``every`` is a positive int, a positive timedelta, or None."""
+    if every is None or (isinstance(every, datetime.timedelta) and every > datetime.timedelta()):
+        return every  # type: ignore[no-any-return]
+    if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1:
+        raise ValueError(f"checkpoint_every must be a positive int, of steps, or a positive timedelta, got {every!r}")
+    return int(every)
+
+
 def check_pair(batch: Any, name: str) -> tuple[Any, Any]:
-    """A batch of an iterable as (inputs, targets), pytrees of arrays of NumPy or JAX that share the first axis."""
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
+    """A batch of an iterable as (inputs, targets), pytrees of arrays of NumPy or JAX that share the first axis.
+
+    Of a batch (inputs, targets, mask), the examples at which the mask is False are left out.
+    """
+    masked = isinstance(batch, tuple | list) and len(batch) == 3 and str(getattr(batch[2], "dtype", "")) == "bool"
+    if not masked and (not isinstance(batch, tuple | list) or len(batch) != 2):
         kind = f"{_kind(batch)} of {len(batch)}" if isinstance(batch, tuple | list) else _kind(batch)
         raise ValueError(f"{name} must be arrays, with targets, or give batches (inputs, targets), got {kind}")
-    pair = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), tuple(batch))
+    pair = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), tuple(batch[:2]))
+    if masked and not np.all(batch[2]):
+        pair = jax.tree.map(lambda leaf: leaf[np.asarray(batch[2])], pair)
     for path, leaf in jax.tree_util.tree_leaves_with_path(pair):
         if leaf.dtype.kind in "OSU":
             raise ValueError(f"{name}: a batch must hold numbers, got {leaf.dtype} at {jax.tree_util.keystr(path)}")

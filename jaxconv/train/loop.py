@@ -2,34 +2,30 @@
 
 import contextlib
 import dataclasses
+import datetime
 import os
-import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 
 from jaxconv.equal_batches import Preprocess
 from jaxconv.layer import Layer
 from jaxconv.metrics import Function, Metric
-from jaxconv.train import checkpoint, layout, leaves
-from jaxconv.train.checks import check_folder, check_run
-from jaxconv.train.layout import DamagedError
+from jaxconv.train import layout
+from jaxconv.train.checks import check_every, check_folder
 from jaxconv.train.lock import only_writer
 from jaxconv.train.measures import Loss
 from jaxconv.train.mesh import ShardParams, placement_of
 from jaxconv.train.plan import Optimizer, Plan, plan
 from jaxconv.train.progress import Progress
-from jaxconv.train.result import FitResult, Record, extended, weights
-from jaxconv.train.state import Augment, TrainState
-
-OnEpoch = Callable[[Record, TrainState], Any]
-Log = Callable[[Record], Any]
+from jaxconv.train.result import FitResult, Record
+from jaxconv.train.run import Log, OnEpoch, Run, resumed
+from jaxconv.train.saver import Due, Saver
+from jaxconv.train.signals import Signals
+from jaxconv.train.state import Augment
+from jaxconv.train.summaries import configuration
 
 
 def fit(
@@ -51,6 +47,7 @@ def fit(
     monitor: str | None = None,
     mode: str | None = None,
     average: float | None = None,
+    checkpoint_every: int | datetime.timedelta | None = None,
     log: Log | Sequence[Log] = (),
     on_epoch: OnEpoch | None = None,
     init: tuple[Any, Any] | None = None,
@@ -71,11 +68,14 @@ def fit(
 
     Args:
       net: a layer.
-      inputs: the training inputs, a pytree of arrays `(N, ...)`. Or, with targets=None, batches (inputs, targets): an
-        iterable such as a Grain ``DataLoader`` or ``IterDataset`` or a torch ``DataLoader``, which each epoch iterates
-        over anew, after ``set_epoch(epoch)`` if it has that method; an iterator, which goes on from epoch to epoch; or
-        a function that returns an iterator, called in each epoch with its number from 0 if it has a parameter. Where
-        an iterable has a length, it must give this number of batches in each epoch.
+      inputs: the training inputs, a pytree of arrays `(N, ...)`. Or, with targets=None, batches (inputs, targets), or
+        (inputs, targets, mask) where the mask is False for padding: from `jaxconv.data.batches`; an iterable such as a
+        Grain ``DataLoader`` or ``IterDataset`` or a torch ``DataLoader``, which each epoch iterates over anew, after
+        ``set_epoch(epoch)`` if it has that method; an iterator, which goes on from epoch to epoch; or a function that
+        returns an iterator, called in each epoch with its number from 0 if it has a parameter. Where an iterable has a
+        length, it must give this number of batches in each epoch. A resumed run goes on where it was: by the batch, if
+        an iterable has ``epoch(number, start)``, as `jaxconv.data.batches` has, by the iterator's state, if it has
+        ``get_state`` and ``set_state``, as Grain's have, and else by reading the batches before again.
       targets: a pytree of arrays `(N, ...)`.
       optimizer: an Optax transformation, or a function that makes one from the number of steps of the run, for
         schedules: ``lambda steps: optax.adamw(optax.cosine_onecycle_schedule(steps, 3e-3))``. A run resumed with more
@@ -100,11 +100,15 @@ def fit(
       mode: whether the "max" or the "min" of it is the best; needed unless its name ends with "accuracy" or "loss".
       average: the decay of a moving average of the parameters, as `train_step` takes it. It is validated beside them:
         average_validation_loss and so on, one of which may be the monitor; then the result has the average's weights.
-      log: a function of the record, or several, called after each epoch.
+      checkpoint_every: within an epoch too, a checkpoint after that many steps, an int, or that much time, a
+        ``datetime.timedelta``. It is written while training goes on.
+      log: a function of the record, or several, called after each epoch: `json_lines`, `csv_file`, `tensorboard`, or a
+        custom one.
       on_epoch: ``on_epoch(record, train_state)``, called after each epoch; the run stops where it returns true. The
-        train state is good until it returns.
+        train state is good until it returns. `early_stopping` makes one.
       init: (params, state) to start from, for fine-tuning; they are copied.
-      folder: where the checkpoints of the best epoch, the last and the one before are kept; see `restore`. It holds
+      folder: where the checkpoints of the best epoch, the last and the one before are kept; see `restore`. Beside them
+        are run.json, the configuration and history, and, where Matplotlib is installed, curves.png at the end. It holds
         nothing else but what systems leave in folders. It is locked while the run goes on; the lock ends with the
         process. Over NFS it excludes other machines where the server and the mount have locks.
       resume: whether to continue from the folder's last whole checkpoint, or to start anew where there is none; a
@@ -121,9 +125,11 @@ def fit(
       shard_params: how parameters and the optimizer's state are divided, as `train_step` takes it.
 
     Returns:
-      A `FitResult`. ``seconds`` in its history are those of an epoch's steps, to the last result: the first epoch after
-      a start or a resume includes compilation; validation and checkpoints are not included. What was compiled is kept
-      for the next call with the same network, loss, optimizer, metrics, ``augment`` and ``preprocess``.
+      A `FitResult`. After Ctrl-C it is that of the steps so far, ``interrupted``; a checkpoint is saved first, if there
+      is a folder. SIGTERM saves one too, and ends the program with a message and status 143. ``seconds`` in its history
+      are those of an epoch's steps, to the last result: the first epoch after a start or a resume includes compilation;
+      validation and checkpoints are not included. What was compiled is kept for the next call with the same network,
+      loss, optimizer, metrics, ``augment`` and ``preprocess``.
 
     Raises:
       ValueError: for arguments that don't fit together, and for a folder that holds something else, or another run; for
@@ -149,61 +155,46 @@ def fit(
       >>> len(result.history), result.history[-1]["loss"] < result.history[0]["loss"]
       (5, True)
     """
-    if folder is None and resume:
-        raise ValueError("resume must come with a folder to resume from, got folder=None")
+    if folder is None and (resume or checkpoint_every is not None):
+        raise ValueError(f"{'resume' if resume else 'checkpoint_every'} must come with a folder, got folder=None")
     path = None if folder is None else check_folder(folder, resume=resume)
-    placement = placement_of(mesh, shard_params)
-    made = plan(
-        net,
-        inputs,
-        targets,
-        optimizer,
-        loss=loss,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        key=key,
-        augment=augment,
-        preprocess=preprocess,
-        validation=validation,
-        validation_preprocess=validation_preprocess,
-        metrics=metrics,
-        monitor=monitor,
-        mode=mode,
-        average=average,
-        init=init,
-        epoch_scan=epoch_scan,
-        placement=placement and placement.auto,
-    )
+    due, placement = Due(check_every(checkpoint_every)), placement_of(mesh, shard_params)
+    options = {
+        "loss": loss,
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "key": key,
+        "augment": augment,
+        "preprocess": preprocess,
+        "validation": validation,
+        "validation_preprocess": validation_preprocess,
+        "metrics": metrics,
+        "monitor": monitor,
+        "mode": mode,
+        "average": average,
+        "init": init,
+        "epoch_scan": epoch_scan,
+    }
+    made = plan(net, inputs, targets, optimizer, every=due.every, placement=placement and placement.auto, **options)
+    result, within, saver, config = FitResult(None, None, made.train_state, [], 0), None, None, None
     first = jax.process_index() == 0
-    result = FitResult(None, None, made.train_state, [], 0)
     with contextlib.ExitStack() as stack:
         if path is not None:
             stack.enter_context(only_writer(path) if first else contextlib.nullcontext())
             check_folder(path, resume=resume)  # Another run may have begun since it was looked at, and ended.
-            if layout.epochs(path):
-                result = _resumed(path, made)
+            if layout.checkpoints(path):
+                result, within = resumed(path, made)
+            saver = stack.enter_context(Saver(path, made.run))
+            config = configuration(net=net, inputs=inputs, targets=targets, optimizer=optimizer, **options)
+        signals = stack.enter_context(Signals())
         bar = stack.enter_context(_bar(made, path, result.history, show=progress and first))
-        logs = ([log] if callable(log) else list(log)) if first else []
-        while _unfinished(made, result):
-            record, train_state = _epoch(made, result, bar)
-            result = extended(result, train_state, record, made.monitor)
-            bar.end(record)
-            if on_epoch is not None and on_epoch(record, train_state):
-                record["stopped"] = True
-            if path is not None:
-                checkpoint.save_locked(path, train_state, result.history, best_epoch=result.best_epoch, run=made.run)
-            for function in logs:
-                function(record)
-    if placement is not None:
-        params, state, train_state = placement.moved((result.params, result.state, result.train_state))
-        result = dataclasses.replace(result, params=params, state=state, train_state=train_state)
-    return result
-
-
-def _unfinished(made: Plan, result: FitResult) -> bool:
-    last = result.history[-1] if result.history else {"step": 0}
-    return not last.get("stopped") and made.goes_on(len(result.history), last["step"])
+        run = Run(made, bar, due, signals, saver, path, config)
+        result = run.train(result, within, on_epoch=on_epoch, logs=[log] if callable(log) else list(log))
+    if placement is None:
+        return result
+    params, state, train_state = placement.moved((result.params, result.state, result.train_state))
+    return dataclasses.replace(result, params=params, state=state, train_state=train_state)
 
 
 def _bar(made: Plan, path: Path | None, history: list[Record], *, show: bool) -> Progress:
@@ -220,55 +211,3 @@ def _bar(made: Plan, path: Path | None, history: list[Record], *, show: bool) ->
         history=history,
         indices=lambda epoch, step: made.source.indices(made.key, epoch, step),
     )
-
-
-def _epoch(made: Plan, result: FitResult, bar: Progress) -> tuple[Record, TrainState]:
-    """One epoch of training and its validation."""
-    train_state, epoch = result.train_state, len(result.history)
-    start, done = time.perf_counter(), result.history[-1]["step"] if result.history else 0
-    carry = train_state, made.program.new_totals(made.measured)
-    carry = made.source.run(made.program, carry, epoch=epoch, start=0, stop=made.limit(done), on_step=bar.on_step)
-    train_state, totals = jax.block_until_ready(carry)
-    seconds = time.perf_counter() - start
-    means, steps = bar.read(totals), int(totals["steps"])
-    if bad := _not_finite(train_state):
-        raise bar.failure(bad, steps)
-    record: Record = {"epoch": epoch + 1, "step": done + steps, **means, **_learning_rate(train_state.opt_state)}
-    record |= {"seconds": seconds, "images_per_second": int(totals["count"]) / seconds}
-    return record | made.validate(train_state), train_state
-
-
-def _learning_rate(opt_state: Any) -> dict[str, float]:
-    """The learning rate of the last step, where the optimizer's state has one: `optax.inject_hyperparams` keeps it."""
-    found = [value for _, value in optax.tree.get_all_with_path(opt_state, "learning_rate")]
-    names = ["learning_rate", *(f"learning_rate_{i}" for i in range(1, len(found)))]
-    return {name: float(np.asarray(value)) for name, value in zip(names, found, strict=False) if np.size(value) == 1}
-
-
-def _resumed(path: Path, made: Plan) -> FitResult:
-    like = made.train_state
-    train_state, record = checkpoint.load(path, "last", like=like)
-    check_run(path, record["run"], made.run)
-    history, best_epoch = record["history"], record["best_epoch"]
-    try:
-        best = checkpoint.restore(path, best_epoch, like=like)
-    except (DamagedError, FileNotFoundError) as error:
-        warnings.warn(f"{error}; epoch {len(history)} counts as the best so far", stacklevel=3)
-        best, best_epoch = train_state, len(history)
-    return FitResult(*weights(best, made.monitor), train_state, history, best_epoch)
-
-
-def _not_finite(train_state: TrainState) -> str | None:
-    """The path of a parameter or of a layer's state that isn't finite, if there is one."""
-    for what, tree in (("parameter", train_state.params), ("layer state", train_state.state)):
-        flat = leaves.flatten(tree)
-        for path, finite in zip(flat, np.asarray(_finite(list(flat.values()))).tolist(), strict=True):
-            if not finite:
-                return f"{what} {path}"
-    return None
-
-
-@jax.jit
-def _finite(arrays: list[jax.Array]) -> jax.Array:
-    """For each array whether all of it is finite."""
-    return jnp.array([jnp.all(jnp.isfinite(a)) if jnp.issubdtype(a.dtype, jnp.inexact) else True for a in arrays], bool)

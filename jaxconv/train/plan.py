@@ -1,6 +1,7 @@
 """A run of `fit` as data: its sources, its length, its program and its first train state, all of it checked."""
 
 import dataclasses
+import datetime
 import functools
 import zlib
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from jaxconv.train.evaluation import class_check
 from jaxconv.train.measures import Loss, as_metrics, ordered, sums_of
 from jaxconv.train.mesh import Placement
 from jaxconv.train.result import AVERAGE, Monitor, choose_monitor
-from jaxconv.train.sources import Arrays, Batches, is_iterable
+from jaxconv.train.sources import Arrays, Batches, is_iterable, known_length
 from jaxconv.train.state import Augment, TrainState, as_key, copied
 from jaxconv.train.step import prepared
 
@@ -112,9 +113,14 @@ def plan(
     average: float | None,
     init: tuple[Any, Any] | None,
     epoch_scan: bool | None,
-    placement: Placement | None,
+    every: int | datetime.timedelta | None = None,
+    placement: Placement | None = None,
 ) -> Plan:
-    """The plan of `fit`'s arguments. Raises ValueError for those that do not fit together."""
+    """The plan of `fit`'s arguments. Raises ValueError for those that do not fit together.
+
+    ``every`` is its ``checkpoint_every``: a scan is cut where a checkpoint is due, and where only the time tells that
+    there is none.
+    """
     key, items = as_key(key), as_metrics(metrics)
     if average is not None and not 0 < average < 1:
         raise ValueError(f"average must be a decay between 0 and 1, both excluded, got {average!r}")
@@ -124,6 +130,10 @@ def plan(
     for name, value in (("epochs", epochs), ("steps", steps)):
         if value is not None:
             check_positive(name, value)
+    if isinstance(every, datetime.timedelta):
+        if epoch_scan:
+            raise ValueError("checkpoint_every must be a number of steps with epoch_scan=True, got a timedelta")
+        epoch_scan = False
     source, held, given, run = _sources(
         inputs,
         targets,
@@ -132,7 +142,8 @@ def plan(
         batch_size=batch_size,
         epochs=epochs,
         steps=steps,
-        epoch_scan=epoch_scan,
+        scan=epoch_scan,
+        chunk=every if isinstance(every, int) else None,
         placement=placement,
     )
     total = _total(source.steps, epochs, steps)
@@ -211,7 +222,8 @@ def _sources(
     batch_size: int,
     epochs: int | None,
     steps: int | None,
-    epoch_scan: bool | None,
+    scan: bool | None,
+    chunk: int | None,
     placement: Placement | None,
 ) -> tuple[Source, Source | None, tuple[Any, Any], dict[str, Any]]:
     """The sources of training and validation, their targets as they were given, and what identifies the data.
@@ -236,6 +248,8 @@ def _sources(
         if epochs is None and steps is None:
             raise ValueError("epochs or steps must be given, got neither")
         endless = epochs is not None and steps is not None
+        if endless and known_length(inputs) is not None:
+            raise ValueError(f"epochs or steps must be given, not both, for inputs of {known_length(inputs)} batches")
         length = -(-steps // epochs) if endless else None  # type: ignore[operator]
         source: Source = Batches(inputs, steps=length, placement=placement)
         return source, held, (None, given), {"batches": source.steps}
@@ -250,7 +264,7 @@ def _sources(
         inputs, targets = jax.tree.map(lambda leaf: leaf[rows], (inputs, targets))
         count = len(rows)
     check_batch_size(batch_size, count)
-    source = Arrays(inputs, targets, batch_size, scan=epoch_scan, rows=rows, placement=placement)
+    source = Arrays(inputs, targets, batch_size, scan=scan, chunk=chunk, rows=rows, placement=placement)
     return source, held, (targets, given), {"examples": count}
 
 

@@ -1,9 +1,11 @@
 """Where a run's batches come from: arrays on the device, or an iterable of batches."""
 
+import base64
 import dataclasses
 import functools
 import inspect
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,12 +16,12 @@ import numpy as np
 from jaxconv.equal_batches import equal_batches
 from jaxconv.structs import struct_of
 from jaxconv.train.checks import check_batches_tree, check_pair
-from jaxconv.train.epoch import Carry, Program, Totals, epoch_order
+from jaxconv.train.epoch import Carry, Program, epoch_order
 from jaxconv.train.mesh import Placement
 from jaxconv.train.step import steps_per_epoch
 
-# Called after each step; whether to stop before the next one.
-OnStep = Callable[[Totals], bool | None]
+# Called with the carry and the number of steps of the epoch so far; whether to stop before the next one.
+OnStep = Callable[[Carry, int], bool | None]
 Check = Callable[[Any, Any, int], None]
 
 
@@ -43,7 +45,8 @@ class Arrays:
     Args:
       inputs, targets: pytrees of arrays that share the first axis.
       batch_size: examples of a step.
-      scan: whether an epoch is one compiled scan; by default it is on GPU and TPU.
+      scan: whether an epoch is a compiled scan; by default it is on GPU and TPU.
+      chunk: how many steps are in a scan, so that something can be done between; None for all of an epoch.
       rows: the index of each example in what the user gave, where it is a part of that.
       placement: of the run; on a mesh every device has all of the arrays.
     """
@@ -55,12 +58,13 @@ class Arrays:
         batch_size: int,
         *,
         scan: bool | None = None,
+        chunk: int | None = None,
         rows: np.ndarray | None = None,
         placement: Placement | None = None,
     ):
         put = functools.partial(jax.tree.map, jnp.asarray) if placement is None else placement.put_whole
         self.inputs, self.targets = put((inputs, targets))
-        self.batch_size, self._rows, self._placement = batch_size, rows, placement
+        self.batch_size, self._chunk, self._rows, self._placement = batch_size, chunk, rows, placement
         first = jax.tree.leaves(self.inputs)[0]
         self.count = len(first)
         self.steps = steps_per_epoch(self.count, batch_size)
@@ -78,14 +82,25 @@ class Arrays:
         """The steps of an epoch from ``start`` to before ``stop``."""
         order, stop = self._order(carry[0].key, epoch), self.steps if stop is None else stop
         if self.scan:
-            # Nothing comes back before the end, so nothing can be said between steps.
-            order = order if (start, stop) == (0, self.steps) else order[start:stop]
-            return program.scanned(carry, self.inputs, self.targets, order)
-        for _ in range(start, stop):
+            # Nothing comes back before the end of a scan, so nothing can be said between its steps.
+            while start < stop:
+                end = stop if self._chunk is None else min(stop, start - start % self._chunk + self._chunk)
+                some = order if (start, end) == (0, self.steps) else order[start:end]
+                carry, start = program.scanned(carry, self.inputs, self.targets, some), end
+                if on_step(carry, end):
+                    break
+            return carry
+        for step in range(start, stop):
             carry = program.gathered(carry, self.inputs, self.targets, order)
-            if on_step(carry[1]):
+            if on_step(carry, step + 1):
                 break
         return carry
+
+    def state(self) -> None:
+        """None: the order of an epoch depends on the key and the epoch alone."""
+
+    def restore(self, state: Any, *, epoch: int, step: int, done: int) -> None:
+        """Nothing to do."""
 
     def indices(self, key: jax.Array, epoch: int, step: int) -> np.ndarray | None:
         """Which examples a step was on, as indices into what the user gave."""
@@ -108,10 +123,13 @@ class Arrays:
 class Batches:
     """An iterable of batches (inputs, targets), or a function that returns an iterator of them.
 
+    A batch may be (inputs, targets, mask): the examples at which the boolean mask is False are left out.
+
     Args:
-      source: an iterable: each epoch iterates over it again, after ``source.set_epoch(epoch)`` where there is such a
-        method. An iterator goes on from epoch to epoch. A function is called in each epoch, with the epoch from 0 where
-        it has a parameter.
+      source: an object with ``epoch(number, start)``, which returns an iterator over an epoch from a batch on, as
+        `jaxconv.data.batches` makes it. Or an iterable: each epoch iterates over it again, after
+        ``source.set_epoch(epoch)`` where there is such a method. Or an iterator, which goes on from epoch to epoch. Or
+        a function, called in each epoch, with its number from 0 where it has a parameter.
       steps: the steps of an epoch, of a source that has no end; by default it ends with the iterator.
       name: what errors call it.
       check: ``check(inputs, targets, step)``, called with each batch on the host.
@@ -130,7 +148,9 @@ class Batches:
         self._source, self._name, self.check, self._placement = source, name, check, placement
         self.steps = known_length(source) if steps is None else steps
         self._once = hasattr(source, "__next__")
+        self._seeks = callable(getattr(source, "epoch", None))
         self._goes_on = self._once or steps is not None
+        self._raw: Any = None  # what is iterated over, and the iterator of it that is read, with what was kept
         self._iterator: Iterator[Any] | None = None
         self._epoch, self._read = 0, 0  # of the iterator: its epoch, and how many batches were taken from it
         self._example: tuple[Any, Any] | None = None
@@ -160,16 +180,33 @@ class Batches:
         put = jax.device_put if self._placement is None else self._placement.put_batch
         pairs = map(put, self._pairs(epoch, start, stop))
         batch = next(pairs, None)
-        before = None
+        before, step = None, start
         while batch is not None:
             carry, loss = program.fed(carry, *batch)
-            if on_step(carry[1]):
+            step += 1
+            if on_step(carry, step):
                 break
             batch = next(pairs, None)
             if before is not None:
                 before.block_until_ready()
             before = loss
         return carry
+
+    def state(self) -> Any:
+        """The state of the iterator as JSON, where it has one, as Grain's have; else its batches are read again."""
+        if not self._read or not hasattr(self._raw, "get_state"):
+            return None
+        state = self._raw.get_state()
+        if isinstance(state, bytes):
+            return {"base64": base64.b64encode(state).decode()}
+        return {"json": json.loads(json.dumps(state))}
+
+    def restore(self, state: Any, *, epoch: int, step: int, done: int) -> None:
+        """Has the iterator go on from a state, in an epoch's step, after ``done`` steps of the run."""
+        if state is None:
+            return
+        self._iterator, self._epoch, self._read = self._new(epoch), epoch, done if self._goes_on else step
+        self._raw.set_state(base64.b64decode(state["base64"]) if "base64" in state else state["json"])
 
     def indices(self, key: jax.Array, epoch: int, step: int) -> None:
         """None: an iterable does not say which examples a batch has."""
@@ -202,7 +239,7 @@ class Batches:
             if self.check is not None:
                 self.check(*pair, step)
             yield pair
-        if step == start or (self.steps is not None and end is not None and step < end):
+        if step == 0 or (self.steps is not None and end is not None and step < end):
             wanted = "at least one batch" if self.steps is None else f"{self.steps} batches"
             hint = "; a generator ends once: pass a function that makes it" if self._once else ""
             raise ValueError(f"{self._name} must give {wanted} in an epoch, got {step} in epoch {epoch + 1}{hint}")
@@ -211,14 +248,21 @@ class Batches:
         """Has an iterator of the epoch from which ``read`` batches were taken; one that goes on has all epochs."""
         fits = self._iterator is not None and self._read <= read and (self._goes_on or self._epoch == epoch)
         if not fits:
-            self._iterator, self._epoch, self._read = self._new(epoch), epoch, 0
+            self._epoch, self._read = epoch, read if self._seeks else 0
+            self._iterator = self._new(epoch)
         assert self._iterator is not None
         if self._read < read:
             next(itertools.islice(self._iterator, read - self._read - 1, None), None)
             self._read = read
 
     def _new(self, epoch: int) -> Iterator[Any]:
+        self._raw = self._begun(epoch)
+        return self._raw
+
+    def _begun(self, epoch: int) -> Any:
         source = self._source
+        if self._seeks:
+            return iter(source.epoch(epoch, self._read))
         if not hasattr(source, "__iter__"):
             return iter(source(epoch) if takes_epoch(source) else source())
         if hasattr(source, "set_epoch"):

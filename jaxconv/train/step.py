@@ -13,6 +13,7 @@ from jaxconv.equal_batches import Preprocess
 from jaxconv.layer import Layer
 from jaxconv.metrics import Function, Metric
 from jaxconv.ops.arrays import wider
+from jaxconv.train.loss_scale import loss_scale_of
 from jaxconv.train.measures import Loss, Metrics, as_metrics, mean, means, measure, sums_of, takes_targets
 from jaxconv.train.mesh import PlacedStep, Placement, ShardParams, placement_of
 from jaxconv.train.state import Augment, TrainState, strong
@@ -120,14 +121,18 @@ def raw_step(
     def step(train_state: TrainState, inputs: Any, targets: Any) -> tuple[TrainState, Measured]:
         augment_key, net_key = jax.random.split(jax.random.fold_in(train_state.key, train_state.step))
         x, y = prepared(augment_key, inputs, targets, augment=augment, preprocess=preprocess)
+        scale = loss_scale_of(train_state.opt_state)
 
-        def objective(params: Any) -> tuple[jax.Array, tuple[Measured, Any]]:
+        def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Measured, Any]]:
             params = params if placement is None else placement.gathered(params)
             outputs, state = net.apply(params, train_state.state, x, train=True, key=net_key)
             values, named = measure(loss, metrics, outputs, y)
-            return mean(values), (named, state)
+            value = mean(values)
+            return value if scale is None else value * scale, (value, named, state)
 
-        (value, (named, state)), grads = jax.value_and_grad(objective, has_aux=True)(train_state.params)
+        (_, (value, named, state)), grads = jax.value_and_grad(objective, has_aux=True)(train_state.params)
+        if scale is not None:
+            grads = jax.tree.map(lambda leaf: (_wide(leaf) / scale).astype(leaf.dtype), grads)
         updates, opt_state = optimizer.update(grads, train_state.opt_state, train_state.params, value=value)
         params = optax.apply_updates(train_state.params, updates)
         norm = optax.tree.norm(jax.tree.map(_wide, grads))

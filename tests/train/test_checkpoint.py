@@ -82,7 +82,7 @@ def test_keeps_best_and_the_last_two(tmp_path):
     assert_same(restore(tmp_path, "last", like=make()), make(key=4))
     assert_same(restore(tmp_path, 3, like=make()), make(key=3))
     assert len(load(tmp_path, "last")[1]["history"]) == 4
-    with pytest.raises(FileNotFoundError, match=r"holds no checkpoint of epoch 2, but of \[1, 3, 4\]"):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint of epoch 2, but of 1, 3, 4"):
         restore(tmp_path, 2)
 
 
@@ -275,7 +275,7 @@ def test_two_writers(tmp_path):
     # Where the file system has no locks, a name of each writer's own and a rename keep what is there whole.
     arrays = {"a": jnp.ones(3)}
     with pytest.raises(OSError, match="not empty"):
-        layout.write(tmp_path, 1, arrays, layout.seal({}))
+        layout.write(tmp_path, "1", arrays, layout.seal({}))
     assert_same(restore(tmp_path, like=make()), make(key=1))
 
 

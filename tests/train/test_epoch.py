@@ -44,7 +44,7 @@ def prepare(net, images, labels, optimizer, batch_size, scan, **options):
     return made, (train_state, totals), Arrays(images, labels, batch_size, scan=scan)
 
 
-def run(made, carry, source, epoch=0, on_step=lambda totals: None):
+def run(made, carry, source, epoch=0, on_step=lambda carry, step: None):
     return source.run(made, carry, epoch=epoch, start=0, stop=None, on_step=on_step)
 
 
@@ -57,12 +57,12 @@ def test_scan_equals_loop():
     for scan in (False, True):
         made, carry, source = prepare(Centered(), *data(22), optax.adam(0.05), 5, scan, augment=augment)
         totals = carry[1]
-        carry = run(made, carry, source, on_step=calls.append)
+        carry = run(made, carry, source, on_step=lambda carry, step: calls.append(step))
         assert carry[1]["steps"] == 5
         assert totals["steps"].is_deleted()
         results.append(carry)
     (loop, loop_totals), (scan, scan_totals) = results
-    assert len(calls) == 5, "the scan has nothing to say between steps"
+    assert calls == [1, 2, 3, 4, 5, 5], "the scan has nothing to say between steps"
     assert loop.step == scan.step == 5
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     jax.tree.map(close, (loop.params, loop.state, loop_totals), (scan.params, scan.state, scan_totals))

@@ -371,7 +371,7 @@ IMAGES, LABELS = TRAIN
         ({"validation": 1.5}, r"validation must be \(inputs, targets\), a fraction between 0 and 1 or .*, got 1\.5"),
         ({"validation": 10}, r"validation must be \(inputs, targets\), a fraction between 0 and 1 or .*, got 10"),
         ({"validation": 0.001}, r"validation must be a fraction that leaves no part empty, got 0\.001"),
-        ({"resume": True}, "resume must come with a folder to resume from, got folder=None"),
+        ({"resume": True}, "resume must come with a folder, got folder=None"),
     ],
 )
 def test_bad_input(options, message):

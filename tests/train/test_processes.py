@@ -1,0 +1,113 @@
+"""Several processes that train as one: the values of one process, and one that fails ends the others."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import launch
+from jaxconv.train import check, restore
+from jaxconv.train.checkpoint import load
+from tests.train import process_cases
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def launched(*command, processes=2, devices=2):
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "experiments.launch",
+            f"--processes={processes}",
+            f"--devices={devices}",
+            "--",
+            *command,
+        ],
+        cwd=ROOT,
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_two_processes_are_one_and_a_kill_costs_an_epoch(tmp_path):
+    command = [sys.executable, "-m", "tests.train.process_cases", str(tmp_path)]
+    start = time.monotonic()
+    killed = launched(*command, "2")
+    assert killed.returncode == 1
+    assert killed.stderr.splitlines()[-1].startswith(
+        "launch: process 1 of 2 was ended by SIGKILL, so the others were stopped. To continue, run the same command"
+    ), killed.stderr
+    assert time.monotonic() - start < 60 + 30, "the others stop within a minute"
+    assert "Traceback" not in killed.stderr
+    assert [line for line in killed.stdout.splitlines() if line.startswith("epoch")] == ["epoch 1"]
+
+    done = launched(*command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if "epoch" in line] == ["epoch 2", "epoch 3"], "the first process logs"
+    assert {"process 0 of 2 is done", "[1] process 1 of 2 is done"} <= set(lines)
+
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    want = process_cases.run(mesh)
+    # Written by two processes in parts, and read by this one, onto four devices and onto one.
+    assert check.main([str(tmp_path)]) == 0
+    for like in (want.train_state, None):
+        got, record = load(tmp_path, "last", like=like)
+        np.testing.assert_allclose(
+            got.params["dense"]["kernel"], want.train_state.params["dense"]["kernel"], rtol=1e-4, atol=1e-5
+        )
+    for one, other in zip(record["history"], want.history, strict=True):
+        assert {name: one[name] for name in one if "second" not in name} == pytest.approx(
+            {name: other[name] for name in other if "second" not in name}, rel=1e-4
+        )
+    divided = restore(tmp_path, "last", like=want.train_state)
+    assert divided.opt_state[0].mu["dense"]["kernel"].sharding.spec == jax.P("data")
+
+
+def test_launch_says_which_process_failed(capfd):
+    program = "import os, sys, time; time.sleep(60 * (os.environ['JAX_PROCESS_ID'] != '2')); sys.exit(3)"
+    start = time.monotonic()
+    assert launch.launch([sys.executable, "-c", program], 3) == 1
+    assert time.monotonic() - start < 20
+    assert "launch: process 2 of 3 failed with status 3, so the others were stopped." in capfd.readouterr().err
+
+
+def test_launch_shows_whose_lines_they_are(capfd):
+    program = "import os; print(*[os.environ[f'JAX_{name}'] for name in ('PROCESS_ID', 'NUM_PROCESSES')])"
+    assert launch.main(["--processes", "2", "--", sys.executable, "-c", program]) == 0
+    assert sorted(capfd.readouterr().out.splitlines()) == ["0 2", "[1] 1 2"]
+
+
+@pytest.mark.parametrize("arguments", [["--processes=0", "--", "true"], ["--processes=2"], ["--", "true"]])
+def test_launch_refuses(arguments, capfd):
+    with pytest.raises(SystemExit, match="2"):
+        launch.main(arguments)
+    assert "usage: python -m experiments.launch" in capfd.readouterr().err
+
+
+def test_an_exception_ends_its_process_at_once():
+    """It does not wait for the others, which wait for it."""
+    program = """
+import jax, jaxconv.train
+jaxconv.train.initialize_distributed(heartbeat_seconds=10)
+if jax.process_index() == 1:
+    raise RuntimeError("of the second process")
+from jax.experimental import multihost_utils
+multihost_utils.sync_global_devices("never")
+"""
+    start = time.monotonic()
+    done = launched(sys.executable, "-c", program)
+    assert done.returncode == 1
+    assert "[1] RuntimeError: of the second process" in done.stderr
+    assert "launch: process 1 of 2 failed with status 1" in done.stderr
+    assert time.monotonic() - start < 60
