@@ -6,7 +6,8 @@
 
 Each name adds its rows to results/input.json, so that peers can be measured in environments of their own. All read the
 same files, in the page cache, with two workers: a random resized crop of 224, a flip, and batches of uint8. torchvision
-resizes with antialiasing, as jaxconv does; TensorFlow does so only where asked. The fastest of three epochs counts.
+resizes with antialiasing, as jaxconv does; TensorFlow does so only where asked. After a first epoch, the faster of two
+counts.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from experiments.report import environment, write_results
 RESULTS = Path(__file__).parent / "results" / "input.json"
 IMAGES = Path("runs/input")
 COUNT, HEIGHT, WIDTH, CLASSES = 5000, 375, 500, 10
-BATCH, SIZE, WORKERS, ROUNDS = 128, 224, 2, 3
+BATCH, SIZE, WORKERS, ROUNDS = 128, 224, 2, 2
 STEP_BATCH, STEPS = 32, 12
 PEERS = {
     "jaxconv": ("grain", "simplejpeg", "pillow"),
