@@ -20,7 +20,8 @@ from experiments.docs import DOCS, ROOT, docstrings, notebooks, peers, pictures,
 
 # What a public name may lack, by the reason. Stars stand for any text.
 ERRORS = "DTypeError MissingKeyError ParameterError ShapeError *.*Error"
-RETURNED = """geometry.Field geometry.InexactField data.Batches data.Dataset data.ImageCache inspect.LayerStatistics inspect.Neighbors inspect.Pca
+RETURNED = """geometry.Field geometry.InexactField data.Batches data.Dataset data.ImageCache
+    inspect.LayerStatistics inspect.Neighbors inspect.Pca
     inspect.Row inspect.Summary inspect.TopPatches train.FitResult weights.Comparison"""
 NO_FORMULA = {
     "errors": ERRORS,

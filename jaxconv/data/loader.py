@@ -19,6 +19,8 @@ BROKEN = ("raise", "skip")
 # Separate the words of the order from those of the images' windows, for equal keys and epochs.
 _ORDER, _WINDOW = zlib.crc32(b"order"), zlib.crc32(b"window")
 _PADDING = -1
+# The examples that a thread reads at a time: grain needs 0.09 ms for an item.
+_PIECE = 8
 
 
 class Source(Protocol):
@@ -175,9 +177,8 @@ class Batches:
         rows = self._rows(order)[start * self.batch_size // self.shards :]
         if not len(rows):
             return
-        part = self.batch_size // self.shards
-        read = _Reader(self, number, order, rows)
-        with threaded(read, self.workers, self.ahead * part, part, self._gathered) as iterator:
+        read = _Reader(self, number, order, rows, self.batch_size // self.shards)
+        with threaded(read, self.workers, self.ahead * read.pieces, read.pieces, self._gathered) as iterator:
             yield from iterator
 
     def set_epoch(self, number: int) -> None:
@@ -230,8 +231,9 @@ class Batches:
             return positions
         return positions.reshape(-1, self.shards, size // self.shards)[:, self.index].ravel()
 
-    def _gathered(self, rows: list[_Row]) -> Any:
+    def _gathered(self, pieces: list[list[_Row]]) -> Any:
         """Returns a batch, of which some rows may be padding or could not be read."""
+        rows = [row for piece in pieces for row in piece]
         failed = {name: error for row in rows for name, error in row.failed.items()}
         self.skipped.update(failed)
         read = [row.example for row in rows if row.example is not None]
@@ -262,16 +264,24 @@ class Batches:
 
 
 class _Reader:
-    """Reads the examples of an epoch, in any order and in any thread."""
+    """Reads the examples of an epoch, in any order and in any thread: items are pieces of batches of ``size``."""
 
-    def __init__(self, of: Batches, epoch: int, order: np.ndarray, rows: np.ndarray) -> None:
-        self.of, self.epoch, self.order, self.rows = of, epoch, order, rows
+    def __init__(self, of: Batches, epoch: int, order: np.ndarray, rows: np.ndarray, size: int) -> None:
+        self.of, self.epoch, self.order, self.rows, self.size = of, epoch, order, rows, size
+        self.pieces = -(-size // _PIECE)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        batches, rest = divmod(len(self.rows), self.size)
+        return batches * self.pieces + -(-rest // _PIECE)
 
-    def __getitem__(self, row: int) -> _Row:
-        at, of = int(self.rows[row]), self.of
+    def __getitem__(self, item: int) -> list[_Row]:
+        batch, piece = divmod(item, self.pieces)
+        start = batch * self.size
+        rows = self.rows[start : start + self.size]
+        return [self._row(int(at)) for at in rows[piece * _PIECE : (piece + 1) * _PIECE]]
+
+    def _row(self, at: int) -> _Row:
+        of = self.of
         if at == _PADDING:
             return _Row(None, {})
         failed: dict[str, str] = {}

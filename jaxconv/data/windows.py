@@ -1,5 +1,6 @@
 """Windows of images: the random or central part of an image that a network sees, chosen and resized at load time."""
 
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from jaxconv.data.images import JPEG_START, decode_image, open_image
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
 
-METHODS = ("bilinear", "bicubic")
+# The names of their kernels in the package that resizes. Catmull and Rom's is what others call bicubic, with a = -1/2.
+METHODS = {"bilinear": "bilinear", "bicubic": "catmull_rom"}
 _ORIENTATION = 0x0112
 # By EXIF's orientation: whether to transpose, then whether to reverse the rows, and the columns.
 _TURNS = {
@@ -182,7 +184,7 @@ class JpegImage:
         transpose, up, left = self.turn
         height, width = (self.width, self.height) if transpose else (self.height, self.width)
         smaller = {"min_height": -(-height // factor), "min_width": -(-width // factor)} if factor > 1 else {}
-        pixels = _simplejpeg().decode_jpeg(self.content, "RGB", **smaller)
+        pixels = _package("simplejpeg").decode_jpeg(self.content, "RGB", **smaller)
         if transpose:
             pixels = pixels.transpose(1, 0, 2)
         return pixels[:: -1 if up else 1, :: -1 if left else 1]
@@ -231,28 +233,32 @@ def cropped(image: ArrayImage | JpegImage, crop: Crop | None, random: Random) ->
 
 def _resized(pixels: np.ndarray, window: Window, size: tuple[int, int], method: str, factor: int = 1) -> np.ndarray:
     """Returns a window, resized. Its pixels are ``factor`` times as many along each axis as those of ``pixels``."""
-    from PIL import Image
-
     # Where the window begins or ends within a pixel, the whole pixel is cut, and the resizing weights it.
     top, left = window.top // factor, window.left // factor
     bottom = min(-(-(window.top + window.height) // factor), pixels.shape[0])
     right = min(-(-(window.left + window.width) // factor), pixels.shape[1])
-    part = np.ascontiguousarray(pixels[top:bottom, left:right])
+    part = pixels[top:bottom, left:right]
     if window[:4] != (top, left, *size):
+        resizer = _package("cykooz_resizer")
         x, y = window.left / factor - left, window.top / factor - top
-        box = (x, y, min(x + window.width / factor, right - left), min(y + window.height / factor, bottom - top))
-        part = np.asarray(Image.fromarray(part).resize(size[::-1], Image.Resampling[method.upper()], box))
+        width, height = min(window.width / factor, right - left - x), min(window.height / factor, bottom - top - y)
+        source = resizer.ImageData(right - left, bottom - top, resizer.PixelType.U8x3, part.tobytes())
+        result = resizer.ImageData(size[1], size[0], resizer.PixelType.U8x3)
+        kernel = resizer.ResizeAlg.convolution(resizer.FilterType[METHODS[method]])
+        options = resizer.ResizeOptions(kernel, crop_box=resizer.CropBox(x, y, width, height))
+        resizer.Resizer().resize(source, result, options)
+        part = np.frombuffer(result.get_buffer(), np.uint8).reshape(*size, 3)
     return part[:, ::-1] if window.flip else part
 
 
-def _simplejpeg() -> Any:
+def _package(name: str) -> Any:
     try:
-        import simplejpeg
+        return importlib.import_module(name)
     except ImportError as error:
+        package = name.replace("_", "-")
         raise ModuleNotFoundError(
-            "loading JPEGs in batches needs the package simplejpeg: pip install 'jaxconv[data]'", name="simplejpeg"
+            f"loading images in batches needs the package {package}: pip install 'jaxconv[data]'", name=name
         ) from error
-    return simplejpeg
 
 
 def _check(size: int, method: str) -> None:

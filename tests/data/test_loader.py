@@ -246,8 +246,8 @@ def test_at_most_the_given_number_of_batches_is_read_ahead():
     iterator = batches(source, 4, workers=2, ahead=3).epoch(0)
     next(iterator)
     time.sleep(0.1)
-    # Three batches of examples, two that are stacked, and the one that was returned.
-    assert source.read <= 4 * 6 + 2
+    # Three batches of examples, two that are stacked, the one that was returned, and two that are begun.
+    assert source.read <= 4 * 8
     iterator.close()
 
 
@@ -275,3 +275,11 @@ def test_arguments_out_of_range(options, message):
 def test_an_empty_source_is_refused():
     with pytest.raises(DataError, match="source must have at least one example, got 0"):
         batches([], 4)
+
+
+@pytest.mark.parametrize("batch_size", [7, 8, 9, 20])
+def test_batches_of_any_size_are_those_of_the_order(batch_size):
+    order = flat(labels(batches(Numbers(43), 1, key=0)))
+    for start in range(3):
+        expected = [order[at : at + batch_size] for at in range(start * batch_size, 43, batch_size)]
+        assert labels(batches(Numbers(43), batch_size, key=0), start=start) == expected

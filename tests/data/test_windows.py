@@ -76,7 +76,8 @@ def test_pixels_are_those_of_pillow(method):
     for i in range(8):
         window = crop.window(100, 140, uniform(0, i))
         got = image_window(content, "x.jpg", crop, uniform(0, i))
-        assert_array_equal(got, expected(decode_image(content, "x"), window, 48, Image.Resampling[method.upper()]))
+        pillow = expected(decode_image(content, "x"), window, 48, Image.Resampling[method.upper()])
+        assert_allclose(got.astype(int), pillow, atol=2)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
@@ -142,7 +143,7 @@ def test_the_forms_that_images_come_in(name):
     # The window is not twice the result, for which a JPEG would be decoded at half its size.
     crop = RandomResizedCrop(40)
     got = image_window(content, name, crop, uniform(5))
-    assert_array_equal(got, expected(whole, crop.window(60, 80, uniform(5)), 40))
+    assert_allclose(got.astype(int), expected(whole, crop.window(60, 80, uniform(5)), 40), atol=1)
 
 
 def test_data_that_libjpeg_warns_of_are_decoded_as_pillow_does():
