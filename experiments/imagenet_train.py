@@ -123,12 +123,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     # Each process validates on all images.
     held = jc.data.batches(validation, options.batch_size, crop=jc.data.CenterCrop(options.validation_size), **shared)
     made = optimizer(options.batch_size, options.epochs * len(loader(options.size)))
-    result = None
+    result, skipped = None, dict[str, str]()
     for until, size in stages(options.epochs, options.size):
+        read = loader(size)
         # The next size resumes the run of the one before.
         result = jc.train.fit(
             net,
-            loader(size),
+            read,
             None,
             made,
             loss=smoothed_loss,
@@ -144,13 +145,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             resume=True,
             progress=not options.quiet,
         )
+        skipped |= read.skipped
         if jax.process_index() == 0:
             rate = result.history[-1]["images_per_second"]
             print(
                 f"{until} epochs, {size} pixels: {rate:.0f} images/s, {json.dumps(report.rounded(result.history[-1]))}"
             )
     assert result is not None
-    figures = {"history": result.history, "skipped": held.skipped, **report.environment()}
+    figures = {"history": result.history, "skipped": skipped | held.skipped, **report.environment()}
     if jax.process_index() == 0:
         report.write_results(options.out / "metrics.json", figures)
     return figures
