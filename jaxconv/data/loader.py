@@ -355,7 +355,9 @@ def threaded(
     except ImportError as error:
         message = "batches needs the package grain: pip install 'jaxconv[data]'"
         raise ModuleNotFoundError(message, name="grain") from error
-    dataset = grain.MapDataset.source(source).to_iter_dataset(grain.ReadOptions(workers, ahead))
+    # With less than an item for each of its threads, grain logs a warning.
+    options = grain.ReadOptions(workers, max(workers, ahead))
+    dataset = grain.MapDataset.source(source).to_iter_dataset(options)
     if batch_size is not None:
         dataset = dataset.batch(batch_size, batch_fn=gather)
         dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
