@@ -7,6 +7,8 @@ checkpoint was complete trains that epoch again and logs it again. These writers
 import csv
 import json
 import os
+import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,19 +97,26 @@ def tensorboard(folder: str | os.PathLike[str]) -> Log:
       ...     [path.name.split(".")[0] for path in Path(folder).iterdir()]
       ['events']
     """
-    from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import scalar
 
     writers: list[Any] = []
 
     def write(record: Record) -> None:
+        # Not SummaryWriter: it writes in a thread, so that a run that is killed would lose its last epochs.
         if not writers:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            writers.append(EventsWriter(os.path.join(folder, "events")))
+            weakref.finalize(write, writers[0].close)
             # What an earlier process wrote from this step on is hidden.
-            writers.append(SummaryWriter(os.fspath(folder), purge_step=record["step"]))
+            log = SessionLog(status=SessionLog.START)
+            writers[0].write_event(Event(step=record["step"], wall_time=time.time(), session_log=log))
         for name, value in record.items():
             if name not in ("epoch", "step") and isinstance(value, int | float):
                 prefix, _, rest = name.rpartition("validation_")
                 tag = f"{rest}/{prefix}validation" if "validation_" in name else f"{name}/training"
-                writers[0].add_scalar(tag, value, record["step"])
+                writers[0].write_event(Event(step=record["step"], wall_time=time.time(), summary=scalar(tag, value)))
         writers[0].flush()
 
     return write

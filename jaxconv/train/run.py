@@ -211,8 +211,9 @@ def steps_of(result: FitResult) -> int:
 def _learning_rate(opt_state: Any) -> dict[str, float]:
     """The learning rate of the last step, where the optimizer's state has one: `optax.inject_hyperparams` keeps it."""
     found = [value for _, value in optax.tree.get_all_with_path(opt_state, "learning_rate")]
+    found = [value for value in found if getattr(value, "shape", None) == ()]  # A schedule's state has the name too.
     names = ["learning_rate", *(f"learning_rate_{i}" for i in range(1, len(found)))]
-    return {name: float(np.asarray(value)) for name, value in zip(names, found, strict=False) if np.size(value) == 1}
+    return {name: float(np.asarray(value)) for name, value in zip(names, found, strict=False)}
 
 
 def _not_finite(train_state: TrainState) -> str | None:

@@ -1,5 +1,6 @@
 """Runs that are cut short and continued: within an epoch, by signals, by a kill; and what their folders hold."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -45,8 +46,9 @@ class Killed(BaseException):
     """As a kill is, for what runs: nothing catches it."""
 
 
-def killed_at(step, monkeypatch):
-    """Has the run end after a step, without being told."""
+@contextlib.contextmanager
+def killed_at(step):
+    """Has what runs end when it would look at a step, without being told."""
     on_step, count = Progress.on_step, [0]
 
     def counting(self, totals):
@@ -55,14 +57,16 @@ def killed_at(step, monkeypatch):
             raise Killed
         on_step(self, totals)
 
-    monkeypatch.setattr(Progress, "on_step", counting)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "on_step", counting)
+        with pytest.raises(Killed):
+            yield
 
 
 @pytest.mark.parametrize("options", [{}, {"epoch_scan": True}, {"average": 0.9}, {"steps": 13, "epochs": None}])
-def test_a_run_resumes_within_an_epoch(tmp_path, monkeypatch, options):
+def test_a_run_resumes_within_an_epoch(tmp_path, options):
     whole = run(**options)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        killed_at(3 if "epoch_scan" in options else 8, patch)
+    with killed_at(3 if "epoch_scan" in options else 8):
         run(**options, folder=tmp_path, checkpoint_every=2)
     last = layout.checkpoints(tmp_path)[-1]
     assert layout.position(last) == ((0, 4) if "epoch_scan" in options else (1, 1))
@@ -72,7 +76,7 @@ def test_a_run_resumes_within_an_epoch(tmp_path, monkeypatch, options):
     assert_same(restore(tmp_path, "last", like=whole.train_state), whole.train_state)
 
 
-def test_batches_resume_within_an_epoch(tmp_path, monkeypatch):
+def test_batches_resume_within_an_epoch(tmp_path):
     starts = []
 
     class Seeking:
@@ -120,17 +124,15 @@ def test_batches_resume_within_an_epoch(tmp_path, monkeypatch):
     for i, (make, options, at) in enumerate(cases):
         folder = tmp_path / str(i)
         whole = run(arrays=(make(), None), **options)
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            killed_at(8, patch)
+        with killed_at(8):
             run(arrays=(make(), None), **options, folder=folder, checkpoint_every=7)
         starts.clear()
         assert_same_run(run(arrays=(make(), None), **options, folder=folder, resume=True), whole)
         assert at in starts
 
 
-def test_a_checkpoint_after_some_time(tmp_path, monkeypatch):
-    killed_at(4, monkeypatch)
-    with pytest.raises(Killed):
+def test_a_checkpoint_after_some_time(tmp_path):
+    with killed_at(4):
         run(folder=tmp_path, checkpoint_every=datetime.timedelta(microseconds=1))
     assert layout.checkpoints(tmp_path) == ["0.2", "0.3"], "the last and the one before"
     with pytest.raises(FileNotFoundError, match=r"holds no checkpoint of a finished epoch, but of 0\.3: the last"):
@@ -138,10 +140,9 @@ def test_a_checkpoint_after_some_time(tmp_path, monkeypatch):
     assert restore(tmp_path, "last").step == 3
 
 
-def test_a_damaged_checkpoint_within_an_epoch_is_passed_over(tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_within_an_epoch_is_passed_over(tmp_path):
     whole = run()
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        killed_at(5, patch)
+    with killed_at(5):
         run(folder=tmp_path, checkpoint_every=2)
     (tmp_path / "0.4" / "record" / "metadata").write_bytes(b"{")
     with pytest.warns(UserWarning, match=r"0\.4: expected a whole .*; the checkpoint of epoch 0\.2 is used"):
