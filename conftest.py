@@ -16,7 +16,8 @@ def _doctest_names(doctest_namespace):
 
 # Where it matters what the compiler makes of an op, where much is computed, or two programs are compared closely.
 OPTIMIZED = tuple(
-    Path(__file__).parent / "tests" / name for name in ("ops", "experiments", "data", "inspect/test_units.py")
+    Path(__file__).parent / "tests" / name
+    for name in ("ops", "experiments", "data", "inspect/test_units.py", "test_compiler.py")
 )
 
 

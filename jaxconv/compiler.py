@@ -1,4 +1,4 @@
-"""`jaxconv.jit`: `jax.jit` with the compiler options that are measured to help."""
+"""`jaxconv.jit`: `jax.jit` with the compiler options that measurements show to be faster."""
 
 import functools
 import math
@@ -15,28 +15,29 @@ from jaxconv.ops.lowering.modes import ynnpack
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# By backend, the option and the value that helps. XLA:CPU of jaxlib 0.10 hands convolutions to YNNPACK, which is slower
-# than its own path; what YNNPACK does well are reductions: experiments/benchmarks/results/jit.json.
+# The compiler options that `jit` adds, by backend. YNNPACK is faster than XLA:CPU at reductions, and at matrix products
+# of few rows, as in a loop of small steps; it is slower at convolutions: experiments/benchmarks/results/jit.json.
 YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
-OPTIONS: dict[str, dict[str, Any]] = {"cpu": {YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE"}}
+PASSED = ("REDUCE", "DOT", "INDIVIDUAL_DOT")
+OPTIONS: dict[str, dict[str, Any]] = {"cpu": {YNNPACK: ",".join(f"LIBRARY_FUSION_TYPE_{name}" for name in PASSED)}}
 
-# XLA:CPU asks for the temporaries of a program in one block at each call. One above 32 MB glibc takes from the system
-# each time, which clears it page by page when it is first touched; of smaller ones it keeps many. With this option
-# there are several blocks, of so many bytes each, an int32: docs/steps.md has the page faults with and without.
+# XLA:CPU allocates the temporaries of a program in one block at each call. glibc requests a block above 32 MB from the
+# system each time, and the system clears it page by page on first access; glibc keeps many smaller blocks. With this
+# option XLA allocates several blocks of at most n bytes, an int32: docs/steps.md has the page faults.
 BLOCKS = "xla_multiheap_size_constraint_per_heap"
 LEAST_BLOCK, MOST_BLOCK = 2**24, 2**31 - 1
 
 
 @functools.cache
 def _top_level() -> Any:
-    """Returns JAX's trace state where nothing is traced: a new thread's."""
+    """Returns JAX's trace state outside of any trace: the state of a new thread."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(jax.extend.core.get_opaque_trace_state).result()
 
 
 @functools.cache
 def _known(option: str, value: Any) -> bool:
-    """Returns whether this jaxlib has the option: asked of the compiler, on a program of one number."""
+    """Returns whether the compiler of this jaxlib accepts the option, by compiling a program of one scalar."""
     try:
         jax.jit(lambda x: x, compiler_options={option: value}).lower(0.0).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -57,29 +58,30 @@ def helpful_options() -> dict[str, Any]:
 
 
 def _blocks(jaxpr: Any) -> dict[str, int]:
-    """Returns the option of so many bytes: half as many again as the largest array that is named in the trace has.
+    """Returns the option with 1.5 times the bytes of the largest array in the trace: convolutions pad their arrays.
 
-    The compiler logs a warning for each array that is larger than a block. Programs of convolutions pad theirs.
+    A constant would not do: the compiler logs a warning for each array that is larger than a block, and a block that
+    is large enough for every program is allocated anew at each call, as without the option.
     """
     size = max(LEAST_BLOCK, _largest(jaxpr) * 3 // 2)
     return {BLOCKS: size} if size <= MOST_BLOCK else {}
 
 
 def _largest(jaxpr: Any) -> int:
-    """Returns the bytes of the largest array that is computed, of those whose sizes are known."""
+    """Returns the bytes of the largest array that is computed, among those of known size."""
     made = (v.aval for eqn in jaxpr.eqns for v in eqn.outvars if hasattr(v.aval, "dtype"))
     sizes = [math.prod(a.shape) * a.dtype.itemsize for a in made if all(isinstance(n, int) for n in a.shape)]
     return max([*sizes, *(_largest(inner) for eqn in jaxpr.eqns for inner in jaxprs_in_params(eqn.params))], default=0)
 
 
-def _told(handed: bool, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Calls a function whose convolutions are told whether YNNPACK gets them."""
-    with ynnpack(handed):
+def _called(passed: bool, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Calls a function, and tells its convolutions whether XLA:CPU passes them to YNNPACK."""
+    with ynnpack(passed):
         return function(*args, **kwargs)
 
 
 def _types(args: Any, kwargs: Any) -> Any:
-    """Returns what tells calls apart: all but the values of static arguments, which share the first one's block."""
+    """Returns the key of a call: the types of its arguments, without the values of static ones."""
     leaves, tree = jax.tree.flatten((args, kwargs))
     return tree, tuple((getattr(a, "shape", None), getattr(a, "dtype", None)) for a in leaves)
 
@@ -96,7 +98,7 @@ class _Jitted(Generic[P, R]):
         self._top: dict[Any, tuple[Any, bool]] = {}  # by the arguments' types
 
     def _now(self, args: Any, kwargs: Any) -> tuple[Any, bool]:
-        """Returns the jitted function for here, and whether XLA:CPU hands its convolutions to YNNPACK."""
+        """Returns the jitted function for this call, and whether XLA:CPU passes its convolutions to YNNPACK."""
         inside = jax.extend.core.get_opaque_trace_state() != _top_level()
         if inside or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             return self._plain, ynnpack.value
@@ -109,31 +111,31 @@ class _Jitted(Generic[P, R]):
 
     def _with_options(self, args: Any, kwargs: Any) -> tuple[Any, bool]:
         options = helpful_options() | self._options
-        handed = "CONVOLUTION" in str(options.get(YNNPACK, "CONVOLUTION"))
+        passed = "CONVOLUTION" in str(options.get(YNNPACK, "CONVOLUTION"))
         if jax.default_backend() == "cpu" and BLOCKS not in options and _known(BLOCKS, LEAST_BLOCK):
-            options |= _blocks(_told(handed, self._plain.trace, *args, **kwargs).jaxpr)
+            options |= _blocks(_called(passed, self._plain.trace, *args, **kwargs).jaxpr)
         if str(options) not in self._made:
             self._made[str(options)] = self._make(compiler_options=options) if options else self._plain
-        return self._made[str(options)], handed
+        return self._made[str(options)], passed
 
     def __repr__(self) -> str:
         return f"<jaxconv.jit of {self.__wrapped__!r}>"  # type: ignore[attr-defined]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        jitted, handed = self._now(args, kwargs)
-        return _told(handed, jitted, *args, **kwargs)  # type: ignore[no-any-return]
+        jitted, passed = self._now(args, kwargs)
+        return _called(passed, jitted, *args, **kwargs)  # type: ignore[no-any-return]
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
     def clear_cache(self) -> None:
-        """Forgets what was compiled."""
+        """Discards the compiled programs."""
         for jitted in {self._plain, *self._made.values()}:
             jitted.clear_cache()
         self._top.clear()
 
     def _cache_size(self) -> int:
-        """Returns how many programs are compiled, as a jitted function does."""
+        """Returns the number of compiled programs, as `jax.jit` does."""
         return sum(jitted._cache_size() for jitted in {self._plain, *self._made.values()})
 
     def trace(self, *args: Any, **kwargs: Any) -> Any:
@@ -146,8 +148,8 @@ class _Jitted(Generic[P, R]):
         return self._of("eval_shape", args, kwargs)
 
     def _of(self, name: str, args: Any, kwargs: Any) -> Any:
-        jitted, handed = self._now(args, kwargs)
-        return _told(handed, getattr(jitted, name), *args, **kwargs)
+        jitted, passed = self._now(args, kwargs)
+        return _called(passed, getattr(jitted, name), *args, **kwargs)
 
 
 @overload
@@ -161,20 +163,20 @@ def jit(
 def jit(
     function: Callable[..., Any] | None = None, *, compiler_options: dict[str, Any] | None = None, **arguments: Any
 ) -> Any:
-    """`jax.jit` with the compiler options that are known to help on the backend in use.
+    """`jax.jit` with the compiler options that make programs faster on the current backend.
 
-    The options are resolved at the first call with arguments of these types. One that this jaxlib does not know is
-    left out. They hold at top level only: inside any trace it is plain `jax.jit`. Where they change how a sum is
-    ordered, results differ from those of `jax.jit` by rounding.
+    The options are chosen at the first call with arguments of these types. An option that this jaxlib does not have is
+    left out. Options apply at top level only: inside a trace, this function is `jax.jit`. Where an option changes the
+    order of a sum, results differ from those of `jax.jit` by rounding.
 
-    On CPU: convolutions and products are not handed to YNNPACK, which is slower at them, and a program's temporaries
-    are asked for in several blocks instead of one, so that the system need not clear so many pages at each call:
-    experiments/benchmarks/results, jit.json and training.json.
+    On CPU, XLA does not pass convolutions to the library YNNPACK, which is slower at them, and allocates the
+    temporaries of a program in several blocks instead of one, which avoids page faults at each call: jit.json and
+    training.json in experiments/benchmarks/results.
 
     Args:
-      function: what to compile; without it, a decorator is returned.
-      compiler_options: options of your own; they win.
-      arguments: those of `jax.jit`.
+      function: the function to compile; without it, a decorator is returned.
+      compiler_options: further options, which override those of this function.
+      arguments: the arguments of `jax.jit`.
 
     >>> @jit
     ... def mean(x):

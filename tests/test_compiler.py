@@ -92,12 +92,26 @@ def test_an_option_of_the_callers_own_is_used_and_its_error_is_shown():
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the option is XLA:CPU's")
 def test_the_cpu_option_takes_the_convolution_out_of_the_fusion():
     def f(x, k):
-        return jc.conv(x, k)
+        return jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     x, k = jnp.ones((8, 28, 28, 32)), jnp.ones((3, 3, 32, 32))
     if "ynn_fusion" not in jax.jit(f).lower(x, k).compile().as_text():
         pytest.skip("this jaxlib does not fuse it in the first place")
     assert "ynn_fusion" not in jax.jit(f, compiler_options=compiler.helpful_options()).lower(x, k).compile().as_text()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the option is XLA:CPU's")
+def test_matrix_products_and_reductions_are_compiled_as_under_jax_jit():
+    """A dense layer on few examples is most of the work of many loops: there YNNPACK is faster than XLA."""
+
+    def f(x, w):
+        return jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, length=3)[0].sum(0)
+
+    x, w = jnp.ones((32, 512)), jnp.ones((512, 512))
+    plain, ours = (jit(f).lower(x, w).compile().as_text() for jit in (jax.jit, jc.jit))
+    if "ynn_fusion" not in plain:
+        pytest.skip("this jaxlib passes none to YNNPACK in the first place")
+    assert ours.count("ynn_fusion") == plain.count("ynn_fusion")
 
 
 def test_a_function_is_traced_once():
