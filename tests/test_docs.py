@@ -20,7 +20,7 @@ from experiments.docs import DOCS, ROOT, docstrings, notebooks, peers, pictures,
 
 # What a public name may lack, by the reason. Stars stand for any text.
 ERRORS = "DTypeError MissingKeyError ParameterError ShapeError *.*Error"
-RETURNED = """geometry.Field geometry.InexactField data.Dataset inspect.LayerStatistics inspect.Neighbors inspect.Pca
+RETURNED = """fields.Field fields.InexactField data.Dataset inspect.LayerStatistics inspect.Neighbors inspect.Pca
     inspect.Row inspect.Summary inspect.TopPatches train.FitResult weights.Comparison"""
 NO_FORMULA = {
     "errors": ERRORS,

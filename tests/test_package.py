@@ -158,7 +158,7 @@ def test_a_submodule_does_not_hide_a_function_of_the_front_door():
 ORDER = """
     errors keys leftovers names
     geometry keys pointwise
-    ops layer
+    fields ops layer
     layers compiler batches data patch
     compose
     branches

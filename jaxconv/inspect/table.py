@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import jax
 
 from jaxconv.compose import Repeat
-from jaxconv.geometry import Field
+from jaxconv.fields import Field
 from jaxconv.inspect.trace import Fields, Row, trace
 from jaxconv.layer import Composite, Layer, Tree, as_struct
 from jaxconv.layers import Fn

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxconv.compose import Repeat
-from jaxconv.geometry import IDENTITY, Field, clip_field, compose_field, cover_fields
+from jaxconv.fields import IDENTITY, Field, clip_field, compose_field, cover_fields
 from jaxconv.layer import (
     Composite,
     Layer,

@@ -12,7 +12,8 @@ import numpy as np
 from jaxconv.batches import Preprocess, batches, check_data, keep_best, nothing_yet
 from jaxconv.compiler import jit
 from jaxconv.errors import ParameterError, ShapeError
-from jaxconv.geometry import Field, as_int
+from jaxconv.fields import Field
+from jaxconv.geometry import as_int
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import (
     check_hashable,
