@@ -28,6 +28,7 @@ from jaxconv.ops.lowering import convs_saveable as convs_saveable
 from jaxconv.ops.lowering import explain as explain
 from jaxconv.ops.lowering import lowering as lowering
 from jaxconv.patch import patch_lax as patch_lax
+from jaxconv.predict import *
 from jaxconv.tree import *
 
 _PACKAGES = ("data", "inspect", "interop", "metrics", "models", "train", "weights")

@@ -6,6 +6,7 @@ with another kernel and bias (Jacob et al., 2018). `fold` finds the pairs by str
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -242,51 +243,67 @@ def fold_report(net: Layer, x: Tree = None) -> FoldReport:
 # --- Arrays -----------------------------------------------------------------------------------------------------------
 
 
-def _affine(norm: BatchNorm, params: Params, state: State) -> tuple[Array, Array]:
+# NumPy's arrays are folded by NumPy, which compiles no program; others by JAX.
+
+
+def _affine(xp: Any, norm: BatchNorm, params: Params, state: State) -> tuple[Array, Array]:
     """Returns the scale and the shift of each channel in evaluation."""
-    scale = jax.lax.rsqrt(jnp.asarray(state["var"]) + norm.eps)
+    scale = 1 / xp.sqrt(state["var"] + norm.eps)
     scale = scale * params["scale"] if norm.scale else scale
-    shift = -jnp.asarray(state["mean"]) * scale
+    shift = -state["mean"] * scale
     return scale, shift + params["bias"] if norm.bias else shift
 
 
-def _after_kernel(layer: Any, kernel: Array, bias: Array | None, scale: Array, shift: Array) -> tuple[Array, Array]:
+def _after_kernel(
+    xp: Any, layer: Any, kernel: Array, bias: Array | None, scale: Array, shift: Array
+) -> tuple[Array, Array]:
     """Returns kernel and bias of ``scale * layer(x) + shift``."""
     per = scale
     if type(layer) is ConvTranspose:  # kernel (*window, out // groups, in): the inputs of a group are side by side
         groups = layer.groups
-        per = jnp.repeat(scale.reshape(groups, -1).T, kernel.shape[-1] // groups, 1)
+        per = xp.repeat(scale.reshape(groups, -1).T, kernel.shape[-1] // groups, 1)
     if bias is None:
         places = kernel.shape[: len(window_tuple(layer.window))] if type(layer) is ConvLocal else ()
-        return kernel * per, jnp.broadcast_to(shift, (*places, layer.features))
+        return kernel * per, xp.broadcast_to(shift, (*places, layer.features))
     return kernel * per, bias * scale + shift
 
 
-def _before_kernel(layer: Any, kernel: Array, bias: Array | None, scale: Array, shift: Array) -> tuple[Array, Array]:
+def _before_kernel(
+    xp: Any, layer: Any, kernel: Array, bias: Array | None, scale: Array, shift: Array
+) -> tuple[Array, Array]:
     """Returns kernel and bias of ``layer(scale * x + shift)``."""
     groups = layer.groups if type(layer) is Conv else 1
     # One column for each output channel: the numbers of the inputs of its group.
-    scale, shift = (jnp.repeat(a.reshape(groups, -1).T, layer.features // groups, 1) for a in (scale, shift))
+    scale, shift = (xp.repeat(a.reshape(groups, -1).T, layer.features // groups, 1) for a in (scale, shift))
     rank = 0 if type(layer) is Dense else len(window_tuple(layer.window))
-    added = jnp.sum(kernel * shift, tuple(range(-2 - rank, -1)))
+    added = xp.sum(kernel * shift, tuple(range(-2 - rank, -1)))
     return kernel * scale, added if bias is None else bias + added
 
 
 def _computed(step: _Step, linear: Params, norm: Params, state: State) -> Params:
     """Returns the entries of the linear layer that computes the batch norm too."""
+    xp = np if all(isinstance(a, np.ndarray) for a in (*linear.values(), *norm.values(), *state.values())) else jnp
 
     def compute(linear: Params, norm: Params, state: State) -> Params:
         change = _after_kernel if step.linear_first else _before_kernel
-        new = change(step.linear, linear["kernel"], linear.get("bias"), *_affine(step.norm, norm, state))
+        new = change(xp, step.linear, linear["kernel"], linear.get("bias"), *_affine(xp, step.norm, norm, state))
         return {name: a.astype(linear["kernel"].dtype) for name, a in zip(("kernel", "bias"), new, strict=True)}
 
     for _ in range(step.repeats):
-        compute = jax.vmap(compute)
+        compute = functools.partial(_each, compute) if xp is np else jax.vmap(compute)
     return compute(linear, norm, state)
 
 
+def _each(compute: Callable[..., Params], *trees: Params) -> Params:
+    """Computes each slice of NumPy's arrays."""
+    count = len(trees[0]["kernel"])
+    found = [compute(*({name: a[i] for name, a in tree.items()} for tree in trees)) for i in range(count)]
+    return {name: np.stack([one[name] for one in found]) for name in found[0]}
+
+
 def _taken(entries: dict[str, Any], names: Mapping[str, bool], argument: str) -> dict[str, Array]:
-    return {name: jnp.asarray(take(entries, name, argument)) for name, has in names.items() if has}
+    found = {name: take(entries, name, argument) for name, has in names.items() if has}
+    return {name: a if isinstance(a, np.ndarray) else jnp.asarray(a) for name, a in found.items()}
 
 
 def _with_arrays(step: _Step, params: Params, state: State) -> tuple[Params, State]:

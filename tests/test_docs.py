@@ -30,7 +30,7 @@ NO_FORMULA = {
     "figures": "inspect.figures.*",
     "layers and tools of any function, which compute nothing of their own": """Layer Composite Run Fn Identity Flatten
         map_layers inline shared backbone auxiliary on_map resized top_down frozen remat mixed_precision jit explain
-        lowering patch_lax convs_saveable fold_report""",
+        lowering patch_lax convs_saveable fold_report predictor""",
     "files and data sets": """data.batches data.cifar10 data.fashion_mnist data.ImageFolder data.image_cache
         data.image_folder data.mnist5k data.read_idx data.read_image data.split train.save train.restore""",
     "draws of where to cut, flip or cover": "data.random_* data.cutout data.CenterCrop data.RandomResizedCrop",
@@ -44,7 +44,7 @@ NO_PEER = {
     "errors": ERRORS,
     "records that functions return": RETURNED,
     "to a peer and back": "interop.flax.* interop.onnx.*",
-    "of what only jaxconv says": "fold_report",
+    "of what only jaxconv has": "fold_report predictor",
 }
 NO_EXAMPLE = {
     "errors": ERRORS,

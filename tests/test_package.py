@@ -23,7 +23,9 @@ LAYERS = """Conv ConvTranspose ConvLocal Dense MaxPool AvgPool LpPool GlobalAvgP
     PReLU Pad Resize PixelShuffle ChannelShuffle Identity Fn"""
 COMBINATORS = """serial parallel concat split frozen gate residual inline repeat remat mixed_precision map_layers
     auxiliary backbone on_map resized top_down"""
-OTHERS = "fold fold_report conv_output_size conv_transpose_output_size summary jit lowering explain convs_saveable"
+OTHERS = (
+    "fold fold_report predictor conv_output_size conv_transpose_output_size summary jit lowering explain convs_saveable"
+)
 EXAMPLES = f"{OPS} {LAYERS} {COMBINATORS} {OTHERS}".split()
 TYPES = ["Layer", "ShapeError", "DTypeError", "MissingKeyError", "ParameterError"]
 
@@ -168,7 +170,8 @@ ORDER = """
     layers compiler equal_batches data metrics patch
     compose
     backbones dataflow
-    folding
+    folding fusing
+    predict
     models interop weights inspect train
 """
 

@@ -8,6 +8,7 @@ fail: see `fits`.
 import functools
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -156,10 +157,13 @@ def _with_axis(g: Geometry, size: int, window: int) -> Geometry:
     )
 
 
-def _along_examples(p: Problem, first: Array, second: Array, inner: int) -> Array:
+def _along_examples(
+    p: Problem, first: Array, second: Array, inner: int, *more: Array, ops: Sequence[str] = ()
+) -> Array:
     """The output, with the examples as a spatial axis along which the window has one tap."""
     across = replace(p, geometry=_with_axis(p.geometry, p.batch, 1), batch=1)
-    return _convolution(across, first[None], second[None], inner + 1)[0]
+    more = tuple(a if a.ndim == 1 else a[None] for a in more)
+    return _convolution(across, first[None], second[None], inner + 1, *more, ops=ops)[0]
 
 
 def _joined(p: Problem) -> bool:
@@ -191,16 +195,19 @@ def _kernel(p: Problem, x: Array, y: Array) -> Array:
     return _convolution(across, x.reshape(across.shape("input")), y, 0).reshape(p.shape("kernel"))
 
 
-def _convolution(p: Problem, first: Array, second: Array, inner: int) -> Array:
-    """The output. Axis ``inner`` of the kernel has the channels, the last of the others the features."""
+def _convolution(p: Problem, first: Array, second: Array, inner: int, *more: Array, ops: Sequence[str] = ()) -> Array:
+    """The output. Axis ``inner`` of the kernel has the channels, the last of the others the features.
+
+    ``ops`` are oneDNN's names of what follows within the call, ``more`` the arrays that they read.
+    """
     g = p.geometry
     last, spatial = g.rank + 1, list(range(1, g.rank + 1))
     *window_axes, outer = (axis for axis in range(g.rank + 2) if axis != inner)
     if g.rank == 1 and g.groups > 1:  # one axis alone is slow
         second = jnp.expand_dims(second, window_axes[0])
-        return _convolution(
-            replace(p, geometry=_with_axis(g, 1, 1)), first[:, None], second, inner + (inner > window_axes[0])
-        )[:, 0]
+        more = tuple(a if a.ndim == 1 else a[:, None] for a in more)
+        wide = replace(p, geometry=_with_axis(g, 1, 1))
+        return _convolution(wide, first[:, None], second, inner + (inner > window_axes[0]), *more, ops=ops)[:, 0]
     rank = {"dims": g.rank + 2}
     image = rank | {"data": {"batch_dim": 0, "feature_dim": last, "spatial_dims": spatial}}
     kernel = {"input_feature_dim": inner, "output_feature_dim": outer, "spatial_dims": window_axes}
@@ -217,8 +224,17 @@ def _convolution(p: Problem, first: Array, second: Array, inner: int) -> Array:
         "output": image,
         "window": window,
         "feature_groups": g.groups,
+        **({"fusions": {"ops": list(ops)}} if ops else {}),
     }
-    return _call("convolution", {"onednn_conv_config": config}, p.shape("output"), first, second)
+    return _call("convolution", {"onednn_conv_config": config}, p.shape("output"), first, second, *more)
+
+
+def with_epilogue(p: Problem, x: Array, kernel: Array, operands: Sequence[Array], ops: Sequence[str]) -> Array:
+    """The output, with what follows it within the call: see `jaxconv.ops.lowering.fused`."""
+    rank = p.geometry.rank
+    along = p.depthwise and p.outer == 1 and rank < 3 and unit(p.geometry.stride)
+    compute = _along_examples if along else _convolution
+    return compute(p, x, kernel, rank, *operands, ops=ops)
 
 
 def product(p: Product, a: Array, b: Array, solve: Solve) -> Array:

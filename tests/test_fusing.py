@@ -1,0 +1,127 @@
+"""Convolutions with what follows them in one call: the same values and derivatives, and what is fused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxconv as jc
+from jaxconv.fusing import fuse
+from jaxconv.ops.lowering import onednn
+from jaxconv.ops.lowering.fused import ACTIVATIONS
+
+relu = jax.nn.relu
+SHAPE = (2, 7, 6, 4)
+
+
+def made(net, shape=SHAPE, seed=0):
+    rng = np.random.default_rng(seed)
+    params, state = jax.eval_shape(lambda key: net.init(key, shape), jax.random.key(0))
+    draw = lambda s: jnp.asarray(rng.normal(size=s.shape) / 2, s.dtype)  # noqa: E731
+    params, state = jax.tree.map(draw, (params, state))
+    return lambda params, x: net.apply(params, state, x)[0], params, jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+def check(net, shape=SHAPE):
+    """Compares values, and returns what `explain` calls the convolutions."""
+    f, params, x = made(net, shape)
+    got, want = jax.jit(fuse(f))(params, x), jax.jit(f)(params, x)
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-6 * max(1, np.abs(want).max()))
+    return [row.op for row in jc.explain(fuse(f), params, x) if row.op.startswith("conv")]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("bias", [False, True])
+def test_activations(name, bias):
+    function = ACTIVATIONS[name].function
+    ops = ["conv + bias + " + name if bias else "conv + " + name]
+    assert check(jc.serial(jc.Conv(6, bias=bias), function)) == ops
+
+
+CONVS = {
+    "strided": jc.Conv(6, 3, stride=2, padding=1),
+    "1x1": jc.Conv(6, 1),
+    "dilated": jc.Conv(6, 2, dilation=2),
+    "grouped": jc.Conv(6, groups=2),
+    "depthwise": jc.Conv(4, groups=4),
+    "depthwise strided": jc.Conv(4, 5, groups=4, stride=2),
+    "reflected": jc.Conv(6, padding=1, pad_mode="reflect"),
+}
+
+
+@pytest.mark.parametrize("conv", CONVS.values(), ids=CONVS)
+def test_convolutions(conv):
+    assert check(jc.serial(conv, jax.nn.silu)) == ["conv + bias + silu"]
+
+
+@pytest.mark.parametrize("conv", [jc.Conv(4), jc.Conv(4, 1), jc.Conv(4, groups=4)])
+def test_sums(conv):
+    assert check(jc.residual(conv, after=relu)) == ["conv + bias + add + relu"]
+    assert check(jc.residual(conv, jc.Conv(4, 1), after=jax.nn.hard_swish)) == ["conv + bias", "conv + bias + add"] or (
+        check(jc.residual(conv, jc.Conv(4, 1), after=jax.nn.hard_swish)) == ["conv + bias + add", "conv + bias"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "conv"),
+    [((2, 9, 4), jc.Conv(6, (3,))), ((2, 4, 5, 3, 4), jc.Conv(6, (3, 2, 3))), ((2, 9, 4), jc.Conv(4, (3,), groups=4))],
+)
+def test_other_ranks(shape, conv):
+    assert check(jc.serial(conv, relu), shape) == ["conv + bias + relu"]
+
+
+def test_a_value_that_others_read_is_not_fused():
+    f, params, x = made(jc.Conv(4))
+
+    def read_twice(params, x):
+        y = f(params, x)
+        return relu(y) + y
+
+    ops = [row.op for row in jc.explain(fuse(read_twice), params, x)]
+    assert ops == ["conv + bias"]
+    np.testing.assert_allclose(fuse(read_twice)(params, x), read_twice(params, x), atol=1e-5)
+    assert [row.op for row in jc.explain(fuse(lambda p, x: (f(p, x), relu(f(p, x)))), params, x)] == [
+        "conv + bias",
+        "conv + bias + relu",
+    ]
+
+
+@pytest.mark.parametrize("function", [lambda y: jnp.maximum(y, 0.5), lambda y: jnp.minimum(y, 0), jax.nn.hard_swish])
+def test_other_functions_are_not_taken_for_activations(function):
+    assert check(jc.serial(jc.Conv(4), function)) == ["conv + bias"]
+
+
+def test_derivatives_are_those_of_separate_operations():
+    net = jc.serial(jc.residual(jc.serial(jc.Conv(4), jax.nn.silu, jc.Conv(4)), after=jnp.tanh))
+    f, params, x = made(net)
+    loss = lambda g: lambda params, x: jnp.sum(jnp.sin(g(params, x)))  # noqa: E731
+    close = lambda got, want: jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), got, want)  # noqa: E731
+    close(jax.jit(jax.grad(loss(fuse(f)), (0, 1)))(params, x), jax.jit(jax.grad(loss(f), (0, 1)))(params, x))
+    jvp = lambda g: jax.jvp(lambda x: g(params, x), (x,), (jnp.cos(x),))[1]  # noqa: E731
+    close(jvp(fuse(f)), jvp(f))
+    close(jax.vmap(lambda x: fuse(f)(params, x[None]))(x), jax.vmap(lambda x: f(params, x[None]))(x))
+
+
+def test_inside_of_remat_and_repeat():
+    assert check(jc.remat(jc.serial(jc.Conv(4), relu))) == ["conv + bias + relu"]
+    f, params, x = made(jc.repeat(jc.serial(jc.Conv(4, 1), relu), 2))
+    np.testing.assert_allclose(fuse(f)(params, x), f(params, x), atol=1e-5)
+
+
+@pytest.mark.skipif(not onednn.carried(), reason="this jaxlib's oneDNN is not called")
+def test_a_folded_resnet_is_calls_of_onednn():
+    net = jc.models.resnet18()
+    params, state = jax.tree.map(
+        lambda s: np.ones(s.shape, s.dtype), jax.eval_shape(lambda k: net.init(k, (1, 64, 64, 3)), jax.random.key(0))
+    )
+    folded, params, state = jc.fold(net, params, state)
+    f = fuse(lambda params, x: folded.apply(params, state, x)[0])
+    rows = [row for row in jc.explain(f, params, jnp.ones((1, 64, 64, 3)), platform="cpu") if "conv" in row.op]
+    assert {row.form for row in rows} == {"onednn"}
+    assert "in one call" in rows[0].why
+    ops = [row.op for row in rows]
+    assert [ops.count(f"conv + bias{more}") for more in (" + relu", " + add + relu", "")] == [9, 8, 3]
+    # Elsewhere it is what it was.
+    assert {
+        row.form for row in jc.explain(f, params, jnp.ones((1, 64, 64, 3)), platform="tpu") if "conv" in row.op
+    } == {"xla"}

@@ -1,0 +1,71 @@
+"""Predictions in fixed batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxconv as jc
+
+NET = jc.serial(jc.Conv(4), jc.BatchNorm(), jax.nn.relu, jc.GlobalAvgPool(), jc.Dense(3))
+
+
+@pytest.fixture(scope="module")
+def made():
+    params, state = NET.init(0, (1, 6, 6, 2))
+    state["1"] = {"mean": jnp.array([0.1, -0.2, 0.3, 0.0]), "var": jnp.array([0.5, 1.0, 2.0, 3.0])}
+    return params, state
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
+def test_any_number_of_examples(made, count):
+    predict = jc.predictor(NET, *made, batch_sizes=(3, 1))
+    x = np.random.default_rng(count).normal(size=(count, 6, 6, 2))
+    y = predict(x)
+    np.testing.assert_allclose(y, NET.apply(*made, x.astype(np.float32))[0], atol=1e-5)
+    assert y.shape == (count, 3)
+    assert set(predict.memory) == {1: {1}, 2: {3}, 3: {3}}.get(count, {3} if count % 3 != 1 else {1, 3})
+
+
+def test_programs_are_compiled_once_and_ahead_with_a_shape(made):
+    predict = jc.predictor(NET, *made, batch_sizes=(1, 2), x=(1, 6, 6, 2))
+    assert set(predict.memory) == {1, 2}
+    assert predict.memory[2] > predict.memory[1] > 0
+    programs = dict(predict._programs)
+    predict(np.ones((5, 6, 6, 2)))
+    assert predict._programs == programs
+
+
+def test_what_it_says(made):
+    predict = jc.predictor(NET, *made, batch_sizes=(2,), x=(1, 6, 6, 2))
+    assert predict.threads >= 1
+    assert predict.report.folded == {"1": "0"}
+    assert repr(predict).startswith(
+        f"predictor(batch_sizes=(2,), threads={predict.threads}, memory={{2: 0 MiB}}, folded=1"
+    )
+
+
+def test_trees_in_and_out():
+    net = jc.parallel(a=jc.serial(lambda x: x["left"] + x["right"]), b=jc.serial(lambda x: 2 * x["left"]))
+    predict = jc.predictor(net, {}, {}, batch_sizes=(2,))
+    x = {"left": np.arange(6.0).reshape(3, 2), "right": np.ones((3, 2))}
+    a, b = predict(x)
+    np.testing.assert_array_equal(a, x["left"] + 1)
+    np.testing.assert_array_equal(b, 2 * x["left"])
+
+
+@pytest.mark.parametrize("x", [np.ones((0, 6, 6, 2)), np.float32(1), {"a": np.ones((2, 1)), "b": np.ones((3, 1))}])
+def test_inputs_without_one_number_of_examples(made, x):
+    with pytest.raises(jc.ShapeError, match="x must have arrays with one number of examples"):
+        jc.predictor(NET, *made)(x)
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (1, -2)])
+def test_batches_that_are_none(made, sizes):
+    with pytest.raises(jc.ShapeError, match="batch_sizes must"):
+        jc.predictor(NET, *made, batch_sizes=sizes)
+
+
+def test_outputs_without_a_batch(made):
+    with pytest.raises(jc.ShapeError, match="outputs must have one entry for each of 2 examples"):
+        jc.predictor(jc.serial(jnp.sum), {}, {}, batch_sizes=(2,))(np.ones((2, 3)))
