@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-NAMES = ("classify", "dream", "edges", "finetune", "imagenet", "retrieve", "style", "visualize")
+NAMES = ("classify", "dream", "edges", "finetune", "imagenet", "retrieve", "speedrun", "style", "visualize")
 
 
 @pytest.mark.parametrize("name", NAMES)
