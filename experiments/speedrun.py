@@ -3,7 +3,9 @@
     python -m experiments.speedrun --data fashion_mnist --runs 3
     JAXCONV_CIFAR10=~/cifar-10 python -m experiments.speedrun --data cifar10
 
-{claim}
+Fashion-MNIST: 93.51% of the test images after 8 epochs, one run, 670 s on two cores that some fifteen other processes
+shared at the time (benchmarks/results/speedrun.json). `experiments.classify` reaches 92.79% in 10 epochs. The recipe
+for CIFAR-10 is not measured: the machine had no copy of the data.
 
 The ideas are those of airbench (K. Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024,
 https://arxiv.org/abs/2404.00498): a first layer that whitens patches and is not trained (D. Page, How to Train Your
@@ -206,7 +208,9 @@ def run(data: Dataset, recipe: Recipe, seed: int, program: Any = None) -> dict[s
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser("python -m experiments.speedrun", description=__doc__, formatter_class=Help)
+    arguments = argparse.ArgumentParser(
+        "python -m experiments.speedrun", description=(__doc__ or "").split("\n\n", 1)[0], formatter_class=Help
+    )
     arguments.add_argument("--data", choices=RECIPES, default="fashion_mnist", help="the data set")
     arguments.add_argument("--folder", help="the folder of its files")
     arguments.add_argument("--runs", type=positive(int), default=1, help="runs, of the seeds 0, 1, ...")

@@ -33,7 +33,9 @@ NO_FORMULA = {
         lowering patch_lax convs_saveable fold_report predictor""",
     "files and data sets": """data.batches data.cifar10 data.fashion_mnist data.ImageFolder data.image_cache
         data.image_folder data.mnist5k data.read_idx data.read_image data.split train.save train.restore""",
-    "draws of where to cut, flip or cover": "data.random_* data.cutout data.CenterCrop data.RandomResizedCrop",
+    "draws of where to cut, flip or cover": """data.random_* data.cutout data.CenterCrop data.RandomResizedCrop
+        data.draw_* data.Affine""",
+    "draws of colors and operations": "data.color_jitter data.rand_augment",
     "weights and modules from one library to another": "weights.* interop.*",
     "loops over batches with the loss that they are given": """train.fit train.train_step train.evaluate train.predict
         train.TrainState inspect.minimize inspect.Recorder""",
@@ -43,6 +45,7 @@ NO_FORMULA = {
 NO_PEER = {
     "errors": ERRORS,
     "records that functions return": RETURNED,
+    "draws of the function of that name, which has its peer": "data.draw_[!a]* data.Affine",
     "to a peer and back": "interop.flax.* interop.onnx.*",
     "of what only jaxconv has": "fold_report predictor",
 }

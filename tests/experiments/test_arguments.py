@@ -5,7 +5,9 @@ import importlib
 
 import pytest
 
-NAMES = ("classify", "dream", "edges", "finetune", "imagenet", "imagenet_train", "retrieve", "style", "visualize")
+NAMES = (
+    "classify", "dream", "edges", "finetune", "imagenet", "imagenet_train", "retrieve", "speedrun", "style", "visualize"
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
