@@ -6,8 +6,9 @@
 
 Each name adds its rows to results/input.json, so that peers can be measured in environments of their own. All read the
 same files, in the page cache, with two workers: a random resized crop of 224, a flip, and batches of uint8. torchvision
-resizes with antialiasing, as jaxconv does; TensorFlow does so only where asked. After a first epoch, the faster of two
-counts.
+resizes with antialiasing, as jaxconv does; TensorFlow does so only where asked. Of all epochs but the first, and of all
+runs that write to the same file, the fastest counts. On a machine that others use, run the peers in turn, several
+times, and compare the processor time.
 """
 
 import argparse
@@ -236,7 +237,12 @@ def main() -> None:
     for name in options.measure:
         for row, value in kinds[name](options.images):
             print(row, value, flush=True)
-            rows[row] = value | {peer: importlib.metadata.version(peer) for peer in PEERS.get(name, ())}
+            before = rows.get(row, {})
+            # The processor time of the run that had least of it, and all else of the fastest run.
+            least = min(found.get("cpu_ms_per_image", float("inf")) for found in (value, before))
+            fastest = max(value, before, key=lambda found: found.get("images_per_second", 0.0))
+            rows[row] = fastest | ({"cpu_ms_per_image": least} if least < float("inf") else {})
+            rows[row] |= {peer: importlib.metadata.version(peer) for peer in PEERS.get(name, ())}
     files = list(options.images.rglob("*.jpg"))
     about = {"images": len(files), "bytes_per_image": sum(f.stat().st_size for f in files) // len(files)}
     about |= {"size": [HEIGHT, WIDTH], "batch": BATCH, "workers": WORKERS, "rounds": ROUNDS}
