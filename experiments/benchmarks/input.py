@@ -15,6 +15,7 @@ import argparse
 import importlib.metadata
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ COUNT, HEIGHT, WIDTH, CLASSES = 5000, 375, 500, 10
 BATCH, SIZE, WORKERS, ROUNDS = 128, 224, 2, 2
 STEP_BATCH, STEPS = 32, 12
 PEERS = {
-    "jaxconv": ("grain", "simplejpeg", "pillow"),
+    "jaxconv": ("grain", "simplejpeg", "cykooz-resizer"),
     "torch": ("torch", "torchvision", "pillow"),
     "tensorflow": ("tensorflow-cpu",),
     "decoders": ("simplejpeg", "pillow"),
@@ -246,6 +247,7 @@ def main() -> None:
     files = list(options.images.rglob("*.jpg"))
     about = {"images": len(files), "bytes_per_image": sum(f.stat().st_size for f in files) // len(files)}
     about |= {"size": [HEIGHT, WIDTH], "batch": BATCH, "workers": WORKERS, "rounds": ROUNDS}
+    about["load_average"] = os.getloadavg()[2]
     write_results(options.out, {**environment(), **about, "rows": rows})
 
 
