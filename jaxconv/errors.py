@@ -2,12 +2,16 @@
 
 import contextlib
 import difflib
+import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
 
@@ -87,6 +91,20 @@ def short_traceback(traceback: TracebackType | None) -> TracebackType | None:
             entry = frames[i]
             short = TracebackType(short, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return short
+
+
+def shortens_tracebacks(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorates a function whose errors have short tracebacks: see `short_traceback`."""
+
+    @functools.wraps(function)
+    def shortened(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            error.__traceback__ = short_traceback(error.__traceback__)
+            raise
+
+    return shortened
 
 
 class located:

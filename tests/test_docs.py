@@ -39,6 +39,8 @@ NO_FORMULA = {
     "weights and modules from one library to another": "weights.* interop.*",
     "loops over batches with the loss that they are given": """train.fit train.train_step train.evaluate train.predict
         train.TrainState inspect.minimize inspect.Recorder""",
+    "what a run does beside training, and a metric of the caller's": """train.csv_file train.early_stopping
+        train.json_lines train.tensorboard metrics.Metric metrics.add""",
     "what a network holds or gives, as it is": "inspect.activations inspect.filters inspect.summary inspect.trace",
     "settings": "inspect.Objective inspect.PIXELS inspect.PHOTOGRAPHS inspect.View",
 }

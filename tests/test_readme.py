@@ -28,7 +28,7 @@ def examples(page):
 FLAX, OWN, BUILD, PRETRAINED = examples(README)
 OPS, FIRST = examples(DOCS["start"])
 ERROR, COMPOSITE, WEIGHTS, LOOKING, INTEROP = examples(DOCS["networks"])
-TRAINING, LOOP = examples(DOCS["training"])
+TRAINING, STRUCTURED, STREAMED, LOOP = examples(DOCS["training"])
 
 
 def said(example):
@@ -166,6 +166,57 @@ def test_the_training_example_trains(tmp_path):
     names: dict = {"jax": jax, "jc": jc, "optax": optax}
     exec(TRAINING.replace('"runs/mine"', repr(str(tmp_path / "mine"))), names)
     assert names["result"].history[-1]["validation_accuracy"] > 0.9
+
+
+def test_targets_of_several_arrays_are_trained_on():
+    import optax
+
+    rng = np.random.default_rng(0)
+    names: dict = {
+        "jax": jax,
+        "jc": jc,
+        "jnp": jax.numpy,
+        "optax": optax,
+        "net": jc.serial(jc.Flatten(), jc.Dense(6), lambda y: {"scores": y[:, :2], "boxes": y[:, 2:]}),
+        "optimizer": optax.adam(0.1),
+        "images": rng.normal(size=(200, 2, 2, 1)).astype(np.float32),
+        "labels": rng.integers(0, 2, 200),
+        "boxes": np.ones((200, 4), np.float32),
+    }
+    exec(STRUCTURED.replace("epochs=30", "epochs=4"), names)
+    result = names["result"]
+    assert result.history[-1]["validation_boxes"] < result.history[0]["validation_boxes"]
+    assert "validation_accuracy" in result.history[0]
+
+
+def test_batches_from_a_folder_and_from_a_stream_are_trained_on(tmp_path, monkeypatch):
+    import itertools
+
+    import optax
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    for name, color in (("cats", 0), ("dogs", 255)):
+        (tmp_path / "photographs" / "train" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (12, 12), (color, i, 0)).save(f"photographs/train/{name}/{i}.png")
+    images, labels = np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, int)
+    names: dict = {
+        "jc": jc,
+        "net": jc.serial(jc.Flatten(), jc.Dense(2)),
+        "optimizer": optax.sgd(0.1),
+        "loss": optax.softmax_cross_entropy_with_integer_labels,
+        "preprocess": lambda x: x.astype(np.float32) / 255,
+        "held_out": (images, labels),
+        "stream": itertools.repeat((images, labels)),
+    }
+    small = {"64": "4", "224": "8", "epochs=90": "epochs=2", "100_000, epochs=100": "4, epochs=2"}
+    code = STREAMED
+    for text, other in small.items():
+        assert text in code
+        code = code.replace(text, other)
+    exec(code, names)
+    assert (tmp_path / "runs" / "photographs" / "2").is_dir()
 
 
 def test_the_step_of_ones_own_loop_learns():

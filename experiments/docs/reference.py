@@ -32,6 +32,7 @@ SECTIONS = {
     "weights": "Weights",
     "data": "Data",
     "train": "Training",
+    "metrics": "Metrics",
     "interop": "Other frameworks",
 }
 TITLES = {

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxconv.compiler import jit
 from jaxconv.equal_batches import Preprocess
+from jaxconv.errors import shortens_tracebacks
 from jaxconv.layer import Layer
 from jaxconv.metrics import Function, Metric, add
 from jaxconv.structs import struct_of
@@ -18,6 +19,7 @@ from jaxconv.train.measures import Loss, Metrics, as_metrics, finished, measure,
 from jaxconv.train.sources import Batches, Part, array_parts, is_iterable
 
 
+@shortens_tracebacks
 def evaluate(
     net: Layer,
     params: Any,
@@ -125,6 +127,7 @@ def measured(
     return {**finished(values, metrics), "count": count}
 
 
+@shortens_tracebacks
 def predict(
     net: Layer,
     params: Any,

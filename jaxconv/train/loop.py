@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from jaxconv.equal_batches import Preprocess
+from jaxconv.errors import shortens_tracebacks
 from jaxconv.layer import Layer
 from jaxconv.metrics import Function, Metric
 from jaxconv.train import layout
@@ -28,6 +29,7 @@ from jaxconv.train.state import Augment
 from jaxconv.train.summaries import configuration
 
 
+@shortens_tracebacks
 def fit(
     net: Layer,
     inputs: Any,

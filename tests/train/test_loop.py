@@ -401,3 +401,21 @@ def test_result_is_data():
         "best_epoch",
         "interrupted",
     ]
+
+
+def test_tracebacks_are_short():
+    """The caller's line, and the one that says what is wrong; a bad loss adds the caller's own line."""
+
+    def loss(outputs, targets):
+        raise RuntimeError("mine")
+
+    for options, error, frames in (
+        ({"batch_size": 51}, ValueError, 2),
+        ({"validation": (IMAGES, LABELS - 1)}, ValueError, 2),
+        ({"loss": loss}, RuntimeError, 3),
+        ({"optimizer": poison(1)}, NonFiniteLossError, 2),
+    ):
+        with pytest.raises(error) as caught:
+            run(**options)
+        ours = [entry for entry in caught.traceback if "/jax/" not in str(entry.path)]
+        assert len(ours) - 1 <= frames, [f"{entry.path}:{entry.lineno}" for entry in ours]  # One more: this test's.
