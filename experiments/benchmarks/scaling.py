@@ -23,6 +23,11 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 DEVICES = 8
+# Assumed of H100 servers with eight cards: bytes a second that a card sends to others of its server (NVLink 4, 450e9)
+# and of other servers (400 Gb/s a card), of which 80 % are reached; seconds that a small all-reduce takes in a server,
+# and more for each doubling of the number of servers; images a second that a card trains on in bfloat16.
+IN_SERVER, BETWEEN, LATENCY, DOUBLING = 0.8 * 450e9, 0.8 * 50e9, 15e-6, 5e-6
+IMAGES = {"resnet50": 5300, "convnext_base": 1000}
 COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "f16": 2, "s8": 1, "u8": 1}
@@ -53,6 +58,8 @@ def main() -> None:
                 found["sent"].append(sent(name, shard_params))
                 print(found["sent"][-1], flush=True)
                 write_results(options.out, found)
+    found["expected"] = [expected(row, devices) for row in found["sent"] for devices in (8, 64, 256, 1024)]
+    write_results(options.out, found)
     if "saves" in options.what:
         found["saves"] = saves()
         write_results(options.out, found)
@@ -106,6 +113,30 @@ def sent(name: str, shard_params: str | None) -> dict[str, Any]:
         "megabytes": {kind: size / 1e6 for kind, size in sizes.items()},
         "below_64_kB": small,
         "compiled_seconds": time.perf_counter() - start,
+    }
+
+
+def expected(row: dict[str, Any], devices: int, batch: int = 128) -> dict[str, Any]:
+    """Returns what a step on H100 cards sends, and how long that takes if nothing is computed meanwhile.
+
+    In a ring, an all-gather or a reduce-scatter sends (n-1)/n of its arrays and an all-reduce twice that, between
+    servers an eighth of it from each card.
+    """
+    servers = devices // 8
+    gradients = 4 * row["parameters"]
+    seconds = 2 * 7 / 8 * gradients / IN_SERVER + 2 * (servers - 1) / servers * gradients / 8 / BETWEEN
+    small = row["below_64_kB"] * (LATENCY + DOUBLING * (servers - 1).bit_length())
+    compute = batch / IMAGES[row["network"]]
+    return {
+        "network": row["network"],
+        "shard_params": row["shard_params"],
+        "devices": devices,
+        "sent_by_a_card_megabytes": 2 * (devices - 1) / devices * gradients / 1e6,
+        "large_ms": 1e3 * seconds,
+        "small_ms": 1e3 * small,
+        "compute_ms": 1e3 * compute,
+        "efficiency": compute / (compute + seconds + small),
+        "efficiency_if_gradients_overlap": compute / (max(compute, seconds) + small),
     }
 
 
