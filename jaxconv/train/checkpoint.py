@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.train import layout, leaves
+from jaxconv.train import layout, leaves, lock
 from jaxconv.train.layout import DamagedError
 from jaxconv.train.lock import only_writer
 from jaxconv.train.state import TrainState
@@ -80,6 +80,8 @@ def save_locked(
     epoch, step, found = len(history), within["step"] if within else 0, layout.checkpoints(path)
     name = layout.name_of(epoch, step)
     best_epoch = epoch if best_epoch is None else best_epoch
+    if jax.process_index() == 0 and not (path / lock.NAME).exists():
+        raise OSError(f"{path}: epoch {name} could not be saved, for the folder was removed or moved during the run")
     earlier = [e for e in found if layout.position(e) < (epoch, step)]
     later = [e for e in found if layout.position(e) >= (epoch, step)]
     known = [name, *earlier] if history else [name, "0"]

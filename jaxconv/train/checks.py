@@ -56,6 +56,8 @@ def check_positive(name: str, value: Any) -> None:
 
 def check_every(every: Any) -> int | datetime.timedelta | None:
     """``every`` is a positive int, a positive timedelta, or None."""
+    if isinstance(every, datetime.timedelta) and jax.process_count() > 1:
+        raise ValueError(f"checkpoint_every must be an int, of steps, where there are several processes, got {every!r}")
     if every is None or (isinstance(every, datetime.timedelta) and every > datetime.timedelta()):
         return every  # type: ignore[no-any-return]
     if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1:

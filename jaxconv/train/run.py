@@ -114,7 +114,7 @@ class Run:
                 self.saver.save(result, train_state, self._position(Within(step, totals, seconds)))
                 self.due.saved()
                 paused += time.perf_counter() - start
-            return self.signals.received is not None
+            return self.signals.stop()
 
         carry = (result.train_state, before.totals)
         carry = plan.source.run(
@@ -195,11 +195,13 @@ def resumed(path: Path, plan: Plan) -> tuple[FitResult, Within | None]:
     plan.source.restore(position.get("source"), epoch=len(history), step=step, done=int(train_state.step))
     if not step:
         return result, None
+    placement = plan.recipe.placement
     template = plan.program.new_totals(plan.measured)
     pairs = zip(jax.tree.leaves(template), position["totals"], strict=True)
     totals = jax.tree.unflatten(
         jax.tree.structure(template), [jnp.asarray(np.asarray(value, leaf.dtype)) for leaf, value in pairs]
     )
+    totals = totals if placement is None else placement.put_whole(totals)
     return result, Within(step, totals, position["seconds"])
 
 

@@ -1,13 +1,14 @@
 """A run of `fit` by several processes, started by test_processes.py:
 
-    python -m experiments.launch --processes 2 --devices 2 -- python -m tests.train.process_cases FOLDER [EPOCH]
+    python -m experiments.launch --processes 2 --devices 2 -- python -m tests.train.process_cases FOLDER [SIGNAL BATCH]
 
-With EPOCH the last process is killed at its end; then, and without, the run is resumed.
+With SIGNAL the last process sends it to itself when it reads that batch of the run. A run that was ended is resumed.
 """
 
 import os
 import signal
 import sys
+import time
 
 import jax
 import optax
@@ -27,11 +28,17 @@ def batches(arrays, size):
     return [tuple(leaf[i : i + size] for leaf in arrays) for i in range(0, len(arrays[0]), size)]
 
 
-def run(mesh, *, shard=(0, 1), epochs=3, **options):
+def run(mesh, *, shard=(0, 1), epochs=3, on_batch=lambda batch: None, **options):
     """On batches by their parts, with validation, parameters and optimizer divided over all devices."""
+
+    def source(epoch):
+        for i, pair in enumerate(batches(TRAIN, 16)):
+            on_batch(3 * epoch + i)
+            yield part(pair, *shard)
+
     return fit(
         Centered(4),
-        [part(pair, *shard) for pair in batches(TRAIN, 16)],
+        source,
         None,
         optax.adam(0.05),
         loss=cross_entropy,
@@ -44,20 +51,22 @@ def run(mesh, *, shard=(0, 1), epochs=3, **options):
     )
 
 
-def main(folder, last=0):
+def main(folder, name="", number=0):
     initialize_distributed(heartbeat_seconds=10)
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
-    def die(record, train_state):
-        if record["epoch"] == int(last) and jax.process_index() == jax.process_count() - 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def die(batch):
+        if name and batch == int(number) and jax.process_index() == jax.process_count() - 1:
+            os.kill(os.getpid(), signal.Signals[name])
+            time.sleep(4)  # JAX needs a second or more until all processes know.
 
     def log(record):
         print(f"epoch {record['epoch']}", flush=True)
 
-    run(mesh, shard=data_shard(mesh), folder=folder, resume=True, on_epoch=die, log=log)
+    run(mesh, shard=data_shard(mesh), folder=folder, resume=True, checkpoint_every=2, on_batch=die, log=log)
     # Arrays too: each process gives all of them.
-    fit(Centered(4), *TRAIN, optax.sgd(0.1), loss=cross_entropy, epochs=1, batch_size=16, validation=HELD, mesh=mesh)
+    options = {"loss": cross_entropy, "epochs": 1, "batch_size": 16, "validation": HELD, "progress": False}
+    fit(Centered(4), *TRAIN, optax.sgd(0.1), mesh=mesh, **options)
     print(f"process {jax.process_index()} of {jax.process_count()} is done", flush=True)
 
 

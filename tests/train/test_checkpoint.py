@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jaxconv.train import TrainState, check, layout, restore, save
-from jaxconv.train.checkpoint import load
+from jaxconv.train.checkpoint import load, save_locked
 from jaxconv.train.lock import only_writer
 from tests.train.toys import Centered, Linear, assert_same
 
@@ -277,6 +277,17 @@ def test_two_writers(tmp_path):
     with pytest.raises(OSError, match="not empty"):
         layout.write(tmp_path, "1", arrays, layout.seal({}))
     assert_same(restore(tmp_path, like=make()), make(key=1))
+
+
+def test_a_folder_that_was_removed_is_not_made_again(tmp_path):
+    folder = tmp_path / "run"
+    with only_writer(folder):
+        save_locked(folder, make(key=1), HISTORY[:1])
+        folder.rename(tmp_path / "moved")
+        with pytest.raises(OSError, match=r"run: epoch 2 could not be saved, for the folder was removed or moved"):
+            save_locked(folder, make(key=2), HISTORY[:2])
+    assert not folder.exists()
+    assert_same(restore(tmp_path / "moved", like=make()), make(key=1))
 
 
 def test_leftovers_of_a_crash_do_no_harm(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import launch
-from jaxconv.train import check, restore
+from jaxconv.train import check, layout, restore
 from jaxconv.train.checkpoint import load
 from tests.train import process_cases
 
@@ -39,23 +39,33 @@ def launched(*command, processes=2, devices=2):
     )
 
 
-def test_two_processes_are_one_and_a_kill_costs_an_epoch(tmp_path):
+def epochs_of(done):
+    return [line for line in done.stdout.splitlines() if "epoch" in line]
+
+
+def test_two_processes_train_as_one_and_lose_nothing(tmp_path):
     command = [sys.executable, "-m", "tests.train.process_cases", str(tmp_path)]
     start = time.monotonic()
-    killed = launched(*command, "2")
+    killed = launched(*command, "SIGKILL", "5")
+    assert time.monotonic() - start < 60, "the others stop within a minute"
     assert killed.returncode == 1
     assert killed.stderr.splitlines()[-1].startswith(
         "launch: process 1 of 2 was ended by SIGKILL, so the others were stopped. To continue, run the same command"
     ), killed.stderr
-    assert time.monotonic() - start < 60 + 30, "the others stop within a minute"
     assert "Traceback" not in killed.stderr
-    assert [line for line in killed.stdout.splitlines() if line.startswith("epoch")] == ["epoch 1"]
+    assert epochs_of(killed) == ["epoch 1"]
+    assert layout.checkpoints(tmp_path)[-1] == "1.1"
+
+    # All processes stop after the same step.
+    stopped = launched(*command, "SIGTERM", "4")
+    assert stopped.returncode == 1, stopped.stderr
+    said = [line for line in stopped.stderr.splitlines() if "SIGTERM: fit stopped after" in line]
+    assert sorted(said) == [said[0].removeprefix("[1] "), f"[1] {said[0].removeprefix('[1] ')}"]
 
     done = launched(*command)
     assert done.returncode == 0, done.stderr[-3000:]
-    lines = done.stdout.splitlines()
-    assert [line for line in lines if "epoch" in line] == ["epoch 2", "epoch 3"], "the first process logs"
-    assert {"process 0 of 2 is done", "[1] process 1 of 2 is done"} <= set(lines)
+    assert epochs_of(done)[-1] == "epoch 3"
+    assert {"process 0 of 2 is done", "[1] process 1 of 2 is done"} <= set(done.stdout.splitlines())
 
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     want = process_cases.run(mesh)
