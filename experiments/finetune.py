@@ -32,7 +32,7 @@ from experiments.classify import Help, positive
 from experiments.images import central_crop, read_image
 from jaxconv.data import Dataset
 from jaxconv.data.images import images_by_class
-from jaxconv.errors import did_you_mean
+from jaxconv.errors import no_layer
 from jaxconv.inspect import figures
 from jaxconv.tree import walk
 
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     known = [path for path, _ in walk(net)]
     for path in options.train:
         if path not in known:
-            raise ValueError(f"--train must name a layer, got {path}, which {did_you_mean(path, known)}")
+            raise ValueError(no_layer("--train", path, known))
 
     shape = (1, options.size, options.size, 3)
     fresh, fresh_state = jax.jit(lambda key: net.init(key, shape))(jax.random.key(options.seed))

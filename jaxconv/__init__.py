@@ -13,9 +13,11 @@ from jaxconv.backbones import *
 from jaxconv.compiler import *
 from jaxconv.compose import *
 from jaxconv.composite import *
+from jaxconv.errors import ArgumentError as ArgumentError
 from jaxconv.errors import DTypeError as DTypeError
 from jaxconv.errors import MissingKeyError as MissingKeyError
 from jaxconv.errors import ParameterError as ParameterError
+from jaxconv.errors import PathError as PathError
 from jaxconv.errors import ShapeError as ShapeError
 from jaxconv.folding import *
 from jaxconv.geometry import conv_output_size as conv_output_size

@@ -14,7 +14,7 @@ from jaxconv.compose.structure import Serial, concatenate
 from jaxconv.compose.wrappers import AROUND
 from jaxconv.composite import Composite, Run
 from jaxconv.described import name_of
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, PathError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Children, Layer, LayerLike, Tree
 from jaxconv.layers import Pad
@@ -96,7 +96,7 @@ def _tapped(
         return net.cut(maps)
     if not isinstance(net, Serial):
         name = repr(".".join(outer)) if outer else "net"
-        raise ShapeError(
+        raise ArgumentError(
             f"{name} must be made by serial to reach the paths {[path for path, _ in maps]}, got {type(net).__name__}"
         )
     left, children = set(maps), []
@@ -119,7 +119,7 @@ def _tapped(
         at = ".".join(outer)
         names = ", ".join(map(repr, level_names(net)))
         wrong = sorted(p for p, _ in left)[0]
-        raise ShapeError(f"paths must name layers of {at or 'net'}, one of {names}, got {wrong!r}")
+        raise PathError(f"paths must name layers of {at or 'net'}, one of {names}, got {wrong!r}")
     own = {name for name, _ in net.children}
     return Backbone(tuple(children), tuple((p, out) for p, out in maps if p in own), inner)
 
@@ -137,7 +137,8 @@ def backbone(net: Layer, paths: Sequence[str] | Mapping[str, str]) -> Backbone |
       paths: the paths of layers, or a mapping from paths to names in the output.
 
     Raises:
-      ShapeError: a path names no layer, or passes through a layer that is not made by `serial`.
+      PathError: a path names no layer.
+      ArgumentError: a path passes through a layer that is not made by `serial`, or names are not unique.
       TypeError: ``paths`` is a string.
 
     >>> body = jc.serial(jc.Conv(16, stride=2), jax.nn.relu)
@@ -151,7 +152,7 @@ def backbone(net: Layer, paths: Sequence[str] | Mapping[str, str]) -> Backbone |
         raise TypeError(f"paths must be a sequence of paths, got the string {paths!r}: write [{paths!r}]")
     named = dict(paths) if isinstance(paths, Mapping) else {path: path for path in paths}
     if not named or len(set(named.values())) < len(named):
-        raise ShapeError(f"paths must have at least one entry, with unique names, got {named}")
+        raise ArgumentError(f"paths must have at least one entry, with unique names, got {named}")
     return _ordered(_tapped(net, tuple(named.items())), tuple(named.values()))
 
 
@@ -194,7 +195,7 @@ class Auxiliary(Composite):
         for (name, _), after in zip(self.heads, self.after, strict=True):
             check_name(name)
             if after not in names:
-                raise ShapeError(
+                raise ArgumentError(
                     f"{name} must name a child of body whose output it takes, one of {', '.join(map(repr, names))}, "
                     f"got {after!r}"
                 )
@@ -219,7 +220,7 @@ def auxiliary(body: Serial, **heads: tuple[str, LayerLike]) -> Auxiliary:
       heads: by name, ``(name of the child of body whose output the head takes, layer)``.
 
     Raises:
-      ShapeError: a head names no child of the body; names are not unique.
+      ArgumentError: a head names no child of the body; names are not unique.
 
     >>> net = auxiliary(jc.serial(a=jc.Dense(8), b=jc.Dense(3)), aux=("a", jc.Dense(3)))
     >>> params, state = net.init(jax.random.key(0), (1, 4))
@@ -231,7 +232,7 @@ def auxiliary(body: Serial, **heads: tuple[str, LayerLike]) -> Auxiliary:
     """
     layers = tuple((name, as_layer(layer)) for name, (_, layer) in heads.items())
     if not isinstance(body, Serial):
-        raise ShapeError(f"body must be made by serial, got {type(body).__name__}")
+        raise ArgumentError(f"body must be made by serial, got {type(body).__name__}")
     return Auxiliary(body, layers, tuple(after for after, _ in heads.values()))
 
 
@@ -239,7 +240,7 @@ def _map(maps: Tree, name: str) -> Tree:
     if not isinstance(maps, dict) or name not in maps:
         other = f"one array of shape {maps.shape}" if hasattr(maps, "shape") else type(maps).__name__
         has = ", ".join(map(repr, maps)) or "none" if isinstance(maps, dict) else other
-        raise ShapeError(f"x must be a dict of feature maps with {name!r} in it, got {has}")
+        raise ArgumentError(f"x must be a dict of feature maps with {name!r} in it, got {has}")
     return maps[name]
 
 
@@ -299,7 +300,7 @@ class TopDown(Composite):
         super().check()
         as_int(self.rank, "rank", least=1)
         if self.join not in _JOINS:
-            raise ShapeError(f"join must be one of {', '.join(map(repr, _JOINS))}, got {self.join!r}")
+            raise ArgumentError(f"join must be one of {', '.join(map(repr, _JOINS))}, got {self.join!r}")
         for name, _ in self.children:
             check_name(name)
 
@@ -362,7 +363,8 @@ def top_down(
       join: "concatenate" on channels, or "add".
 
     Raises:
-      ShapeError: names are not unique, a feature map is missing, or sizes do not fit.
+      ArgumentError: names are not unique, or a feature map is missing.
+      ShapeError: sizes do not fit.
 
     >>> decoder = top_down("coarse", {"fine": (jc.ConvTranspose(4, 2, stride=2), jc.Conv(3))})
     >>> x = {"fine": jnp.ones((1, 8, 8, 2)), "coarse": jnp.ones((1, 4, 4, 6))}

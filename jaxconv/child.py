@@ -6,7 +6,7 @@ import zlib
 import jax
 
 from jaxconv.capture import CAPTURE
-from jaxconv.errors import ParameterError, ShapeError, located
+from jaxconv.errors import ArgumentError, ParameterError, located
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.paths import below
@@ -53,7 +53,7 @@ def run_child(
             result = layer.apply(params, state, x, train=train, key=key)
             if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
                 types = [type(part).__name__ for part in result] if isinstance(result, tuple) else type(result).__name__
-                raise ShapeError(f"apply must return (y, state) with a dict as state, got {types}")
+                raise ArgumentError(f"apply must return (y, state) with a dict as state, got {types}")
             y, new_state = result
             if name and new_state.keys() != state.keys():
                 raise ParameterError(

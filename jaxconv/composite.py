@@ -8,7 +8,7 @@ import jax
 
 from jaxconv.child import child_key, run_child
 from jaxconv.described import Described
-from jaxconv.errors import ParameterError, ShapeError, located
+from jaxconv.errors import ArgumentError, ParameterError, located
 from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Children, Key, Layer, Params, State, Tree
 from jaxconv.paths import Runs, label_of
@@ -36,7 +36,7 @@ class Run(Protocol):
           x: the child's input.
 
         Raises:
-          ShapeError: another layer has run under this name.
+          ArgumentError: another layer has run under this name.
         """
 
     def join(self, function: Callable[..., Tree], *xs: Tree) -> Tree:
@@ -109,7 +109,7 @@ class _Init:
             entries = {name: new} if name and new else {} if name else new
             twice = own.keys() & entries.keys()
             if twice:
-                raise ShapeError(
+                raise ArgumentError(
                     f"names of children must be unique, got {sorted(twice)} from two children at one level: give one "
                     "of the children a name"
                 )
@@ -208,7 +208,7 @@ class Composite(Described):
         names = level_names(self)
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            raise ShapeError(f"names of children must be unique, got {', '.join(map(repr, twice))} more than once")
+            raise ArgumentError(f"names of children must be unique, got {', '.join(map(repr, twice))} more than once")
 
 
 __all__ = ["Composite", "Run"]

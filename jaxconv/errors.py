@@ -16,15 +16,16 @@ R = TypeVar("R")
 _PACKAGE = os.path.dirname(__file__) + os.sep
 
 
-def did_you_mean(path: Any, paths: Iterable[str]) -> str:
-    """Returns the end of a sentence about a path that is not in ``paths``, with the nearest paths.
+def no_layer(argument: str, path: Any, paths: Iterable[str]) -> str:
+    """Returns the message about a path that is not in ``paths``, with the nearest paths.
 
-    >>> did_you_mean("con", ["conv", "relu"])
-    "names no layer: nearest are 'conv'"
+    >>> no_layer("path", "con", ["conv", "relu"])
+    "path must name a layer of net, got 'con': nearest are 'conv'"
     """
     known = list(paths)
     close = difflib.get_close_matches(str(path), known, n=3, cutoff=0.3)
-    return f"names no layer: {'nearest' if close else 'there'} are {', '.join(map(repr, close or known)) or 'none'}"
+    others = f"{'nearest' if close else 'there'} are {', '.join(map(repr, close or known)) or 'none'}"
+    return f"{argument} must name a layer of net, got {path!r}: {others}"
 
 
 class LocatedError(Exception):
@@ -55,8 +56,16 @@ class LocatedError(Exception):
         return f"{location}: {self.message}"
 
 
+class ArgumentError(LocatedError, ValueError):
+    """A name, an option or a value is not valid; a `ValueError`."""
+
+
+class PathError(ArgumentError, KeyError):
+    """A path names no layer, or a layer that the call cannot use; a `ValueError` and a `KeyError`."""
+
+
 class ShapeError(LocatedError, ValueError):
-    """A shape, a size or a hyperparameter does not fit; a `ValueError`."""
+    """A shape, a size or a count does not fit; a `ValueError`."""
 
 
 class DTypeError(LocatedError, TypeError):

@@ -2,7 +2,7 @@
 
 import re
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.layer import Layer
 
 
@@ -44,12 +44,12 @@ class Runs:
         """Returns the number of earlier runs of the child.
 
         Raises:
-          ShapeError: another layer has run under this name.
+          ArgumentError: another layer has run under this name.
         """
         key = (name, 0) if name else ("", id(layer))
         before, count = self.seen.get(key, (layer, 0))
         if before is not layer:
-            raise ShapeError(
+            raise ArgumentError(
                 f"route must run one layer under the name {name!r}, got two: {type(before).__name__} and "
                 f"{type(layer).__name__}; one layer object may run several times"
             )

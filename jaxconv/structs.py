@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.layer import Tree
 
 
@@ -33,7 +33,9 @@ def as_struct(x: Tree) -> Tree:
             return jax.ShapeDtypeStruct(leaf, jnp.float32)
         if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
             return struct_of(leaf.shape, leaf.dtype)
-        raise ShapeError(f"x must be an array, a ShapeDtypeStruct or a shape tuple, batch axis included, got {leaf!r}")
+        raise ArgumentError(
+            f"x must be an array, a ShapeDtypeStruct or a shape tuple, batch axis included, got {leaf!r}"
+        )
 
     return jax.tree.map(struct, x, is_leaf=is_shape)
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.layer import Children, Layer
 
 
@@ -28,7 +28,7 @@ def visits(net: Layer, enter: Callable[[Visit], bool] = lambda visit: True) -> I
     """Yields ``net`` and every layer inside it, parents first; those inside a layer only if ``enter`` is true for it.
 
     Raises:
-      ShapeError: a layer contains itself.
+      ArgumentError: a layer contains itself.
     """
     waiting = [Visit((), "", net, ())]
     while waiting:
@@ -37,7 +37,7 @@ def visits(net: Layer, enter: Callable[[Visit], bool] = lambda visit: True) -> I
         path, _, layer, parents = visit
         children: Children = getattr(layer, "children", ()) if enter(visit) else ()
         if children and any(layer is parent for parent in parents):
-            raise ShapeError(
+            raise ArgumentError(
                 f"children must not contain the layer itself, got a cycle at {'.'.join(path) or 'the top'}"
             )
         inside = (*parents, layer)
@@ -48,7 +48,7 @@ def walk(net: Layer) -> Iterator[tuple[str, Layer]]:
     """Yields path and layer of each named layer inside ``net``, parents first.
 
     Raises:
-      ShapeError: a layer contains itself.
+      ArgumentError: a layer contains itself.
 
     >>> [path for path, _ in walk(jc.serial(jc.Conv(8), body=jc.serial(jc.Conv(8))))]
     ['0', 'body', 'body.0']
@@ -57,7 +57,7 @@ def walk(net: Layer) -> Iterator[tuple[str, Layer]]:
 
 
 def check_acyclic(net: Layer) -> None:
-    """Raises ShapeError where a layer contains itself."""
+    """Raises ArgumentError where a layer contains itself."""
     for _ in visits(net):
         pass
 

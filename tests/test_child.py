@@ -29,5 +29,5 @@ class Wrong:
 
 
 def test_a_layer_that_returns_no_state_is_named():
-    with pytest.raises(jc.ShapeError, match=r"^0 \(Wrong\): apply must return \(y, state\) with a dict as state"):
+    with pytest.raises(jc.ArgumentError, match=r"^0 \(Wrong\): apply must return \(y, state\) with a dict as state"):
         jc.serial(Wrong()).apply({}, {}, jnp.ones(3))

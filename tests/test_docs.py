@@ -19,7 +19,7 @@ import jaxconv as jc
 from experiments.docs import DOCS, ROOT, docstrings, notebooks, peers, pictures, reference
 
 # What a public name may lack, by the reason. Stars stand for any text.
-ERRORS = "DTypeError MissingKeyError ParameterError ShapeError *.*Error"
+ERRORS = "ArgumentError DTypeError MissingKeyError ParameterError PathError ShapeError *.*Error"
 RETURNED = """fields.Field fields.InexactField data.Batches data.Dataset data.ImageCache
     inspect.LayerStatistics inspect.Neighbors inspect.Pca
     inspect.Row inspect.Summary inspect.TopPatches train.FitResult weights.Comparison"""

@@ -141,6 +141,9 @@ def test_a_layer_by_itself_has_no_path():
 @pytest.mark.parametrize(
     ("error", "base"),
     [
+        (jc.ArgumentError, ValueError),
+        (jc.PathError, jc.ArgumentError),
+        (jc.PathError, KeyError),
         (jc.ShapeError, ValueError),
         (jc.DTypeError, TypeError),
         (jc.MissingKeyError, ValueError),

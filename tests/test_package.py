@@ -27,7 +27,7 @@ OTHERS = (
     "fold fold_report predictor conv_output_size conv_transpose_output_size summary jit lowering explain convs_saveable"
 )
 EXAMPLES = f"{OPS} {LAYERS} {COMBINATORS} {OTHERS}".split()
-TYPES = ["Layer", "ShapeError", "DTypeError", "MissingKeyError", "ParameterError"]
+TYPES = ["Layer", "ArgumentError", "PathError", "ShapeError", "DTypeError", "MissingKeyError", "ParameterError"]
 
 
 def in_a_new_process(code):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jaxconv.composite import Composite, Run
 from jaxconv.described import name_of
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.layer import Children, Layer, LayerLike, Tree
 from jaxconv.layers import Fn
 
@@ -40,7 +40,7 @@ def as_layer(value: LayerLike) -> Layer:
 def check_name(name: str) -> None:
     """Raises where a child's name is not valid in a path."""
     if not isinstance(name, str) or not name or "." in name or "/" in name:
-        raise ShapeError(f'name of a child must be a non-empty string without "." and "/", got {name!r}')
+        raise ArgumentError(f'name of a child must be a non-empty string without "." and "/", got {name!r}')
 
 
 def as_keyword(name: str, text: str) -> str:

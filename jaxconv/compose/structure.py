@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxconv.compose.base import Wrapper, as_keyword, as_layer, check_name
 from jaxconv.composite import Composite, Run
 from jaxconv.described import name_of
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Children, Layer, LayerLike, Tree
 from jaxconv.layers import Resize
@@ -40,7 +40,7 @@ class _Many(Composite):
 
     def check(self) -> None:
         if not self.children and self.least:
-            raise ShapeError(f"{self.call} must have at least one layer, got none")
+            raise ArgumentError(f"{self.call} must have at least one layer, got none")
         for name, _ in self.children:
             if name:
                 check_name(name)
@@ -125,7 +125,7 @@ def serial(*layers: LayerLike, **named: LayerLike) -> Serial:
 
     Raises:
       TypeError: an argument is not a layer.
-      ShapeError: names are not unique, or contain "." or "/".
+      ArgumentError: names are not unique, or contain "." or "/".
 
     >>> net = serial(jc.Conv(6, 5), jax.nn.relu, jc.MaxPool(2), jc.Flatten(), scores=jc.Dense(10))
     >>> params, state = net.init(jax.random.key(0), (1, 32, 32, 3))
@@ -297,7 +297,8 @@ def residual(
       name: the shortcut's name; "downsample" in torchvision.
 
     Raises:
-      ShapeError: names are not unique; body and shortcut return different shapes.
+      ArgumentError: names are not unique.
+      ShapeError: body and shortcut return different shapes.
 
     >>> block = residual(serial(conv1=jc.Conv(8), relu=jax.nn.relu, conv2=jc.Conv(8)), jc.Conv(8, 1), name="downsample")
     >>> sorted(block.init(jax.random.key(0), (1, 8, 8, 3))[0])

@@ -14,7 +14,7 @@ from jaxconv.child import child_key, run_child
 from jaxconv.compose.base import Wrapper, as_layer
 from jaxconv.compose.structure import Inline
 from jaxconv.composite import Run, init_child
-from jaxconv.errors import DTypeError, ShapeError, did_you_mean
+from jaxconv.errors import DTypeError, PathError, ShapeError, no_layer
 from jaxconv.keys import as_key
 from jaxconv.layer import Array, Layer, LayerLike, Params, State, Tree
 from jaxconv.structs import as_struct
@@ -172,7 +172,7 @@ def frozen(layer: LayerLike, *, but: Sequence[str] = ()) -> Layer:
       but: paths of layers inside that are trained, with all layers inside these.
 
     Raises:
-      ShapeError: ``but`` has a path that names no layer.
+      PathError: ``but`` has a path that names no layer.
       TypeError: ``but`` is a string.
 
     >>> net = jc.serial(features=frozen(jc.BatchNorm()), scores=jc.Dense(2))
@@ -190,7 +190,7 @@ def frozen(layer: LayerLike, *, but: Sequence[str] = ()) -> Layer:
     known = [path for path, _ in walk(net)]
     for path in but:
         if path not in known:
-            raise ShapeError(f"but has {path!r}, which {did_you_mean(path, known)}")
+            raise PathError(no_layer("but", path, known))
 
     def contains(layer: Layer, path: str) -> bool:
         prefix = f"{path}." if path else ""

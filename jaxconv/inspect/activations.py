@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from jaxconv.capture import Capture, capturing
-from jaxconv.errors import ShapeError, did_you_mean
+from jaxconv.errors import PathError, no_layer
 from jaxconv.inspect.arguments import as_paths
 from jaxconv.keys import KeyLike
 from jaxconv.layer import Layer, Params, State, Tree
@@ -42,7 +42,8 @@ def activations(
       found: the outputs by path.
 
     Raises:
-      ShapeError: a path names no layer, or a layer that cannot be reached; an added array does not fit.
+      PathError: a path names no layer, or a layer that cannot be reached.
+      ShapeError: an added array does not fit.
 
     >>> net = jc.serial(jc.Conv(8), jax.nn.relu, jc.GlobalAvgPool())
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
@@ -56,7 +57,7 @@ def activations(
     for argument, given in (("paths", wanted or ()), ("add", extra)):
         for path in given:
             if plain_path(path) not in ("", *known):
-                raise ShapeError(f"{argument} has {path!r}, which {did_you_mean(path, known)}")
+                raise PathError(no_layer(argument, path, known))
     capture = Capture(wanted, extra)
     with capturing(capture):
         y, _ = net.apply(params, state, x, train=train, key=key)
@@ -65,7 +66,7 @@ def activations(
     for argument, given, reached in (("paths", wanted or (), capture.found), ("add", extra, capture.added)):
         missed = sorted(set(given) - set(reached))
         if missed:
-            raise ShapeError(
+            raise PathError(
                 f"{argument} must name layers that run in this call's own trace, got {missed[0]!r}, which did not run, "
                 "or ran inside a jit, vmap or scan of a custom layer"
             )

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxconv.compiler import jit
 from jaxconv.compose.wrappers import Repeat
-from jaxconv.errors import DTypeError, ShapeError, did_you_mean
+from jaxconv.errors import ArgumentError, DTypeError, PathError, ShapeError, no_layer
 from jaxconv.geometry import as_int
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array, Layer, Params, State, Tree
@@ -87,10 +87,10 @@ def as_paths(paths: Iterable[str], name: str = "paths") -> tuple[str, ...]:
 
 
 def check_path(net: Layer, path: str) -> None:
-    """Raises ShapeError, with the nearest paths, where ``path`` names no layer of ``net``; "" is the network."""
+    """Raises PathError, with the nearest paths, where ``path`` names no layer of ``net``; "" is the network."""
     known = [known for known, _ in walk(net)]
     if path not in ("", *known):
-        raise ShapeError(f"path {path!r} {did_you_mean(path, known)}")
+        raise PathError(no_layer("path", path, known))
 
 
 def one_array(output: Tree, path: str, *, count: int | None = None, stacked: int = 0) -> Array:
@@ -124,36 +124,36 @@ def stacked_axes(net: Layer, path: str) -> int:
 
 
 def check_unstacked(net: Layer, path: str) -> None:
-    """Raises ShapeError where ``path`` names no layer, or a layer inside `repeat`, whose outputs are stacked."""
+    """Raises PathError where ``path`` names no layer, or a layer inside `repeat`, whose outputs are stacked."""
     check_path(net, path)
     if stacked_axes(net, path):
-        raise ShapeError(
+        raise PathError(
             f"path must name a layer outside of repeat, got {path!r}: a repeat stacks the outputs of all iterations"
         )
 
 
-def scores(output: Tree, target: Target, batch: int) -> Array:
+def scores(output: Tree, target: Target, count: int) -> Array:
     """Returns one score for each example: the value of the network's output that ``target`` selects.
 
     Args:
       output: the network's output.
       target: a class index for all examples, or an array of one index for each; None for the class with the highest
         score; or a function from the output to a score for each example.
-      batch: the number of examples.
+      count: the number of examples.
 
     Returns:
-      Array of shape ``(batch,)``. A traced index that is out of range gives NaN.
+      Array of shape ``(count,)``. A traced index that is out of range gives NaN.
 
     Raises:
-      ShapeError: an index is out of range, the output has no classes, or the target does not fit.
+      ValueError: an index is out of range, the output has no classes, or the target does not fit.
 
     >>> scores(jnp.array([[1.0, 3.0], [5.0, 2.0]]), [0, 1], 2)
     Array([1., 2.], dtype=float32)
     """
     if callable(target):
         picked = target(output)
-        if jnp.shape(picked) != (batch,):
-            raise ShapeError(f"target must return a score for each example, shape ({batch},), got {jnp.shape(picked)}")
+        if jnp.shape(picked) != (count,):
+            raise ShapeError(f"target must return a score for each example, shape ({count},), got {jnp.shape(picked)}")
         return picked
     if len(getattr(output, "shape", ())) != 2:
         got = " ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(output))
@@ -161,22 +161,22 @@ def scores(output: Tree, target: Target, batch: int) -> Array:
             f"target must be a function of the output unless the output is an array (batch, classes), got {got}"
         )
     classes = output.shape[1]
-    index = jnp.argmax(output, axis=1) if target is None else _indices(target, batch, classes)
+    index = jnp.argmax(output, axis=1) if target is None else _indices(target, count, classes)
     picked = jnp.take_along_axis(output, index[:, None], axis=1, mode="clip")[:, 0]
     return picked * jnp.where((index >= 0) & (index < classes), 1.0, jnp.nan)
 
 
-def _indices(target: ArrayLike, batch: int, classes: int) -> Array:
+def _indices(target: ArrayLike, count: int, classes: int) -> Array:
     known = not isinstance(target, jax.core.Tracer)
     values = np.asarray(target) if known else jnp.asarray(target)
-    if not jnp.issubdtype(values.dtype, jnp.integer) or values.shape not in ((), (batch,)):
-        raise ShapeError(
-            f"target must be a class index, an array of one for each of the {batch} examples, None or a function, "
+    if not jnp.issubdtype(values.dtype, jnp.integer) or values.shape not in ((), (count,)):
+        raise ArgumentError(
+            f"target must be a class index, an array of one for each of the {count} examples, None or a function, "
             f"got {values.dtype} {values.shape}"
         )
     if known and values.size and not 0 <= values.min() <= values.max() < classes:
-        raise ShapeError(f"target must be from 0 to {classes - 1} for {classes} classes, got {np.unique(values)}")
-    return jnp.broadcast_to(values, (batch,))
+        raise ArgumentError(f"target must be from 0 to {classes - 1} for {classes} classes, got {np.unique(values)}")
+    return jnp.broadcast_to(values, (count,))
 
 
 @functools.partial(jit, static_argnums=0)
@@ -191,7 +191,7 @@ def split_target(
     """Returns a target as a function, which is static under jit, and as indices; both are None for the top class.
 
     Raises:
-      ShapeError: the target does not fit the network's output.
+      ValueError: the target does not fit the network's output.
       TypeError: the network is not hashable.
     """
     check_hashable(net)

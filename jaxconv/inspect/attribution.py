@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxconv.child import child_key
 from jaxconv.compiler import jit
-from jaxconv.errors import MissingKeyError, ShapeError
+from jaxconv.errors import ArgumentError, MissingKeyError, ShapeError
 from jaxconv.geometry import IntOrTuple, as_int, as_tuple
 from jaxconv.inspect.arguments import Target, as_input, scores, settled, split_target
 from jaxconv.inspect.rectifiers import rectifies
@@ -44,7 +44,7 @@ def saliency(net: Layer, params: Params, state: State, x: ArrayLike, target: Tar
 
     Raises:
       DTypeError: x is not floating-point.
-      ShapeError: the target is out of range or does not fit the output, or x does not fit the network.
+      ValueError: the target is out of range or does not fit the output, or x does not fit the network.
 
     Equals ``captum.attr.Saliency(abs=False)``.
 
@@ -111,7 +111,7 @@ def smooth_grad(
       Array of x's shape and type.
 
     Raises:
-      As `saliency`; ShapeError where samples is below 1 or noise is negative.
+      As `saliency`; ValueError where samples is below 1 or noise is negative.
 
     Equals ``captum.attr.NoiseTunnel(Saliency(net))`` with ``abs=False`` and ``nt_type="smoothgrad"``, except that
     captum takes the standard deviation in units of the input.
@@ -123,7 +123,7 @@ def smooth_grad(
     """
     x = as_input(x)
     if not isinstance(noise, jax.core.Tracer) and not noise >= 0:
-        raise ShapeError(f"noise must be at least 0, got {noise}")
+        raise ArgumentError(f"noise must be at least 0, got {noise}")
     noise_key = child_key(key, "noise")
     if noise_key is None:
         raise MissingKeyError("key must be a random key, got None")
@@ -206,7 +206,7 @@ def guided_backprop(net: Layer, params: Params, state: State, x: ArrayLike, targ
       Array of x's shape and type.
 
     Raises:
-      As `saliency`; ShapeError where the network has no rectifier.
+      As `saliency`; ArgumentError where the network has no rectifier.
 
     Equals ``captum.attr.GuidedBackprop``.
 
@@ -219,7 +219,7 @@ def guided_backprop(net: Layer, params: Params, state: State, x: ArrayLike, targ
     x = as_input(x)
     guided = map_layers(net, lambda layer: Fn(_guided(layer.function)) if rectifies(layer) else layer)
     if guided is net:
-        raise ShapeError(
+        raise ArgumentError(
             "net must have a rectifier as a layer, such as jax.nn.relu, for guided backpropagation, got none: "
             "without a rectifier use saliency"
         )

@@ -42,7 +42,7 @@ def grad_cam(
 
     Raises:
       DTypeError: x is not floating-point.
-      ShapeError: the path names no layer, or a layer without feature maps; the target is out of range or does not fit.
+      ValueError: the path names no layer, or a layer without feature maps; the target is out of range or does not fit.
 
     Equals ``captum.attr.LayerGradCam(relu_attributions=True)``.
 

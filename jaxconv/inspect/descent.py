@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.compiler import jit
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.geometry import as_int
 from jaxconv.inspect.arguments import check_outside
 from jaxconv.keys import KeyLike, as_key
@@ -46,9 +46,9 @@ def import_optax() -> Any:
 
 
 def check_rate(rate: float) -> float:
-    """Returns ``rate``, or raises ShapeError where it is not a positive number."""
+    """Returns ``rate``, or raises ArgumentError where it is not a positive number."""
     if not 0 < rate < math.inf:
-        raise ShapeError(f"rate must be a positive number, got {rate}")
+        raise ArgumentError(f"rate must be a positive number, got {rate}")
     return rate
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxconv.equal_batches import Preprocess
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.inspect import objectives
 from jaxconv.inspect.arguments import check_hashable, check_outside, random_key
@@ -30,7 +30,7 @@ def octave_sizes(size: Sequence[int], octaves: int, scale: float) -> list[tuple[
     """
     octaves = as_int(octaves, "octaves", least=1)
     if not scale > 1:
-        raise ShapeError(f"octave_scale must be greater than 1, got {scale}")
+        raise ArgumentError(f"octave_scale must be greater than 1, got {scale}")
     height, width = size
     return [(max(1, round(height / scale**i)), max(1, round(width / scale**i))) for i in range(octaves - 1, -1, -1)]
 
@@ -89,7 +89,7 @@ def dream(
       change.
 
     Raises:
-      ShapeError: a path names no layer; images have another rank or values outside of [0, 1]; an octave is too small
+      ValueError: a path names no layer; images have another rank or values outside of [0, 1]; an octave is too small
         for the network; the rate is not positive.
       NonFiniteGradientError: the gradient is not finite; the error names the octave and the step.
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.errors import ArgumentError, DTypeError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array
@@ -36,7 +36,7 @@ def as_images(images: ArrayLike, name: str = "x", *, channels: int | None = None
 
     Raises:
       DTypeError: the type is neither uint8 nor floating.
-      ShapeError: the rank or the channels do not fit, an axis is empty, or values are outside of [0, 1].
+      ValueError: the rank or the channels do not fit, an axis is empty, or values are outside of [0, 1].
 
     >>> as_images(jnp.full((1, 1, 1, 1), 255, jnp.uint8))
     Array([[[[1.]]]], dtype=float32)
@@ -51,7 +51,7 @@ def as_images(images: ArrayLike, name: str = "x", *, channels: int | None = None
         return images.astype(jnp.float32) / 255
     low, high = -float(largest(-images)), float(largest(images))
     if not (low >= 0 and high <= 1):
-        raise ShapeError(f"{name} must have values in [0, 1], got values from {low:.4g} to {high:.4g}")
+        raise ArgumentError(f"{name} must have values in [0, 1], got values from {low:.4g} to {high:.4g}")
     return images.astype(jnp.float32)
 
 
@@ -93,7 +93,7 @@ def color_matrix(covariance: Any) -> np.ndarray:
       covariance: symmetric and positive definite, of shape ``(channels, channels)``, such as `color_covariance`.
 
     Raises:
-      ShapeError: the covariance is not symmetric and positive definite.
+      ValueError: the covariance is not symmetric and positive definite.
 
     >>> A = color_matrix(PHOTOGRAPHS)
     >>> np.allclose(A @ A.T * 0.1895, PHOTOGRAPHS, atol=1e-4)
@@ -104,7 +104,7 @@ def color_matrix(covariance: Any) -> np.ndarray:
         raise ShapeError(f"covariance must be a symmetric matrix (channels, channels), got shape {c.shape}: {c}")
     values, vectors = np.linalg.eigh(c)
     if values[0] <= 0:
-        raise ShapeError(f"covariance must be positive definite, got eigenvalues {values}")
+        raise ArgumentError(f"covariance must be positive definite, got eigenvalues {values}")
     # An eigenvector's sign is arbitrary; the first is chosen to increase brightness.
     vectors = vectors * np.where(vectors.sum(axis=0) < 0, -1, 1)
     return (vectors * np.sqrt(values / values[-1]))[:, ::-1]
@@ -140,7 +140,7 @@ class Parameterization:
       bounded: whether a sigmoid keeps values in [0, 1].
 
     Raises:
-      ShapeError: the covariance is another string, or not symmetric and positive definite.
+      ValueError: the covariance is another string, or not symmetric and positive definite.
 
     >>> p = Parameterization()
     >>> x = jax.random.uniform(jax.random.key(0), (1, 8, 9, 3))
@@ -156,7 +156,7 @@ class Parameterization:
     def __post_init__(self) -> None:
         if self.covariance is None or isinstance(self.covariance, str):
             if self.covariance not in (None, "photographs"):
-                raise ShapeError(f'covariance must be a matrix, "photographs" or None, got {self.covariance!r}')
+                raise ArgumentError(f'covariance must be a matrix, "photographs" or None, got {self.covariance!r}')
             return
         color_matrix(self.covariance)
         # Compiled steps are cached by hash, and an array has none.
@@ -211,7 +211,7 @@ PIXELS = Parameterization(fourier=False, covariance=None, bounded=False)
 def begin(key: Array, x: Any, parameterization: Parameterization) -> tuple[Array, tuple[int, int, int, int]]:
     """Returns the initial parameters, and the images' shape; ``x`` is images, or the shape of noise to draw."""
     if isinstance(x, list) and all(isinstance(n, int) for n in x):
-        raise ShapeError(f"x must be images or a shape as a tuple, got the list {x}")
+        raise ArgumentError(f"x must be images or a shape as a tuple, got the list {x}")
     if isinstance(x, tuple) and all(isinstance(n, int | np.integer) for n in x):
         if len(x) != 4:
             raise ShapeError(f"x must be images or a shape (batch, height, width, channels), got {x}")

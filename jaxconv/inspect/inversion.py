@@ -85,7 +85,7 @@ def invert(
       The images, and the losses, ``(steps,)``, summed over the batch.
 
     Raises:
-      ShapeError: the path names no layer; the features do not have the shape of the layer's output, or are all zero;
+      ValueError: the path names no layer; the features do not have the shape of the layer's output, or are all zero;
         the rate is not positive.
       NonFiniteGradientError: the gradient is not finite; the error names the step.
 

@@ -101,7 +101,7 @@ def maximize(
       ``(steps,)``.
 
     Raises:
-      ShapeError: a path names no layer; the layer lacks a channel or position; images have another rank or values
+      ValueError: a path names no layer; the layer lacks a channel or position; images have another rank or values
         outside of [0, 1]; the network does not accept the images.
       NonFiniteGradientError: the gradient is not finite; the error names the step.
 

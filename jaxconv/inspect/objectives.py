@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxconv.equal_batches import Preprocess
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import check_hashable, check_unstacked
 from jaxconv.layer import Array, Layer, Params, State, Tree
@@ -88,7 +88,7 @@ def logit(c: ArrayLike | Sequence[int]) -> Objective:
 def _indices(value: Any, name: str, *, least: int) -> np.ndarray:
     indices = np.asarray(value)
     if indices.ndim > 1 or not np.issubdtype(indices.dtype, np.integer) or (indices < least).any():
-        raise ShapeError(f"{name} must be an int or a sequence of ints, at least {least}, got {value!r}")
+        raise ArgumentError(f"{name} must be an int or a sequence of ints, at least {least}, got {value!r}")
     return indices.astype(np.int32)
 
 
@@ -100,7 +100,7 @@ def _channels(c: Any) -> np.ndarray:
 def _check_below(indices: Any, n: int, what: str) -> None:
     """Raises where an index that is not traced is out of range."""
     if isinstance(indices, np.ndarray) and (indices >= n).any():
-        raise ShapeError(f"{what} must be below {n}, got {indices.tolist()}")
+        raise ArgumentError(f"{what} must be below {n}, got {indices.tolist()}")
 
 
 def _channel(y: Array, c: Any) -> Array:

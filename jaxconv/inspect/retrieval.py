@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxconv.compiler import jit
 from jaxconv.equal_batches import Preprocess, equal_batches
-from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.errors import ArgumentError, DTypeError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import (
@@ -55,7 +55,7 @@ def embed(
       NumPy array of shape ``(count, channels)``.
 
     Raises:
-      ShapeError: the path names no layer, a layer inside a `repeat`, or a layer that does not return an array
+      ValueError: the path names no layer, a layer inside a `repeat`, or a layer that does not return an array
         ``(batch, ..., channels)`` with the batch of the images; there are no images.
       DTypeError: the network does not accept the images' element type, and there is no preprocess.
 
@@ -122,7 +122,7 @@ def nearest(
       A `Neighbors`. At equal distances the lower row comes first.
 
     Raises:
-      ShapeError: the shapes do not fit each other, k is greater than the number of rows, a value is not finite in
+      ValueError: the shapes do not fit each other, k is greater than the number of rows, a value is not finite in
         float32, or the metric is unknown.
       DTypeError: an array does not have a real type.
 
@@ -142,14 +142,14 @@ def nearest(
             f"queries and database must have the same number of features, got {queries.shape} and {database.shape}"
         )
     if metric not in METRICS:
-        raise ShapeError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+        raise ArgumentError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     if exclude_self and len(queries) != len(database):
-        raise ShapeError(
+        raise ArgumentError(
             f"queries must be the database for exclude_self, got {len(queries)} queries for {len(database)} rows"
         )
     k, most = as_int(k, "k", least=1), len(database) - exclude_self
     if k > most:
-        raise ShapeError(f"k must be at most {most}, the number of rows that a query can find, got {k}")
+        raise ArgumentError(f"k must be at most {most}, the number of rows that a query can find, got {k}")
     batch_size = as_int(batch_size, "batch_size", least=1)
     scaled = _unit if metric == "cosine" else _centered(queries, database)
     found = []
@@ -172,7 +172,7 @@ def _vectors(a: ArrayLike, name: str) -> np.ndarray:
     a = a if a.dtype in (np.float32, np.float64) else a.astype(np.float32)
     most = np.finfo(np.float32).max
     if not -most <= a.min() <= a.max() <= most:
-        raise ShapeError(
+        raise ArgumentError(
             f"{name} must be finite in float32, got {int((~(np.abs(a) <= most)).sum())} values that are not"
         )
     return a
@@ -245,7 +245,7 @@ def precision_at_k(indices: ArrayLike | Neighbors, labels: ArrayLike, query_labe
       A number between 0 and 1.
 
     Raises:
-      ShapeError: the shapes do not fit each other, or an index is out of range.
+      ValueError: the shapes do not fit each other, or an index is out of range.
 
     Equals ``torchmetrics.retrieval.RetrievalPrecision(top_k=k)`` of positive scores that give this ranking.
 
@@ -264,7 +264,7 @@ def precision_at_k(indices: ArrayLike | Neighbors, labels: ArrayLike, query_labe
     if not np.issubdtype(indices.dtype, np.integer):
         raise DTypeError(f"indices must be integers, got {indices.dtype}")
     if not 0 <= indices.min() <= indices.max() < len(labels):
-        raise ShapeError(
+        raise ArgumentError(
             f"indices must be from 0 to {len(labels) - 1}, got {indices.min()} to {indices.max()}: labels has a label "
             "for each row of the database"
         )

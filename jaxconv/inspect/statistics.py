@@ -12,7 +12,7 @@ from jax.tree_util import tree_leaves_with_path as leaves
 
 from jaxconv.compiler import jit
 from jaxconv.equal_batches import Preprocess, equal_batches
-from jaxconv.errors import ParameterError, ShapeError
+from jaxconv.errors import ArgumentError, ParameterError, ShapeError
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import (
     as_paths,
@@ -61,7 +61,7 @@ def dead_units(
       iterations comes first.
 
     Raises:
-      ShapeError: a path names no layer, paths is None for a network without rectifiers, or there are no images.
+      ValueError: a path names no layer, paths is None for a network without rectifiers, or there are no images.
       DTypeError: the network does not accept the images' element type, and there is no preprocess.
       FloatingPointError: a unit is NaN; the error names the path.
 
@@ -75,7 +75,7 @@ def dead_units(
     images, batch_size = check_data(images, batch_size)
     chosen = as_paths(rectifier_paths(net) if paths is None else paths)
     if not chosen:
-        raise ShapeError("paths must name layers where net has no rectifier such as jax.nn.relu, got none")
+        raise ArgumentError("paths must name layers where net has no rectifier such as jax.nn.relu, got none")
     for path in chosen:
         check_path(net, path)
     highest: dict[str, Any] = dict.fromkeys(chosen, -np.inf)
@@ -307,7 +307,7 @@ class Recorder:
     def statistics(self) -> LayerStatistics:
         """The statistics of all steps, as NumPy arrays ``(steps, layers)``."""
         if not self._kept:
-            raise ShapeError("a recorder must have at least one step, added by add, got none")
+            raise ArgumentError("a recorder must have at least one step, added by add, got none")
         return jax.tree.map(lambda *arrays: np.stack(arrays), *self._kept)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxconv.compiler import jit
 from jaxconv.equal_batches import Preprocess
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import as_paths, check_hashable, check_outside, check_unstacked, one_array, random_key
 from jaxconv.inspect.descent import OnStep, adam, minimize
@@ -71,7 +71,7 @@ class PerceptualLoss:
       preprocess: maps images in [0, 1] to the network's input.
 
     Raises:
-      ShapeError: a path names no layer, or is repeated; content and style are both empty; weights or shares are
+      ValueError: a path names no layer, or is repeated; content and style are both empty; weights or shares are
         negative, or all shares are zero.
 
     >>> net = jc.serial(conv1=jc.Conv(4), conv2=jc.Conv(8))
@@ -92,11 +92,11 @@ class PerceptualLoss:
         for name in ("content", "style"):
             object.__setattr__(self, name, _shares(self.net, getattr(self, name), name))
         if not self.content and not self.style:
-            raise ShapeError("content or style must name a layer, got none")
+            raise ArgumentError("content or style must name a layer, got none")
         for name in ("content_weight", "style_weight", "variation_weight"):
             weight = getattr(self, name)
             if not 0 <= weight < math.inf:
-                raise ShapeError(f"{name} must be a number that is not negative, got {weight}")
+                raise ArgumentError(f"{name} must be a number that is not negative, got {weight}")
 
     def _found(self, params: Params, state: State, x: Array, *shares: Any) -> dict[str, Array]:
         paths = {path for pairs in shares for path, _ in pairs}
@@ -131,10 +131,10 @@ def _shares(net: Layer, given: Any, argument: str) -> Weighted:
     for path, _ in pairs:
         check_unstacked(net, path)
     if len(dict(pairs)) < len(pairs):
-        raise ShapeError(f"{argument} must name each layer once, got {[path for path, _ in pairs]}")
+        raise ArgumentError(f"{argument} must name each layer once, got {[path for path, _ in pairs]}")
     whole = sum(share for _, share in pairs)
     if pairs and not (0 < whole < math.inf and all(share >= 0 for _, share in pairs)):
-        raise ShapeError(f"{argument} must have shares that are not negative and not all zero, got {pairs}")
+        raise ArgumentError(f"{argument} must have shares that are not negative and not all zero, got {pairs}")
     return tuple((path, share / whole) for path, share in pairs)
 
 
@@ -151,10 +151,12 @@ def relative_distance(y: Array, target: Array) -> Array:
 
 
 def check_targets(targets: Mapping[str, Array]) -> None:
-    """Raises ShapeError where a target is zero, so that `relative_distance` is not defined."""
+    """Raises ArgumentError where a target is zero, so that `relative_distance` is not defined."""
     for path, target in targets.items():
         if (_square(target) == 0).any():
-            raise ShapeError(f"path {path!r} must have a target that is not all zeros, got zeros: leave this layer out")
+            raise ArgumentError(
+                f"path {path!r} must have a target with a value other than 0, got zeros: omit this layer"
+            )
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def style_transfer(
       Images of content_image's shape in [0, 1], and the losses, ``(steps,)``, summed over the batch.
 
     Raises:
-      ShapeError: images do not fit in rank, number or channels, or have values outside of [0, 1]; start is unknown; a
+      ValueError: images do not fit in rank, number or channels, or have values outside of [0, 1]; start is unknown; a
         layer's target is all zeros; the rate is not positive.
       NonFiniteGradientError: the gradient is not finite; the error names the step.
 
@@ -226,7 +228,7 @@ def style_transfer(
         raise ShapeError(f"style_image must be one image, or {n} like content_image, got {style_image.shape[0]}")
     if isinstance(start, str):
         if start not in ("content", "noise"):
-            raise ShapeError(f'start must be "content", "noise" or images, got {start!r}')
+            raise ArgumentError(f'start must be "content", "noise" or images, got {start!r}')
         noise_key = random_key(key)
         first = content_image if start == "content" else jax.random.uniform(noise_key, content_image.shape)
     else:

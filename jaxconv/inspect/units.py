@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxconv.compiler import jit
 from jaxconv.equal_batches import Preprocess, equal_batches
-from jaxconv.errors import ParameterError, ShapeError
+from jaxconv.errors import ArgumentError, ParameterError, PathError, ShapeError
 from jaxconv.fields import Field
 from jaxconv.geometry import as_int
 from jaxconv.inspect.activations import activations
@@ -49,7 +49,7 @@ def filters(net: Layer, params: Params, path: str) -> Array:
       `jaxconv.inspect.figures.filters` draws the kernel.
 
     Raises:
-      ShapeError: the path names no layer, or a layer without such a kernel.
+      PathError: the path names no layer, or a layer without such a kernel.
       ParameterError: params are not those of the network.
 
     >>> net = jc.serial(stem=jc.Conv(8, 5), relu=jax.nn.relu)
@@ -62,7 +62,7 @@ def filters(net: Layer, params: Params, path: str) -> Array:
         others = [known for known, _ in walk(net) if _kernel(net, params, known) is not None]
         if not others:
             raise ParameterError(f"params must have a kernel with a window at {path!r}, got none at any path")
-        raise ShapeError(
+        raise PathError(
             f"path must name a layer whose kernel has a window, one of {', '.join(map(repr, others))}, got {path!r}"
         )
     return kernel
@@ -76,15 +76,15 @@ def _kernel(net: Layer, params: Params, path: str) -> Array | None:
 
 
 def _row(net: Layer, x: Tree, path: str) -> Row:
-    """Returns a layer's row, or raises ShapeError where its receptive field is unknown."""
+    """Returns a layer's row, or raises PathError where its receptive field is unknown."""
     check_path(net, path)
     row = {row.path: row for row in trace(net, x)}.get(path)
     if row is None:
-        raise ShapeError(f"path must name a layer that runs in evaluation, got {path!r}, which runs in training only")
+        raise PathError(f"path must name a layer that runs in evaluation, got {path!r}, which runs in training only")
     if not isinstance(row.output, jax.ShapeDtypeStruct):
         raise ShapeError(f"path {path!r} must name a layer that returns one array, got {row.output}")
     if row.receptive_field is None:
-        raise ShapeError(
+        raise PathError(
             f"path must name a layer with a known receptive field, got {path!r}: the layer, or a layer before it, has "
             "no geometry method"
         )
@@ -119,7 +119,7 @@ def unit_field(net: Layer, x: Tree, path: str, position: Sequence[int] = (), *, 
       ``(low, high)`` for each spatial axis of x, ``image[low:high]``; the ends of an inexact field are rounded outward.
 
     Raises:
-      ShapeError: the path names no layer, or one whose receptive field is unknown, or the position is out of range.
+      ValueError: the path names no layer, or one whose receptive field is unknown, or the position is out of range.
 
     >>> net = jc.serial(jc.Conv(8), jax.nn.relu, jc.MaxPool(2), jc.Conv(8))
     >>> unit_field(net, (1, 32, 32, 3), "3", (0, 5)), unit_field(net, (1, 32, 32, 3), "3", (0, 5), clip=False)
@@ -128,12 +128,12 @@ def unit_field(net: Layer, x: Tree, path: str, position: Sequence[int] = (), *, 
     row = _row(net, x, path)
     size = row.output.shape[1:-1]
     if not isinstance(position, Sequence | np.ndarray):
-        raise ShapeError(
+        raise ArgumentError(
             f"position must be a sequence of ints, one for each axis of the feature map of {path!r}, got {position!r}"
         )
     position = tuple(as_int(i, "position") for i in position)
     if len(position) != len(size) or not all(0 <= i < n for i, n in zip(position, size, strict=True)):
-        raise ShapeError(f"position must be inside the feature map of {path!r}, of size {size}, got {position}")
+        raise ArgumentError(f"position must be inside the feature map of {path!r}, of size {size}, got {position}")
     spans = _all_spans(row, as_struct(x).shape[1:-1], clip)
     positions = (*position, *(0,) * len(spans))
     return tuple((int(low), int(high)) for low, high in (span[i] for span, i in zip(spans, positions, strict=False)))
@@ -192,7 +192,7 @@ def top_patches(
       A `TopPatches`.
 
     Raises:
-      ShapeError: the path names no layer, a layer inside a `repeat`, or one whose receptive field is unknown; k is
+      ValueError: the path names no layer, a layer inside a `repeat`, or one whose receptive field is unknown; k is
         greater than the number of images; channels is not a sequence, or a channel is out of range.
       DTypeError: the network does not accept the images' element type, and there is no preprocess.
       FloatingPointError: an activation is not finite.
@@ -209,7 +209,7 @@ def top_patches(
     check_unstacked(net, path)
     k = as_int(k, "k", least=1)
     if k > len(images):
-        raise ShapeError(f"k must be at most the number of images, {len(images)}, got {k}")
+        raise ArgumentError(f"k must be at most the number of images, {len(images)}, got {k}")
     batch = struct_of((batch_size, *images.shape[1:]), images.dtype)
     x = jax.eval_shape(preprocess, batch) if preprocess else batch
     sizes = images.shape[1:-1]
@@ -219,10 +219,10 @@ def top_patches(
         row = _row(net, x, path)
     *size, features = row.output.shape[1:]
     if channels is not None and np.ndim(channels) != 1:
-        raise ShapeError(f"channels must be a sequence of channels, such as [3] or range(3), got {channels!r}")
+        raise ArgumentError(f"channels must be a sequence of channels, such as [3] or range(3), got {channels!r}")
     chosen = np.arange(features) if channels is None else np.array([as_int(c, "channels") for c in channels], int)
     if not len(chosen) or chosen.min() < 0 or chosen.max() >= features:
-        raise ShapeError(f"channels must be from 0 to {features - 1} for {path!r}, got {channels}")
+        raise ArgumentError(f"channels must be from 0 to {features - 1} for {path!r}, got {channels}")
 
     spans = _all_spans(row, sizes, True)
     best = nothing_yet(len(chosen), k, accumulator(row.output.dtype), others=2)

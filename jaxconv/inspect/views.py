@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.geometry import as_int
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array
@@ -42,7 +42,7 @@ def turn(key: KeyLike, x: Array, *, degrees: float = 0.0, zoom: float = 0.0) -> 
     (1, 4, 4, 3)
     """
     if not 0 <= zoom < 1:
-        raise ShapeError(f"zoom must be in [0, 1), got {zoom}")
+        raise ArgumentError(f"zoom must be in [0, 1), got {zoom}")
     if not degrees and not zoom:
         return x
     h, w = x.shape[1:3]
@@ -80,7 +80,7 @@ def blur(x: Array, sigma: float) -> Array:
     (40, 1.0)
     """
     if sigma < 0:
-        raise ShapeError(f"sigma must not be negative, got {sigma}")
+        raise ArgumentError(f"sigma must not be negative, got {sigma}")
     if sigma == 0:
         return x
     for axis in (1, 2):

@@ -159,7 +159,7 @@ def from_linen(module: linen.Module, *, train_argument: TrainArgument = None) ->
 
     Raises:
       TypeError: ``module`` is not a linen module.
-      ShapeError: ``train_argument`` names neither an argument nor a field.
+      ArgumentError: ``train_argument`` names neither an argument nor a field.
 
     >>> from flax import linen
     >>> net = jc.serial(conv=from_linen(linen.Conv(8, (3, 3))), bn=from_linen(linen.BatchNorm()), relu=jax.nn.relu)

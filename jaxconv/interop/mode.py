@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 
 # Names with their values in training.
 Flags = tuple[tuple[str, bool], ...]
@@ -27,7 +27,7 @@ def train_flags(module: Any, given: TrainArgument, fields: Iterable[str] = ()) -
       fields: the names of the constructor's arguments, if they are allowed too.
 
     Raises:
-      ShapeError: a given name is neither an argument nor a field.
+      ArgumentError: a given name is neither an argument nor a field.
     """
     arguments = parameters(module)
     names = {*arguments, *fields}
@@ -37,7 +37,7 @@ def train_flags(module: Any, given: TrainArgument, fields: Iterable[str] = ()) -
     takes_any = any(p.kind is p.VAR_KEYWORD for p in arguments.values())
     for name in flags:
         if name not in names and not takes_any:
-            raise ShapeError(f"train_argument must name an argument of {type(module).__name__}, got {name!r}")
+            raise ArgumentError(f"train_argument must name an argument of {type(module).__name__}, got {name!r}")
     return tuple(flags.items())
 
 

@@ -14,7 +14,7 @@ from flax.traverse_util import unflatten_dict
 from jaxconv.child import child_key
 from jaxconv.compose.base import as_layer
 from jaxconv.described import Described, name_of
-from jaxconv.errors import MissingKeyError, ShapeError
+from jaxconv.errors import ArgumentError, MissingKeyError
 from jaxconv.interop.mode import Flags, TrainArgument, flag_values, train_flags
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array, Layer, LayerLike, Params, State, Tree, take
@@ -50,7 +50,7 @@ class NnxNet(nnx.Module):
           rngs: a stream to draw the random key from in place of the module's stream, or a random key.
         """
         if self.deterministic != self.use_running_average:
-            raise ShapeError(
+            raise ArgumentError(
                 "deterministic and use_running_average must be equal for a jaxconv network, "
                 f"got {self.deterministic} and {self.use_running_average}"
             )
@@ -107,7 +107,7 @@ def to_nnx(
       params, state: the network's weights and state, in place of ``x``.
 
     Raises:
-      ShapeError: neither ``x`` nor ``params`` is given, or both.
+      ArgumentError: neither ``x`` nor ``params`` is given, or both.
       MissingKeyError: initial weights are needed, and ``rngs`` is None.
 
     >>> from flax import nnx
@@ -122,7 +122,7 @@ def to_nnx(
     """
     if (x is None) == (params is None):
         got = "neither" if x is None else "both"
-        raise ShapeError(f"exactly one of x, for initial weights, and params must be given, got {got}")
+        raise ArgumentError(f"exactly one of x, for initial weights, and params must be given, got {got}")
     net = as_layer(net)
     if params is None:
         if rngs is None:
@@ -168,12 +168,13 @@ class FromNnx(Described):
     def init(self, key: KeyLike, x: Tree) -> tuple[Params, State]:
         """Returns fresh (params, state) from ``make``; without ``make`` only under ``jax.eval_shape``."""
         if self.make is None:
-            refusing = _refusing_key(ShapeError, "init cannot draw the weights of an nnx module: give from_nnx make=")
+            message = "init cannot draw the weights of an nnx module: give from_nnx make="
+            refusing = _refusing_key(ArgumentError, message)
             return self._trees({n.path: jax.random.bits(refusing, n.shape).astype(n.dtype) for n in self.slots})
         values, slots = _read(self.make(nnx.Rngs(as_key(key))))
         if slots != self.slots:
             odd = min(".".join(map(str, n.path)) for n in {*slots} ^ {*self.slots})
-            raise ShapeError(f"make must return a module like that of from_nnx, got a difference at {odd!r}")
+            raise ArgumentError(f"make must return a module like that of from_nnx, got a difference at {odd!r}")
         return self._trees(values)
 
     def apply(
@@ -270,7 +271,7 @@ def from_nnx(
 
     Raises:
       TypeError: ``module`` is not an nnx module.
-      ShapeError: ``train_argument`` does not name an argument.
+      ArgumentError: ``train_argument`` does not name an argument.
 
     >>> from flax import nnx
     >>> conv, params, state = from_nnx(nnx.Conv(3, 8, (3, 3), rngs=nnx.Rngs(0)))

@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxconv import geometry as geo
 from jaxconv import ops
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Params, State, Tree
 from jaxconv.layers.base import Geometry, Leaf, Ranked, Stored, group_size, whole_fields
@@ -56,7 +56,7 @@ class BatchNorm(Leaf):
 
     def check(self) -> None:
         if not 0 <= self.momentum <= 1:
-            raise ShapeError(f"momentum must be between 0 and 1, got {self.momentum}")
+            raise ArgumentError(f"momentum must be between 0 and 1, got {self.momentum}")
         check_eps(self.eps)
 
     def stored(self, x: Any = None) -> tuple[Stored, ...]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxconv import geometry as geo
 from jaxconv import ops
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.fields import Field, covering_field, transpose_field
 from jaxconv.geometry import IntOrTuple
 from jaxconv.layer import Params, Tree
@@ -101,7 +101,7 @@ class Resize(Ranked):
     def check(self) -> None:
         super().check()
         if (self.size is None) == (self.factor is None):
-            raise ShapeError(f"exactly one of size and factor must be given, got {self.size} and {self.factor}")
+            raise ArgumentError(f"exactly one of size and factor must be given, got {self.size} and {self.factor}")
         check_method(self.method, self.align_corners, self.antialias)
         if self.size is None:
             geo.as_int(self.factor, "factor", least=1)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 
 from jaxconv.compose import serial
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import Conv, Dropout, GlobalAvgPool, MaxPool
@@ -72,16 +72,16 @@ def allconv(
       dropout: the dropout rate after each stage.
 
     Raises:
-      ShapeError: base or reduce is unknown.
+      ArgumentError: base or reduce is unknown.
 
     >>> {way: jc.summary(allconv("C", reduce=way), (1, 32, 32, 3)).parameters for way in ("pool", "stride", "conv")}
     {'pool': 954730, 'stride': 954730, 'conv': 1369738}
     """
     as_int(width, "width", least=1)
     if base not in BASES:
-        raise ShapeError(f"base must be one of {', '.join(map(repr, BASES))}, got {base!r}")
+        raise ArgumentError(f"base must be one of {', '.join(map(repr, BASES))}, got {base!r}")
     if reduce not in REDUCE:
-        raise ShapeError(f"reduce must be one of {', '.join(map(repr, REDUCE))}, got {reduce!r}")
+        raise ArgumentError(f"reduce must be one of {', '.join(map(repr, REDUCE))}, got {reduce!r}")
     stage, windows = REDUCE[reduce], BASES[base]
     return serial(
         dropout0=Dropout(input_dropout),

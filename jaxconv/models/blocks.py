@@ -8,7 +8,7 @@ from jax.nn import initializers
 
 from jaxconv.compose import gate, residual, serial
 from jaxconv.compose.structure import Serial
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.geometry import IntOrTuple
 from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import AdaptiveAvgPool, BatchNorm, Conv, DropPath
@@ -109,14 +109,14 @@ def drop_rates(drop_path: float, blocks: int) -> Iterator[float]:
     [0.0, 0.25, 0.5]
     """
     if not 0 <= drop_path <= 1:
-        raise ShapeError(f"drop_path must be between 0 and 1, got {drop_path}")
+        raise ArgumentError(f"drop_path must be between 0 and 1, got {drop_path}")
     return (drop_path * i / max(1, blocks - 1) for i in range(blocks))
 
 
 def with_shortcut(shortcut: bool, drop_path: float = 0.0, **body: LayerLike) -> Layer:
     """Returns the layers of ``body`` in sequence, or with a shortcut and the drop path ``stochastic_depth``."""
     if not 0 <= drop_path <= 1:
-        raise ShapeError(f"drop_path must be between 0 and 1, got {drop_path}")
+        raise ArgumentError(f"drop_path must be between 0 and 1, got {drop_path}")
     if not shortcut:
         return serial(**body)
     noise = {"stochastic_depth": DropPath(drop_path)} if drop_path else {}
@@ -130,7 +130,7 @@ def scaled(features: int, width: float, divisor: int = 8) -> int:
     (48, 8)
     """
     if not width > 0:
-        raise ShapeError(f"width must be positive, got {width}")
+        raise ArgumentError(f"width must be positive, got {width}")
     return divisible(features * width, divisor)
 
 

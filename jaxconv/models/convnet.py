@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 
 from jaxconv.compose import serial
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool
 
@@ -36,14 +36,14 @@ def convnet(
       dropout: the dropout rate before each fully connected layer, the scores included; 0 adds no layer.
 
     Raises:
-      ShapeError: classes is a spec, the argument of `convnet_from_spec`.
+      ArgumentError: classes is a spec, the argument of `convnet_from_spec`.
 
     >>> net = convnet(widths=(8, 16), hidden=(32,))
     >>> [name for name, _ in net.children]
     ['block1', 'block2', 'flatten', 'fc1', 'relu1', 'scores']
     """
     if isinstance(classes, str):
-        raise ShapeError(f"classes must be an integer, got {classes!r}: for a spec there is convnet_from_spec")
+        raise ArgumentError(f"classes must be an integer, got {classes!r}: for a spec there is convnet_from_spec")
     layers: dict[str, LayerLike] = {}
     for m, width in enumerate(widths, 1):
         block: dict[str, LayerLike] = {}
@@ -71,7 +71,7 @@ DEEPEST = 100
 def _row(tokens: list[str], end: str = "", depth: int = 0) -> Words:
     """Parses ``item-item-...`` and its end from the tokens; an item is a word or a row in brackets, maybe ``*n``."""
     if depth > DEEPEST:
-        raise ShapeError(f"spec must have brackets nested at most {DEEPEST} deep, got more")
+        raise ArgumentError(f"spec must have brackets nested at most {DEEPEST} deep, got more")
     words: Words = []
     while True:
         token = tokens.pop(0)
@@ -94,9 +94,9 @@ def _row(tokens: list[str], end: str = "", depth: int = 0) -> Words:
             raise _malformed(token, tokens)
 
 
-def _malformed(token: str, tokens: list[str]) -> ShapeError:
+def _malformed(token: str, tokens: list[str]) -> ArgumentError:
     rest = "".join((token, *tokens))
-    return ShapeError(
+    return ArgumentError(
         "spec must be layers with '-' between them, in brackets that close, with a number after each '*', got "
         f"{f'{rest!r} where that does not fit' if rest else 'an early end'}"
     )
@@ -118,21 +118,23 @@ def convnet_from_spec(spec: str, classes: int = 10, *, width: int = 32, hidden: 
       window: the convolutions' window.
 
     Raises:
-      ShapeError: the spec is malformed, or has a convolution or a pool after a fully connected layer.
+      ArgumentError: the spec is malformed, or has a convolution or a pool after a fully connected layer.
 
     >>> net = convnet_from_spec("[(CONV-RELU)*2-POOL]*3-(FC-RELU)*1")
     >>> [layer.features for _, layer in net.children if isinstance(layer, jc.Conv)]
     [32, 32, 64, 64, 128, 128]
     """
     if re.search(r"[A-Za-z]\?", spec):
-        raise ShapeError(f"spec must have no optional layers: write POOL, or omit it, in place of POOL?, got {spec!r}")
+        raise ArgumentError(
+            f"spec must have no optional layers, got {spec!r}: write POOL in place of POOL?, or omit it"
+        )
     spec = re.sub(r"\s*[-,]\s*SOFTMAX\s*$", "", spec)
     words = _row([*re.findall(r"[A-Za-z]+|\d+|\S", spec), "", ""])
     layers: list[LayerLike] = []
     flat = False
     for word, number in words:
         if word in ("CONV", "POOL") and flat:
-            raise ShapeError(f"spec must have its fully connected layers last, got {word} after FC")
+            raise ArgumentError(f"spec must have its fully connected layers last, got {word} after FC")
         if word == "FC" and not flat:
             layers.append(Flatten(channels_first=True))
             flat = True
@@ -146,7 +148,7 @@ def convnet_from_spec(spec: str, classes: int = 10, *, width: int = 32, hidden: 
         elif word in ("RELU", "NORM") and number is None:
             layers.append(jax.nn.relu if word == "RELU" else BatchNorm())
         else:
-            raise ShapeError(
+            raise ArgumentError(
                 f"spec must consist of CONV, NORM, RELU, POOL and FC, got {word}{'' if number is None else number}"
             )
     return serial(*layers, *([] if flat else [Flatten(channels_first=True)]), scores=Dense(classes))

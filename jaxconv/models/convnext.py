@@ -11,7 +11,7 @@ import jax
 from jax.nn import initializers
 
 from jaxconv.compose import serial
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import AdaptiveAvgPool, Conv, Dense, Dropout, Flatten, Identity, LayerNorm, LayerScale
 from jaxconv.models.blocks import drop_rates, scaled, with_shortcut
@@ -63,13 +63,13 @@ def convnext(
       small_images: whether to use a 3x3 stem without stride, for images of about 32x32, in place of patches of 4x4.
 
     Raises:
-      ShapeError: widths and depths have different lengths, or a rate is out of range.
+      ValueError: widths and depths have different lengths, or a rate is out of range.
 
     >>> jc.summary(convnext((96, 192, 384, 768), (3, 3, 9, 3)), (1, 224, 224, 3)).parameters
     28589128
     """
     if len(widths) != len(depths):
-        raise ShapeError(f"widths and depths must have the same length, got {widths} and {depths}")
+        raise ArgumentError(f"widths and depths must have the same length, got {widths} and {depths}")
     widths = [scaled(features, width, math.gcd(features, 8)) for features in widths]
     patches = _conv(widths[0], 3, padding=1) if small_images else _conv(widths[0], 4, stride=4, padding="VALID")
     rates = drop_rates(drop_path, sum(depths))

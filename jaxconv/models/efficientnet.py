@@ -13,7 +13,7 @@ import jax
 from jax.nn import initializers
 
 from jaxconv.compose import serial
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import BatchNorm, Dense, Dropout, GlobalAvgPool
 from jaxconv.models.blocks import (
@@ -136,13 +136,13 @@ def efficientnet(
       small_images: whether the first two strides are 1, for images of about 32x32.
 
     Raises:
-      ShapeError: a factor or a rate is out of range.
+      ValueError: a factor or a rate is out of range.
 
     >>> jc.summary(efficientnet(V1), (1, 224, 224, 3)).parameters
     5288548
     """
     if not depth > 0:
-        raise ShapeError(f"depth must be positive, got {depth}")
+        raise ArgumentError(f"depth must be positive, got {depth}")
     norm = BatchNorm() if norm is None else norm
     inputs = scaled(stem, width)
     layers: list[LayerLike] = [conv_norm_act(inputs, 3, stride=1 if small_images else 2, norm=norm, act=jax.nn.silu)]

@@ -10,7 +10,7 @@ import math
 import jax
 
 from jaxconv.compose import serial
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import BatchNorm, Conv, Dense, Dropout, GlobalAvgPool
 from jaxconv.models.blocks import FAN_OUT, scaled, strides_for, with_shortcut
@@ -55,13 +55,13 @@ def efficientnet_lite(
       small_images: whether the first two strides are 1, for images of about 32x32.
 
     Raises:
-      ShapeError: a factor or a rate is out of range.
+      ValueError: a factor or a rate is out of range.
 
     >>> jc.summary(efficientnet_lite(), (1, 224, 224, 3)).parameters
     4652008
     """
     if not depth > 0:
-        raise ShapeError(f"depth must be positive, got {depth}")
+        raise ArgumentError(f"depth must be positive, got {depth}")
     strides = strides_for([stage.stride for stage in V1], small_images)
     plan, inputs = [], 32
     for i, (stage, stride) in enumerate(zip(V1, strides, strict=True)):

@@ -14,7 +14,7 @@ from jax.nn import initializers
 from jaxconv.backbones import backbone, on_map
 from jaxconv.compose import inline, parallel, resized, serial
 from jaxconv.compose.structure import concatenate
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Layer, LayerLike
 from jaxconv.layers import Conv, Identity, MaxPool
@@ -51,7 +51,7 @@ def hed(depths: Sequence[int] = (2, 2, 3, 3, 3), *, width: int = 64, transform_i
       transform_input: whether inputs are RGB images from 0 to 255, see `caffe_colors`.
 
     Raises:
-      ShapeError: depths is empty.
+      ArgumentError: depths is empty.
 
     >>> table = jc.summary(hed(), (1, 64, 96, 3))
     >>> table.parameters, {row.path: row.receptive_field[0].size for row in table.rows if row.path.startswith("dsn")}
@@ -59,7 +59,7 @@ def hed(depths: Sequence[int] = (2, 2, 3, 3, 3), *, width: int = 64, transform_i
     """
     as_int(width, "width", least=1)
     if not depths:
-        raise ShapeError("depths must have at least one block, got none")
+        raise ArgumentError("depths must have at least one block, got none")
     blocks: dict[str, LayerLike] = {}
     for i, depth in enumerate(depths):
         layers: list[LayerLike] = [MaxPool(2, padding="SAME")] if i else []

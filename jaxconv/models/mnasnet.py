@@ -37,7 +37,7 @@ def mnasnet(
       small_images: whether the first two strides are 1, for images of about 32x32.
 
     Raises:
-      ShapeError: a factor or a rate is out of range.
+      ValueError: a factor or a rate is out of range.
 
     >>> jc.summary(mnasnet(), (1, 224, 224, 3)).parameters
     4383312

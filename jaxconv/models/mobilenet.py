@@ -49,7 +49,7 @@ def mobilenet_v2(
       small_images: whether the first two strides are 1, for images of about 32x32.
 
     Raises:
-      ShapeError: a factor or a rate is out of range.
+      ValueError: a factor or a rate is out of range.
 
     >>> jc.summary(mobilenet_v2(), (1, 224, 224, 3)).parameters
     3504872
@@ -153,7 +153,7 @@ def mobilenet_v3(
       small_images: whether the first two strides are 1, for images of about 32x32.
 
     Raises:
-      ShapeError: a factor or a rate is out of range.
+      ValueError: a factor or a rate is out of range.
 
     >>> jc.summary(mobilenet_v3(V3_SMALL, 1024), (1, 224, 224, 3)).parameters
     2542856

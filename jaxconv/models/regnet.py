@@ -12,7 +12,7 @@ import numpy as np
 from jax.nn import initializers
 
 from jaxconv.compose import residual, serial
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import Dense, Dropout, DropPath, GlobalAvgPool
 from jaxconv.models.blocks import conv_norm_act, divisible, drop_rates, scaled, squeeze_excite, strides_for
@@ -37,14 +37,14 @@ def regnet_stages(depth: int, start: int, slope: float, step: float, group_width
       group_width: channels of a group; a stage of fewer channels has one group.
 
     Raises:
-      ShapeError: slope is negative, step is not greater than 1, or start is not a positive multiple of 8.
+      ArgumentError: slope is negative, step is not greater than 1, or start is not a positive multiple of 8.
 
     >>> regnet_stages(16, 48, 27.89, 2.09, 8)
     [Stage(features=48, depth=1, group_width=8), Stage(features=104, depth=3, group_width=8),
      Stage(features=208, depth=6, group_width=8), Stage(features=440, depth=6, group_width=8)]
     """
     if slope < 0 or step <= 1 or start <= 0 or start % 8:
-        raise ShapeError(
+        raise ArgumentError(
             "slope must not be negative, step be greater than 1, start a positive multiple of 8, "
             f"got {slope}, {step}, {start}"
         )
@@ -103,7 +103,7 @@ def regnet(
       small_images: whether the first two strides are 1, for images of about 32x32.
 
     Raises:
-      ShapeError: the widths or a rate are out of range.
+      ValueError: the widths or a rate are out of range.
 
     >>> jc.summary(regnet(16, 48, 27.89, 2.09, 8, squeeze=0.25), (1, 224, 224, 3)).parameters
     4344144

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.compose import residual, serial
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Layer, LayerLike
 from jaxconv.layers import BatchNorm, Conv, Dense, Dropout, DropPath, GlobalAvgPool, MaxPool
@@ -120,17 +120,17 @@ def resnet(
       drop_path: the drop rate of the last block; the rate increases linearly from 0 (Huang et al., 2016).
 
     Raises:
-      ShapeError: depths is empty, or dilate has more entries than stages after the first.
+      ArgumentError: depths is empty, or dilate has more entries than stages after the first.
 
     >>> jc.summary(resnet(basic, (1, 1), 10, width=16, small_images=True), (1, 32, 32, 3)).parameters
     19994
     """
     as_int(width, "width", least=1)
     if not depths:
-        raise ShapeError("depths must have at least one stage, got none")
+        raise ArgumentError("depths must have at least one stage, got none")
     if len(dilate) > len(depths) - 1:
         more = len(depths) - 1
-        raise ShapeError(f"dilate must have at most one entry for each of {more} stages, got {tuple(dilate)}")
+        raise ArgumentError(f"dilate must have at most one entry for each of {more} stages, got {tuple(dilate)}")
     stem: dict[str, LayerLike] = {"conv1": _conv(width, 3) if small_images else _conv(width, 7, 2)}
     stem |= {"bn1": BatchNorm(), "relu": jax.nn.relu}
     if not small_images:
@@ -393,14 +393,14 @@ def cifar_resnet(
       width, dilate, small_images, dropout, drop_path: as in `resnet`.
 
     Raises:
-      ShapeError: the depth is not 6 n + 2.
+      ArgumentError: the depth is not 6 n + 2.
 
     >>> jc.summary(cifar_resnet(20), (1, 32, 32, 3)).parameters
     269722
     """
     depth = as_int(depth, "depth")
     if depth < 8 or (depth - 2) % 6:
-        raise ShapeError(f"depth must be 6 n + 2 (20, 32, 44, 56, 110), got {depth}")
+        raise ArgumentError(f"depth must be 6 n + 2 (20, 32, 44, 56, 110), got {depth}")
     return resnet(
         plain_basic,
         [(depth - 2) // 6] * 3,

@@ -12,7 +12,7 @@ import jax
 
 from jaxconv.backbones import auxiliary, backbone, backbone_in, on_map
 from jaxconv.compose import concat, resized, serial
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.layer import Layer
 from jaxconv.layers import AdaptiveAvgPool, BatchNorm, Conv, Dropout
 from jaxconv.models.mobilenet import mobilenet_v3_large
@@ -66,13 +66,13 @@ def segmenter(trunk: Layer, classifier: Layer, aux_classifier: Layer | None = No
       aux_classifier: a second head on the feature map "aux", in training only.
 
     Raises:
-      ShapeError: the backbone has no such feature map.
+      ArgumentError: the backbone has no such feature map.
     """
     made = backbone_in(trunk)
     gives = list(made.source()[1].values()) if made else []
     for wanted in ["out"] if aux_classifier is None else ["out", "aux"]:
         if made and wanted not in gives:
-            raise ShapeError(
+            raise ArgumentError(
                 f"trunk must have a feature map {wanted!r}, got {', '.join(map(repr, gives))}: jaxconv.backbone names "
                 f"feature maps by a mapping, {{path: {wanted!r}}}"
             )

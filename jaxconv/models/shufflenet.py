@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from jax.nn import initializers
 
 from jaxconv.compose import concat, inline, serial, split
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import ChannelShuffle, Dense, Dropout, GlobalAvgPool, Identity, MaxPool
 from jaxconv.models.blocks import conv_norm_act, flat, scaled
@@ -51,13 +51,13 @@ def shufflenet_v2(
       small_images: whether the stem has no stride and no pool, for images of about 32x32.
 
     Raises:
-      ShapeError: widths does not have two more entries than depths, or the width of a stage is odd.
+      ArgumentError: widths does not have two more entries than depths, or the width of a stage is odd.
 
     >>> jc.summary(shufflenet_v2((24, 116, 232, 464, 1024)), (1, 224, 224, 3)).parameters
     2278604
     """
     if len(widths) != len(depths) + 2 or any(width % 2 for width in widths[1:-1]):
-        raise ShapeError(
+        raise ArgumentError(
             f"widths must be of the stem, {len(depths)} stages (even numbers) and the last convolution, got {widths}"
         )
     widths = [scaled(features, width, 2) for features in widths]

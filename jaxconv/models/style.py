@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxconv.compose import residual, serial
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Layer, LayerLike
 from jaxconv.layers import Conv, InstanceNorm, Resize
@@ -58,14 +58,14 @@ def transform_net(
       bounded: whether `unit_range` is the last layer; ``TransformerNet`` returns values from about 0 to 255 instead.
 
     Raises:
-      ShapeError: widths is empty, or blocks is negative.
+      ValueError: widths is empty, or blocks is negative.
 
     >>> jc.summary(transform_net(), (1, 64, 64, 3)).parameters
     1679235
     """
     widths = tuple(as_int(width, "widths", least=1) for width in widths)
     if not widths:
-        raise ShapeError("widths must have at least one number of filters, got ()")
+        raise ArgumentError("widths must have at least one number of filters, got ()")
     layers: dict[str, LayerLike] = {}
     for i, width in enumerate(widths, 1):
         conv = _conv(width, 9) if i == 1 else _conv(width, 3, stride=2)

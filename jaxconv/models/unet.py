@@ -11,7 +11,7 @@ import jax
 
 from jaxconv.backbones import TopDown, backbone, top_down
 from jaxconv.compose import resized, serial
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import BatchNorm, Conv, ConvTranspose, Dropout, MaxPool, Resize
@@ -37,7 +37,7 @@ def _enlarging(features: int, upsampling: str) -> Layer:
 def _decoder(maps: Sequence[str], width: int, padding: str, norm: Layer | None, upsampling: str) -> TopDown:
     """Returns the decoder up to the finest feature map, which is the first of ``maps`` and has ``width`` channels."""
     if upsampling not in UPSAMPLING:
-        raise ShapeError(f"upsampling must be one of {', '.join(UPSAMPLING)}, got {upsampling!r}")
+        raise ArgumentError(f"upsampling must be one of {', '.join(UPSAMPLING)}, got {upsampling!r}")
     widths = {name: width * 2**i for i, name in enumerate(maps[:-1])}
     steps = {name: (_enlarging(n, upsampling), _block(n, padding, norm)) for name, n in widths.items()}
     return top_down(maps[-1], dict(reversed(steps.items())), crop=padding == "VALID")
@@ -69,14 +69,14 @@ def unet(
       dropout: the dropout rate at the end of the encoder; the paper does not state its rate.
 
     Raises:
-      ShapeError: padding or upsampling is unknown; in ``init``, sizes do not fit a network without padding.
+      ValueError: padding or upsampling is unknown; in ``init``, sizes do not fit a network without padding.
 
     >>> jc.summary(unet(), (1, 572, 572, 1)).parameters
     31030658
     """
     as_int(width, "width", least=1)
     if padding not in ("VALID", "SAME"):
-        raise ShapeError(f"padding must be VALID or SAME, got {padding!r}")
+        raise ArgumentError(f"padding must be VALID or SAME, got {padding!r}")
     levels = [f"level{i + 1}" for i in range(as_int(depth, "depth", least=1) + 1)]
     down: dict[str, LayerLike] = {}
     for i, level in enumerate(levels):
@@ -111,7 +111,7 @@ def unet_on(
       upsampling: "transpose" or "resize", as in `unet`.
 
     Raises:
-      ShapeError: a path names no layer, paths has fewer than two entries, or upsampling is unknown; in ``init``, a
+      ValueError: a path names no layer, paths has fewer than two entries, or upsampling is unknown; in ``init``, a
         feature map is not half the size of the one before.
 
     >>> net = unet_on(jc.models.resnet18(), ["relu", "layer1", "layer2", "layer3", "layer4"], 5)
@@ -121,7 +121,7 @@ def unet_on(
     as_int(width, "width", least=1)
     named = paths if isinstance(paths, Mapping) else {path: path.replace(".", "_") for path in paths}
     if len(named) < 2:
-        raise ShapeError(f"paths must have at least two entries, got {list(named)}")
+        raise ArgumentError(f"paths must have at least two entries, got {list(named)}")
     trunk = backbone(net, named)
     decoder = _decoder(list(named.values()), width, "SAME", norm, upsampling)
     return resized(serial(backbone=trunk, decoder=decoder, head=Conv(classes, 1)))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from jaxconv.compose import residual, serial
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import BatchNorm, Conv, Dense, Dropout, DropPath, GlobalAvgPool
@@ -96,7 +96,7 @@ def video_resnet(
     """
     as_int(width, "width", least=1)
     if len(convs) != len(depths):
-        raise ShapeError(f"convs must be one for each of the {len(depths)} stages, got {len(convs)}")
+        raise ArgumentError(f"convs must be one for each of the {len(depths)} stages, got {len(convs)}")
     blocks = sum(depths)
     rates = drop_rates(drop_path, blocks)
     stages: dict[str, LayerLike] = {}

@@ -15,7 +15,7 @@ Path = tuple[str, ...]
 
 
 def leaves(tree: Tree, *path: str) -> dict[Path, Any]:
-    """Returns what nested dicts hold by path, the empty ones among them."""
+    """Returns the leaves of nested dicts by path; empty dicts are leaves."""
     if not isinstance(tree, Mapping) or not tree:
         return {path: tree}
     found: dict[Path, Any] = {}
@@ -27,7 +27,7 @@ def leaves(tree: Tree, *path: str) -> dict[Path, Any]:
 
 
 def nested(found: Mapping[Path, Any]) -> Tree:
-    """Returns the nested dicts that hold these: the inverse of `leaves`."""
+    """Returns nested dicts with these leaves: the inverse of `leaves`."""
     tree: dict[str, Any] = {}
     for (*above, last), leaf in found.items():
         node = tree
@@ -38,7 +38,7 @@ def nested(found: Mapping[Path, Any]) -> Tree:
 
 
 def arrays_in(params: Params, state: State) -> dict[Path, Any]:
-    """Returns the arrays by collection and path, or raises WeightsError where there is anything else."""
+    """Returns the arrays by collection and path, or raises WeightsError for leaves that are not arrays."""
     found = {**leaves(params, "params"), **leaves(state, "state")}
     arrays = {path: leaf for path, leaf in found.items() if not isinstance(leaf, Mapping)}
     for path, leaf in arrays.items():
@@ -49,7 +49,7 @@ def arrays_in(params: Params, state: State) -> dict[Path, Any]:
 
 
 def number_array(path: Path, leaf: Any) -> np.ndarray:
-    """Returns an array of a tree as NumPy's."""
+    """Returns an array of a tree as a NumPy array."""
     if isinstance(leaf, jax.core.Tracer):
         raise WeightsError(f"{'/'.join(path)} must be an array, got one that is being traced: it has no numbers yet")
     if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
@@ -60,7 +60,7 @@ def number_array(path: Path, leaf: Any) -> np.ndarray:
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
-    """Returns a torch tensor, a jax array or anything array-like as a NumPy array of the same type."""
+    """Returns a torch tensor, a jax array or an array-like object as a NumPy array of the same type."""
     if hasattr(tensor, "detach"):
         tensor = tensor.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":
@@ -72,7 +72,7 @@ def to_numpy(tensor: Any) -> np.ndarray:
 
 
 def as_numbers(name: str, value: Any) -> np.ndarray:
-    """Returns `to_numpy` of a tensor in this machine's byte order, or raises WeightsError if it holds no numbers."""
+    """Returns a tensor as a NumPy array in native byte order, or raises WeightsError if it is not numeric."""
     try:
         array = to_numpy(value)
     except Exception as error:

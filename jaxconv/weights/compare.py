@@ -1,4 +1,4 @@
-"""Where a network and the one that it was ported from part: the first layer whose outputs differ, and by how much."""
+"""Comparison of a network with the one that it was ported from: the first layer whose outputs differ."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxconv.errors import did_you_mean
+from jaxconv.errors import no_layer
 from jaxconv.inspect.activations import activations
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.layers import Fn
@@ -20,16 +20,16 @@ _HEADS = ("path", "layer", "shape", "difference", "relative", "")
 
 @dataclass(frozen=True)
 class Difference:
-    """One layer's output beside its reference.
+    """One layer's output compared with its reference.
 
     Attributes:
-      path: where the layer stands.
+      path: the layer's path.
       layer: the layer.
-      shape: of its output.
-      reference_shape: of the reference, channels last; where it is another there is no difference to tell: NaN.
-      difference: the largest of ``|output - reference|``.
-      relative: the same over the largest of ``|reference|``.
-      differs: whether ``relative`` is beyond the tolerance.
+      shape: the shape of its output.
+      reference_shape: the shape of the reference, channels last. If it differs, ``difference`` is NaN.
+      difference: the largest ``|output - reference|``.
+      relative: ``difference`` divided by the largest ``|reference|``.
+      differs: whether ``relative`` is greater than the tolerance.
     """
 
     path: str
@@ -56,12 +56,12 @@ class Difference:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """What `compare` returns; prints as a table.
+    """The result of `compare`; prints as a table.
 
     Attributes:
-      rows: a `Difference` for each layer, in the order in which they run.
-      tolerance: what ``relative`` is compared with.
-      unknown: paths of references that name no layer, which are left out.
+      rows: a `Difference` for each layer, in the order in which the layers run.
+      tolerance: the largest ``relative`` of equal outputs.
+      unknown: paths of references that name no layer; these are not compared.
     """
 
     rows: tuple[Difference, ...]
@@ -70,7 +70,7 @@ class Comparison:
 
     @property
     def first(self) -> Difference | None:
-        """The first layer that differs, None if none does."""
+        """The first layer that differs; None if none differs."""
         return next((row for row in self.rows if row.differs), None)
 
     def __str__(self) -> str:
@@ -100,23 +100,23 @@ def compare(
     channels_first: bool = False,
     tolerance: float = 1e-4,
 ) -> Comparison:
-    """Compares the outputs of inner layers with those of the network that this one is a port of.
+    """Compares the outputs of inner layers with those of the network that this one was ported from.
 
-    The first layer that differs is where the port is wrong: in its weights, its hyperparameters, or what comes to it
-    from a layer that is not among those compared.
+    The port is wrong at the first layer that differs: its weights, its hyperparameters, or a layer before it that is
+    not compared.
 
     Args:
       net: a layer.
-      params, state, x: what ``net.apply`` takes; it runs in evaluation.
+      params, state, x: arguments of ``net.apply``, which runs in evaluation.
       reference_activations: the other network's output of each layer, by the layer's path here: arrays or torch
-        tensors. `jaxconv.weights.torch_activations` records them in torch. What names no layer is left out.
-      channels_first: the references of three axes or more are ``(batch, channels, *spatial)``. It decides where a
-        reference's shape fits the output either way; axes of length 1 may be more or fewer.
-      tolerance: a layer differs if its largest difference is more than this times the largest absolute reference.
+        tensors. `jaxconv.weights.torch_activations` records them in torch. Paths that name no layer are not compared.
+      channels_first: whether references of three or more axes are ``(batch, channels, *spatial)``. It matters only if
+        a reference's shape fits the output in both orders. The number of axes of length 1 may differ.
+      tolerance: a layer differs if its largest difference is greater than this times the largest absolute reference.
 
     Raises:
-      WeightsError: no path names a layer, a layer's output is no single array, or there is no reference.
-      ShapeError: a layer did not run in evaluation.
+      WeightsError: no path names a layer, a layer's output is not a single array, or there is no reference.
+      PathError: a layer did not run in evaluation.
 
     >>> net = jc.serial(jnp.square, jnp.negative)
     >>> compare(net, {}, {}, jnp.array([[1.0, 2.0]]), {"0": [[1.0, 4.0]], "1": [[-1.0, -4.4]]})
@@ -132,7 +132,7 @@ def compare(
         raise WeightsError("reference_activations must have an output at least, got none")
     unknown = tuple(path for path in reference_activations if path not in layers)
     if len(unknown) == len(reference_activations):
-        raise WeightsError(f"reference_activations has {unknown[0]!r}, which {did_you_mean(unknown[0], layers)}")
+        raise WeightsError(no_layer("reference_activations", unknown[0], layers))
     known = [path for path in reference_activations if path in layers]
     _, found = activations(net, params, state, x, paths=known)
     rows = []
@@ -148,7 +148,7 @@ def compare(
 
 
 def _laid_out(reference: np.ndarray, shape: tuple[int, ...], channels_first: bool) -> np.ndarray:
-    """Returns the reference with channels last: of the two layouts the one whose shape fits, but for axes of 1."""
+    """Returns the reference in the layout, of two, whose shape fits up to axes of length 1: channels last."""
     layouts = [reference, np.moveaxis(reference, 1, -1) if reference.ndim > 2 else reference]
     layouts = layouts[::-1] if channels_first else layouts
     for layout in layouts:
@@ -163,9 +163,9 @@ def _laid_out(reference: np.ndarray, shape: tuple[int, ...], channels_first: boo
 def torch_activations(module: Any, x: Any) -> dict[str, np.ndarray]:
     """Records the outputs of a torch network's inner modules, for `compare`.
 
-    Of the modules that hold no others, and of each its first call: one ReLU may run in several places. Outputs are
-    copied as they come, before a module in place writes over them. The network runs in evaluation, without gradients,
-    and is left in the mode in which it was.
+    Modules without children are recorded, each at its first call, since one ReLU may run several times. Outputs are
+    copied at once, before an in-place module overwrites them. The network runs in evaluation without gradients, and
+    returns to its mode afterwards.
 
     ``compare(net, params, state, x, torch_activations(module, x_channels_first), channels_first=True)``
 
@@ -174,7 +174,7 @@ def torch_activations(module: Any, x: Any) -> dict[str, np.ndarray]:
       x: its input: a tensor or an array, channels first.
 
     Returns:
-      The output by the module's name, those that are no tensor left out.
+      The output by the module's name, without outputs that are not tensors.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""Defaults that differ between libraries: what a file of weights leaves to the layers, and what it says of them.
+"""Defaults that differ between libraries, and the hyperparameters that some files contain.
 
-A file of arrays has no hyperparameters. A layer that keeps jaxconv's default where the source library's is another
-gives other values in silence: Keras's norms add 1e-3 to a variance where jaxconv's and torch's add 1e-5.
+A file of arrays has no hyperparameters. A layer with jaxconv's default returns other values than the source library's
+layer if the defaults differ: Keras's norms add 1e-3 to a variance, jaxconv's and torch's add 1e-5.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from jaxconv.weights.reading import need
 
 # What Keras adds to a variance if a layer does not say.
 KERAS_EPSILON = 1e-3
-# A bare function, and what the other library has under this name.
+# Functions whose defaults differ in the other library.
 _GELU = "is exact by default, jax.nn.gelu approximates it by tanh: give functools.partial(jax.nn.gelu, approximate=...)"
 _LEAKY = "has a negative_slope of 0.3, jax.nn.leaky_relu one of 0.01: give functools.partial(jax.nn.leaky_relu, ...)"
 FUNCTIONS: dict[str, dict[Any, str]] = {
@@ -41,7 +41,7 @@ def _shown(paths: list[str]) -> str:
 
 
 def warn_of_functions(net: Layer, library: str) -> None:
-    """Warns of activation functions that keep a default which the library does not share."""
+    """Warns of activation functions with a default that differs in the library."""
     paths: dict[str, list[str]] = {}
     for layer, path, _, _ in nodes(net):
         for function, what in FUNCTIONS[library].items():
@@ -52,7 +52,7 @@ def warn_of_functions(net: Layer, library: str) -> None:
 
 
 def _classes(config: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields class and configuration of each layer in a model's, in its order."""
+    """Yields the class and the configuration of each layer in a model's configuration, in order."""
     waiting = [config]
     while waiting:
         node = waiting.pop()
@@ -65,7 +65,7 @@ def _classes(config: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def keras_config(source: Any) -> Any:
-    """Returns a model's configuration where a file has one: a ``.keras`` file, and HDF5 by ``model.save``."""
+    """Returns the model's configuration if the file contains one: a ``.keras`` file, or HDF5 by ``model.save``."""
     if not isinstance(source, str | os.PathLike):
         return None
     path = Path(source)
@@ -79,13 +79,13 @@ def keras_config(source: Any) -> Any:
 
 
 def check_epsilons(net: Layer, config: Any) -> None:
-    """Compares what the norms of a net add to a variance with Keras's layers.
+    """Compares the eps of the norms of a network with Keras's configuration.
 
-    Where the configuration says it for all norms of a type alike, or for as many as the net has, in its order, another
-    value in the net is an error. Where it does not, a norm with jaxconv's default is warned of.
+    If the configuration has one value for all norms of a type, or as many norms as the network, a different value in
+    the network is an error. Otherwise a norm with jaxconv's default causes a warning.
 
     Raises:
-      WeightsError: a norm has another value than the file says.
+      WeightsError: a norm has a different eps than the file.
     """
     told = list(_classes(config))
     norms: dict[type, list[tuple[str, Any]]] = {}

@@ -14,7 +14,7 @@ class WeightsError(ValueError):
 
 @contextlib.contextmanager
 def refusing(path: StrPath) -> Iterator[None]:
-    """Makes one WeightsError, which names the file, of whatever its contents make the block raise."""
+    """Turns exceptions about the contents of a file into a WeightsError that names the file."""
     try:
         yield
     except (ImportError, FileNotFoundError, IsADirectoryError, PermissionError):

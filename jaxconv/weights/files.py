@@ -21,14 +21,14 @@ from jaxconv.weights.state_dict import state_dict
 
 
 def check_foreign(path: StrPath) -> None:
-    """Raises if a file is one that `jaxconv.weights.save` wrote: its names and layouts are nobody else's."""
+    """Raises if `jaxconv.weights.save` wrote the file: its names and layouts are jaxconv's."""
     if format_of(FilePath(path)) == "safetensors" and read_header(path).metadata.get("format") == FORMAT:
         raise WeightsError(f"{path}: jaxconv.weights.save wrote it: use jaxconv.weights.load")
 
 
 def _torch(path: FilePath, key: str | None = None) -> Arrays:
     arrays = pickled.read(path, functools.partial(state_dict, key=key))
-    # A stride of 0 makes any size of one number.
+    # With a stride of 0 one element makes an array of any size.
     check_size(path, sum(array.nbytes for array in arrays.values()))
     return arrays
 
@@ -53,23 +53,23 @@ _READERS: dict[str, Callable[..., Arrays]] = {
 
 
 def read(path: StrPath, *, key: str | None = None) -> Arrays:
-    """Reads the arrays of a file by name, as NumPy arrays of the types that the file has.
+    """Reads the arrays of a file by name, as NumPy arrays of the types in the file.
 
-    The format is known by the file's first bytes, so that its name may be any: safetensors, what ``torch.save`` writes
-    (``.pth``, ``.pt``, ``.pth.tar``, ``.ckpt``, ``.bin`` and others), HDF5, ``.keras``, ``.npz``. Of a checkpoint of
-    torch the state dict is read, without torch, and nothing that the file names is imported or run: what else it holds,
-    an optimizer's state or a program's arguments, is passed over. The groups of an HDF5 file are parts of its names:
+    The file's first bytes determine the format, so the name may be any: safetensors, files of ``torch.save`` (``.pth``,
+    ``.pt``, ``.pth.tar``, ``.ckpt``, ``.bin`` and others), HDF5, ``.keras``, ``.npz``. The state dict of a torch
+    checkpoint is read without torch, and nothing that the file names is imported or run. Other contents, such as an
+    optimizer's state or a program's arguments, are ignored. The groups of an HDF5 file are parts of the names:
     ``block1/conv1/kernel``.
 
     Args:
       path: the file.
-      key: where a torch checkpoint has several mappings of tensors, the name of the one to read. One alone is found
-        without it, ``{"state_dict": {...}, "epoch": 90}``.
+      key: the name of the mapping to read, if a torch checkpoint has several mappings of tensors. A single mapping is
+        found without it: ``{"state_dict": {...}, "epoch": 90}``.
 
     Raises:
       OSError: the file cannot be opened.
-      WeightsError: it is cut short, damaged, lies about itself, has a tensor that only code of another library makes,
-        holds arrays far larger than itself, or is of another format.
+      WeightsError: the file is truncated, damaged, inconsistent or of another format, has a tensor that only the code
+        of another library can make, or arrays far larger than the file.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Arrays into their places in a network, all of them or none."""
+"""Fills the arrays of a network: all of them, or none."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -39,7 +39,7 @@ def _in_theirs(shape: Shape, place: Place) -> Shape:
 
 
 def _narrowed(name: str, tensor: np.ndarray) -> np.ndarray:
-    """Returns the numbers in the type that jax has for them, or raises if it does not hold them."""
+    """Returns the values in jax's type, or raises if the type cannot represent them."""
     dtype = jax.dtypes.canonicalize_dtype(tensor.dtype)
     with np.errstate(over="ignore"):
         array = tensor.astype(dtype, copy=False)
@@ -51,13 +51,13 @@ def _narrowed(name: str, tensor: np.ndarray) -> np.ndarray:
 
 
 def fill(places: Iterable[Place], tensors: Arrays, shapes: Mapping[Path, Any] | None) -> tuple[Params, State]:
-    """Returns ``(params, state)`` with each tensor in its place, or raises WeightsError, which lists what is wrong."""
+    """Returns ``(params, state)`` with all tensors, or raises WeightsError, which lists the differences."""
     missing: dict[str, str] = {}
     wrong: dict[str, tuple[Shape, tuple[int, ...]]] = {}
     wanted: dict[str, Path] = {}
     kinds: dict[str, type] = {}
     arrays: dict[Path, np.ndarray] = {}
-    # The arrays of a norm are of one length, which it does not know.
+    # The arrays of a norm have one length, which only an input tells.
     lengths: dict[Any, Shape] = {}
     unfilled = dict(shapes or {})
     for place in places:
@@ -108,6 +108,6 @@ def fill(places: Iterable[Place], tensors: Arrays, shapes: Mapping[Path, Any] | 
     if problems:
         misfit = Misfit(tensors, wanted, list(extra), list(missing), wrong, kinds)
         raise WeightsError("\n".join(["source does not fit the net", *problems, *hints(misfit)]))
-    # Copies: jax may share the memory of what it gets, and the source is not ours.
+    # Copies, since jax may share the memory of its argument, and the source belongs to the caller.
     tree = nested({key: jnp.asarray(np.array(array, order="C")) for key, array in arrays.items()})
     return tree.get("params", {}), tree.get("state", {})

@@ -1,9 +1,9 @@
-"""Weights that torch computes from others, as the numbers that it computes: weight norm and spectral norm.
+"""Weights that torch computes from other tensors: weight norm and spectral norm.
 
 Under ``torch.nn.utils.weight_norm`` (Salimans & Kingma, 2016) a state dict has ``weight_g`` and ``weight_v`` in place
 of ``weight``, under ``spectral_norm`` (Miyato et al., 2018) ``weight_orig``, ``weight_u`` and ``weight_v``. Under
 ``torch.nn.utils.parametrizations`` they are ``parametrizations.weight.original0`` and ``original1``, or ``original``,
-``0._u`` and ``0._v``. Networks of jaxconv have the weight itself.
+``0._u`` and ``0._v``. Networks of jaxconv store the weight itself.
 """
 
 import re
@@ -47,7 +47,7 @@ def _rows(weight: np.ndarray, dim: int) -> np.ndarray:
 def _axis(weight: np.ndarray, u: np.ndarray, v: np.ndarray, transposed: bool) -> int | None:
     """Returns the axis of the weight that gives rows of the length of u.
 
-    Where several do it is torch's default, unless the vectors are those of the power iteration along another.
+    If several axes fit, it is torch's default, unless the vectors come from the power iteration along another axis.
     """
     if not (weight.ndim and u.ndim == v.ndim == 1 and u.size * v.size == weight.size):
         return None
@@ -65,7 +65,7 @@ def _axis(weight: np.ndarray, u: np.ndarray, v: np.ndarray, transposed: bool) ->
 
 
 def _parts(name: str, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, str], bool]:
-    """Returns what is there of a weight, each part's name by its role, and whether all of it is known.
+    """Returns the parts of a weight that exist, names by roles, and whether all parts are known.
 
     The roles are "g", "v" of weight norm, "weight" of spectral norm, and "u0", "v0" of the first parametrization, ....
     """
@@ -84,7 +84,7 @@ def _parts(name: str, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, str]
 
 
 def base(name: str) -> str:
-    """Returns the name of the weight of which a tensor is a part; another name as it is.
+    """Returns the name of the weight that a tensor is a part of; other names unchanged.
 
     >>> base("conv.weight_g"), base("conv.parametrizations.weight.0._u"), base("conv.bias")
     ('conv.weight', 'conv.weight', 'conv.bias')
@@ -94,7 +94,7 @@ def base(name: str) -> str:
 
 
 def folded(places: Iterable[Place], tensors: Arrays) -> Arrays:
-    """Returns the tensors with each weight that is wanted and not there computed from what is there in its place.
+    """Returns the tensors; each missing weight is computed from its parts, which are removed.
 
     Raises:
       WeightsError: the shapes of the parts do not fit each other.
@@ -106,7 +106,7 @@ def folded(places: Iterable[Place], tensors: Arrays) -> Arrays:
                 continue
             parts, known = _parts(name, tensors)
             arrays = {role: tensors[part] for role, part in parts.items()}
-            # Weight norm is of two tensors, so the first of a row if there are several.
+            # Weight norm has two tensors; it is the first of several parametrizations.
             rounds = range(1, len(parts) // 2) if "g" in parts else range((len(parts) - 1) // 2)
             roles = {*(("g", "v") if "g" in parts else ("weight",)), *(f"{x}{i}" for x in "uv" for i in rounds)}
             if known and len(parts) > 1 and roles == set(parts):
@@ -118,7 +118,7 @@ def folded(places: Iterable[Place], tensors: Arrays) -> Arrays:
 def _computed(name: str, arrays: Arrays, rounds: range, transposed: bool) -> np.ndarray:
     source = arrays["v"] if "g" in arrays else arrays["weight"]
     weight = source
-    # A norm of zero gives numbers that are not finite, as in torch: those are refused where they are filled in.
+    # A norm of zero gives values that are not finite, as in torch. Filling refuses them.
     with np.errstate(all="ignore"):
         if "g" in arrays:
             shape = arrays["g"].shape

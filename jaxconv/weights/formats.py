@@ -1,4 +1,4 @@
-"""Which format a file of weights has, by its first bytes: names say little, ``torch.save`` writes under any."""
+"""The format of a file of weights, by its first bytes, since ``torch.save`` accepts any file name."""
 
 import zipfile
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.pickled import LEGACY_START, ZIP_START
 
-# What a file that begins as none of the formats does is held to be, by its name: the reader then says what is wrong.
+# The format by the ending of the name, for files whose first bytes are unknown. The reader then finds the fault.
 ENDINGS = {
     ".safetensors": "safetensors",
     ".pth": "torch",
@@ -18,7 +18,7 @@ ENDINGS = {
     ".npz": "npz",
 }
 _HDF5_START = b"\x89HDF\r\n\x1a\n"
-# What people download or write in place of weights, where its first bytes are, and what to do.
+# Files that are often downloaded in place of weights: the position of their first bytes, the bytes, and what to do.
 _OTHERS = (
     (0, b"\x1f\x8b", "it is compressed by gzip: unpack it first"),
     (0, b"BZh", "it is compressed by bzip2: unpack it first"),
@@ -35,7 +35,7 @@ def _zip_format(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except Exception:
-        # Damaged: the reader says in what way.
+        # Damaged: the reader reports how.
         return ENDINGS.get(path.suffix.lower(), "torch")
     if any(name.endswith("/data.pkl") for name in names):
         return "torch"
@@ -49,7 +49,7 @@ def format_of(path: Path) -> str:
 
     Raises:
       OSError: the file cannot be opened.
-      WeightsError: it begins as none of them does, and its name does not end as theirs.
+      WeightsError: neither its first bytes nor the ending of its name are those of a known format.
     """
     with path.open("rb") as file:
         start = file.read(4096)

@@ -1,4 +1,4 @@
-"""What may be the matter with tensors that do not fit a network."""
+"""Likely causes for tensors that do not fit a network."""
 
 import re
 import warnings
@@ -20,15 +20,15 @@ AUXILIARY = INCEPTION | SEGMENTATION
 
 
 class Misfit(NamedTuple):
-    """What does not fit.
+    """Tensors that do not fit a network.
 
     Attributes:
-      tensors: all of them, by name.
-      wanted: the layer's path by the name of each tensor that the network wants, in the network's order.
-      extra: names of tensors that have no place.
-      missing: names of those that are wanted and not there.
-      wrong: by name, the shape that is wanted and the tensor's.
-      kinds: by name of each that is wanted, the type of its layer.
+      tensors: all tensors by name.
+      wanted: for the name of each tensor that the network needs, the layer's path, in the network's order.
+      extra: names of tensors that no layer stores.
+      missing: names of tensors that the network needs and the source lacks.
+      wrong: by name, the required shape and the tensor's shape.
+      kinds: for the name of each tensor that the network needs, the type of its layer.
     """
 
     tensors: Mapping[str, Any]
@@ -40,7 +40,7 @@ class Misfit(NamedTuple):
 
 
 def _leading(misfit: Misfit) -> str | None:
-    """All names begin with a part that the network has not, "module." say, and most fit without it."""
+    """All names begin with a prefix that the network lacks, such as "module.", and most fit without it."""
     names = list(misfit.tensors)
     for end in (m.end() for m in re.finditer(r"[./]", names[0])) if names else ():
         prefix = names[0][:end]
@@ -52,7 +52,7 @@ def _leading(misfit: Misfit) -> str | None:
 
 
 def _copies(misfit: Misfit) -> str | None:
-    """All that is wanted is there behind a part that the network has not, beside a counter or another copy of it."""
+    """All tensors that the network needs have a common prefix; a counter or another copy is beside them."""
     under: dict[str, set[str]] = {}
     for name in misfit.tensors:
         for end in (m.end() for m in re.finditer(r"[./]", name)):
@@ -68,7 +68,7 @@ def _copies(misfit: Misfit) -> str | None:
 
 
 def _parametrized(misfit: Misfit) -> str | None:
-    """A weight is computed from others in torch, in a way that has no rule."""
+    """torch computes a weight from others by a parametrization that is not supported."""
     name = next((name for name in misfit.extra if base(name) != name and base(name) in misfit.missing), None)
     return name and (
         f"{base(name)} is computed from {name} and others by a parametrization that has no rule: in torch call "
@@ -77,7 +77,7 @@ def _parametrized(misfit: Misfit) -> str | None:
 
 
 def _affine(misfit: Misfit) -> str | None:
-    """Layers have a scale and a bias by default that torch's have not."""
+    """Layers have a scale and a bias by default, torch's do not."""
     kinds = {misfit.kinds.get(name) for name in misfit.missing}
     if kinds != {nn.InstanceNorm} or misfit.extra:
         return None
@@ -85,7 +85,7 @@ def _affine(misfit: Misfit) -> str | None:
 
 
 def _auxiliary(misfit: Misfit) -> str | None:
-    """One of the two has an auxiliary head and the other has none."""
+    """Either the network or the source has an auxiliary head, and the other lacks it."""
 
     def heads(names: list[str]) -> list[str]:
         found = [next((head for head in AUXILIARY if name.startswith(head)), "") for name in names]
@@ -101,7 +101,7 @@ def _auxiliary(misfit: Misfit) -> str | None:
 
 
 def _classes(misfit: Misfit) -> str | None:
-    """The last layer, and perhaps an auxiliary head's, is of another number of classes, or left out."""
+    """The last layer, and perhaps an auxiliary head, has another number of classes, or is missing."""
     bad = [name for name in (*misfit.missing, *misfit.wrong) if name in misfit.wanted]
     heads = list(dict.fromkeys(misfit.wanted[name] for name in bad))
     kept = {path for name, path in misfit.wanted.items() if name not in bad}
@@ -121,19 +121,20 @@ def _classes(misfit: Misfit) -> str | None:
     )
 
 
-# The first that says a line is the likeliest.
+# The most likely cause first; the first that returns a line is shown.
 CAUSES: tuple[Callable[[Misfit], str | None], ...] = (_leading, _copies, _parametrized, _affine, _auxiliary, _classes)
 
 
 def hints(misfit: Misfit) -> list[str]:
-    """Returns a line about what is likely the matter, if anything is."""
+    """Returns a line about the most likely cause, if one is found."""
     return [f"hint: {line}" for line in (cause(misfit) for cause in CAUSES) if line][:1]
 
 
 def warn_of_flatten(net: Layer, params: Params, *, channels_first: bool) -> None:
-    """Warns of a Dense layer whose rows the other library has in another order: behind a Flatten of the other kind.
+    """Warns of a Dense layer after a Flatten with another order of axes than in the other library.
 
-    Maps of one place have one order only, and where nothing before the Flatten tells the channels, nothing is known.
+    Feature maps with a single position have only one order. Without a layer with channels before the Flatten the
+    order is not checked.
     """
     arrays = leaves(params)
     channels, flatten = 0, ""

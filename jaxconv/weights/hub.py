@@ -25,25 +25,25 @@ def from_hub(
     local_files_only: bool = False,
     timeout: float = 10.0,
 ) -> dict[str, np.ndarray]:
-    """Returns the arrays of a repository of the hub by name, which `from_torch` takes as its source.
+    """Returns the arrays of a repository on the hub by name; `from_torch` accepts them as its source.
 
     ``params, state = jc.weights.from_torch(net, jc.weights.from_hub("timm/resnet50.a1_in1k"))``
 
-    The file is kept in the hub's cache, ``~/.cache/huggingface/hub``, and taken from there where the hub cannot be
-    reached. ``HF_ENDPOINT``, ``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` mean what they do elsewhere.
+    The file is stored in the hub's cache, ``~/.cache/huggingface/hub``, and read from there if the hub cannot be
+    reached. ``HF_ENDPOINT``, ``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` have their usual meanings.
 
     Args:
       repo: "owner/name", as on the hub.
       filename: the file in the repository; by default ``model.safetensors``, or else ``pytorch_model.bin``.
-      key: where the file is a checkpoint of torch with several mappings of tensors, the name of the one to take.
+      key: the name of the mapping to read, if the file is a torch checkpoint with several mappings of tensors.
       revision: a branch, a tag or a commit; by default "main".
-      cache_dir: another cache.
-      local_files_only: ask nothing of the network.
-      timeout: seconds after which a hub that does not answer counts as out of reach.
+      cache_dir: the folder of another cache.
+      local_files_only: whether to read the cache only.
+      timeout: seconds to wait for the hub.
 
     Raises:
-      WeightsError: there is no such repository, revision or file; the hub is out of reach and the cache has no file;
-        the file cannot be read, see `jaxconv.weights.read`.
+      WeightsError: the repository, revision or file does not exist; the hub cannot be reached and the cache lacks the
+        file; the file cannot be read, see `jaxconv.weights.read`.
       ImportError: huggingface_hub is not installed.
     """
     hub, utils = (need(name, "from_hub", "hub") for name in ("huggingface_hub", "huggingface_hub.utils"))
@@ -72,17 +72,17 @@ def from_hub(
 
 
 class _OutOfReachError(Exception):
-    """The network or the hub gives no answer."""
+    """The network or the hub does not answer."""
 
 
 def _download(
     repo: str, names: tuple[str, ...], revision: str | None, cache_dir: StrPath | None, timeout: float
 ) -> str | None:
-    """Returns the path of the first of the files that the repository has, None if it has none."""
+    """Returns the path of the first of the files that the repository contains; None if it contains none."""
     hub, utils = (importlib.import_module(name) for name in ("huggingface_hub", "huggingface_hub.utils"))
     for name in names:
         try:
-            # Asked by itself, since a download that finds no network keeps trying for long.
+            # A separate request, since a download without a network keeps trying for a long time.
             url = hub.hf_hub_url(repo, name, revision=revision)
             _within(timeout, functools.partial(hub.get_hf_file_metadata, url, timeout=timeout))
         except (utils.RepositoryNotFoundError, utils.RevisionNotFoundError) as error:
@@ -103,7 +103,7 @@ def _line(error: Exception) -> str:
 
 
 def _within(seconds: float, function: Callable[[], Any]) -> None:
-    """Calls a function in a thread and gives up on it in time: the lookup of a host's name knows no timeout."""
+    """Calls a function in a thread and stops waiting in time, since the lookup of a host's name has no timeout."""
     raised: list[Exception] = []
 
     def call() -> None:

@@ -1,10 +1,10 @@
-"""Weights out of Keras's ``.weights.h5``: one rule a kind of layer, none a network.
+"""Weights from Keras's ``.weights.h5``. Layers declare their Keras class, so networks need no tables.
 
-Keras 3 names an array by where its layer stands in the model and by its number in the layer. A layer that is an
-attribute of the model has the attribute's name. One in a row, ``keras.Sequential``, has its kind's and a number that
-counts those of its kind: ``block1/layers/conv2d_1/vars/0`` is the kernel of the second convolution of the row
-``block1``, here ``params["block1"]["2"]["kernel"]`` where a ReLU stands between. Kernels have the same axes in both,
-but for a depthwise one's: ``(*window, in, multiplier)`` is that of a `jaxconv.Conv` with ``groups=in``.
+Keras 3 names an array by its layer's position in the model and by its number in the layer. A layer that is an attribute
+of the model has the attribute's name. A layer of a ``keras.Sequential`` has the name of its type and a number that
+counts layers of this type: ``block1/layers/conv2d_1/vars/0`` is the kernel of the second convolution of the Sequential
+``block1``, here ``params["block1"]["2"]["kernel"]`` if a ReLU is between the two. Kernels have the same axes in both,
+except for depthwise kernels: ``(*window, in, multiplier)`` is the kernel of a `jaxconv.Conv` with ``groups=in``.
 """
 
 import os
@@ -37,7 +37,7 @@ def _kind(layer: Layer) -> str:
 
 
 def _depthwise(layer: Layer | None, arrays: Arrays, name: str) -> bool:
-    """Returns whether an array of this name is the kernel of a depthwise layer that a grouped convolution is."""
+    """Returns whether the array ``name`` is a depthwise kernel for this grouped convolution."""
     if not isinstance(layer, nn.Conv) or name not in arrays:
         return False
     return arrays[name].shape == (*layer.axes()[0], layer.groups, layer.features // layer.groups)
@@ -68,7 +68,7 @@ class _Names:
 
 
 def places(net: Layer, arrays: Arrays) -> Iterator[Place]:
-    """Yields where each array of a network is; what ``arrays`` has says which convolutions are depthwise."""
+    """Yields the place of each array of a network; ``arrays`` tells which convolutions are depthwise in Keras."""
     for layer, path, theirs, _ in nodes(net, _Names(arrays)):
         if isinstance(layer, Repeat):
             raise WeightsError(
@@ -86,7 +86,7 @@ def places(net: Layer, arrays: Arrays) -> Iterator[Place]:
 
 
 def _laid_out(place: Place, arrays: Arrays) -> Arrays:
-    """Returns the arrays of a place in jaxconv's shape: a depthwise kernel, and slopes that are shared along axes."""
+    """Returns the arrays of a place in jaxconv's shape: depthwise kernels, and slopes that are shared along axes."""
     found = {}
     for name in place.theirs:
         if _depthwise(place.layer, arrays, name):
@@ -104,31 +104,32 @@ def from_keras(
     *,
     rename: Rename | None = None,
 ) -> tuple[Params, State]:
-    """Returns ``(params, state)`` of ``net`` out of what ``keras.Model.save_weights`` wrote: all of it, or an error.
+    """Returns ``(params, state)`` of ``net`` from a file by ``keras.Model.save_weights``: complete, or an error.
 
-    Children of ``net`` that have names are attributes of the model; children by position are in a row, those of a row
-    in a row included. A grouped convolution may be a ``DepthwiseConv2D``; a ``PReLU`` shares its slopes along all axes,
-    or all but the channels, by ``shared_axes``. Types are kept, but doubles become float32 unless ``jax_enable_x64`` is
-    set. The arrays are copies. Keras flattens maps channels last: of a Dense layer behind a ``Flatten`` with
-    ``channels_first`` there is a warning. The optimizer's arrays and the seeds of random layers are left out.
+    Children of ``net`` with names are attributes of the model. Children by position are layers of a ``Sequential``,
+    nested ones included. A grouped convolution may be a ``DepthwiseConv2D``. A ``PReLU`` shares its slopes along all
+    axes, or all but the channels, by ``shared_axes``. Types do not change, except that float64 becomes float32 unless
+    ``jax_enable_x64`` is set. The arrays are copies. Keras flattens feature maps channels last: there is a warning for
+    a Dense layer after a ``Flatten`` with ``channels_first``. The optimizer's arrays and the seeds of random layers are
+    ignored.
 
-    Keras's norms have an epsilon of 1e-3 by default, jaxconv's 1e-5. A ``.keras`` file says what each has: a norm of
-    ``net`` with another is an error. Of arrays alone it is not known: there is a warning of a norm with jaxconv's
-    default, and of ``jax.nn.leaky_relu`` and ``jax.nn.gelu`` with theirs, which are not Keras's. Momentum, one minus
-    Keras's, changes only further training.
+    The default epsilon of Keras's norms is 1e-3, jaxconv's is 1e-5. A ``.keras`` file contains the epsilons: a norm of
+    ``net`` with another eps is an error. Arrays alone do not contain them: there is a warning for norms with jaxconv's
+    default, and for ``jax.nn.leaky_relu`` and ``jax.nn.gelu``, whose defaults differ from Keras's. The momentum, one
+    minus Keras's, affects further training only.
 
     Args:
-      net: a layer built as the model is.
-      source: the path of a ``.weights.h5`` or ``.keras`` file, see `jaxconv.weights.read`, or a mapping of its names to
-        arrays.
-      x: what ``net.init`` takes: array, ShapeDtypeStruct or shape tuple. With it all shapes are checked.
-      rename: as in `jaxconv.weights.from_torch`. Of a ``keras.Model`` of your own Keras 3.15 writes the attributes that
-        come after "layers" in the alphabet under their kinds: ``{"layers/conv2d": "stem"}`` says which one it is.
+      net: a layer with the structure of the model.
+      source: the path of a ``.weights.h5`` or ``.keras`` file, see `jaxconv.weights.read`, or a mapping from its names
+        to arrays.
+      x: the input of ``net.init``: array, ShapeDtypeStruct or shape tuple. With it all shapes are checked.
+      rename: as in `jaxconv.weights.from_torch`. For a custom ``keras.Model``, Keras 3.15 writes attributes that come
+        after "layers" in the alphabet under the names of their types; ``{"layers/conv2d": "stem"}`` restores a name.
 
     Raises:
-      WeightsError: an array has no place or a place no array (both are listed with their shapes and the names most like
-        them), a shape or a type does not fit, a number is not finite, two arrays get one name, a kind of layer has no
-        rule, a norm has another eps than the file says, or the file cannot be read.
+      WeightsError: arrays and network do not match (the message lists arrays without a layer and missing arrays, with
+        shapes and the nearest names), a shape or a type does not fit, a value is not finite, two arrays have one name,
+        Keras lacks a type of layer, a norm has another eps than in the file, or the file cannot be read.
 
     >>> arrays = {"layers/dense/vars/0": jnp.ones((4, 3)), "layers/dense/vars/1": jnp.zeros(3)}
     >>> params, state = from_keras(jc.serial(jc.Flatten(), jc.Dense(3)), arrays)

@@ -1,4 +1,4 @@
-"""Reads what ``torch.save`` writes, without torch, and without pickle: see `jaxconv.weights.unpickle`."""
+"""Reads files of ``torch.save`` without torch and without pickle: see `jaxconv.weights.unpickle`."""
 
 import functools
 import mmap
@@ -21,7 +21,7 @@ LEGACY_START = b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
 
 
 def check_start(path: Path) -> bool:
-    """Returns whether the file is a zip archive rather than of the older format; raises if it is neither."""
+    """Returns whether the file is a zip archive, not of the older format; raises if it is neither."""
     with path.open("rb") as file:
         start = file.read(len(LEGACY_START))
     if start.startswith(ZIP_START):
@@ -32,14 +32,14 @@ def check_start(path: Path) -> bool:
 
 
 def read(path: Path, pick: Callable[[Any, Callable[[Any], bool]], Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Reads tensors out of a file of either format of ``torch.save``.
+    """Reads tensors from a file of either format of ``torch.save``.
 
     Args:
       path: the file.
-      pick: returns the state dict, given what was saved and what tells a tensor in it.
+      pick: returns the state dict from the saved object and a function that recognizes tensors.
 
     Raises:
-      WeightsError: what is no state dict, damaged, or in an unknown format.
+      WeightsError: the file is damaged, in an unknown format, or has no state dict.
     """
     with (_zipped if check_start(path) else _legacy)(path) as (saved, numbers):
         once = functools.cache(numbers)

@@ -13,7 +13,7 @@ Axes = Callable[[int], tuple[int, ...]]
 
 
 class Node(NamedTuple):
-    """A layer: its path here, in the other library (several where it repeats), and how often it repeats."""
+    """A layer: its path, its paths in the other library (one for each iteration), and numbers of iterations."""
 
     layer: Layer
     path: Path
@@ -47,7 +47,7 @@ def nodes(net: Layer, part: Callable[[Path, str, Layer], Path] = same_name) -> I
 
 
 def owner(found: Sequence[Node], key: Path) -> Node:
-    """Returns the innermost of the layers that an array's path lies in."""
+    """Returns the innermost layer whose path is a prefix of an array's path."""
     around = (node for node in reversed(found) if key[1:][: len(node.path)] == node.path)
     return max(around, key=lambda node: len(node.path))
 
@@ -58,16 +58,16 @@ def same_axes(ndim: int) -> tuple[int, ...]:
 
 
 class Place(NamedTuple):
-    """An array of a network, and what it is in the other library.
+    """An array of a network, and its names and layout in the other library.
 
     Attributes:
-      key: its collection and path here.
-      theirs: its names there, several where layers are repeated.
-      copies: how often.
-      layer: the layer that declares it; None for an array that is known by ``net.init`` alone.
+      key: its collection and path.
+      theirs: its names in the other library, one for each iteration of repeated layers.
+      copies: the numbers of iterations of the repeated layers around it.
+      layer: the layer that declares it; None for an array that is known from ``net.init`` only.
       declared: the layer's declaration.
-      axes: how the axes go from there to here.
-      ones: how many last axes, of length 1, it has only there.
+      axes: the permutation from the other library's axes to jaxconv's.
+      ones: the number of trailing axes of length 1 in the other library.
     """
 
     key: Path

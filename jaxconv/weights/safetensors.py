@@ -1,4 +1,4 @@
-"""Safetensors files. Nothing that a file says of itself is believed before it is checked."""
+"""Safetensors files. Everything in a header is checked before it is used."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from jaxconv.weights.arrays import Arrays, to_numpy
 from jaxconv.weights.errors import StrPath, WeightsError
 from jaxconv.weights.reading import need
 
-# Safetensors' names of the element types that NumPy holds, bfloat16 included.
+# Safetensors' names of the element types that NumPy can represent, bfloat16 included.
 DTYPES = {
     "BOOL": np.dtype(np.bool_),
     **{f"I{8 * n}": np.dtype(f"i{n}") for n in (1, 2, 4, 8)},
@@ -25,14 +25,14 @@ DTYPES = {
     "BF16": np.dtype(jnp.bfloat16),
     "C64": np.dtype(np.complex64),
 }
-# What `jaxconv.weights.save` says of its files.
+# The metadata of files that `jaxconv.weights.save` writes.
 FORMAT, VERSION = "jaxconv.weights", "1"
 # Safetensors' own limit.
 _LONGEST_HEADER = 100_000_000
 
 
 class Header(NamedTuple):
-    """What a safetensors file says of itself."""
+    """The header of a safetensors file."""
 
     tensors: dict[str, Any]
     metadata: dict[str, str]
@@ -51,7 +51,7 @@ def _counts(value: Any) -> bool:
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:
-    """Returns where a tensor begins and ends, after it has been checked against its type and shape."""
+    """Returns the first byte and the end of a tensor, after a check against its type and shape."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise WeightsError(f"its header must give {name!r} a dtype, a shape and data_offsets, and nothing else")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -67,7 +67,7 @@ def _span(name: str, entry: Any) -> tuple[int, int]:
 
 
 def read_header(path: StrPath) -> Header:
-    """Reads and checks the header of a safetensors file: its tensors fill what follows, without overlap or hole.
+    """Reads and checks the header of a safetensors file: the tensors fill the rest without overlaps and gaps.
 
     Raises:
       WeightsError: they do not, or the header is not what the format wants.
@@ -99,12 +99,12 @@ def read_header(path: StrPath) -> Header:
 
 
 def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Returns the CRC-32 of each array by name: of its type, its shape and its bytes as safetensors have them."""
+    """Returns the CRC-32 of each array by name: of its type, its shape and its bytes as in safetensors files."""
     return {name: f"{_checksum(array):08x}" for name, array in arrays.items()}
 
 
 def _checksum(array: np.ndarray) -> int:
-    # Not ascontiguousarray, which makes a vector of a scalar.
+    # Not ascontiguousarray, which turns a scalar into a vector.
     array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
     return zlib.crc32(array.reshape(-1).view(np.uint8).data, zlib.crc32(f"{array.dtype.name}{array.shape}".encode()))
 
@@ -117,7 +117,7 @@ def read_safetensors(path: FilePath) -> Arrays:
 
 
 def _write_safetensors(file: BinaryIO, arrays: Arrays, metadata: Mapping[str, str]) -> None:
-    """Writes a header and the arrays behind it, those of wide types first: each begins at a multiple of its width."""
+    """Writes a header and the arrays, wide types first, so that each begins at a multiple of its element's size."""
     kinds = {dtype: name for name, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
@@ -134,7 +134,7 @@ def _write_safetensors(file: BinaryIO, arrays: Arrays, metadata: Mapping[str, st
 
 
 def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes arrays to a safetensors file. One of that name is replaced at once, or not at all if the writing fails.
+    """Writes arrays to a safetensors file. An existing file is replaced atomically, and kept if writing fails.
 
     Args:
       path: the file, ending in ``.safetensors``.

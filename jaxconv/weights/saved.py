@@ -1,4 +1,4 @@
-"""``(params, state)`` of a network as one safetensors file, which says what network it belongs to."""
+"""``(params, state)`` of a network as one safetensors file with a description of the network."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ from jaxconv.weights.formats import format_of
 from jaxconv.weights.safetensors import FORMAT, VERSION, checksums, read_header, write
 from jaxconv.weights.stored import check_arrays, check_net
 
-# What reads the files of others.
+# The functions that read files of other libraries.
 _READERS = {"torch": "from_torch", "hdf5": "from_keras", "keras": "from_keras", "npz": "read"}
 
 
@@ -33,7 +33,7 @@ _READERS = {"torch": "from_torch", "hdf5": "from_keras", "keras": "from_keras", 
 
 
 def _printed(value: Any) -> str:
-    """Prints a hyperparameter. A function by its name alone: modules move, in jax too, and addresses mean nothing."""
+    """Prints a hyperparameter; functions by their names only, since modules may move and addresses change."""
     if isinstance(value, functools.partial):
         arguments = [*map(_printed, value.args), *(f"{name}={_printed(v)}" for name, v in value.keywords.items())]
         return f"partial({', '.join([_printed(value.func), *arguments])})"
@@ -44,7 +44,7 @@ def _printed(value: Any) -> str:
 
 
 def _own(layer: Layer) -> str:
-    """Prints a layer without its children, and without initializers and the like, which are no part of what it is."""
+    """Prints a layer without children, initializers, and hyperparameters that only affect training."""
     if not dataclasses.is_dataclass(layer):
         silent = type(layer).__repr__ is object.__repr__ or getattr(layer, "children", None)
         return f"{type(layer).__name__}()" if silent else _printed(layer)
@@ -61,9 +61,9 @@ def _own(layer: Layer) -> str:
 
 
 def describe(net: Layer) -> str:
-    """Returns a line for each layer, indented below its parent: its path, and its kind and hyperparameters.
+    """Returns a line for each layer, indented below its parent: path, type and hyperparameters.
 
-    Layers that add no level and leave the function as it is, `jaxconv.remat` and the like, have none.
+    Wrappers that do not change the output in evaluation, such as `jaxconv.remat`, have no line.
 
     >>> print(describe(jc.serial(jc.Conv(8), body=jc.serial(jax.nn.relu))))
     serial()
@@ -83,7 +83,7 @@ def describe(net: Layer) -> str:
 
 
 def _name(path: Path, leaf: Any) -> str:
-    """Returns an array's name in a file. That of an empty dict ends in "/"; a "/" in a name is escaped."""
+    """Returns an array's name in a file. The name of an empty dict ends in "/"; a "/" in a name is escaped."""
     name = "/".join(part.replace("%", "%25").replace("/", "%2F") for part in path)
     return f"{name}/" if isinstance(leaf, Mapping) else name
 
@@ -96,22 +96,22 @@ def _path(name: str) -> Path:
 
 
 def save(path: StrPath, net: Layer, params: Params, state: State, *, allow_nonfinite: bool = False) -> None:
-    """Writes ``(params, state)`` of a network to a safetensors file that `load` reads back exactly.
+    """Writes ``(params, state)`` of a network to a safetensors file; `load` returns exactly the same arrays.
 
-    The arrays' names are their paths, ``params/features/0/kernel``. The file's metadata say what the network is:
-    ``net`` is the call that makes it. They have a checksum of each array, which `load` compares: a file that changed on
-    its way is refused. A file of that name is replaced at once or not at all.
+    The names of the arrays are their paths, ``params/features/0/kernel``. The file's metadata describe the network:
+    ``net`` is the call that makes it. They contain a checksum of each array, which `load` compares, so that a file that
+    was changed is refused. An existing file is replaced atomically.
 
     Args:
       path: the file, ending in ``.safetensors``.
       net: a layer.
       params, state: its arrays, nested dicts.
-      allow_nonfinite: take NaN and infinity among the numbers; `load` wants to be told so too.
+      allow_nonfinite: whether NaN and infinity are allowed; `load` needs the same option.
 
     Raises:
-      WeightsError: an array is missing, of another shape than its layer says or one too many; a leaf is no array of
-        numbers, or has one that is not finite.
-      OSError: the file cannot be written, where the disk is full for instance.
+      WeightsError: an array is missing or has another shape than its layer declares, no layer stores an array, a leaf
+        is not an array of numbers, or a value is not finite.
+      OSError: the file cannot be written, for example because the disk is full.
 
     >>> import tempfile
     >>> net = jc.serial(jc.Conv(8), jax.nn.relu)
@@ -140,23 +140,23 @@ def save(path: StrPath, net: Layer, params: Params, state: State, *, allow_nonfi
 
 
 def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[Params, State]:
-    """Reads ``(params, state)`` that `save` wrote for this network.
+    """Reads ``(params, state)`` from a file that `save` wrote for this network.
 
     Args:
       path: the file.
-      net: the layer for which it was written. What is no part of its function in evaluation may differ: initializers,
-        rates of dropout, the momentum of batch norm, `jaxconv.remat`, `jaxconv.mixed_precision` and `jaxconv.frozen`.
-        Functions are compared by name: not the values that a closure has.
-      allow_nonfinite: take NaN and infinity among the numbers.
+      net: the layer that the file was written for. Hyperparameters that do not affect the output in evaluation may
+        differ: initializers, dropout rates, the momentum of batch norm, `jaxconv.remat`, `jaxconv.mixed_precision` and
+        `jaxconv.frozen`. Functions are compared by name; the values in a closure are not compared.
+      allow_nonfinite: whether NaN and infinity are allowed.
 
     Returns:
       params, state: as they were saved, on the default device.
 
     Raises:
       OSError: the file cannot be opened.
-      WeightsError: it was written for another network (the first layer that differs is named), has an array too many
-        or too few, one that is not what its checksum says, one of a shape that its layer does not take or of a type
-        that jax does not hold as it is set up, a number that is not finite, or is no such file.
+      WeightsError: the file is of another type, or was written for another network (the message names the first layer
+        that differs); arrays are missing, unexpected, or differ from their checksums; a shape does not fit; jax cannot
+        represent a type in its present configuration; or a value is not finite.
 
     Example: see `save`.
     """
@@ -194,7 +194,7 @@ def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[P
 
 
 def _check_net(saved: str, given: str, version: str) -> None:
-    """Raises at the first layer that differs between two descriptions, the saved one by a version of jaxconv."""
+    """Raises at the first layer that differs between the saved description, by ``version``, and the given one."""
     other = "" if version == jaxconv.__version__ else f", or by jaxconv {version}, which describes it otherwise"
     pairs = zip_longest(saved.splitlines(), given.splitlines(), fillvalue="")
     for theirs, ours in pairs:

@@ -15,7 +15,7 @@ Rename = Mapping[str, str | None] | Callable[[str], str | None]
 
 
 def arrays_of(source: Any, key: str | None = None) -> Mapping[str, Any]:
-    """Returns the arrays by name: the mapping itself, one in it, or what the file of that path holds."""
+    """Returns the arrays by name: the mapping itself, a mapping inside it, or the contents of the file."""
     if isinstance(source, str | os.PathLike):
         arrays = read(source, key=key)
         check_foreign(source)
@@ -30,10 +30,10 @@ def arrays_of(source: Any, key: str | None = None) -> Mapping[str, Any]:
 
 
 def renamed(arrays: Mapping[str, Any], rename: Rename | None, unwanted: Callable[[str], bool]) -> Arrays:
-    """Returns the arrays as NumPy's under their new names, without those whose new names are unwanted."""
+    """Returns NumPy arrays under their new names, without the names that are unwanted."""
 
     def begins(name: str, start: str) -> bool:
-        # A beginning is of whole parts: "layer1" does not begin "layer10".
+        # A prefix consists of whole parts: "layer1" is not a prefix of "layer10".
         return name.startswith(start) and (not start or start[-1] in "./" or name[len(start) :][:1] in ("", ".", "/"))
 
     def new_name(name: str) -> str | None:

@@ -10,13 +10,13 @@ IsTensor = Callable[[Any], bool]
 
 
 def state_dict(saved: Any, is_tensor: IsTensor, *, key: str | None) -> Mapping[str, Any]:
-    """Returns the mapping of names to tensors that was saved, or that is one level deep in what was saved.
+    """Returns the saved mapping of names to tensors, or the one such mapping among its values.
 
-    What a module has besides tensors, torch's ``_extra_state``, is left out.
+    Entries that are not tensors, torch's ``_extra_state``, are omitted.
     """
 
     def odd(value: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Returns what keeps a mapping from being one of names to tensors."""
+        """Returns the entries that are not names and tensors."""
         return {n: v for n, v in value.items() if not isinstance(n, str) or not (is_tensor(v) or _is_extra(n))}
 
     def tensors(value: Mapping[Any, Any]) -> Mapping[str, Any]:
@@ -34,7 +34,7 @@ def state_dict(saved: Any, is_tensor: IsTensor, *, key: str | None) -> Mapping[s
         return tensors(saved[inside[0]])
     if key in inside:
         return tensors(saved[key])
-    # What would be a state dict but for foreign objects: that of the key, else those that hold tensors, else the whole.
+    # Mappings that would be state dicts without foreign objects: that of the key, or those with tensors, or the whole.
     near = [mappings[key]] if key in mappings else []
     if key is None and not inside:
         near = [mapping for mapping in mappings.values() if any(map(is_tensor, mapping.values()))]

@@ -25,14 +25,14 @@ def closed(layer: Layer) -> bool:
 
 
 def fits(shape: tuple[int, ...], wanted: Shape) -> bool:
-    """Returns whether a shape is the wanted one as far as that is known."""
+    """Returns whether a shape agrees with the wanted shape where that is known."""
     return wanted is None or (
         len(shape) == len(wanted) and all(w is None or n == w for n, w in zip(shape, wanted, strict=True))
     )
 
 
 def shown(shape: Shape) -> str:
-    """Prints a shape, "?" for a length that is not known, nothing for a shape that is not."""
+    """Prints a shape: "?" for an unknown length, "" for an unknown shape."""
     if shape is None:
         return ""
     numbers = ", ".join("?" if n is None else str(n) for n in shape)
@@ -40,7 +40,7 @@ def shown(shape: Shape) -> str:
 
 
 def check_net(net: Any) -> None:
-    """Raises WeightsError for what is no layer: a model that was not called, say."""
+    """Raises WeightsError for an object that is not a layer, such as a model function that was not called."""
     if not (hasattr(net, "init") and hasattr(net, "apply")):
         kind = f"the function {net.__qualname__}" if hasattr(net, "__qualname__") else f"a {type(net).__name__}"
         raise WeightsError(f"net must be a layer, with init and apply, got {kind}")
@@ -72,7 +72,7 @@ def check_arrays(net: Layer, arrays: Mapping[Path, Any]) -> None:
 
 
 def shapes_of(net: Layer, x: Tree | None) -> dict[Path, Any] | None:
-    """Returns the shapes of what ``net.init`` gives for ``x``, by collection and path; None without x."""
+    """Returns the shapes of the arrays of ``net.init`` for ``x`` by collection and path; None without x."""
     if x is None:
         return None
     struct = as_struct(x)

@@ -1,8 +1,8 @@
-"""Weights between torch's names and layouts and jaxconv's: one rule a kind of layer, none a network.
+"""Weights between torch's names and layouts and jaxconv's. Layers declare both, so networks need no tables.
 
-The path of a layer is its path in torch, so a tensor's name says which layer it belongs to, and the layer's kind says
-what becomes of it: ``layer1.0.conv1.weight``, out x in x height x width, is
-``params["layer1"]["0"]["conv1"]["kernel"]``, height x width x in x out.
+The path of a layer is its path in torch, so the name of a tensor determines its layer, and the layer's declaration
+the array: ``layer1.0.conv1.weight``, out x in x height x width, is ``params["layer1"]["0"]["conv1"]["kernel"]``,
+height x width x in x out.
 """
 
 import os
@@ -26,7 +26,7 @@ from jaxconv.weights.stored import check_arrays, check_net, closed, shapes_of, s
 
 
 def _reversed_channels(ndim: int) -> tuple[int, ...]:
-    """Takes (first, second, *window) to (*window, second, first)."""
+    """Permutes the axes (first, second, *window) to (*window, second, first)."""
     return (*range(2, ndim), 1, 0)
 
 
@@ -41,7 +41,7 @@ COUNTER = "n_averaged"
 
 
 def places(net: Layer, arrays: Mapping[Path, Any] | None) -> Iterator[Place]:
-    """Yields where each array of a network is: by what layers declare, and by ``arrays`` for layers that do not.
+    """Yields the place of each array of a network: as layers declare, and for other layers as in ``arrays``.
 
     Arrays that no layer declares have the same names in torch.
     """
@@ -67,7 +67,7 @@ def places(net: Layer, arrays: Mapping[Path, Any] | None) -> Iterator[Place]:
 
 
 def _of_average(tensors: Arrays) -> Arrays:
-    """Returns the tensors of the network of which a ``torch.optim.swa_utils.AveragedModel`` keeps averages."""
+    """Returns the averaged tensors of a ``torch.optim.swa_utils.AveragedModel``; other tensors unchanged."""
     if COUNTER not in tensors:
         return tensors
     rest = {name: tensor for name, tensor in tensors.items() if name != COUNTER}
@@ -83,36 +83,35 @@ def from_torch(
     rename: Rename | None = None,
     key: str | None = None,
 ) -> tuple[Params, State]:
-    """Returns ``(params, state)`` of ``net`` out of torch's tensors: all of them, or an error.
+    """Returns ``(params, state)`` of ``net`` from torch's tensors: complete, or an error.
 
-    A tensor's name is its layer's path and torch's name of the array; its axes are put in jaxconv's order by the type
-    of the layer. Types are kept, but doubles become float32 unless ``jax_enable_x64`` is set. The arrays are copies.
-    ``num_batches_tracked`` and ``_extra_state`` are left out. Weights under ``weight_norm`` and ``spectral_norm`` are
-    computed as torch does; of an ``AveragedModel`` the averages are taken.
+    A tensor's name is the path of its layer followed by torch's name of the array. The axes are permuted as the layer
+    declares. Types do not change, except that float64 becomes float32 unless ``jax_enable_x64`` is set. The arrays are
+    copies. ``num_batches_tracked`` and ``_extra_state`` are ignored. Weights under ``weight_norm`` and
+    ``spectral_norm`` are computed as in torch; the averages of an ``AveragedModel`` are used.
 
-    torch flattens maps channels first: a Dense layer behind a Flatten takes its weights as they are only with
-    ``Flatten(channels_first=True)``, as the networks of `jaxconv.models` have it. Of another there is a warning, and of
-    ``jax.nn.gelu`` without ``approximate``: torch's is exact by default. Epsilons have torch's defaults; a model that
-    was published with another, 1e-3 or 1e-6 say, does not tell it by its tensors.
+    torch flattens feature maps channels first: a Dense layer after a Flatten accepts torch's weights only with
+    ``Flatten(channels_first=True)``, as in the networks of `jaxconv.models`. Otherwise there is a warning. There is a
+    warning for ``jax.nn.gelu`` without ``approximate`` too: torch's GELU is exact by default. The default of eps is
+    torch's; a model that was published with another eps, such as 1e-3 or 1e-6, does not store it with its tensors.
 
-    For another number of classes fill the network as it was published, then give it the fresh head of yours: both are
-    plain dicts. See the second example.
+    For another number of classes fill the network as published, then replace the head by a fresh one: both are plain
+    dicts. See the second example.
 
     Args:
-      net: a layer whose paths are the names of torch's modules, any of `jaxconv.models` for instance.
-      source: a path of a file of any name that ``torch.save`` or safetensors wrote, see `jaxconv.weights.read`; or a
-        mapping of names to arrays or torch tensors, a ``state_dict()``, or a checkpoint that holds one.
-      x: what ``net.init`` takes: array, ShapeDtypeStruct or shape tuple. With it all shapes are checked, and arrays of
-        which jaxconv does not know, those of your own kinds of layers, are filled by their names and shapes.
-      rename: says what a tensor's name is to be: a mapping of beginnings of names, whole parts of them, to what stands
-        there instead, the longest that fits, or a function of the name; None drops the tensor. ``{"module.": ""}`` for
-        instance.
-      key: where a checkpoint has several mappings of tensors, the name of the one to take.
+      net: a layer whose paths are the names of torch's modules, such as the networks of `jaxconv.models`.
+      source: the path of a file by ``torch.save`` or safetensors, with any name, see `jaxconv.weights.read`; or a
+        mapping from names to arrays or torch tensors: a ``state_dict()``, or a checkpoint that contains one.
+      x: the input of ``net.init``: array, ShapeDtypeStruct or shape tuple. With it all shapes are checked, and custom
+        layers that do not declare their arrays are filled by the names and shapes of `init`.
+      rename: the new names of tensors: a mapping from prefixes, whole parts of names, to replacements, of which the
+        longest that fits is used, such as ``{"module.": ""}``; or a function of the name. None omits the tensor.
+      key: the name of the mapping to read, if a checkpoint has several mappings of tensors.
 
     Raises:
-      WeightsError: a tensor has no place or a place no tensor (both are listed with their shapes and the names most
-        like them), a shape does not fit, a type is not floating-point where jaxconv knows the layer, a number is not
-        finite, two tensors get one name, or the file cannot be read.
+      WeightsError: tensors and network do not match (the message lists tensors without a layer and arrays without a
+        tensor, with shapes and the nearest names), a shape does not fit, an array of a declared layer is not
+        floating-point, a value is not finite, two tensors have one name, or the file cannot be read.
 
     >>> tensors = {"0.weight": jnp.ones((8, 3, 5, 5)), "0.bias": jnp.zeros(8)}
     >>> params, state = from_torch(jc.serial(jc.Conv(8, 5), jax.nn.relu), tensors)
@@ -144,16 +143,16 @@ def from_torch(
 def to_torch(
     net: Layer, params: Params, state: State, path: str | os.PathLike[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns torch's tensors as NumPy arrays, by torch's names and in its layouts: the inverse of `from_torch`.
+    """Returns the arrays of a network with torch's names and layouts, as NumPy arrays: the inverse of `from_torch`.
 
     Args:
       net: a layer.
       params, state: its arrays.
-      path: also writes them there, as safetensors.
+      path: a safetensors file to write too.
 
     Raises:
-      WeightsError: an array that the net's layers want is missing or of another shape, or there is one that none of
-        them wants, or what is no array.
+      WeightsError: an array of a layer is missing or has another shape, no layer stores an array, or a leaf is not an
+        array.
 
     >>> net = jc.serial(jc.Conv(8, 5), jax.nn.relu)
     >>> {name: tensor.shape for name, tensor in to_torch(net, *net.init(jax.random.key(0), (1, 32, 32, 3))).items()}

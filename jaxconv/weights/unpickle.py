@@ -32,7 +32,7 @@ _DTYPES: dict[str, Any] = {
 }
 _STORAGES = {f"torch.{name}": np.dtype(dtype) for name, dtype in _DTYPES.items()}
 _STORAGES["torch.storage.UntypedStorage"] = np.dtype(np.uint8)
-# The types of tensors that have no storages of their own.
+# Types of tensors without separate storages.
 _TYPES = {f"torch.{name}": np.dtype(name) for name in ("uint16", "uint32", "uint64")}
 
 
@@ -41,7 +41,7 @@ _MOST_AXES = 64
 
 
 class Global(NamedTuple):
-    """A name that the pickle asks for and that is known."""
+    """A name in the pickle that is known."""
 
     name: str
 
@@ -62,7 +62,7 @@ class Foreign:
         return f"<{self.name}>"
 
     def refusal(self) -> WeightsError:
-        """Returns the error for where a tensor is wanted instead."""
+        """Returns the error for an object in place of a tensor."""
         if self.tensor:
             return WeightsError(f"it has a tensor of {self.name}, which NumPy does not hold")
         return WeightsError(
@@ -74,7 +74,7 @@ class Foreign:
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of numbers somewhere in the file."""
+    """A sequence of elements in the file."""
 
     dtype: np.dtype
     key: str
@@ -83,7 +83,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor as the pickle describes it; its numbers are still in the file."""
+    """A tensor as the pickle describes it; its elements are in the file."""
 
     storage: Storage
     offset: int
@@ -92,7 +92,7 @@ class Tensor:
 
 
 class _OrderedDict(dict[Any, Any]):
-    """Torch's state dicts carry attributes, which are left out; plain dicts have none."""
+    """torch's state dicts have attributes, which are ignored; plain dicts have none."""
 
 
 # --- The opcodes ------------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def _ordered_dict(*args: Any) -> _OrderedDict:
             raise _damaged("an ordered dict is not described by pairs")
         for pair in pairs:
             _put(result, list(pair))
-        # A list is taken once: a short pickle could turn a long one into many dicts.
+        # A list is used once: a short pickle could otherwise copy a long list into many dicts.
         pairs.clear()
     return result
 
@@ -171,7 +171,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
 
 
 def _call(function: Any, args: Any) -> Any:
-    """Returns what stands for the result of a call: only the functions above run."""
+    """Returns a substitute for the result of a call; only the functions above run."""
     if isinstance(function, Foreign):
         return Foreign(function.name)
     if not isinstance(function, Global) or function.name not in _CALLS or not isinstance(args, tuple):
@@ -201,7 +201,7 @@ def _put(target: Any, items: list[Any]) -> None:
     for key, value in zip(items[::2], items[1::2], strict=True):
         if isinstance(key, list | dict):
             raise _damaged(f"a dict has a {type(key).__name__} for a key")
-        # Other keys could take forever to hash.
+        # Hashing other keys could take unbounded time.
         target[key if isinstance(key, str | int | float | None) else Foreign(type(key).__name__)] = value
 
 

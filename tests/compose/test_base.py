@@ -74,14 +74,14 @@ def test_all_composites_name_alike(make):
 @pytest.mark.parametrize("make", [jc.serial, jc.parallel, jc.concat, jc.split])
 @pytest.mark.parametrize("name", ["a.b", "a/b", ""])
 def test_names_that_would_break_a_path_raise(make, name):
-    with pytest.raises(jc.ShapeError, match=r'name of a child must be a non-empty string without "\." and "/"'):
+    with pytest.raises(jc.ArgumentError, match=r'name of a child must be a non-empty string without "\." and "/"'):
         make(**{name: jc.Conv(4)})
 
 
 def test_other_names_that_would_break_a_path_raise():
-    with pytest.raises(jc.ShapeError, match="name of a child must be"):
+    with pytest.raises(jc.ArgumentError, match="name of a child must be"):
         jc.residual(jc.Conv(4), jc.Conv(4), name="down.sample")
-    with pytest.raises(jc.ShapeError, match="name of a child must be"):
+    with pytest.raises(jc.ArgumentError, match="name of a child must be"):
         dataclasses.replace(jc.serial(jc.Conv(4)), children=(("a.b", jc.Conv(4)),))
 
 
@@ -98,13 +98,13 @@ def test_other_names_that_would_break_a_path_raise():
     ],
 )
 def test_names_used_twice_at_one_level_raise_at_construction(make):
-    with pytest.raises(jc.ShapeError, match=r"names of children must be unique, got '.*' more than once"):
+    with pytest.raises(jc.ArgumentError, match=r"names of children must be unique, got '.*' more than once"):
         make()
 
 
 def test_leaves_that_share_entries_raise_in_init():
     net = jc.serial(jc.inline(jc.Dense(4)), jc.inline(jc.Dense(4)))
-    with pytest.raises(jc.ShapeError, match=r"unique, got \['bias', 'kernel'\] from two children"):
+    with pytest.raises(jc.ArgumentError, match=r"unique, got \['bias', 'kernel'\] from two children"):
         net.init(KEY, (1, 8))
     assert jc.residual(jc.serial(shortcut=jc.Conv(4)), jc.Conv(4), name="other")
 

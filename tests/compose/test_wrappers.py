@@ -235,7 +235,9 @@ def test_frozen_but_what_is_named():
 
 def test_frozen_but_a_path_that_is_not_there():
     net = jc.serial(layer1=jc.serial(conv=jc.Conv(2)), fc=jc.Dense(2))
-    with pytest.raises(jc.ShapeError, match=r"^but has 'layer1.cnv', which names no layer: nearest are 'layer1.conv'"):
+    with pytest.raises(
+        jc.PathError, match=r"^but must name a layer of net, got 'layer1.cnv': nearest are 'layer1.conv'"
+    ):
         jc.frozen(net, but=["layer1.cnv"])
     with pytest.raises(TypeError, match=r"^but must be a sequence of paths, got the string 'fc': write \['fc'\]$"):
         jc.frozen(net, but="fc")

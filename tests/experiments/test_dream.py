@@ -42,7 +42,7 @@ def test_wrong_arguments_are_named(small, photograph, tmp_path, capsys):
     with pytest.raises(SystemExit):
         dream.main(["--steps", "0"])
     assert "--steps" in capsys.readouterr().err
-    with pytest.raises(jc.ShapeError, match="path 'tow' names no layer: nearest are 'two'"):
+    with pytest.raises(jc.PathError, match="path must name a layer of net, got 'tow': nearest are 'two'"):
         dream.main(["--image", photograph, "--layers", "one", "tow", "--quiet", "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
     with pytest.raises(FileNotFoundError, match="is no file"):

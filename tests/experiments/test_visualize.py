@@ -63,7 +63,7 @@ def test_pieces_lie_side_by_side(small):
 
 
 def test_wrong_layers_are_named(small, tmp_path):
-    with pytest.raises(jc.ShapeError, match=r"path '_blocks.7' names no layer: nearest are '_blocks"):
+    with pytest.raises(jc.PathError, match=r"path must name a layer of net, got '_blocks.7': nearest are '_blocks"):
         visualize.main(["--layers", "_blocks.7", "--quiet", "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 

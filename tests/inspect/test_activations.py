@@ -79,9 +79,11 @@ def test_a_path_that_names_no_layer_lists_the_nearest(argument):
     net = small()
     params, state, x = ready(net, SHAPE)
     given = {"paths": ["block.conv3"], "add": {"block.conv3": 0.0}}[argument]
-    with pytest.raises(jc.ShapeError) as raised:
+    with pytest.raises(jc.PathError) as raised:
         activations(net, params, state, x, **{argument: given})
-    assert str(raised.value).startswith(f"{argument} has 'block.conv3', which names no layer: nearest are 'block.conv")
+    assert str(raised.value).startswith(
+        f"{argument} must name a layer of net, got 'block.conv3': nearest are 'block.conv"
+    )
     assert "'block.conv1'" in str(raised.value)
     assert "'block.conv2'" in str(raised.value)
 
@@ -91,9 +93,9 @@ def test_other_wrong_paths():
     x = jnp.ones(3)
     with pytest.raises(TypeError, match=r"paths must be a sequence of paths, got the string 'a': write \['a'\]"):
         activations(net, {}, {}, x, paths="a")
-    with pytest.raises(jc.ShapeError, match=r"paths has 'xyz', which names no layer: there are 'a'"):
+    with pytest.raises(jc.PathError, match=r"paths must name a layer of net, got 'xyz': there are 'a'"):
         activations(net, {}, {}, x, paths=["xyz"])
-    with pytest.raises(jc.ShapeError, match="paths has 'a', which names no layer: there are none"):
+    with pytest.raises(jc.PathError, match="paths must name a layer of net, got 'a': there are none"):
         activations(jc.Identity(), {}, {}, x, paths=["a"])
 
 
@@ -310,7 +312,7 @@ def test_what_cannot_be_seen_is_not_leaked(transform, child):
     assert_array_equal(y, want)
     for argument in ({"paths": ["own.inner"]}, {"add": {"own.inner": jnp.ones((1, 3))}}):
         with pytest.raises(
-            jc.ShapeError,
+            jc.PathError,
             match=r"must name layers that run in this call's own trace, got 'own\.inner', which did not run",
         ):
             activations(net, params, state, x, **argument)
@@ -322,7 +324,7 @@ def test_what_cannot_be_seen_is_not_leaked(transform, child):
 def test_a_look_compiled_first_adds_nothing_later():
     net = jc.serial(own=Own((("inner", jc.Dense(3)),), "jit"))
     params, state, x = ready(net, (4, 3))
-    with pytest.raises(jc.ShapeError, match="which did not run"):
+    with pytest.raises(jc.PathError, match="which did not run"):
         activations(net, params, state, x, add={"own.inner": jnp.full((4, 3), 100.0)})
     assert_allclose(net.apply(params, state, x)[0], jc.dense(x, **params["own"]["inner"]), rtol=1e-6)
 

@@ -32,15 +32,15 @@ def test_paths_inside_a_repeat_and_unknown_ones_are_refused():
     net = jc.serial(conv=jc.Dense(3), twice=jc.repeat(jc.serial(inner=jc.Dense(3)), 2))
     check_unstacked(net, "twice")
     with pytest.raises(
-        jc.ShapeError,
+        jc.PathError,
         match=r"path must name a layer outside of repeat, got 'twice\.inner': a repeat",
     ):
         check_unstacked(net, "twice.inner")
     check_unstacked(net, "")
     for wrong in ("con", "twice.iner", 3, None):
-        with pytest.raises(jc.ShapeError, match=f"path {wrong!r} names no layer: "):
+        with pytest.raises(jc.PathError, match=f"path must name a layer of net, got {wrong!r}: "):
             check_path(net, wrong)
-    with pytest.raises(jc.ShapeError, match=r"nearest are 'twice\.inner'"):
+    with pytest.raises(jc.PathError, match=r"nearest are 'twice\.inner'"):
         check_path(net, "twice.iner")
 
 

@@ -66,11 +66,11 @@ def test_dead_units_of_any_layer_and_inside_a_repeat(made):
 
 def test_wrong_paths_of_dead_units_are_named(made):
     net, params, state, x = made
-    with pytest.raises(jc.ShapeError, match="path 'rel' names no layer: nearest are 'relu'"):
+    with pytest.raises(jc.PathError, match="path must name a layer of net, got 'rel': nearest are 'relu'"):
         dead_units(net, params, state, x, paths=["rel"])
     smooth = jc.serial(jc.Dense(2), jnp.tanh, lambda x: x.sum(-1), jc.parallel(jnp.sin, jnp.cos))
     params, state, x = ready(smooth, (2, 3))
-    with pytest.raises(jc.ShapeError, match="paths must name layers where net has no rectifier"):
+    with pytest.raises(jc.ArgumentError, match="paths must name layers where net has no rectifier"):
         dead_units(smooth, params, state, x)
     with pytest.raises(
         jc.ShapeError, match=r"path '2' must name a layer that returns an array \(batch, ..., channels\), got \(2,\)"
@@ -236,7 +236,7 @@ def test_a_recorder_collects_a_run(made):
 
     recorder, moved = Recorder(), params
     assert str(recorder) == "no steps"
-    with pytest.raises(jc.ShapeError, match="a recorder must have at least one step, added by add, got none"):
+    with pytest.raises(jc.ArgumentError, match="a recorder must have at least one step, added by add, got none"):
         recorder.rows()
     for i in range(3):
         moved, seen = step(moved)

@@ -115,7 +115,10 @@ def test_steps_are_told_and_starts_kept(params):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PerceptualLoss(NET, ["relu3"], []), "path 'relu3' names no layer: nearest are 'relu2', 'relu1'"),
+        (
+            lambda: PerceptualLoss(NET, ["relu3"], []),
+            "path must name a layer of net, got 'relu3': nearest are 'relu2', 'relu1'",
+        ),
         (lambda: PerceptualLoss(NET, [], {"relu1": -1.0}), "style must have shares that are not negative"),
         (lambda: PerceptualLoss(NET, [], {"relu1": 0.0}), "style must have shares that are not negative"),
         (lambda: PerceptualLoss(NET, [], {"relu1": np.inf}), "style must have shares that are not negative"),
@@ -138,7 +141,7 @@ def test_steps_are_told_and_starts_kept(params):
     ],
 )
 def test_what_is_wrong_is_named(make, message):
-    with pytest.raises(jc.ShapeError, match=message):
+    with pytest.raises((jc.ShapeError, jc.ArgumentError), match=message):
         make()
 
 
@@ -164,7 +167,7 @@ def twice(x):
 def test_a_layer_that_gives_zeros_is_named(params):
     dark = params | {"conv1": jax.tree.map(jnp.zeros_like, params["conv1"])}
     for loss in (PerceptualLoss(NET, ["relu1"], []), PerceptualLoss(NET, [], ["relu1"])):
-        with pytest.raises(jc.ShapeError, match="path 'relu1' must have a target that is not all zeros"):
+        with pytest.raises(jc.ArgumentError, match="path 'relu1' must have a target with a value other than 0"):
             style_transfer(loss, dark, {}, A, B)
 
 

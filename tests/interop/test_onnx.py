@@ -153,7 +153,7 @@ def test_frozen_and_saved_and_cut(small, tmp_path):
     head = jc.serial(maps=maps, head=jc.on_map("late", jc.serial(jc.GlobalAvgPool(), jc.Dense(2))))
     fresh, _ = head.init(jax.random.key(0), x)
     assert fresh["head"]["1"]["kernel"].shape == (8, 2)
-    with pytest.raises(jc.ShapeError, match=r"stem_rule.*names no layer"):
+    with pytest.raises(jc.PathError, match=r"paths must name a layer of the graph, got .*stem_rule"):
         jc.backbone(net, ["stem_rule"])
 
 

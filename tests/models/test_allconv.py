@@ -49,10 +49,10 @@ def test_all_cnn_has_nothing_but_convolutions_and_one_mean():
 
 
 def test_arguments_that_are_none_of_the_papers_are_refused():
-    with pytest.raises(jc.ShapeError, match=r"^base must be one of 'A', 'B', 'C', got 'D'$"):
+    with pytest.raises(jc.ArgumentError, match=r"^base must be one of 'A', 'B', 'C', got 'D'$"):
         jc.models.allconv("D")
     ways = "'pool', 'stride', 'conv_pool', 'conv'"
-    with pytest.raises(jc.ShapeError, match=rf"^reduce must be one of {ways}, got 'max'$"):
+    with pytest.raises(jc.ArgumentError, match=rf"^reduce must be one of {ways}, got 'max'$"):
         jc.models.all_cnn_c(reduce="max")
 
 

@@ -27,7 +27,7 @@ def test_channels_are_rounded_to_multiples_of_8_and_lose_no_tenth(value, wanted)
 
 @pytest.mark.parametrize("width", [0, -1, float("nan")])
 def test_a_width_that_is_not_positive_is_refused(width):
-    with pytest.raises(jc.ShapeError, match=f"^width must be positive, got {width}$"):
+    with pytest.raises(jc.ArgumentError, match=f"^width must be positive, got {width}$"):
         scaled(32, width)
 
 

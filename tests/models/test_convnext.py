@@ -57,7 +57,7 @@ def test_noise():
 
 
 def test_widths_and_depths_must_be_of_the_same_stages():
-    with pytest.raises(jc.ShapeError, match=r"^widths and depths must have the same length, got \(8, 12\) and"):
+    with pytest.raises(jc.ArgumentError, match=r"^widths and depths must have the same length, got \(8, 12\) and"):
         jc.models.convnext((8, 12), (1,))
 
 

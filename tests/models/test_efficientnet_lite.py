@@ -70,7 +70,7 @@ def test_noise():
 
 @pytest.mark.parametrize("option", ["width", "depth"])
 def test_factors_are_positive(option):
-    with pytest.raises(jc.ShapeError, match=f"^{option} must be positive, got 0$"):
+    with pytest.raises(jc.ArgumentError, match=f"^{option} must be positive, got 0$"):
         jc.models.efficientnet_lite(**{option: 0})
 
 

@@ -27,7 +27,7 @@ def test_widths_are_made_multiples_of_the_group():
     "given", [(4, 8, -1.0, 2.0, 8), (4, 8, 8.0, 1.0, 8), (4, 0, 8.0, 2.0, 8), (4, 12, 8.0, 2.0, 8)], ids=str
 )
 def test_a_space_that_cannot_be_is_refused(given):
-    with pytest.raises(jc.ShapeError, match="slope must not be negative, step be greater than 1, start a positive"):
+    with pytest.raises(jc.ArgumentError, match="slope must not be negative, step be greater than 1, start a positive"):
         jc.models.regnet_stages(*given)
 
 

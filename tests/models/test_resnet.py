@@ -47,7 +47,7 @@ def test_a_shortcut_without_weights_leaves_out_places_and_adds_zeros():
 
 @pytest.mark.parametrize("depth", [2, 7, 18, 21, -4])
 def test_a_depth_that_is_not_6_n_plus_2_is_refused(depth):
-    with pytest.raises(jc.ShapeError, match=rf"depth must be 6 n \+ 2 \(20, 32, 44, 56, 110\), got {depth}"):
+    with pytest.raises(jc.ArgumentError, match=rf"depth must be 6 n \+ 2 \(20, 32, 44, 56, 110\), got {depth}"):
         jc.models.cifar_resnet(depth)
 
 
@@ -97,7 +97,9 @@ def test_a_stage_that_dilates_keeps_its_maps_size_and_its_weights(dilate, wanted
 
 
 def test_more_dilations_than_stages_are_refused():
-    with pytest.raises(jc.ShapeError, match=r"dilate must have at most one entry for each of 3 stages, got \(False, "):
+    with pytest.raises(
+        jc.ArgumentError, match=r"dilate must have at most one entry for each of 3 stages, got \(False, "
+    ):
         jc.models.resnet50(dilate=(False,) * 4)
 
 

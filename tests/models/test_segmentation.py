@@ -61,25 +61,25 @@ def test_the_auxiliary_head_is_left_out_by_default(name):
 @pytest.mark.parametrize("wrap", [lambda net: net, jc.frozen], ids=["plain", "frozen"])
 def test_a_backbone_without_the_map_that_a_head_wants_is_refused_when_made(make, wrap):
     with pytest.raises(
-        jc.ShapeError, match=r"^trunk must have a feature map 'out', got 'layer2', 'layer3': .*, \{path: 'out"
+        jc.ArgumentError, match=r"^trunk must have a feature map 'out', got 'layer2', 'layer3': .*, \{path: 'out"
     ):
         make(wrap(trunk(["layer2", "layer3"])))
     with pytest.raises(
-        jc.ShapeError, match=r"^trunk must have a feature map 'aux', got 'out': .* mapping, \{path: 'aux'\}$"
+        jc.ArgumentError, match=r"^trunk must have a feature map 'aux', got 'out': .* mapping, \{path: 'aux'\}$"
     ):
         make(wrap(trunk({"layer3": "out"})), aux_width=4)
-    with pytest.raises(jc.ShapeError, match=r"^trunk must have a feature map 'out', got 'layer1\.0', 'aux': "):
+    with pytest.raises(jc.ArgumentError, match=r"^trunk must have a feature map 'out', got 'layer1\.0', 'aux': "):
         make(wrap(trunk({"layer1.0": "layer1.0", "layer2": "aux"})))
 
 
 def test_what_gives_no_maps_is_refused_by_path():
     with pytest.raises(
-        jc.ShapeError,
+        jc.ArgumentError,
         match=r"classifier \(OnMap\): x must be a dict of feature maps with 'out' in it, got one array",
     ):
         jc.summary(jc.models.fcn(jc.serial(jc.Conv(4)), 2, width=4), (1, 8, 8, 3))
     with pytest.raises(
-        jc.ShapeError, match=r"classifier \(OnMap\): x must be a dict of feature maps with 'out' in it, got 'a'"
+        jc.ArgumentError, match=r"classifier \(OnMap\): x must be a dict of feature maps with 'out' in it, got 'a'"
     ):
         jc.models.fcn(jc.Fn(lambda x: {"a": x}), 2, width=4).init(jax.random.key(0), (1, 8, 8, 3))
 

@@ -53,7 +53,7 @@ def test_dropout_is_before_the_scores_and_draws_in_training():
 @pytest.mark.parametrize("widths", [(8, 12, 32), (8, 13, 20, 32), (8, 12, 20, 24, 32)])
 def test_widths_that_do_not_fit_are_refused(widths):
     with pytest.raises(
-        jc.ShapeError, match=r"^widths must be of the stem, 2 stages .* and the last convolution, got \(8"
+        jc.ArgumentError, match=r"^widths must be of the stem, 2 stages .* and the last convolution, got \(8"
     ):
         jc.models.shufflenet_v2(widths, depths=(2, 1))
 

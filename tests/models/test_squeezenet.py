@@ -47,5 +47,5 @@ def test_dropout_draws_in_training_only():
 
 
 def test_a_width_that_is_not_positive_is_refused():
-    with pytest.raises(jc.ShapeError, match=r"^width must be positive, got 0$"):
+    with pytest.raises(jc.ArgumentError, match=r"^width must be positive, got 0$"):
         jc.models.squeezenet1_1(width=0)

@@ -50,7 +50,7 @@ def test_drop_path_grows_with_depth_and_draws_in_training_only():
 
 
 def test_stages_without_convolutions_are_refused():
-    with pytest.raises(jc.ShapeError, match="convs must be one for each of the 4 stages, got 2"):
+    with pytest.raises(jc.ArgumentError, match="convs must be one for each of the 4 stages, got 2"):
         video_resnet([spatial, spatial])
 
 

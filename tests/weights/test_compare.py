@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import jaxconv as jc
-from jaxconv.errors import ShapeError
 from jaxconv.weights import WeightsError, compare, torch_activations
 from tests.models.zoo import KNOWN, images
 from tests.record_torchvision import build, fill
@@ -148,7 +147,7 @@ def test_torch_tensors():
 
 
 def test_what_is_asked_for_wrongly(reference):
-    with pytest.raises(WeightsError, match=r"has 'body\.dwon', which names no layer: nearest are 'body\.down'"):
+    with pytest.raises(WeightsError, match=r"must name a layer of net, got 'body\.dwon': nearest are 'body\.down'"):
         compare(NET, PARAMS, {}, X, {"body.dwon": reference["body"]})
     with pytest.raises(WeightsError, match="reference_activations must have an output at least, got none"):
         compare(NET, PARAMS, {}, X, {})
@@ -167,7 +166,7 @@ def test_a_layer_that_runs_in_training_only():
         def apply(self, params, state, x, *, train=False, key=None):
             return x, state
 
-    with pytest.raises(ShapeError, match="did not run"):
+    with pytest.raises(jc.PathError, match="did not run"):
         compare(jc.serial(Sometimes()), {}, {}, X, {"0.aux": X})
 
 

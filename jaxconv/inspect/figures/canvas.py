@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 
 
 class _Figure(Figure):
@@ -68,7 +68,7 @@ def grid(count: int, columns: int, cell: float, extra: float = 0.0) -> tuple[Fig
 
 
 def check_pictures(images: Any, name: str = "images") -> list[np.ndarray]:
-    """Returns images that can be drawn, or raises ShapeError: uint8, or floats in [0, 1], of 1 or 3 channels."""
+    """Returns images that can be drawn, or raises ValueError: uint8, or floats in [0, 1], of 1 or 3 channels."""
     pictures = [np.asarray(image) for image in images]
     shapes = [image.shape for image in pictures]
     if not shapes or any(len(s) != 3 or s[-1] not in (1, 3) or 0 in s for s in shapes):
@@ -78,7 +78,7 @@ def check_pictures(images: Any, name: str = "images") -> list[np.ndarray]:
         low, high = image.min(), image.max()
         # Rounding in a resize or an inverse normalization may leave the range.
         if image.dtype != np.uint8 and not -1e-3 <= low <= high <= 1 + 1e-3:
-            raise ShapeError(f"{name} must be uint8 or floats in [0, 1], got {image.dtype} from {low} to {high}")
+            raise ArgumentError(f"{name} must be uint8 or floats in [0, 1], got {image.dtype} from {low} to {high}")
     return [image if image.dtype == np.uint8 else np.clip(image.astype(np.float32), 0, 1) for image in pictures]
 
 

@@ -10,7 +10,7 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.inspect.figures.canvas import new_figure
 from jaxconv.inspect.retrieval import Pca
 from jaxconv.inspect.statistics import LayerStatistics, Recorder
@@ -23,13 +23,13 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
       history: the ``history`` of `jaxconv.train.fit`.
 
     Raises:
-      ShapeError: the history is empty.
+      ArgumentError: the history is empty.
 
     >>> len(learning_curves([{"epoch": 1, "loss": 2.0, "accuracy": 0.3}]).axes)
     2
     """
     if not history:
-        raise ShapeError("history must have at least one epoch, got none")
+        raise ArgumentError("history must have at least one epoch, got none")
     fig = new_figure(8, 3)
     for ax, name in zip(fig.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for key, label in ((name, "training"), (f"validation_{name}", "validation")):
@@ -214,7 +214,7 @@ def scatter(points: Any, labels: Any = None, classes: Sequence[str] | None = Non
       classes: the names of the labels; without them the legend shows integers.
 
     Raises:
-      ShapeError: the shapes do not fit, or a label has no name.
+      ValueError: the shapes do not fit, or a label has no name.
 
     >>> len(scatter(jnp.zeros((4, 2)), [0, 0, 1, 2], ["cat", "dog", "owl"]).axes[0].collections)
     3
@@ -227,7 +227,7 @@ def scatter(points: Any, labels: Any = None, classes: Sequence[str] | None = Non
         raise ShapeError(f"labels must have shape ({len(points)},), one for each point, got {labels.shape}")
     found = np.unique(labels)
     if classes is not None and len(found) and not 0 <= found[0] <= found[-1] < len(classes):
-        raise ShapeError(
+        raise ArgumentError(
             f"labels must be from 0 to {len(classes) - 1}, indices of classes, got {found[0]} to {found[-1]}"
         )
     fig = new_figure(6.5, 5)

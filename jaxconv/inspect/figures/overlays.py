@@ -9,7 +9,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.inspect.figures.canvas import bare, check_pictures, draw, grid, new_figure
 
 
@@ -93,7 +93,7 @@ def heat_maps(
       shared: whether all maps share one color scale, with a color bar; otherwise each map has a separate scale.
 
     Raises:
-      ShapeError: the shapes do not fit, or a map is not finite.
+      ValueError: the shapes do not fit, or a map is not finite.
 
     >>> len(heat_maps(jnp.zeros((3, 8, 8, 1)), jnp.ones((3, 4, 4))).axes)
     3
@@ -105,7 +105,7 @@ def heat_maps(
         hint = ": reduce each pixel's channels to one value, such as abs(maps).max(-1)" if maps.ndim == 4 else ""
         raise ShapeError(f"maps must have shape ({len(pictures)}, h, w), one for each image, got {maps.shape}{hint}")
     if not np.isfinite(maps).all():
-        raise ShapeError(f"maps must be finite, got {int((~np.isfinite(maps)).sum())} values that are not")
+        raise ArgumentError(f"maps must be finite, got {int((~np.isfinite(maps)).sum())} values that are not")
     if titles is not None and len(titles) != len(pictures):
         raise ShapeError(f"titles must be one for each of the {len(pictures)} images, got {len(titles)}")
     signed = bool((maps < 0).any())

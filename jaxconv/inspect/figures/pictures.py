@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.inspect.figures.canvas import bare, check_pictures, draw, grid, new_figure
 from jaxconv.inspect.retrieval import Neighbors
 
@@ -24,7 +24,7 @@ def images(images: Any, titles: Sequence[str] | None = None, *, columns: int = 8
       columns: images in a row.
 
     Raises:
-      ShapeError: images have another shape or range.
+      ValueError: images have another shape or range.
 
     >>> len(images(jnp.zeros((3, 8, 8, 1))).axes)
     3
@@ -88,7 +88,7 @@ def mosaic(rows: Sequence[Sequence[Any]], labels: Sequence[str], *, cell: int = 
       cell: the side in pixels of an image's square cell; an image is scaled to fit, without interpolation.
 
     Raises:
-      ShapeError: a row is empty, an image has another shape or range, or the number of labels differs.
+      ValueError: a row is empty, an image has another shape or range, or the number of labels differs.
 
     >>> len(mosaic([[jnp.zeros((8, 8, 3)), jnp.ones((2, 4, 1))], [jnp.ones((3, 3, 3))]], ["a", "b"]).axes)
     1
@@ -201,7 +201,7 @@ def neighbors(
       classes: the names of the labels, drawn as titles.
 
     Raises:
-      ShapeError: the shapes do not fit each other, an index is out of range, or only one of query_labels and labels is
+      ValueError: the shapes do not fit each other, an index is out of range, or only one of query_labels and labels is
         given.
 
     >>> len(neighbors(jnp.zeros((2, 8, 8, 1)), jnp.zeros((5, 8, 8, 1)), [[0, 1, 2], [3, 4, 0]]).axes)
@@ -211,9 +211,9 @@ def neighbors(
     if indices.ndim != 2 or len(indices) != len(queries) or not indices.size:
         raise ShapeError(f"indices must have shape ({len(queries)}, k), a row for each query, got {indices.shape}")
     if not 0 <= indices.min() <= indices.max() < len(database):
-        raise ShapeError(f"indices must be from 0 to {len(database) - 1}, got {indices.min()} to {indices.max()}")
+        raise ArgumentError(f"indices must be from 0 to {len(database) - 1}, got {indices.min()} to {indices.max()}")
     if (query_labels is None) != (labels is None) or (classes is not None and labels is None):
-        raise ShapeError(
+        raise ArgumentError(
             "query_labels and labels must both be given, classes only with both, got one without the other"
         )
     k = indices.shape[1]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.composite import Composite, Run
-from jaxconv.errors import ShapeError, located
+from jaxconv.errors import PathError, ShapeError, located
 from jaxconv.interop.onnx.operators import TABLE
 from jaxconv.interop.onnx.read import Node
 from jaxconv.interop.onnx.values import Call, Fixed, Held, Order, Value, arranged, last, natural
@@ -183,7 +183,7 @@ class Network(Composite):
         for path, _ in maps:
             if path not in made:
                 names = ", ".join(map(repr, list(made)[-8:]))
-                raise ShapeError(f"paths has {path!r}, which names no layer of the graph, its last are {names}")
+                raise PathError(f"paths must name a layer of the graph, got {path!r}: the last are {names}")
         return self.ending(tuple((made[path], public) for path, public in maps), named=True)
 
     def ending(self, outputs: tuple[tuple[str, str], ...], *, named: bool) -> "Network":
