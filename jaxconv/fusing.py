@@ -1,5 +1,6 @@
 """Functions in which each convolution and what follows it are one call: programs rewritten before compilation."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -81,7 +82,7 @@ def _chains(jaxpr: Any) -> dict[int, _Chain]:
                 if isinstance(found, core.Literal) or found is None or found.aval.dtype != v.aval.dtype:
                     found = None
                 elif part == "bias":
-                    made = makers.get(found)
+                    made: Any = makers.get(found)
                     flat = shape == (*(1,) * (v.aval.ndim - 1), v.aval.shape[-1])
                     wide = (
                         made is not None
@@ -110,6 +111,11 @@ def _chains(jaxpr: Any) -> dict[int, _Chain]:
     return taken
 
 
+def _has_conv(jaxpr: Any) -> bool:
+    eqns = getattr(jaxpr, "jaxpr", jaxpr).eqns
+    return any(eqn.primitive is conv_p or any(map(_has_conv, core.jaxprs_in_params(eqn.params))) for eqn in eqns)
+
+
 def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
     chains = _chains(jaxpr)
     values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
@@ -129,10 +135,14 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
             continue
         found = [read(v) for v in eqn.invars]
         inner = _inner(eqn)
-        if eqn.primitive.name in _CALLS and inner is not None and "jaxconv_conv" in str(inner):
+        if eqn.primitive.name in _CALLS and inner is not None and _has_conv(inner):
             results = _evaluate(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), found)
         else:
-            results = eqn.primitive.bind(*found, **eqn.primitive.get_bind_params(eqn.params))
+            params = eqn.params
+            if eqn.primitive.name == "scan" and _has_conv(inner):
+                body = functools.partial(_evaluate, inner.jaxpr, inner.consts)
+                params = params | {"jaxpr": jax.make_jaxpr(lambda *args, body=body: body(args))(*inner.in_avals)}
+            results = eqn.primitive.bind(*found, **eqn.primitive.get_bind_params(params))
             results = results if eqn.primitive.multiple_results else [results]
         values |= zip(eqn.outvars, results, strict=True)
     return [read(v) for v in jaxpr.outvars]

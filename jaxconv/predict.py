@@ -40,7 +40,7 @@ class Predictor:
         self.net, params, state = fold(net, params, state, x)
         self._trees = jax.device_put((params, state))
         self._programs: dict[Any, Any] = {}
-        self._run = jit(fuse(lambda trees, x: self.net.apply(*trees, x)[0]))
+        self._run = jit(fuse(lambda trees, x: self.net.apply(trees[0], trees[1], x)[0]))
         affinity = getattr(os, "sched_getaffinity", None)
         self.threads = len(affinity(0)) if affinity else os.cpu_count() or 1
         self.left_out = onednn.left_out() if jax.default_backend() == "cpu" else ""

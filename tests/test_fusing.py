@@ -57,9 +57,9 @@ def test_convolutions(conv):
 @pytest.mark.parametrize("conv", [jc.Conv(4), jc.Conv(4, 1), jc.Conv(4, groups=4)])
 def test_sums(conv):
     assert check(jc.residual(conv, after=relu)) == ["conv + bias + add + relu"]
-    assert check(jc.residual(conv, jc.Conv(4, 1), after=jax.nn.hard_swish)) == ["conv + bias", "conv + bias + add"] or (
-        check(jc.residual(conv, jc.Conv(4, 1), after=jax.nn.hard_swish)) == ["conv + bias + add", "conv + bias"]
-    )
+    # The sum is computed by one of the two convolutions.
+    both = check(jc.residual(conv, jc.Conv(4, 1), after=jax.nn.hard_swish))
+    assert sorted(both) == ["conv + bias", "conv + bias + add"]
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,7 @@ def test_derivatives_are_those_of_separate_operations():
 
 def test_inside_of_remat_and_repeat():
     assert check(jc.remat(jc.serial(jc.Conv(4), relu))) == ["conv + bias + relu"]
-    f, params, x = made(jc.repeat(jc.serial(jc.Conv(4, 1), relu), 2))
-    np.testing.assert_allclose(fuse(f)(params, x), f(params, x), atol=1e-5)
+    assert check(jc.repeat(jc.serial(jc.Conv(4, 1), relu), 2)) == ["conv + bias + relu"]
 
 
 @pytest.mark.skipif(not onednn.carried(), reason="this jaxlib's oneDNN is not called")

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, xla
 
+from jaxconv.ops.arrays import to_rank
 from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.define import POSED, Posed, register
 from jaxconv.ops.lowering.forms import FORMS
@@ -77,7 +78,7 @@ def unfused(x: Array, kernel: Array, *operands: Array, epilogue: Epilogue, conv:
     """Returns the same by separate operations."""
     y = conv_p.bind(x, kernel, **dict(conv))
     for operand in operands:
-        y = y + operand
+        y = y + (to_rank(operand, y.ndim) if operand.ndim == 1 else operand)
     return ACTIVATIONS[epilogue.activation].function(y) if epilogue.activation else y
 
 
@@ -131,7 +132,8 @@ class _Record:
 def _posed(platform: Platform, x: Any, kernel: Any, *operands: Any, epilogue: Epilogue, conv: Any) -> Posed:
     found = _choose(platform, None, x, kernel, dict(conv))
     parts = ["conv", *["bias"] * epilogue.bias, *["add"] * epilogue.added, *filter(None, [epilogue.activation])]
-    return Posed(" + ".join(parts), found.problem.geometry.described(), found.problem, _Record(found, []))
+    record: Any = _Record(found, [])
+    return Posed(" + ".join(parts), found.problem.geometry.described(), found.problem, record)
 
 
 def _jvp(primals: Any, tangents: Any, **params: Any) -> Any:
