@@ -13,7 +13,7 @@ from jaxconv.ops.lowering.cpu import CPU
 from jaxconv.ops.lowering.cuda import CUDA
 from jaxconv.ops.lowering.forms import FORMS, PRODUCTS, XLA, Form, forms_of
 from jaxconv.ops.lowering.guard import guarded
-from jaxconv.ops.lowering.problem import Array, Problem, others
+from jaxconv.ops.lowering.problem import Array, Problem, Product, others
 from jaxconv.ops.lowering.target import ANY, Platform, Target
 
 # A new platform is one file with its `Platform`, and its name here.
@@ -120,7 +120,13 @@ class Solver:
 
 def named(steps: list[Step]) -> str:
     """Returns the names of the forms, outermost first, as `jaxconv.explain` shows them."""
-    return " > ".join(dict.fromkeys(choice.form.name for _, choice in steps))
+    names: list[str] = []
+    for p, choice in steps:
+        if not isinstance(p, Product):
+            names.append(choice.form.name)
+        elif not names[-1].endswith(after := f" > {choice.form.name}"):
+            names[-1] += after
+    return " > ".join(dict.fromkeys(names))
 
 
 def isolated(p: Problem, solve: Solver) -> bool:
