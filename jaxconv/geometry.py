@@ -1,12 +1,11 @@
-"""Where a window lands: output sizes, padding in all its forms, receptive fields. Integers in, integers out.
+"""Output sizes, and padding in all its forms. Integers in, integers out.
 
-A size may be symbolic, as `jax.export` has them: then a check that cannot be decided passes.
+A size may be symbolic, as in `jax.export`: then a check that cannot be decided passes.
 """
 
 import operator
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
-from typing import NamedTuple, overload
+from collections.abc import Sequence
+from typing import overload
 
 import jax
 import jax.export
@@ -77,7 +76,7 @@ def resolve_padding(
     Args:
       padding: "VALID" (none), "SAME" (output is ceil(size / stride), the odd element goes high, as XLA does),
         "SAME_LOWER" (the odd element goes low), an int for every side, or a sequence with an int or a (low, high) pair
-        for each axis. A negative number crops.
+        for each axis. A negative integer crops.
       size, window, stride, dilation: one integer for each axis.
 
     Raises:
@@ -130,7 +129,7 @@ def output_sizes(
     *,
     ceil_mode: bool = False,
 ) -> tuple[int, ...]:
-    """Returns how many windows fit along each axis, or raises ShapeError where none does."""
+    """Returns the number of windows along each axis, or raises ShapeError where none does."""
     sizes = []
     for axis, (n, f, s, (low, high), d) in enumerate(zip(size, window, stride, padding, dilation, strict=True)):
         if surely_less(n, 1):
@@ -158,7 +157,7 @@ def output_sizes(
 
 
 def _rank(*values: object) -> int | None:
-    """Returns the common length of the arguments that are sequences; None if all are single numbers."""
+    """Returns the common length of the arguments that are sequences; None if all are single integers."""
     lengths = {len(v) for v in values if isinstance(v, Sequence) and not isinstance(v, str)}
     if len(lengths) > 1:
         raise ShapeError(f"size, window, stride and dilation have different numbers of axes: {sorted(lengths)}")
@@ -194,13 +193,13 @@ def conv_output_size(size, window, *, stride=1, padding=0, dilation=1, ceil_mode
       size: N, an int or one for each spatial axis.
       window: F, likewise.
       stride: S, likewise.
-      padding: every form that `conv` takes; the default is the lecture's 0.
+      padding: every form that `conv` accepts; the default is the lecture's 0.
       dilation: distance between the taps of the window, likewise.
       ceil_mode: count a last window that hangs over the high side, as ``torch.nn.MaxPool2d(ceil_mode=True)``.
       exact: raise where the windows do not tile the padded input.
 
     Returns:
-      An int if all arguments are single numbers, otherwise a tuple.
+      An int if all arguments are single integers, otherwise a tuple.
 
     Raises:
       ShapeError: the window is larger than the padded input, or ``exact`` and it does not tile it.
@@ -242,7 +241,7 @@ def transpose_padding(
     dilation: Sequence[int],
     output_padding: IntOrTuple = 0,
 ) -> tuple[Pairs, tuple[int, ...]]:
-    """Returns the padding of the convolution whose adjoint is meant, and the elements added at the high side.
+    """Returns the padding of the convolution whose adjoint this is, and the elements added at the high side.
 
     "SAME" is the adjoint of ``conv(padding="SAME")`` on size ``N * stride``, also where the window is smaller than the
     stride; then no window covers the last elements, and they are the elements added.
@@ -258,7 +257,7 @@ def transpose_padding(
                 )
         return explicit_padding(padding, rank), extra
     if any(extra):
-        raise ShapeError(f"output_padding wants padding given in numbers, got padding={padding!r}")
+        raise ShapeError(f"output_padding needs padding given as integers, got padding={padding!r}")
     sizes = [s * max(window_extent(f, d), 1) for f, s, d in zip(window, stride, dilation, strict=True)]
     pairs = resolve_padding(padding, sizes, window, stride, dilation)
     if padding.upper() == "VALID":
@@ -310,10 +309,10 @@ def conv_transpose_output_size(size, window, *, stride=1, padding=0, output_padd
 
     Args:
       size: N, an int or one for each spatial axis; window, stride, dilation and output_padding likewise.
-      padding: every form that `conv_transpose` takes. "SAME" gives ``N * S``.
+      padding: every form that `conv_transpose` accepts. "SAME" gives ``N * S``.
 
     Returns:
-      An int if all arguments are single numbers, otherwise a tuple: torch's ``ConvTranspose2d`` sizes.
+      An int if all arguments are single integers, otherwise a tuple: torch's ``ConvTranspose2d`` sizes.
 
     >>> conv_transpose_output_size(28, 4, stride=2, padding=1)
     56
@@ -338,117 +337,3 @@ def adaptive_bins(size: int, bins: int) -> tuple[tuple[int, int], ...]:
     ((0, 3), (2, 5), (4, 7))
     """
     return tuple((i * size // bins, -(-(i + 1) * size // bins)) for i in range(bins))
-
-
-class _Interval(NamedTuple):
-    size: int | Fraction
-    stride: int | Fraction
-    offset: int | Fraction
-
-
-class Field(_Interval):
-    """A receptive field along one axis: unit ``i`` sees ``size`` elements from ``offset + i * stride`` on.
-
-    A tuple ``(size, stride, offset)``. Stride 0: every unit sees the same elements. A negative offset reaches into the
-    padding. `InexactField` is one whose units do not all follow the formula.
-    """
-
-    __slots__ = ()
-    exact = True
-
-
-class InexactField(Field):
-    """A receptive field that covers what its units see, but not each of them to the element.
-
-    Its ends may be fractions. Where a map is padded by its own values, units at the rim see elements elsewhere too.
-    """
-
-    __slots__ = ()
-    exact = False
-
-
-IDENTITY = Field(1, 1, 0)
-
-
-def _whole(value: int | Fraction) -> int | Fraction:
-    return int(value) if isinstance(value, Fraction) and value.denominator == 1 else value
-
-
-def _field(exact: bool, *values: int | Fraction) -> Field:
-    return (Field if exact else InexactField)(*(_whole(v) for v in values))
-
-
-def window_field(window: int, stride: int = 1, low: int = 0, dilation: int = 1) -> Field:
-    """Returns the field of one convolution or pool in its own input.
-
-    >>> window_field(3, stride=2, low=1)
-    Field(size=3, stride=2, offset=-1)
-    """
-    return Field(window_extent(window, dilation), stride, -low)
-
-
-def transpose_field(window: int, stride: int = 1, low: int = 0, dilation: int = 1) -> Field:
-    """Returns the field of one transposed convolution in its own input; exact at stride 1 only."""
-    spans = {}
-    for unit in range(stride):
-        seen = [at // stride for t in range(window) if (at := unit + low - t * dilation) % stride == 0]
-        if seen:
-            spans[unit] = (min(seen), max(seen) + 1)
-    return covering_field(spans, Fraction(1, stride), exact=stride == 1)
-
-
-def bins_field(bins: Sequence[tuple[int, int]], size: int) -> Field:
-    """Returns the field of an adaptive pool in its own input; exact where its bins tile it."""
-    return covering_field(dict(enumerate(bins)), Fraction(size, len(bins)))
-
-
-def covering_field(spans: Mapping[int, tuple[int, int]], stride: Fraction, *, exact: bool = True) -> Field:
-    """Returns the smallest field that slides by ``stride`` and covers what each unit sees, from start to stop.
-
-    Exact, unless told otherwise, where it is what each of them sees.
-
-    >>> covering_field({0: (0, 2), 1: (1, 4), 2: (3, 5)}, Fraction(5, 3))
-    InexactField(size=3, stride=Fraction(5, 3), offset=Fraction(-2, 3))
-    """
-    starts = {start - unit * stride for unit, (start, _) in spans.items()}
-    stops = {stop - unit * stride for unit, (_, stop) in spans.items()}
-    exact = exact and len(starts) == len(stops) == 1
-    return _field(exact, max(stops) - min(starts), stride, min(starts))
-
-
-def compose_field(inner: Field, outer: Field) -> Field:
-    """Returns the field, in the first input, of ``outer`` run on the output of ``inner``.
-
-    >>> compose_field(Field(3, 2, -1), Field(3, 1, -1))
-    Field(size=7, stride=2, offset=-3)
-    """
-    return _field(
-        inner.exact and outer.exact,
-        inner.size + (outer.size - 1) * inner.stride,
-        inner.stride * outer.stride,
-        inner.offset + outer.offset * inner.stride,
-    )
-
-
-def cover_fields(fields: Sequence[Field], size: int) -> Field:
-    """Returns the field that covers those of several branches which meet in one map, over an input of ``size``.
-
-    Where the branches move at different strides (a gate by global statistics beside the map), it is the input as far
-    as any of them sees it.
-    """
-    exact = all(f.exact for f in fields)
-    strides = {f.stride for f in fields}
-    offset = min(f.offset for f in fields)
-    stop = max(f.offset + f.size for f in fields)
-    if len(strides) == 1:
-        return _field(exact, stop - offset, strides.pop(), offset)
-    whole = any(f.stride == 0 and f.offset <= 0 and f.offset + f.size >= size for f in fields)
-    return _field(exact and whole, size, 0, 0)
-
-
-def clip_field(field: Field, size: int) -> Field:
-    """Returns a field that does not move without the padding that it reaches into; others as they are."""
-    if field.stride:
-        return field
-    start, stop = max(field.offset, 0), min(field.offset + field.size, size)
-    return _field(field.exact, stop - start, 0, start)

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxconv as jc
-from jaxconv.geometry import Field
+from jaxconv.fields import Field
 from jaxconv.inspect import activations, receptive_field
 from jaxconv.tree import walk
 from tests.nets import ready

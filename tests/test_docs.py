@@ -20,7 +20,7 @@ from experiments.docs import DOCS, ROOT, docstrings, notebooks, peers, pictures,
 
 # What a public name may lack, by the reason. Stars stand for any text.
 ERRORS = "DTypeError MissingKeyError ParameterError ShapeError *.*Error"
-RETURNED = """geometry.Field geometry.InexactField data.Batches data.Dataset data.ImageCache
+RETURNED = """fields.Field fields.InexactField data.Batches data.Dataset data.ImageCache
     inspect.LayerStatistics inspect.Neighbors inspect.Pca
     inspect.Row inspect.Summary inspect.TopPatches train.FitResult weights.Comparison"""
 NO_FORMULA = {

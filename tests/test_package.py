@@ -160,7 +160,7 @@ def test_a_submodule_does_not_hide_a_function_of_the_front_door():
 ORDER = """
     errors keys leftovers names
     geometry pointwise
-    layer
+    fields layer
     ops structs described paths tree
     capture
     child

@@ -40,7 +40,8 @@ TITLES = {
     "compose/structure": "Structure",
     "compose/wrappers": "Wrappers",
     "composite": "Custom composites",
-    "geometry": "Sizes and receptive fields",
+    "fields": "Receptive fields",
+    "geometry": "Sizes",
     "inspect/table": "Summary",
     "layer": "The layer protocol",
     "ops/conv": "Convolution",
@@ -64,7 +65,7 @@ SPELLED = {
     ShuffleNet SqueezeNet U-Net VGG CIFAR IDX MNIST ONNX PyTorch""".split()
 }
 # What public functions return, and nobody imports by itself.
-RETURNED = ("jaxconv.geometry.Field", "jaxconv.geometry.InexactField")
+RETURNED = ("jaxconv.fields.Field", "jaxconv.fields.InexactField")
 
 
 @dataclasses.dataclass(frozen=True)

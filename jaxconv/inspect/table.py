@@ -9,7 +9,7 @@ import jax
 
 from jaxconv.compose.wrappers import iterations
 from jaxconv.composite import Composite
-from jaxconv.geometry import Field
+from jaxconv.fields import Field
 from jaxconv.inspect.trace import Fields, Row, trace
 from jaxconv.layer import Layer, Tree
 from jaxconv.layers import Fn

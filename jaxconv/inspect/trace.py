@@ -10,7 +10,7 @@ import jax
 from jaxconv.compose.wrappers import Repeat
 from jaxconv.composite import Composite
 from jaxconv.errors import located
-from jaxconv.geometry import IDENTITY, Field, clip_field, compose_field, cover_fields
+from jaxconv.fields import IDENTITY, Field, clip_field, compose_field, cover_fields
 from jaxconv.layer import Layer, Tree
 from jaxconv.paths import Runs, below, label_of, plain_path
 from jaxconv.structs import as_struct, shape_of

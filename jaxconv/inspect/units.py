@@ -12,7 +12,8 @@ import numpy as np
 from jaxconv.compiler import jit
 from jaxconv.equal_batches import Preprocess, equal_batches
 from jaxconv.errors import ParameterError, ShapeError
-from jaxconv.geometry import Field, as_int
+from jaxconv.fields import Field
+from jaxconv.geometry import as_int
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import (
     check_data,

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxconv import geometry as geo
 from jaxconv.described import Described
 from jaxconv.errors import ShapeError
-from jaxconv.geometry import Field, IntOrTuple, Padding
+from jaxconv.fields import Field, InexactField, window_field
+from jaxconv.geometry import IntOrTuple, Padding
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array, Params, State, Tree, take
 from jaxconv.ops.arrays import spatial_sizes, window_tuple
@@ -132,9 +133,9 @@ def copied_fields(fields: tuple[Field, ...], mode: str, pairs: geo.Pairs, size: 
     A reflected or repeated element is inside the window at the border; an element of circular padding is not.
     """
     if mode != "circular":
-        return tuple(geo.InexactField(*field) for field in fields)
+        return tuple(InexactField(*field) for field in fields)
     rows = zip(fields, pairs, size, strict=True)
-    return tuple(geo.InexactField(*((n, 0, 0) if any(pair) else field)) for field, pair, n in rows)
+    return tuple(InexactField(*((n, 0, 0) if any(pair) else field)) for field, pair, n in rows)
 
 
 def group_size(channels: int, groups: int) -> int:
@@ -187,9 +188,7 @@ class Windowed(Leaf):
     def geometry(self, x: Any) -> tuple[Field, ...]:
         window, strides, dilations = self.axes()
         lows = (low for low, _ in self.pairs(x))
-        return tuple(
-            geo.window_field(f, s, low, d) for f, s, low, d in zip(window, strides, lows, dilations, strict=True)
-        )
+        return tuple(window_field(f, s, low, d) for f, s, low, d in zip(window, strides, lows, dilations, strict=True))
 
 
 class Weighted(Leaf):

@@ -12,7 +12,8 @@ from jax.nn import initializers
 from jaxconv import geometry as geo
 from jaxconv import ops
 from jaxconv.errors import ShapeError
-from jaxconv.geometry import Field, IntOrTuple, Padding
+from jaxconv.fields import Field, transpose_field
+from jaxconv.geometry import IntOrTuple, Padding
 from jaxconv.layer import Array, Params, Tree
 from jaxconv.layers.base import (
     Initializer,
@@ -145,8 +146,7 @@ class ConvTranspose(Weighted, Windowed):
         window, strides, dilations = self.axes()
         pairs, _ = geo.transpose_padding(self.padding, window, strides, dilations, self.output_padding)
         return tuple(
-            geo.transpose_field(f, s, low, d)
-            for f, s, (low, _), d in zip(window, strides, pairs, dilations, strict=True)
+            transpose_field(f, s, low, d) for f, s, (low, _), d in zip(window, strides, pairs, dilations, strict=True)
         )
 
     def macs(self, x: Any) -> int:

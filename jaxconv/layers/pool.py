@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxconv import fields, ops
 from jaxconv import geometry as geo
-from jaxconv import ops
 from jaxconv.geometry import IntOrTuple, Padding
 from jaxconv.layer import Params, Tree
 from jaxconv.layers.base import Geometry, Ranked, Windowed, batched_sizes, whole_fields
@@ -106,7 +106,7 @@ class _AdaptivePool(Ranked):
 
     def geometry(self, x: Any) -> Geometry:
         pooled = zip(batched_sizes(x, self.rank), geo.as_tuple(self.size, self.rank, "size"), strict=True)
-        return tuple(geo.bins_field(geo.adaptive_bins(n, m), n) for n, m in pooled)
+        return tuple(fields.bins_field(geo.adaptive_bins(n, m), n) for n, m in pooled)
 
 
 @dataclass(frozen=True, repr=False)

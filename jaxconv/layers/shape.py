@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxconv import geometry as geo
 from jaxconv import ops
 from jaxconv.errors import ShapeError
-from jaxconv.geometry import Field, IntOrTuple
+from jaxconv.fields import Field, covering_field, transpose_field
+from jaxconv.geometry import IntOrTuple
 from jaxconv.layer import Params, Tree
 from jaxconv.layers.base import POINTWISE, Geometry, Leaf, Ranked, batched_sizes, copied_fields, whole_fields
 from jaxconv.ops.pad import check_mode
@@ -130,7 +131,7 @@ class Resize(Ranked):
         for n, m in pairs:
             spans = source_spans(n, m, self.method, self.align_corners, self.antialias)
             stride = Fraction(n - 1, m - 1) if self.align_corners and m > 1 else Fraction(n, m)
-            fields.append(geo.covering_field(spans, stride))
+            fields.append(covering_field(spans, stride))
         return tuple(fields)
 
 
@@ -152,7 +153,7 @@ class PixelShuffle(Ranked):
         return ops.pixel_shuffle(x, self.factor, rank=self.rank)
 
     def geometry(self, x: Any) -> Geometry:
-        return (geo.transpose_field(self.factor, self.factor),) * self.rank
+        return (transpose_field(self.factor, self.factor),) * self.rank
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,4 +1,4 @@
-"""What every op asks of its arrays: floats, half types accumulated in float32, batch axes folded into one."""
+"""What every op needs of its arrays: floats, half precision accumulated in float32, batch axes folded into one."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,8 +19,8 @@ def as_floats(**arrays: ArrayLike | None) -> list[Any]:
     """Returns the arrays promoted to their common floating type, or raises DTypeError.
 
     Args:
-      arrays: the op's arguments by name, so that the error can name the one that is wrong. Scale and bias may be None
-        and stay it.
+      arrays: the op's arguments by name, so that the error can name the wrong one. Scale and bias may be None and
+        remain None.
     """
     for name, a in arrays.items():
         if a is None and name not in ("scale", "bias"):
@@ -34,15 +34,15 @@ def as_floats(**arrays: ArrayLike | None) -> list[Any]:
 
 
 def accumulator(dtype: DType) -> DType:
-    """Returns the type in which sums of ``dtype`` are taken: float32 for the half types, otherwise itself."""
+    """Returns the type in which ``dtype`` is summed: float32 for half precision, otherwise itself."""
     wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
     return dtype if wide or not jnp.issubdtype(dtype, jnp.inexact) else jnp.float32
 
 
 def wider(first: DType, second: DType) -> DType:
-    """Returns the type that holds both, whatever ``jax_numpy_dtype_promotion`` is: for types that the ops choose.
+    """Returns the type that represents both, whatever ``jax_numpy_dtype_promotion`` is: for types that the ops choose.
 
-    Arrays of different types that a user combines meet `as_floats`, which obeys that flag.
+    For arrays of different types that a user combines there is `as_floats`, which obeys that flag.
     """
     with jax.numpy_dtype_promotion("standard"):
         return jnp.promote_types(first, second)
@@ -103,7 +103,7 @@ def pad_axes(x: Array, pairs: Sequence[tuple[int, int]], value: Any = 0) -> Arra
 
 
 def largest(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-    """Returns `jnp.max`, and NaN wherever there is one: XLA:CPU of jaxlib 0.10 loses it among many numbers.
+    """Returns `jnp.max`, and NaN wherever there is one: XLA:CPU of jaxlib 0.10 loses it among many elements.
 
     >>> largest(jnp.ones(4096).at[5].set(jnp.nan))
     Array(nan, dtype=float32)

@@ -46,7 +46,7 @@ def _kernel_window(kernel: Array, tail: str) -> tuple[int, ...]:
 
 def _check_bias(bias: Array | None, features: int) -> None:
     if bias is not None and bias.shape != (features,):
-        raise ShapeError(f"bias must have shape ({features},), one number for each output channel, got {bias.shape}")
+        raise ShapeError(f"bias must have shape ({features},), one element for each output channel, got {bias.shape}")
 
 
 def conv(
@@ -62,7 +62,7 @@ def conv(
     precision: Any = None,
     preferred_element_type: Any = None,
 ) -> Array:
-    """Slides the filters of ``kernel`` over ``x``: a dot product, plus a bias, at each place.
+    """Slides the filters of ``kernel`` over ``x``: a dot product, plus a bias, at each position.
 
     A cross-correlation: the filter is not flipped. The kernel's rank says how many axes it slides along, so 1-D, 2-D
     and 3-D are one function.
@@ -73,13 +73,13 @@ def conv(
       bias: array of shape ``(out,)``.
       stride: step of the window, an int or one for each axis.
       padding: "VALID", "SAME" (output is ``ceil(size / stride)``), "SAME_LOWER", an int for every side, or a sequence
-        with an int or a (low, high) pair for each axis. Negative numbers crop.
+        with an int or a (low, high) pair for each axis. Negative integers crop.
       dilation: distance between the taps of the window, an int or one for each axis.
-      groups: the channels are cut into so many groups, each with its own filters; ``groups == in`` is depthwise.
-      pad_mode: what stands in the padding: "zeros", "reflect", "edge" or "circular".
+      groups: the number of groups of channels, each with its own filters; ``groups == in`` is depthwise.
+      pad_mode: the elements of the padding: "zeros", "reflect", "edge" or "circular".
       precision: as in `jax.lax.conv_general_dilated`.
-      preferred_element_type: element type of the result. Without it the result has the type of the inputs; half types
-        accumulate in float32 either way. On CUDA a half result is rounded before the bias is added.
+      preferred_element_type: the type of the result. Without it the result has the type of the inputs; half precision
+        accumulates in float32 either way. On CUDA a half result is rounded before the bias is added.
 
     Returns:
       Array of shape ``(*batch, *output, out)``, sizes as in `jaxconv.conv_output_size`.
@@ -130,8 +130,8 @@ def correlate(
 ) -> Array:
     """Runs the primitive on one batch axis. The result stays in the type in which it was summed.
 
-    Padding that crops, or that no tap-to-element pair ever needs, is done to ``x`` itself: otherwise XLA:CPU is handed
-    a convolution with negative low padding, here or in the gradient, and reads out of bounds (openxla/xla#48713).
+    Padding that crops, or that is beyond a window's reach, is applied to ``x`` itself: otherwise XLA:CPU would get a
+    convolution with negative low padding, here or in the gradient, and read out of bounds (openxla/xla#48713).
     """
     window = kernel.shape[:-2]
     within, beyond = _split_padding(padding, _reach(window, dilation))
@@ -163,7 +163,7 @@ def conv_transpose(
     precision: Any = None,
     preferred_element_type: Any = None,
 ) -> Array:
-    """Returns the adjoint of `conv` with the same kernel: each element of ``y`` lays down the filter that it weighs.
+    """Returns the adjoint of `conv` with the same kernel: the sum of the filters, each weighted by an element of ``y``.
 
     ``<conv(x, k), y> == <x, conv_transpose(y, k)>``. Also called fractionally strided convolution.
 
@@ -171,17 +171,19 @@ def conv_transpose(
       y: floating-point array of shape ``(*batch, *spatial, in)``.
       kernel: array of shape ``(*window, out // groups, in)``: that of the `conv` from ``out`` to ``in`` channels.
       bias: array of shape ``(out,)``.
-      stride: how far apart the laid-down filters are, an int or one for each axis.
-      padding: how much of the result's rim is cut, in every form that `conv` takes. "SAME" gives ``size * stride``,
-        the adjoint of ``conv(padding="SAME")`` on that size, also where the window is smaller than the stride.
-      output_padding: elements added at the high side, smaller than stride or dilation; only with padding in numbers.
+      stride: the distance between the filters in the result, an int or one for each axis.
+      padding: how much of the result's border is cut, in every form that `conv` accepts. "SAME" gives
+        ``size * stride``, the adjoint of ``conv(padding="SAME")`` on that size, also where the window is smaller than
+        the stride.
+      output_padding: elements added at the high side, smaller than stride or dilation; only with padding given as
+        integers.
       dilation, groups, precision, preferred_element_type: as in `conv`.
 
     Returns:
       Array of shape ``(*batch, *output, out)``, sizes as in `jaxconv.conv_transpose_output_size`.
 
     Raises:
-      ShapeError: ranks, channels or groups do not match, or nothing of the output is left.
+      ShapeError: ranks, channels or groups do not match, or the output would be empty.
       DTypeError: an argument is not floating-point.
 
     Equals ``torch.nn.functional.conv_transpose1d`` to ``conv_transpose3d`` with axes moved.
@@ -205,26 +207,26 @@ def conv_transpose(
     _check_bias(bias, features)
     pairs, extra = transpose_padding(padding, window, strides, dilations, output_padding)
     transpose_output_sizes(size, window, strides, pairs, extra, dilations)
-    # The conv whose way back this is pads by what is cut off here. It pads at least nothing and at most its reach: what
-    # is over is zeros, or is cropped.
+    # The convolution whose gradient this is pads by what is cut off here, at least 0 and at most its reach: the rest is
+    # zeros, or is cropped.
     cut = tuple((low, high - e) for (low, high), e in zip(pairs, extra, strict=True))
     within, beyond = _split_padding(cut, _reach(window, dilations))
     out_type = y.dtype if preferred_element_type is None else jnp.dtype(preferred_element_type)
     full = transpose_output_sizes(size, window, strides, within, (0,) * rank, dilations)
     geometry = Geometry(full, window, strides, within, dilations, groups)
 
-    def lay_down(y: Array) -> Array:
+    def transposed(y: Array) -> Array:
         x = convolve("input", kernel, y, geometry, **sum_types(y.dtype, out_type, precision))
         return pad_axes(x, [(-low, -high) for low, high in beyond])
 
-    x = over_one_batch(lay_down, rank, y)
+    x = over_one_batch(transposed, rank, y)
     return add_bias(x, bias, out_type)
 
 
 def _split_padding(padding: Pairs, reach: Sequence[int]) -> tuple[Pairs, Pairs]:
-    """Returns the part of the padding from 0 to ``reach``, and what is over: more zeros, or less than none.
+    """Returns the part of the padding from 0 to ``reach``, and the rest: more zeros, or a crop if negative.
 
-    Symbolic padding is all over: no convolution has to know it.
+    Symbolic padding is all rest, so that no convolution needs to know it.
     """
 
     def inside(p: int, reach: int) -> int:
@@ -244,7 +246,7 @@ def conv_local(
     padding: Padding = "VALID",
     dilation: IntOrTuple = 1,
 ) -> Array:
-    """Returns a locally connected map: as `conv`, but each place has filters of its own.
+    """Returns a locally connected feature map: as `conv`, with separate filters for each position.
 
     Args:
       x: floating-point array of shape ``(*batch, *spatial, in)``.
@@ -256,7 +258,7 @@ def conv_local(
       Array of shape ``(*batch, *output, out)``.
 
     Raises:
-      ShapeError: ranks or channels do not match, or the kernel's output axes are not the sizes that come out.
+      ShapeError: ranks or channels do not match, or the kernel's output axes do not have the sizes of the output.
       DTypeError: an argument is not floating-point.
 
     Equals Keras 2's ``LocallyConnected2D`` (its implementation 1) with the kernel's axes unfolded.
@@ -291,7 +293,7 @@ def conv_local(
 def _taps(
     x: Array, out: Sequence[int], window: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> list[Array]:
-    """Returns, for each tap of the window in row-major order, what it sees at every output place."""
+    """Returns, for each tap of the window in row-major order, the elements under it at every output position."""
     first = x.ndim - 1 - len(window)
     taps = []
     for offsets in itertools.product(*(range(f) for f in window)):
@@ -303,11 +305,11 @@ def _taps(
 
 
 def _local_products(taps: list[Array], kernel: Array, rank: int) -> Array:
-    """Sums ``tap @ kernel[place, tap]`` over the taps; the places are batch axes of one matrix product."""
+    """Sums ``tap @ kernel[position, tap]`` over the taps; positions are batch axes of one matrix product."""
     patches = jnp.stack(taps, axis=-2)
-    places, batch = "abcdefg"[:rank], "..."
+    positions, batch = "abcdefg"[:rank], "..."
     return jnp.einsum(
-        f"{batch}{places}ti,{places}tio->{batch}{places}o",
+        f"{batch}{positions}ti,{positions}tio->{batch}{positions}o",
         patches,
         kernel,
         preferred_element_type=accumulator(patches.dtype),

@@ -1,4 +1,4 @@
-"""The fully connected map."""
+"""The fully connected layer's function."""
 
 import jax.numpy as jnp
 
@@ -10,7 +10,7 @@ def dense(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None) -> Arr
     """Returns ``x @ kernel + bias``: each output is a dot product with the whole last axis.
 
     Args:
-      x: floating-point array of shape ``(*batch, in)``; half types accumulate in float32.
+      x: floating-point array of shape ``(*batch, in)``; half precision accumulates in float32.
       kernel: array of shape ``(in, out)``.
       bias: array of shape ``(out,)``.
 

@@ -1,4 +1,4 @@
-"""The drop-in for `jax.lax.conv_general_dilated`, for the frameworks that take one."""
+"""The drop-in for `jax.lax.conv_general_dilated`, for frameworks that accept a convolution."""
 
 import operator
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from jaxconv.ops.lowering.primitive import convolve
 from jaxconv.ops.lowering.problem import Geometry
 from jaxconv.ops.lowering.windows import flipped, swapped
 
-# The types that our forms sum. lax has narrower ones, such as float8_e4m3fn, which promote to no others.
+# The types that our forms support. lax has narrower ones, such as float8_e4m3fn, which promote to no others.
 FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 
 
@@ -38,12 +38,12 @@ def conv_general_dilated(
     """`jax.lax.conv_general_dilated` without its cliffs: the same arguments, types and errors, and the same values.
 
     For ``flax.linen.Conv(..., conv_general_dilated=jaxconv.conv_general_dilated)``, ``flax.nnx.Conv`` likewise, and
-    code of one's own. Layouts other than channels-last are transposed into it. What `jaxconv.conv` has no form for goes
+    custom code. Layouts other than channels-last are transposed into it. What `jaxconv.conv` cannot express is passed
     to lax: types other than float16, bfloat16, float32 and float64, ``batch_group_count``, ``out_sharding``, strides
     together with ``lhs_dilation``. Half precision is summed in float32.
 
     Args:
-      lhs, rhs: image and kernel, laid out as ``dimension_numbers`` say.
+      lhs, rhs: image and kernel, in the layout of ``dimension_numbers``.
       window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, batch_group_count,
         precision, preferred_element_type, out_sharding: as in `jax.lax.conv_general_dilated`.
 
@@ -76,7 +76,7 @@ def conv_general_dilated(
         or jnp.ndim(lhs) < 3
     ):
         return original.conv_general_dilated(lhs, rhs, **options)
-    # lax checks the arguments, in its own words, and says the result's shape.
+    # lax checks the arguments, with its own errors, and gives the result's shape.
     shape = jax.eval_shape(lambda x, k: original.conv_general_dilated(x, k, **options), lhs, rhs).shape
     found = _in_our_terms(lhs, rhs, shape, wanted, options)
     return original.conv_general_dilated(lhs, rhs, **options) if found is None else found
@@ -103,15 +103,15 @@ def _in_our_terms(lhs: Array, rhs: Array, shape: tuple[int, ...], wanted: Any, o
     if all(s == 1 for s in spread):
         y = correlate(x, kernel, strides, tuple(pads), dilations, groups, options["precision"], wanted)
     elif all(s == 1 for s in strides):
-        # A transposed convolution: the way back of the one with this kernel turned round and swapped.
+        # A transposed convolution: the gradient of the one with this kernel flipped and swapped.
         lows = [r - low for r, (low, _) in zip(reach, pads, strict=True)]
         highs = [(m - 1) * s + 1 + r - n - low for m, s, r, n, low in zip(size, spread, reach, out, lows, strict=True)]
         within = tuple((low, min(max(high, 0), r)) for low, high, r in zip(lows, highs, reach, strict=True))
         geometry = Geometry(out, window, spread, within, dilations, groups)
         if any(not 0 <= low <= r for low, r in zip(lows, reach, strict=True)) or geometry.out != size:
             return None
-        turned = flipped(swapped(kernel, groups), rank)
-        y = convolve("input", turned, x, geometry, **sum_types(x.dtype, wanted, options["precision"]))
+        kernel = flipped(swapped(kernel, groups), rank)
+        y = convolve("input", kernel, x, geometry, **sum_types(x.dtype, wanted, options["precision"]))
     else:
         return None
     return jnp.transpose(y.astype(wanted), [to_last[1].index(i) for i in range(rank + 2)])

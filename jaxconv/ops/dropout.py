@@ -13,7 +13,7 @@ from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats
 def check_rate(rate: float) -> None:
     """Raises ShapeError unless ``rate`` is a probability."""
     if not 0 <= rate <= 1:
-        raise ShapeError(f"rate must lie between 0 and 1, got {rate}")
+        raise ShapeError(f"rate must be between 0 and 1, got {rate}")
 
 
 def _drop(x: Array, rate: float, key: KeyLike, shape: tuple[int, ...]) -> Array:

@@ -1,4 +1,4 @@
-"""Normalisation. Statistics are two-pass, in float32 or better; the last axis is the channels."""
+"""Normalization. Statistics are two-pass, in float32 or better; the last axis is the channels."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def _moments(x: Array, axes: tuple[int, ...], axis_name: Any = None) -> tuple[Ar
     """Returns the mean and the biased variance over ``axes`` and mapped axes, in two passes; the axes stay, of size 1.
 
     The variance is ``mean((x - c)^2) - (mean - c)^2`` whatever c is. With the mean as a constant c, its second term is
-    zero, and the derivative has one sum over the map less than that of ``mean((x - mean)^2)``.
+    zero, and the derivative has one fewer sum over the feature map than that of ``mean((x - mean)^2)``.
     """
     mean = _average(x, axes, axis_name)
     constant = lax.stop_gradient(mean)
@@ -49,7 +49,7 @@ def _moments(x: Array, axes: tuple[int, ...], axis_name: Any = None) -> tuple[Ar
 
 
 def _normalized(x: Array, mean: Array, factor: Array, bias: Array | None = None) -> Array:
-    """Returns ``(x - mean) * factor + bias``, likewise: what the mean and the bias add is one number for many of x."""
+    """Returns ``(x - mean) * factor + bias``, likewise: the mean and the bias add one value for many elements of x."""
     constant = lax.stop_gradient(mean)
     shift = (constant - mean) * factor
     return (x - constant) * factor + (shift if bias is None else shift + bias)
@@ -83,7 +83,7 @@ def batch_norm(
       Array of x's shape and of the common type of x, scale and bias; statistics in a wider type do not widen it.
 
     Raises:
-      ShapeError: an argument is not one number for each channel.
+      ShapeError: an argument is not one element for each channel.
       DTypeError: an argument is not floating-point.
 
     Equals ``torch.nn.functional.batch_norm(training=False)``.
@@ -97,7 +97,7 @@ def batch_norm(
     _check_channels(x, mean=mean, var=var, scale=scale, bias=bias)
     check_eps(eps)
     wide = wider(accumulator(x.dtype), mean.dtype)
-    # One factor a channel, so that the gradient has one product of the map's size less to sum.
+    # One factor for each channel, so that the gradient sums one product of the array's size less.
     factor = lax.rsqrt(var.astype(wide) + eps)
     factor = factor if scale is None else factor * scale.astype(wide)
     bias = bias if bias is None else to_rank(bias.astype(wide), x.ndim)
@@ -108,14 +108,14 @@ def batch_norm(
 def batch_statistics(x: ArrayLike, *, axis_name: Any = None) -> tuple[Array, Array]:
     """Returns the mean and the biased variance of each channel, over all other axes.
 
-    Two-pass: the variance is the mean of squared differences from the mean, so a large mean costs no digits.
+    Two-pass: the variance is the mean of squared differences from the mean, so a large mean costs no precision.
 
     Args:
       x: floating-point array of shape ``(*any, channels)``.
-      axis_name: one or more names of mapped axes (`jax.vmap`, `jax.shard_map`) over which to take the statistics too.
+      axis_name: one or more names of mapped axes (`jax.vmap`, `jax.shard_map`) over which to average too.
 
     Returns:
-      mean, var: shape ``(channels,)``; float32 for half types, otherwise x's type.
+      mean, var: shape ``(channels,)``; float32 for half precision, otherwise x's type.
 
     Raises:
       ShapeError: there is nothing to average.
@@ -127,7 +127,7 @@ def batch_statistics(x: ArrayLike, *, axis_name: Any = None) -> tuple[Array, Arr
     (x,) = as_floats(x=x)
     _check_channels(x)
     if 0 in x.shape[:-1]:
-        raise ShapeError(f"x has no elements to take statistics of: shape {x.shape}")
+        raise ShapeError(f"x must have elements, got shape {x.shape}")
     mean, var = _moments(x.astype(accumulator(x.dtype)), tuple(range(x.ndim - 1)), axis_name)
     return mean.reshape(-1), var.reshape(-1)
 
@@ -135,7 +135,7 @@ def batch_statistics(x: ArrayLike, *, axis_name: Any = None) -> tuple[Array, Arr
 def layer_norm(
     x: ArrayLike, scale: ArrayLike | None = None, bias: ArrayLike | None = None, *, eps: float = 1e-5
 ) -> Array:
-    """Normalises the channels of each place by their own mean and variance (Ba et al., 2016).
+    """Normalizes the channels of each position by their own mean and variance (Ba et al., 2016).
 
     Args:
       x: floating-point array of shape ``(*any, channels)``.
@@ -143,7 +143,7 @@ def layer_norm(
       eps: added to the variance.
 
     Raises:
-      ShapeError: scale or bias is not one number for each channel.
+      ShapeError: scale or bias is not one element for each channel.
       DTypeError: an argument is not floating-point.
 
     Equals ``torch.nn.functional.layer_norm(x, x.shape[-1:])``.
@@ -166,17 +166,17 @@ def group_norm(
     eps: float = 1e-5,
     rank: int = 2,
 ) -> Array:
-    """Normalises each group of channels of each example by its mean and variance over space (Wu and He, 2018).
+    """Normalizes each group of channels of each example by its mean and variance over space (Wu and He, 2018).
 
     Args:
       x: floating-point array of shape ``(*batch, *spatial, channels)``.
-      groups: how many groups the channels are cut into.
+      groups: the number of groups of channels.
       scale, bias: arrays of shape ``(channels,)``.
       eps: added to the variance.
       rank: the number of spatial axes.
 
     Raises:
-      ShapeError: groups do not divide the channels, or scale or bias is not one number for each channel.
+      ShapeError: groups do not divide the channels, or scale or bias is not one element for each channel.
       DTypeError: an argument is not floating-point.
 
     Equals ``torch.nn.functional.group_norm``.
@@ -204,7 +204,7 @@ def instance_norm(
     eps: float = 1e-5,
     rank: int = 2,
 ) -> Array:
-    """Normalises each channel of each example by its mean and variance over space (Ulyanov et al., 2016).
+    """Normalizes each channel of each example by its mean and variance over space (Ulyanov et al., 2016).
 
     Args:
       x: floating-point array of shape ``(*batch, *spatial, channels)``.
@@ -213,7 +213,7 @@ def instance_norm(
       rank: the number of spatial axes.
 
     Raises:
-      ShapeError: scale or bias is not one number for each channel, or x has too few axes.
+      ShapeError: scale or bias is not one element for each channel, or x has too few axes.
       DTypeError: an argument is not floating-point.
 
     Equals ``torch.nn.functional.instance_norm``.
@@ -233,7 +233,7 @@ def local_response_norm(x: ArrayLike, size: int, *, alpha: float = 1e-4, beta: f
 
     Args:
       x: floating-point array of shape ``(*any, channels)``.
-      size: how many channels the sum takes, ``size // 2`` of them before.
+      size: the number of channels in the sum, ``size // 2`` of them before.
       alpha, beta, k: as in the formula. Krizhevsky et al. (2012) do not divide alpha by the size; torch and ONNX do.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Padding by zeros or by the map's own values."""
+"""Padding by zeros, by a value, or by the array's own elements."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def pad(
     value: Any = 0,
     rank: int = 2,
 ) -> Array:
-    """Pads the spatial axes of ``x``; negative numbers crop.
+    """Pads the spatial axes of ``x``; negative integers crop.
 
     On ``1234`` padded by 2: "zeros" ``00 1234 00``, "reflect" ``32 1234 32``, "edge" ``11 1234 44``, "circular"
     ``34 1234 12``.
@@ -34,13 +34,13 @@ def pad(
       padding: an int for every side, or a sequence with an int or a (low, high) pair for each axis.
       mode: "zeros", "reflect" (the rim element is not repeated), "edge" or "circular".
       value: what "zeros" pads with.
-      rank: the number of spatial axes; a sequence ``padding`` must have as many entries.
+      rank: the number of spatial axes; a sequence ``padding`` must have the same length.
 
     Returns:
       Array of the same type, each axis longer by low + high.
 
     Raises:
-      ShapeError: an unknown mode, the wrong number of pairs, or more padding than the mode can take from the map.
+      ShapeError: an unknown mode, the wrong number of pairs, or more padding than the mode has elements for.
 
     Equals ``torch.nn.functional.pad`` with modes constant, reflect, replicate and circular.
 
@@ -90,7 +90,7 @@ def pad_pairs(x: Array, pairs: Pairs, mode: str, value: Any = 0, *, argument: st
 
 
 def _lay_around(x: Array, axis: int, low: int, high: int, mode: str) -> Array:
-    """Lays elements of ``x`` at both ends of one axis; the others are not touched, whatever their sharding."""
+    """Adds elements of ``x`` at both ends of one axis; the other axes keep their sharding."""
     n = x.shape[axis]
     if mode == "circular":
         before, after = slice_axis(x, axis, n - low, n), slice_axis(x, axis, 0, high)

@@ -1,4 +1,4 @@
-"""Resizing maps: interpolation as torch's, and channels shuffled into space."""
+"""Resizing: interpolation as torch's, and channels rearranged into space."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -40,7 +40,7 @@ def resize(
       size: the new sizes, an int or one for each axis.
       method: "nearest", "nearest_exact", "bilinear" (or "linear": any rank), "bicubic" (or "cubic"), "area".
       align_corners: the corners of both grids coincide, rather than the edges of their corner elements.
-      antialias: widen the kernel where the map shrinks; bilinear and bicubic only.
+      antialias: widen the kernel where the array shrinks; bilinear and bicubic only.
       rank: the number of spatial axes.
 
     Returns:

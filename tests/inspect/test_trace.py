@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 
 import jaxconv as jc
-from jaxconv.geometry import Field, InexactField
+from jaxconv.fields import Field, InexactField
 from jaxconv.inspect import receptive_field, trace
 from tests.nets import COVERING, EXACT, WHOLE, Pass, Shift, networks
 

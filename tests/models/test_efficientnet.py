@@ -76,7 +76,7 @@ def test_published_rates_and_norms():
     [
         ({"width": 0}, "width must be positive, got 0"),
         ({"depth": -1.0}, "depth must be positive, got -1.0"),
-        ({"dropout": 1.5}, "rate must lie between 0 and 1, got 1.5"),
+        ({"dropout": 1.5}, "rate must be between 0 and 1, got 1.5"),
         ({"drop_path": -0.5}, "drop_path must be between 0 and 1, got -"),
         ({"classes": 0}, "features must be"),
     ],

@@ -67,7 +67,7 @@ def test_noise(make):
     ("options", "message"),
     [
         ({"width": 0}, "width must be positive, got 0"),
-        ({"dropout": 1.5}, "rate must lie between 0 and 1, got 1.5"),
+        ({"dropout": 1.5}, "rate must be between 0 and 1, got 1.5"),
         ({"drop_path": 3}, r"drop_path must be between 0 and 1, got 1\.[0-9]+"),
     ],
 )

@@ -122,7 +122,7 @@ SHAPE_ERRORS = [
     (conv(padding=None), "padding must be an integer, got None"),
     (conv(padding=(1, 1, 1)), r"padding must have an int or a \(low, high\) pair for each of the 2 .*got \(1, 1, 1\)"),
     (conv(padding=((1, 1, 1), 1)), r"padding must have an int or a \(low, high\) pair for each axis, got \(1, 1, 1\)"),
-    (transposed(stride=2, output_padding=1), "output_padding wants padding given in numbers, got padding='SAME'"),
+    (transposed(stride=2, output_padding=1), "output_padding needs padding given as integers, got padding='SAME'"),
     (
         transposed(stride=2, padding=1, output_padding=2),
         "output_padding must be smaller than stride .*got 2 with stride 2",
@@ -150,7 +150,7 @@ SHAPE_ERRORS = [
     (call(jc.global_max_pool, f(0, 4, 1)), r"x has an empty spatial axis: shape \(0, 4, 1\)"),
     (call(jc.adaptive_avg_pool, f(0, 4, 1), 1), r"x has an empty spatial axis: shape \(0, 4, 1\)"),
     (call(jc.resize, f(0, 4, 1), 2), r"x has an empty spatial axis: shape \(0, 4, 1\)"),
-    (call(jc.batch_statistics, f(0, 3)), r"x has no elements to take statistics of: shape \(0, 3\)"),
+    (call(jc.batch_statistics, f(0, 3)), r"x must have elements, got shape \(0, 3\)"),
     # Options
     (call(jc.lp_pool, f(1, 4, 4, 1), 2, p=0.5), "p must be at least 1 and finite, got 0.5"),
     (call(jc.lp_pool, f(1, 4, 4, 1), 2, p=float("inf")), "p must be at least 1 and finite, got inf"),
@@ -164,9 +164,9 @@ SHAPE_ERRORS = [
         "align_corners is for .*got method 'nearest'",
     ),
     (call(jc.resize, f(4, 4, 1), 2, method="area", antialias=True), "antialias is for .*got method 'area'"),
-    (call(jc.dropout, f(4), 1.5, None), "rate must lie between 0 and 1, got 1.5"),
-    (call(jc.dropout, f(4), float("nan"), None), "rate must lie between 0 and 1, got nan"),
-    (call(jc.drop_path, f(4), -0.1, None), "rate must lie between 0 and 1, got -0.1"),
+    (call(jc.dropout, f(4), 1.5, None), "rate must be between 0 and 1, got 1.5"),
+    (call(jc.dropout, f(4), float("nan"), None), "rate must be between 0 and 1, got nan"),
+    (call(jc.drop_path, f(4), -0.1, None), "rate must be between 0 and 1, got -0.1"),
     (call(jc.drop_path, f(), 0.5, None), r"x must have a batch axis, got shape \(\)"),
 ]
 

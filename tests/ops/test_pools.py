@@ -265,7 +265,7 @@ def test_narrow_indices_reach_every_place():
 
 def test_unpooling_wants_the_size_before_pooling():
     y, indices = jc.max_pool_with_indices(jnp.ones((9, 9, 1)), 2)
-    with pytest.raises(jc.ShapeError, match=r"size must be that of the map before pooling, .*\(4, 4\), got \(2, 2\)"):
+    with pytest.raises(jc.ShapeError, match=r"size must be the spatial sizes before pooling, .*\(4, 4\), got \(2, 2\)"):
         jc.max_unpool(y, indices, 2)
 
 

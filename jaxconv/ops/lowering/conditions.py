@@ -1,4 +1,4 @@
-"""Properties of a convolution that rows of several platforms ask about."""
+"""Properties of a convolution that the conditions of several platforms' rows use."""
 
 import math
 

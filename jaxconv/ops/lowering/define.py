@@ -48,13 +48,13 @@ def linear(primitive: Primitive, transpose: Callable[..., Any]) -> None:
 
 
 def define(primitive: Primitive, program: Any, plan: Callable[..., Plan | None], typed: Any = None) -> None:
-    """Sets what the program of each platform gives: the type, the batching, the lowering.
+    """Sets the type, the batching and the lowering of a primitive from its program.
 
     Args:
-      primitive: on arrays of any number of axes in front of those that it is about.
+      primitive: a primitive of arrays with any number of leading axes.
       program: ``program(platform, *arrays, **params)``, with ordinary operations.
-      plan: ``plan(platform, *avals, **params)``, how the compiler may divide it over devices; None where it has no say.
-      typed: a rule for the type, where it is not the program's.
+      plan: ``plan(platform, *avals, **params)``, how the compiler may divide it over devices, or None.
+      typed: a rule for the type, if it is not the program's.
     """
 
     def traced(*arrays: Any, **params: Any) -> Any:
@@ -76,7 +76,7 @@ def define(primitive: Primitive, program: Any, plan: Callable[..., Plan | None],
 def register(primitive: Primitive, function: Callable[..., Any], plan: Callable[..., Plan | None]) -> None:
     """Lowers the primitive on each platform to ``function(platform, context, *arrays, **params)``, traced.
 
-    Where the compiler divides the module over devices, ``plan(platform, *avals, **params)`` says how, if it can.
+    Where the compiler divides the module over devices, ``plan(platform, *avals, **params)`` says how, or returns None.
     """
     for name, platform in PLATFORMS.items():
         if platform.rows or platform is ANY:
@@ -86,14 +86,14 @@ def register(primitive: Primitive, function: Callable[..., Any], plan: Callable[
 
 def _rule(primitive: Primitive, function: Callable[..., Any], plan: Callable[..., Any]) -> Any:
     def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
-        # How arrays are split over devices is settled by the types outside; the program itself need not know.
+        # The types outside say how arrays are divided over devices; the program is the same for all.
         bare = ctx.replace(avals_in=[jax.core.ShapedArray(a.shape, a.dtype) for a in ctx.avals_in])
         traced = functools.partial(function, ctx.module_context)
         plain = mlir.lower_fun(traced, multiple_results=primitive.multiple_results)
         with jax.sharding.use_abstract_mesh(divide.NO_MESH):
             if not divide.divided(ctx.module_context.axis_context):
                 return plain(bare, *operands, **params)
-            if divide.asks(bare) and (how := plan(*bare.avals_in, **params)):
+            if divide.partitions(bare) and (how := plan(*bare.avals_in, **params)):
                 return divide.lower(bare, how, primitive, params, *operands)
             with left_alone():
                 return plain(bare, *operands, **params)

@@ -1,10 +1,10 @@
-"""How the compiler divides our primitives over the devices of a mesh: it asks.
+"""How the compiler divides our primitives over the devices of a mesh, by rules that it calls.
 
-A function under `jax.jit` whose arrays are sharded is written for whole arrays, and the compiler divides it. XLA knows
-how to divide lax's operations one by one, some of them wrongly (strided slices; a kernel's gradient with stride and
-dilation), and not how to divide a call of oneDNN. So in a module for several devices a primitive is one call that the
-compiler does not look into. It asks twice: as it propagates shardings, which dimensions belong together, a Shardy rule;
-and as it divides, what each device computes: the primitive again, on its share.
+A function under `jax.jit` whose arrays are sharded is written for whole arrays, and the compiler divides it. XLA can
+divide lax's operations one by one, some of them wrongly (strided slices; a kernel's gradient with stride and dilation),
+and cannot divide a call of oneDNN. So in a module for several devices a primitive is one opaque call. While the
+compiler propagates shardings it reads a Shardy rule of the dimensions that belong together. While it divides the module
+it calls us for the program of each device: the primitive again, on the device's share.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxconv.ops.lowering.partition import Dims, Plan, Share, halo
 from jaxconv.ops.lowering.problem import Array, Shape
 
-# Of the programs of devices: raised when one is mended, as JAX's cache on disk may have those of before.
+# The version of the programs of devices: raised when one changes, as JAX's cache on disk may have earlier ones.
 VERSION = 1
 NO_MESH = jax.sharding.AbstractMesh((), ())
 
@@ -43,10 +43,10 @@ def _primes(n: int) -> list[int]:
 
 
 def _read(shardings: Sequence[Any], ranks: Sequence[int], devices: Sequence[Any]) -> tuple[Mesh, list[Spec]]:
-    """A mesh in whose axes the shardings can be said, and what they are; None is not known yet, so not divided.
+    """A mesh whose axes can express the shardings, and the shardings; None is not known yet, so not divided.
 
-    Its axes are as short as can be, so that it does not matter how the user's mesh is cut. What cannot be said counts
-    as not divided: the compiler then gathers it.
+    Its axes are as short as possible, so that the axes of the user's mesh do not matter. A sharding that the mesh cannot
+    express counts as not divided: the compiler then gathers the array.
     """
     best: tuple[int, Mesh, list[Spec]] | None = None
     for sizes in sorted(set(itertools.permutations(_primes(len(devices))))):
@@ -65,7 +65,7 @@ def _read(shardings: Sequence[Any], ranks: Sequence[int], devices: Sequence[Any]
 
 
 def _spec(sharding: Any, rank: int, sizes: tuple[int, ...], names: tuple[str, ...]) -> Spec | None:
-    """For each dimension the axes that divide it, the slowest first, or None if there are none such."""
+    """For each dimension the axes that divide it, the slowest first, or None if no axes do."""
     length = math.prod(sizes)
     indices = list(sharding.devices_indices_map((length,) * rank).values())
     spec = []
@@ -93,7 +93,7 @@ def _spec(sharding: Any, rank: int, sizes: tuple[int, ...], names: tuple[str, ..
 def _decide(plan: Plan, shapes: Sequence[Shape], specs: Sequence[Spec], mesh: Mesh) -> Share:
     """Which axes divide each factor: those that divide it in the largest array, as far as it can be divided.
 
-    Examples come first: an axis that divides them as well as a kernel's features is for data, and gathers kernels.
+    Examples come first: an axis that divides examples and a kernel's features is for data, and kernels are gathered.
     """
     arrays = (*plan.operands, *plan.results)
     axes: dict[str, tuple[str, ...]] = {dim.factor: () for dims in arrays for dim in dims if dim.factor}
@@ -123,12 +123,12 @@ def _divisible(plan: Plan, factor: str, names: tuple[str, ...], mesh: Mesh) -> t
     return ()
 
 
-def _said(share: Share, dims: Dims, mesh: Mesh) -> NamedSharding:
+def _sharding_of(share: Share, dims: Dims, mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(share.axes.get(dim.factor, ()) or None for dim in dims)))
 
 
 def _rule(plan: Plan) -> SdyShardingRule:
-    """A plan as Shardy has it."""
+    """The plan as a rule of Shardy."""
     fresh = (f"whole{i}" for i in itertools.count())
     mappings = [ArrayMapping(*(dim.factor or next(fresh) for dim in dims)) for dims in (*plan.operands, *plan.results)]
     factors = dict.fromkeys(factor for mapping in mappings for factor in mapping)
@@ -143,17 +143,17 @@ def _rule(plan: Plan) -> SdyShardingRule:
 
 
 def divided(axes: Any) -> bool:
-    """Whether the compiler divides a module of this context: over devices that no shard_map names, or not told."""
+    """Whether the compiler divides a module of this context: over devices that no shard_map names, or of unknown number."""
     if hasattr(axes, "manual_axes"):
         return not set(axes.mesh.axis_names) <= set(axes.manual_axes)
     return getattr(axes, "num_devices", 0) != 1
 
 
-def asks(ctx: Any) -> bool:
-    """Whether the compiler, as it divides the module, can ask how.
+def partitions(ctx: Any) -> bool:
+    """Whether the compiler can call us while it divides the module.
 
-    Not if the module is written to a disk, is for devices of which this process knows too few, or has sizes that are
-    symbols; nor within a shard_map over some axes of a mesh.
+    It cannot if the module is stored on disk, is for more devices than this process knows, or has symbolic sizes; nor
+    inside a shard_map over some axes of a mesh.
     """
     context = ctx.module_context
     axes = context.axis_context
@@ -169,7 +169,7 @@ def _devices(context: Any) -> Sequence[Any]:
 def lower(ctx: Any, plan: Plan, primitive: Any, params: dict[str, Any], *operands: Any) -> Any:
     """Lowers the primitive as one call, which the compiler divides as the plan says."""
     context = ctx.module_context
-    # JAX wants devices where it lowers such a call; any do, as the compiler knows them by number.
+    # JAX needs devices to lower such a call; any will do, as the compiler identifies them by number.
     devices = tuple(_devices(context)[: context.axis_context.num_devices])
 
     def share(arrays: Sequence[Any], shardings: Sequence[Any]) -> tuple[Share, Mesh]:
@@ -184,12 +184,12 @@ def lower(ctx: Any, plan: Plan, primitive: Any, params: dict[str, Any], *operand
             with jax.sharding.use_abstract_mesh(NO_MESH):
                 return tuple(plan.local(mine, *arrays))
 
-        said = [_said(mine, dims, mesh) for dims in (*plan.operands, *plan.results)]
+        said = [_sharding_of(mine, dims, mesh) for dims in (*plan.operands, *plan.results)]
         return mesh, compute, tuple(said[len(arguments) :]), tuple(said[: len(arguments)])
 
     def infer(_: Any, arguments: Any, results: Any) -> Any:
         mine, mesh = share((*arguments, *results), [a.sharding for a in arguments] + [None] * len(results))
-        return tuple(_said(mine, dims, mesh) for dims in plan.results)
+        return tuple(_sharding_of(mine, dims, mesh) for dims in plan.results)
 
     def whole(*arrays: Array) -> tuple[Array, ...]:
         results = primitive.bind(*arrays, **params)
@@ -212,18 +212,18 @@ _named: dict[str, Any] = {}
 
 
 def _name(call: Any, name: str, context: Any) -> None:
-    """Calls a call by what it computes, where JAX has a number that differs from process to process.
+    """Names a call by what it computes, instead of by JAX's number, which differs from process to process.
 
-    So that JAX's cache on disk knows a program again, and knows apart two that differ in nothing but such a call.
+    So JAX's cache on disk recognizes a program, and distinguishes two that differ in such a call only.
     """
     callbacks = getattr(sys.modules[custom_partitioning.__module__], "_sharding_callbacks", None)
     if callbacks is None:
-        return  # where this JAX keeps them is not known: the number stays, and the cache finds nothing
+        return  # this JAX stores them elsewhere: the number stays, and the cache finds nothing
     name = f"jaxconv {VERSION} {name}"
     if name not in _named:
         number = ir.StringAttr(call.attributes["backend_config"]).value
         found = callbacks[number.encode()]
-        # All that is read of it, without the module.
+        # All attributes of it that are read, without the module.
         found.module_context = types.SimpleNamespace(platforms=context.platforms, backend=context.backend)
         _named[name] = callbacks[name.encode()] = found
     call.attributes["backend_config"] = ir.StringAttr.get(name)

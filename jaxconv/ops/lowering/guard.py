@@ -1,4 +1,4 @@
-"""A fast program, and an exact one for arrays with elements that are not finite."""
+"""A fast program, and an exact program for arrays with non-finite elements."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,13 +10,13 @@ from jaxconv.ops.lowering.problem import Array
 
 
 def guarded(operands: Sequence[Array], size: int, fast: Callable[[], Array], exact: Callable[[], Array]) -> Array:
-    """Returns ``fast()``, or ``exact()`` if it may differ for an element that is not finite.
+    """Returns ``fast()``, or ``exact()`` if they may differ because of a non-finite element.
 
     Args:
-      operands: those that ``fast`` multiplies by zeros where the result does not depend on them. Zero times NaN or inf
-        is NaN, so either they are finite, or the result is not, or both programs give the same. The smaller of them
-        and the result is looked at.
-      size: how many elements the result has.
+      operands: the operands that ``fast`` multiplies by zeros where the result does not depend on them. Zero times NaN
+        or inf is NaN, so either they are finite, or the result is not, or both programs give the same. The smaller of
+        them and the result is checked.
+      size: the number of elements of the result.
       fast, exact: two programs for one result.
     """
     if sum(a.size for a in operands) <= size:
@@ -26,7 +26,7 @@ def guarded(operands: Sequence[Array], size: int, fast: Callable[[], Array], exa
 
 
 def _finite(a: Array) -> Array:
-    """Whether all elements are finite: a matrix product with ones, which XLA:CPU computes in a seventh of the time
-    that it takes for `jnp.isfinite` of all. Sums that overflow count as not finite too."""
+    """Whether all elements are finite: a matrix product with ones, which XLA:CPU computes in a seventh of the time of
+    `jnp.isfinite` of all. Sums that overflow count as not finite too."""
     width = math.prod(a.shape[-2:])
     return lax.is_finite((a.reshape(-1, width) @ lax.full((width,), 1, a.dtype)).sum())

@@ -50,17 +50,17 @@ def _joint_taps(axes: Sequence[Windows]) -> list[Taps]:
 
 def _chain(p: Pool, x: Best, taps: Sequence[Taps], solve: Solve) -> tuple[Best, Best]:
     """The best elements under the taps, and for winners which tap it was, int8."""
-    tell = p.role == "winners"
+    winners = p.role == "winners"
 
     def compute() -> Best:
         rows = [tuple(_seen(a, at) for a in x) for at in taps]
-        if tell:  # the tap takes the index's position and is never negative
+        if winners:  # the tap takes the index's position and is never negative
             rows = [(*row, jnp.full_like(row[0], n, jnp.int8)) for n, row in enumerate(rows)]
         return functools.reduce(_better, rows)
 
     # Without the barrier a compiler that recomputes would find the taps again for each reader.
     sized = all(isinstance(n, int) and n > 0 for n in (*x[0].shape, *(w.out for w in p.axes)))
-    alone = tell and sized and solve.target.platform.recomputes
+    alone = winners and sized and solve.target.platform.recomputes
     found = without_fusion(compute, x[0]) if alone else compute()
     return found[: len(x)], found[len(x) :]
 
@@ -79,7 +79,7 @@ def joint_max(p: Pool, *arrays: Array, solve: Solve) -> Best | Array:
 
 
 def separable_max(p: Pool, *arrays: Array, solve: Solve) -> Best | Array:
-    """One axis after another, the winning taps of each axis in an array of its own."""
+    """One axis after another, the winning taps of each axis in a separate array."""
     first, *taps = arrays
     zero = jnp.zeros((), first.dtype)
     if p.role == "placed":
@@ -91,11 +91,11 @@ def separable_max(p: Pool, *arrays: Array, solve: Solve) -> Best | Array:
         for w, tap in zip(p.axes, taps, strict=True):
             first = total(jnp.where(tap == n, _seen(first, {w: n}), zero) for n in range(w.taps))
         return first
-    told: Best = ()
+    every_won: Best = ()
     for w in p.axes:
         arrays, won = _chain(p, arrays, [{w: tap} for tap in range(w.taps)], solve)
-        told = (*told, *won)
-    return (*arrays, *told)
+        every_won = (*every_won, *won)
+    return (*arrays, *every_won)
 
 
 def doubling_max(p: Pool, *x: Array, solve: Solve) -> Best:
@@ -135,7 +135,7 @@ def _covered(y: Array, won: Array, axes: Sequence[Windows], size: Sequence[int])
     """For each element, the sum over the windows that cover it and in which it won.
 
     Element ``a * stride + r`` is tap ``r + j * stride`` of the window ``a - j``. So with an axis for ``r`` behind that
-    of the windows there is a term for each ``j``: the map of windows, shifted, compared and spread.
+    of the windows there is a term for each ``j``: the array of windows, shifted, compared and spread.
     """
     order = sorted(range(len(axes)), key=lambda i: axes[i].axis)
     rows, lengths = [axes[i] for i in order], [size[i] for i in order]

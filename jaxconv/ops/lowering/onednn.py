@@ -22,11 +22,11 @@ from jaxconv.ops.lowering.target import Solve
 from jaxconv.ops.lowering.windows import flipped, in_parts, opposite, swapped, unit, widened
 from jaxconv.ops.lowering.xla import reached
 
-# So many numbers of input and output a kernel's gradient takes at a time, so that they stay in a cache.
+# A kernel's gradient reads at most this many elements of input and output at a time, so that they stay in a cache.
 HELD = 5 * 2**18
 
-# So many places a kernel's gradient may add up one after the other, where oneDNN does. Of numbers that are all the
-# same, the worst, the sum is then off by less than 1000 steps of float32: tests/ops/lowering/test_onednn.py.
+# The most positions that oneDNN may sum one after another for a kernel's gradient. For elements that are all equal,
+# which is the worst case, the sum is then off by less than 1000 steps of float32: tests/ops/lowering/test_onednn.py.
 CHAIN = 2**14
 
 
@@ -36,19 +36,19 @@ def carried() -> bool:
 
 
 def computes(dtype: Any, rank: int) -> bool:
-    """Whether it has programs for sums of this type along so many axes."""
+    """Whether it has programs for sums of this type along this number of axes."""
     return dtype == jnp.float32 and 1 <= rank <= 3
 
 
 def callable_here(context: Any = None) -> bool:
     """Whether a program for the CPU may call it.
 
-    A program that is written to a disk may not: jaxlib cannot write the call. Nor may one that the compiler divides
-    over devices: it would let each of them compute the whole. The program of one device's share, for which it asks
-    (`jaxconv.ops.lowering.divide`), may. JAX's cache on disk counts if it is set when the program is lowered.
+    A program that is stored on disk may not: jaxlib cannot store the call. Nor may a program that the compiler divides
+    over devices: each device would compute the whole. The program of one device's share may
+    (`jaxconv.ops.lowering.divide`). JAX's cache on disk counts if it is set when the program is lowered.
 
     Args:
-      context: what JAX tells a lowering rule of the module that it writes; without it, a module for one device.
+      context: JAX's context of the module in a lowering rule; without it, a module for one device.
     """
     if context is None:
         return not left_out()
@@ -80,32 +80,32 @@ def _cached() -> bool:
 def fits(p: Problem) -> bool:
     """Whether it has a program for the problem."""
     g = p.geometry
-    # The way back has the rest of the window's reach as padding, which must not be negative.
+    # The gradient of the input pads by the rest of the window's reach, which must not be negative.
     padded = all(0 <= side <= r for r, sides in zip(g.reach, g.padding, strict=True) for side in sides)
-    # Its grouped programs write where they must not, or never end, where the padding is larger than the map.
+    # Its grouped programs write where they must not, or never end, where the padding is larger than the feature map.
     held = all(r < n for r, n in zip(g.reach, g.out if p.role == "input" else g.size, strict=True))
-    # A stride gives wrong numbers on one channel, and where the last axis of what it computes is of length one.
+    # A stride gives wrong values on one channel, and where the last axis of the result has length one.
     if p.role == "kernel":
         channels, stride, length = p.batch, g.dilation, g.window[-1] * p.inner
     else:
         channels, stride, length = p.channels, g.stride, g.out[-1]
     strided = unit(stride) or (channels > 1 and length > 1)
     safe = strided and (g.groups == 1 or (held and max(g.dilation) == 1))
-    # A kernel's gradient may want an axis more, of which there are three.
+    # A kernel's gradient may need one more axis, and there are at most three.
     plain = {"output": True, "input": unit(g.stride), "kernel": g.rank < 3 or _joined(p)}[p.role]
     chained = p.role == "kernel" and (p.depthwise or g.rank == 1)
     return g.rank <= 3 and padded and safe and plain and not (chained and math.prod(g.out) > CHAIN)
 
 
 def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """Its forward convolution: on the way back with the kernel turned round, the axes of channels and features
-    exchanged; for the kernel see `_kernel` and `_depthwise`."""
+    """oneDNN's forward convolution. The gradient of the input is a convolution with the flipped kernel, its axes of
+    channels and features exchanged; for the gradient of the kernel see `_kernel` and `_depthwise`."""
     rank, groups = p.geometry.rank, p.geometry.groups
     if p.role == "kernel":
         size = at_a_time(p)
         some = functools.partial(_depthwise if p.depthwise else _kernel, replace(p, batch=size))
         return in_parts(p, size, p.shape("kernel"), some, first, second)
-    # In the shape in which `_depthwise` reads them: XLA would compute twice an array that is read in two shapes.
+    # In the shape in which `_depthwise` reads the arrays: XLA would compute an array twice that is read in two shapes.
     along = p.depthwise and p.outer == 1 and rank < 3 and unit(p.geometry.stride) and at_a_time(p) == p.batch
     compute = _along_examples if along else _convolution
     if p.role == "output":
@@ -115,10 +115,10 @@ def convolution(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
 
 
 def at_a_time(p: Problem) -> int:
-    """How many examples a kernel's gradient takes at a time: the most that divide the batch and hold no more than
-    `HELD` numbers, but eight or more.
+    """The number of examples that a kernel's gradient reads at a time: the most that divide the batch and have at most
+    `HELD` elements, but at least eight.
 
-    Depthwise all, if they have no more than `CHAIN` places, and else no more than have. Of three axes one.
+    A depthwise gradient reads all if they have at most `CHAIN` positions, else the most that do; in 3-D, one.
     """
     one = sum(math.prod(p.shape(name)) for name in ("input", "output")) / p.batch
     if not p.depthwise:
@@ -133,14 +133,14 @@ def at_a_time(p: Problem) -> int:
 
 
 def _depthwise(p: Problem, x: Array, y: Array) -> Array:
-    """The kernel, by a depthwise convolution whose window is the output, and whose first axis of the map the examples.
+    """The kernel, by a depthwise convolution whose window is the output and whose first spatial axis is the examples.
 
-    Of three axes there is no other: so they are taken one example at a time.
+    In 3-D there is no axis left for the examples, so they are read one at a time.
     """
     g = p.geometry
     x, pads = reached(widened(x, p), g)
     within = all(max(sides) < m <= n for sides, m, n in zip(pads, g.out, x.shape[1:-1], strict=True))
-    if not (within and unit(g.stride)):  # it is wrong at padding with dilation, or more than a window reaches
+    if not (within and unit(g.stride)):  # oneDNN is wrong at padding with dilation, or by more than a window's reach
         x, pads = pad_axes(x, pads), [(0, 0)] * g.rank
     geometry = Geometry(x.shape[1:-1], g.out, g.dilation, tuple(pads), g.stride, p.features)
     if g.rank < 3:
@@ -150,32 +150,32 @@ def _depthwise(p: Problem, x: Array, y: Array) -> Array:
 
 
 def _with_axis(g: Geometry, size: int, window: int) -> Geometry:
-    """The geometry with one axis more in front."""
+    """The geometry with one more axis in front."""
     return Geometry(
         (size, *g.size), (window, *g.window), (1, *g.stride), ((0, 0), *g.padding), (1, *g.dilation), g.groups
     )
 
 
 def _along_examples(p: Problem, first: Array, second: Array, inner: int) -> Array:
-    """The output, the examples an axis of the map over which the window does not reach."""
+    """The output, with the examples as a spatial axis along which the window has one tap."""
     across = replace(p, geometry=_with_axis(p.geometry, p.batch, 1), batch=1)
     return _convolution(across, first[None], second[None], inner + 1)[0]
 
 
 def _joined(p: Problem) -> bool:
-    """Whether a kernel's gradient has the channels on the map's last axis: if its steps there are all the same."""
+    """Whether a kernel's gradient joins the channels to the last spatial axis: if all its steps there are the same."""
     return p.geometry.dilation[-1] == 1 or p.inner == 1
 
 
 def _kernel(p: Problem, x: Array, y: Array) -> Array:
-    """The kernel, by a convolution whose map is the input, whose window is the output, and whose channels are examples.
+    """The kernel, by a convolution of the input whose window is the output and whose channels are the examples.
 
-    The channels become places of the map: they join its last axis, so that one step of the window goes from channel to
-    channel, and from the last to the next tap's first. With dilation there they have an axis of their own.
+    The channels become positions: they join the last spatial axis, so that one step of the window goes from channel to
+    channel, and from the last channel to the next tap's first. With dilation they are a separate axis.
     """
     g, c = p.geometry, p.inner
     x, pads = reached(x, g)
-    if c <= 4 or g.groups > 1:  # it is slow at padding so few, and grouped wrong at padding more than there is
+    if c <= 4 or g.groups > 1:  # oneDNN is slow at padding few channels, and wrong at grouped padding beyond the array
         x, pads = pad_axes(x, pads), [(0, 0)] * g.rank
     size = x.shape[1:-1]
     x = x.reshape(p.batch, *size, g.groups, c).transpose(*range(1, g.rank + 1), g.rank + 2, g.rank + 1, 0)
@@ -195,15 +195,15 @@ def _convolution(p: Problem, first: Array, second: Array, inner: int) -> Array:
     """The output. Axis ``inner`` of the kernel has the channels, the last of the others the features."""
     g = p.geometry
     last, spatial = g.rank + 1, list(range(1, g.rank + 1))
-    *places, outer = (axis for axis in range(g.rank + 2) if axis != inner)
+    *window_axes, outer = (axis for axis in range(g.rank + 2) if axis != inner)
     if g.rank == 1 and g.groups > 1:  # one axis alone is slow
-        second = jnp.expand_dims(second, places[0])
+        second = jnp.expand_dims(second, window_axes[0])
         return _convolution(
-            replace(p, geometry=_with_axis(g, 1, 1)), first[:, None], second, inner + (inner > places[0])
+            replace(p, geometry=_with_axis(g, 1, 1)), first[:, None], second, inner + (inner > window_axes[0])
         )[:, 0]
     rank = {"dims": g.rank + 2}
     image = rank | {"data": {"batch_dim": 0, "feature_dim": last, "spatial_dims": spatial}}
-    kernel = {"input_feature_dim": inner, "output_feature_dim": outer, "spatial_dims": places}
+    kernel = {"input_feature_dim": inner, "output_feature_dim": outer, "spatial_dims": window_axes}
     window = {
         "size": g.window,
         "pad_left": [low for low, _ in g.padding],

@@ -103,7 +103,7 @@ def _folder() -> Path:
 
 
 def _processor() -> str:
-    """Returns a few letters that tell processors apart, by their model and instruction sets."""
+    """Returns a few letters that distinguish processors, by their model and instruction sets."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     facts = sorted({line for line in lines if line.startswith(("model name", "flags"))})
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]

@@ -22,6 +22,6 @@ def _original(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-# Bound here, at import: users put the drop-in in the place of lax's attribute.
+# Bound here, at import: users may replace lax's attribute by the drop-in.
 conv_general_dilated = _original(lax.conv_general_dilated)
 reduce_window = _original(lax.reduce_window)

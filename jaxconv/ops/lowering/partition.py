@@ -1,8 +1,8 @@
-"""What a device computes of an operation that is divided over several: its share, and what neighbors send for it.
+"""The share of one device of an operation that is divided over several, and what its neighbors send for it.
 
-A `Plan` says which dimensions of an operation's arrays belong together, and how the operation is computed from shares
-of them. `Share` is what a device knows: how its program gets the elements that its windows reach beyond its own, and
-sums over devices what is contracted. `jaxconv.ops.lowering.divide` makes one from what the compiler says.
+A `Plan` has the dimensions of an operation's arrays that belong together, and the program of the operation on a share
+of them. A `Share` has the functions of one device: they get the elements that its windows reach beyond its own, and sum
+over devices along contracted dimensions. `jaxconv.ops.lowering.divide` makes one from the compiler's shardings.
 """
 
 import math
@@ -21,7 +21,7 @@ from jaxconv.ops.lowering.problem import Array
 class Span:
     """The windows along one axis: ``out`` windows of ``reach + 1`` elements over ``size`` elements.
 
-    Window ``o`` sees the elements from ``o * stride - low``, and where there is none, zero or nothing.
+    Window ``o`` sees the elements from ``o * stride - low`` on, and zero or nothing where there is no element.
     """
 
     size: int
@@ -45,12 +45,12 @@ Dims = tuple[Dim, ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """How an operation may be divided.
+    """How an operation may be divided over devices.
 
     Args:
       operands, results: the dimensions of each array. Dimensions of one factor are divided alike.
       local: computes the results of one device: ``local(share, *operands)``.
-      spans: the windows of the factors that have some.
+      spans: the windows of the factors that have windows.
       backward: whether elements are computed from windows, rather than windows from elements.
       summed: the factors that are contracted.
       multiples: the number of parts of a factor, if fewer than its elements: groups.
@@ -67,15 +67,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Halo:
-    """What a device needs of the neighbors' elements along one axis.
+    """The neighbors' elements that a device needs along one axis.
 
     Args:
       total: the number of elements of all devices.
-      before, after: how many elements it gets from either side at most.
-      starts: for each device where its elements begin, counted from its first own.
-      length: how many they are.
+      before, after: the largest number of elements that it gets from either side.
+      starts: for each device the first element that it needs, counted from the first that it owns.
+      length: the number of elements that it needs.
       span: the windows of the device.
-      own: for each device where its own elements begin in what it computes, and how many there are.
+      own: for each device the position of its own elements in its result, and their number.
     """
 
     total: int
@@ -88,7 +88,7 @@ class Halo:
 
 
 def halo(span: Span, ways: int, backward: bool) -> Halo | None:
-    """Returns what devices exchange where an axis is divided, or None if it were no less than everything.
+    """Returns what devices exchange where an axis is divided, or None if that were no less than the whole axis.
 
     Each device has the elements and the windows of its turn, of ``ceil(size / ways)`` elements and ``ceil(out / ways)``
     windows; the last may have fewer.
@@ -98,7 +98,7 @@ def halo(span: Span, ways: int, backward: bool) -> Halo | None:
         own, total, length = size, span.size, (out - 1) * span.stride + span.reach + 1
         starts = [i * (out * span.stride - size) - span.low for i in range(ways)]
         busy = -(-span.out // out)
-        if out * ways > span.out:  # nor may what no window sees count in one that does not exist
+        if out * ways > span.out:  # nor may elements that no window sees count in a window that does not exist
             total = min(total, (span.out - 1) * span.stride + span.reach + 1 - span.low)
         local = replace(span, size=length, out=out, low=0)
         kept = (0,) * ways, out
@@ -117,20 +117,20 @@ def halo(span: Span, ways: int, backward: bool) -> Halo | None:
     after = max(0, *(start + length - own for start in starts[:busy]))
     if before + after >= (ways - 1) * own:
         return None
-    # A device without work of its own computes what nobody reads.
+    # A device without elements of its own computes values that nobody reads.
     starts = [min(max(start, -before), own + after - length) for start in starts]
     return Halo(total, before, after, tuple(starts), length, local, kept)
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one device does. Its functions run on a device's arrays, where mesh axes have names.
+    """The functions of one device. They run on its arrays, where mesh axes have names.
 
     Args:
-      plan: that of the operation.
+      plan: the plan of the operation.
       axes: the mesh axes that divide each factor, the slowest first.
       totals: each factor's elements, on all devices; of one with windows either side's.
-      sizes: those of the mesh axes.
+      sizes: the sizes of the mesh axes.
     """
 
     plan: Plan
@@ -139,7 +139,7 @@ class Share:
     sizes: Mapping[str, int]
 
     def ways(self, factor: str) -> int:
-        """Into how many parts a factor is divided."""
+        """The number of parts of a factor."""
         return math.prod(self.sizes[name] for name in self.axes.get(factor, ()))
 
     def span(self, factor: str) -> Span:
@@ -160,13 +160,13 @@ class Share:
         # `ppermute` counts devices along axes in the order of the mesh.
         order = np.argsort(names)
         counted = np.arange(ways).reshape([self.sizes[name] for name in names]).transpose(order).ravel()
-        places = [int(i) for i in np.argsort(counted)]
+        device = [int(i) for i in np.argsort(counted)]
 
         def sent(hop: int, count: int) -> Array:
-            """The last or first n elements of the device that is a number of devices before or behind."""
+            """The last or first n elements of the device that is ``hop`` devices before or behind."""
             first = own - count if hop > 0 else 0
             piece = lax.slice_in_dim(a, first, first + count, axis=axis)
-            pairs = [(places[i], places[i + hop]) for i in range(ways) if 0 <= i + hop < ways]
+            pairs = [(device[i], device[i + hop]) for i in range(ways) if 0 <= i + hop < ways]
             return lax.ppermute(piece, tuple(sorted(names)), pairs)
 
         hops = [-(-n // own) for n in (found.before, found.after)]
@@ -175,12 +175,12 @@ class Share:
         whole = lax.concatenate([*lows, a, *highs], axis) if lows or highs else a
         whole = self._part(whole, axis, factor, [start + found.before for start in found.starts], found.length)
         if own * ways == found.total:
-            return whole  # as neighbors that do not exist send zeros
+            return whole  # since neighbors that do not exist send zeros
         firsts = [i * own + start for i, start in enumerate(found.starts)]
         return _only(whole, axis, self._mine(factor, firsts), found.total)
 
     def own(self, a: Array, axis: int, factor: str) -> Array:
-        """The elements that the device has to give, of those that it computed from windows."""
+        """The elements that the device owns, of those that it computed from windows."""
         found = self._halo(factor)
         return a if found is None else self._part(a, axis, factor, *found.own)
 
@@ -190,13 +190,13 @@ class Share:
         return lax.dynamic_slice_in_dim(a, self._mine(factor, starts), length, axis)
 
     def _mine(self, factor: str, numbers: Sequence[int]) -> Array:
-        """This device's of a number for each device along a factor."""
+        """The number of this device, of one for each device along a factor."""
         return lax.dynamic_index_in_dim(
             np.asarray(numbers, np.int32), lax.axis_index(self.axes[factor]), keepdims=False
         )
 
     def kept(self, a: Array, dims: Dims) -> Array:
-        """Zeros in place of what the last device has too many, along the factors that are contracted."""
+        """Zeros instead of the elements that the last device has too many, along contracted factors."""
         for axis, (factor, side) in enumerate(dims):
             ways = self.ways(factor)
             if factor not in self.plan.summed or ways == 1 or side == "in":
@@ -208,19 +208,19 @@ class Share:
         return a
 
     def sum(self, a: Array) -> Array:
-        """The sum over the devices among which what is contracted is divided."""
+        """The sum over the devices that divide the contracted factors."""
         names = tuple(name for factor in sorted(self.plan.summed) for name in self.axes.get(factor, ()))
         return lax.psum(a, names) if names else a
 
 
 def _only(a: Array, axis: int, first: Array, total: int) -> Array:
-    """The elements whose index, counted from ``first``, is from 0 to ``total``; zeros in place of the others."""
+    """The elements whose index, counted from ``first``, is from 0 to ``total``; zeros instead of the others."""
     index = lax.broadcasted_iota(jnp.int32, a.shape, axis) + first
     return jnp.where((index >= 0) & (index < total), a, jnp.zeros((), a.dtype))
 
 
 def dims(rank: int, sides: dict[int, str]) -> Dims:
-    """The dimensions of an array that is divided along all of its axes; on which side of windows some of them are."""
+    """The dimensions of an array that is divided along all axes, with the side of windows of some of them."""
     return tuple(Dim(f"d{axis}", sides.get(axis - rank, "")) for axis in range(rank))
 
 

@@ -21,9 +21,9 @@ from jaxconv.ops.lowering.strided import strided
 from jaxconv.ops.lowering.table import Solver, choose
 from jaxconv.ops.lowering.target import Platform, Target
 
-# Three primitives, so that each platform computes them its own way. ``best`` are selections; with ``tell`` it also
-# returns the winning taps, int8, an array for each axis, which only ``pick`` and ``place`` read: these take a tangent
-# to the windows from the winners, and a cotangent back to them. Each is the transpose of the other.
+# Three primitives, so that each platform has its own programs. ``best`` selects; with ``winners`` it also returns the
+# winning taps, int8, an array for each axis, which only ``pick`` and ``place`` read: ``pick`` selects a tangent's
+# elements at the winners, and ``place`` adds a cotangent there. Each is the transpose of the other.
 best_p = Primitive("jaxconv_best")
 best_p.multiple_results = True
 pick_p = Primitive("jaxconv_pick")
@@ -51,7 +51,7 @@ def maxima(x: Best, axes: Sequence[Windows]) -> Best:
         x = (
             functools.reduce(_doubled, some, x)
             if long
-            else tuple(best_p.bind(*x, tell=False, axes=some, lowering=mode))
+            else tuple(best_p.bind(*x, winners=False, axes=some, lowering=mode))
         )
     return x
 
@@ -77,7 +77,7 @@ def window_sums(x: Array, axes: Sequence[Windows]) -> Array:
 def _problem(primitive: Primitive, *arrays: Any, axes: tuple[Windows, ...], **params: Any) -> Pool:
     size = params.get("size", tuple(arrays[0].shape[w.axis] for w in axes))
     role = {
-        best_p: "winners" if params.get("tell") else "maximum",
+        best_p: "winners" if params.get("winners") else "maximum",
         pick_p: "picked",
         place_p: "placed",
         sums_p: "sum",
@@ -94,10 +94,10 @@ def _posed(primitive: Primitive, op: str, platform: Platform, *arrays: Any, lowe
     return Posed(op, "", _problem(primitive, *arrays, **params), Solver(Target(platform), lowering))
 
 
-def _best_jvp(primals: Any, tangents: Any, *, tell: bool, axes: tuple[Windows, ...], lowering: Any) -> Any:
-    found = best_p.bind(*primals, tell=True, axes=axes, lowering=lowering)
+def _best_jvp(primals: Any, tangents: Any, *, winners: bool, axes: tuple[Windows, ...], lowering: Any) -> Any:
+    found = best_p.bind(*primals, winners=True, axes=axes, lowering=lowering)
     best, taps = found[: len(primals)], found[len(primals) :]
-    results = found if tell else best
+    results = found if winners else best
     moved: list[Any] = [ad.Zero(jax.typeof(a).to_tangent_aval()) for a in results]
     if type(tangents[0]) is not ad.Zero:
         size = tuple(primals[0].shape[w.axis] for w in axes)
@@ -114,8 +114,8 @@ def _plan(
     lowering: Any,
     **params: Any,
 ) -> Plan:
-    """Along all axes. Windows of several axes are looked through one after the other, and so are their halos sent,
-    but where one array tells the taps of all."""
+    """Along all axes. Windows of several axes are computed one axis after another, each with its own halo, except where
+    one array has the winning taps of all axes."""
     p = _problem(primitive, first, *others, axes=axes, **params)
     rank, size, backward = first.ndim, p.size, primitive is place_p
     joint = choose(p, Target(platform), lowering).form is POOLS["joint_max"]
@@ -124,10 +124,10 @@ def _plan(
         _factor(rank, w): Span(n, w.out, (w.taps - 1) * w.dilation, w.stride) for w, n in zip(axes, size, strict=True)
     }
     elements, windows = (dims(rank, {w.axis: side for w in axes}) for side in ("in", "out"))
-    told = [dims(rank, {w.axis: "out" if i <= k else "in" for i, w in enumerate(axes)}) for k in range(len(axes))]
-    values = [elements] * (1 + len(others)) if primitive is best_p else [windows if backward else elements, *told]
+    taps_after = [dims(rank, {w.axis: "out" if i <= k else "in" for i, w in enumerate(axes)}) for k in range(len(axes))]
+    values = [elements] * (1 + len(others)) if primitive is best_p else [windows if backward else elements, *taps_after]
     if primitive is best_p:
-        results = [windows] * len(values) + (told if params["tell"] else [])
+        results = [windows] * len(values) + (taps_after if params["winners"] else [])
     else:
         results = [elements if backward else windows]
 
@@ -152,10 +152,10 @@ def _factor(rank: int, w: Windows) -> str:
 def _on_device(
     primitive: Primitive, share: Share, arrays: Best, axes: tuple[Windows, ...], params: dict[str, Any]
 ) -> Sequence[Array]:
-    """A device's results of some axes, and of arrays that are not extended yet."""
+    """The results of one device along some axes, from arrays that are not extended yet."""
     rank = arrays[0].ndim
     names = [_factor(rank, w) for w in axes]
-    # Of several arrays of taps the last tells them all, or nothing is divided along these axes.
+    # Of several arrays of taps the last has them all, or nothing is divided along these axes.
     extend = {
         best_p: range(len(arrays)),
         pick_p: [0],
@@ -168,9 +168,9 @@ def _on_device(
     mine = tuple(w._replace(out=span.out) for w, span in zip(axes, own, strict=True))
     if primitive is best_p:
         results = best_p.bind(*given, **params | {"axes": mine})
-        if params["tell"]:  # of arrays that tell nothing, the device's share
-            values, told = results[: len(arrays)], results[len(arrays) :]
-            shapes = zip(told, shapes_after(arrays[0].shape, mine), strict=True)
+        if params["winners"]:  # of arrays of zeros, the device's share
+            values, taps_after = results[: len(arrays)], results[len(arrays) :]
+            shapes = zip(taps_after, shapes_after(arrays[0].shape, mine), strict=True)
             results = [*values, *(t if t.shape == shape else jnp.zeros(shape, t.dtype) for t, shape in shapes)]
         return results
     size = tuple(

@@ -1,8 +1,8 @@
 """The convolution as one bilinear primitive in three roles, each the transpose of another.
 
-``output = input * kernel``, and its two gradients, tie the same three arrays together: given any two of them, the
-third is linear in each. So all derivatives of all orders, in both modes, are this primitive again, and each role has a
-program of its own on each platform: `jaxconv.ops.lowering.table` says which.
+``output = input * kernel`` and its two gradients relate the same three arrays: given any two of them, the third is
+linear in each. So all derivatives of all orders, in both modes, are this primitive again, and each role has its own
+program on each platform: `jaxconv.ops.lowering.table` chooses it.
 """
 
 import functools
@@ -38,11 +38,11 @@ def convolve(
     Args:
       role: "output", "input" or "kernel".
       first, second: the other two, in the order input, kernel, output. One batch axis.
-      geometry: how the windows lie.
-      dtype: that of the result.
+      geometry: the window geometry.
+      dtype: the type of the result.
       precision: as in `jax.lax.conv_general_dilated`.
-      narrow: whether the result is rounded to the arrays' type afterwards: then a cotangent may be rounded to it since
-        nothing is lost, and CUDA's libraries return their sums rounded already.
+      narrow: whether the result is rounded to the arrays' type afterwards. Then a cotangent may be rounded to this type
+        without loss, and CUDA's libraries return their sums rounded already.
     """
     first, second = _same_axes(first, second)
     if precision is None:
@@ -62,7 +62,7 @@ def convolve(
 
 
 def _same_axes(*arrays: Array) -> list[Array]:
-    """Lets all vary over the mesh axes of a shard_map that any of them varies over."""
+    """Makes all arrays vary over the mesh axes of a shard_map that any of them varies over."""
     varying = [_varying(a) for a in arrays]
     wanted = frozenset[Any]().union(*varying)
     return [
@@ -119,7 +119,7 @@ def program(platform: Platform, context: Any, first: Array, second: Array, **par
     role, geometry, dtype = params["role"], params["geometry"], params["dtype"]
     problem = problem_of(first, second, params, platform)
     symbols = not all(isinstance(n, int) for n in (*first.shape, *second.shape))
-    if symbols or alone():  # sizes in an export; devices that the compiler divides lax's operations over
+    if symbols or alone():  # symbolic sizes in an export; or lax's operations, which the compiler divides over devices
         return xla_form(problem, first, second).astype(dtype)
     if 0 in (*first.shape, *second.shape, *problem.shape(role)):
         shape = problem.shape(role)
@@ -143,7 +143,7 @@ def _typed_like_lax(first: Any, second: Any, **params: Any) -> Any:
     return jax.make_jaxpr(plain)(first, second).out_avals[0]
 
 
-# The mesh in use is part of the question.
+# The type depends on the mesh in use.
 _cached = functools.lru_cache(4096)(lambda mesh, first, second, items: _typed_like_lax(first, second, **dict(items)))
 
 
@@ -156,7 +156,7 @@ conv_p.def_impl(functools.partial(xla.apply_primitive, conv_p))
 
 
 def _transpose(position: int, cotangent: Array, first: Any, second: Any, **params: Any) -> Array:
-    """The wanted operand from the cotangent, which takes the place of the result, and the other operand."""
+    """The cotangent of one operand, from that of the result and the other operand."""
     role = params["role"]
     operands = dict(zip(others(role), (first, second), strict=True))
     wanted = others(role)[position]
@@ -185,7 +185,7 @@ _SHARED = {
 
 
 def _fold_axis(name: str, letter: str, geometry: Geometry, ensemble: int) -> tuple[int, int]:
-    """Where a letter's axis stands in an array, and the groups that it is cut into there."""
+    """The axis of a letter in an array, and the number of groups that it is divided into there."""
     if letter == "N":
         return ensemble, 1
     if name == "kernel" and letter == "C":
@@ -194,7 +194,7 @@ def _fold_axis(name: str, letter: str, geometry: Geometry, ensemble: int) -> tup
 
 
 def _fold(a: Array, lane: int, name: str, letter: str, geometry: Geometry, ensemble: int) -> Array:
-    """Moves the lane's axis into a letter's: of group, lane and the rest, in this order."""
+    """Moves the mapped axis into a letter's axis, which then has group, lane and the rest, in this order."""
     axis, groups = _fold_axis(name, letter, geometry, ensemble)
     a = jnp.moveaxis(a, lane, 0)
     lanes, *shape = a.shape
@@ -207,7 +207,7 @@ def _fold(a: Array, lane: int, name: str, letter: str, geometry: Geometry, ensem
 
 
 def _unfold(a: Array, lanes: int, name: str, letter: str, geometry: Geometry, ensemble: int) -> tuple[Array, int]:
-    """Takes the lane's axis out again; returns the array and where the axis is."""
+    """Separates the mapped axis again; returns the array and the axis."""
     axis, groups = _fold_axis(name, letter, geometry, ensemble)
     shape = a.shape
     inner = (lanes, shape[axis] // lanes) if groups == 1 else (groups, lanes, shape[axis] // lanes // groups)
@@ -219,7 +219,7 @@ def _unfold(a: Array, lanes: int, name: str, letter: str, geometry: Geometry, en
 
 
 def _batch(args: Any, dims: Any, **params: Any) -> tuple[Array, int]:
-    """A lane over one operand goes into the axis that it shares with the result; over both, it is an ensemble."""
+    """Folds the mapped axis of one operand into the axis that it shares with the result; of both, adds an ensemble."""
     role, geometry = params["role"], params["geometry"]
     names = others(role)
     mapped = [i for i in (0, 1) if dims[i] is not None]

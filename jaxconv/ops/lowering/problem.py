@@ -1,4 +1,4 @@
-"""What is known of a convolution before any number of it: the facts by which its program is chosen."""
+"""The static facts of a convolution, a matrix product or a pool, by which its algorithm is chosen."""
 
 import math
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from jaxconv.geometry import Pairs, window_extent
 Array = jax.Array
 Shape = tuple[int, ...]
 
-# The three arrays that a convolution ties together. Any two of them give the third, linearly in each.
+# The three arrays of a convolution. Any two of them give the third, linearly in each.
 ROLES = ("input", "kernel", "output")
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How the windows lie: all that the arrays' shapes alone do not say.
+    """The window geometry: everything that the arrays' shapes alone do not determine.
 
     Args:
       size: the input's spatial sizes.
       window, stride, dilation: one integer for each axis.
       padding: (low, high) for each axis, from the public ops each from 0 to the window's extent less one.
-      groups: into how many groups the channels are cut.
+      groups: the number of groups of channels.
     """
 
     size: Shape
@@ -75,13 +75,14 @@ class Problem:
 
     Args:
       role: the array that is wanted.
-      geometry: how the windows lie.
+      geometry: the window geometry.
       batch: N.
       channels: C.
       features: O.
-      dtype: the type that a sum is returned in: as wide as sums are taken, but on CUDA half where it is rounded anyway.
-      half: whether the arrays that come in are of a half type.
-      ensemble: how many independent convolutions of this kind there are, or 0 if the arrays lack the axis.
+      dtype: the type of the result: that of the sums, but half precision where a library accumulates in float32 and the
+        result is rounded anyway.
+      half: whether the operands have half precision.
+      ensemble: the number of independent convolutions, or 0 if the arrays lack the axis.
       precision: of products, as in `jax.lax.conv_general_dilated`.
     """
 
@@ -97,12 +98,12 @@ class Problem:
 
     @property
     def inner(self) -> int:
-        """Channels that a filter sees: C // groups."""
+        """The number of channels that a filter sees: C // groups."""
         return self.channels // self.geometry.groups
 
     @property
     def outer(self) -> int:
-        """Features of a group: O // groups."""
+        """The number of features of a group: O // groups."""
         return self.features // self.geometry.groups
 
     @property
@@ -116,7 +117,7 @@ class Problem:
 
     @property
     def positions(self) -> int:
-        """Output positions of all examples."""
+        """The number of output positions of all examples."""
         return self.batch * math.prod(self.geometry.out)
 
     @property
@@ -198,7 +199,7 @@ class Pool:
 
 
 def others(role: str) -> tuple[str, str]:
-    """The two arrays that give the third, in the order in which they are passed.
+    """Returns the roles of the two operands, in the order in which they are passed.
 
     >>> others("output")
     ('input', 'kernel')
@@ -208,5 +209,5 @@ def others(role: str) -> tuple[str, str]:
 
 
 def half_type(dtype: Any) -> bool:
-    """Whether sums of this type want a wider one."""
+    """Returns whether a type is half precision, for which sums need a wider type."""
     return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32

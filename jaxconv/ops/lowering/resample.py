@@ -22,7 +22,7 @@ from jaxconv.ops.lowering.problem import Array
 from jaxconv.ops.lowering.target import Platform
 from jaxconv.ops.lowering.windows import CHAIN, total
 
-# Symbolic sizes are taken to be below 2^20, for which this many bits of a position at a time do not overflow.
+# Symbolic sizes are assumed to be below 2^20, for which this many bits of a position at a time do not overflow.
 _SYMBOLIC_BITS, _SYMBOLIC_STEP = 20, 10
 
 

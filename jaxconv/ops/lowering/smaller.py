@@ -1,4 +1,4 @@
-"""Convolutions as smaller ones: turned round, cut into groups, phases or slabs, or one member at a time."""
+"""Convolutions as smaller ones: with the flipped kernel, by groups, phases or slices, or one member at a time."""
 
 import itertools
 import math
@@ -15,25 +15,25 @@ from jaxconv.ops.lowering.problem import Array, Geometry, Problem, Shape, others
 from jaxconv.ops.lowering.target import Solve
 from jaxconv.ops.lowering.windows import flipped, in_parts, opposite, swapped, total
 
-# `block_diagonal` takes groups together up to so many channels: with more the zeros cost, with fewer the slices do.
+# `block_diagonal` joins groups up to this many channels: with more the zeros cost, with fewer the slices do.
 BLOCK = 32
-# So many groups, or members of an ensemble, are unrolled; more are a loop, so that compiling takes no longer.
+# Up to this many groups, or members of an ensemble, are unrolled; more are a loop, which compiles in constant time.
 UNROLLED = 16
 
 
 def flipped_conv(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """The way back at stride 1 is a convolution of the output with the kernel turned round."""
+    """The gradient of the input at stride 1 is a convolution of the output with the flipped kernel."""
     g = p.geometry
     return solve(opposite(p), second, flipped(swapped(first, g.groups), g.rank))
 
 
 @dataclass(frozen=True)
 class _Phase:
-    """Along one axis: the taps that land on every ``stride``-th element from the phase on."""
+    """Along one axis: the taps whose elements are the phase's, every ``stride``-th from its first on."""
 
     taps: tuple[int, ...]
-    step: int  # between them, in elements of the phase
-    start: int  # of the first, likewise
+    step: int  # the distance between taps, in elements of the phase
+    start: int  # the element of the first tap
 
 
 def _axis_phases(window: int, stride: int, dilation: int) -> list[_Phase]:
@@ -46,13 +46,13 @@ def _axis_phases(window: int, stride: int, dilation: int) -> list[_Phase]:
 
 
 def polyphase(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """Cuts the input by its places modulo the stride: each part meets some of the taps, at stride 1.
+    """Divides the input by its positions modulo the stride: each phase meets some of the taps, at stride 1.
 
     The padded input's phase f holds its elements ``f, f + stride, ...``.
     """
     g = p.geometry
     axes = [_axis_phases(*numbers) for numbers in zip(g.window, g.stride, g.dilation, strict=True)]
-    # Elements of a phase: as many as the windows reach.
+    # The number of elements of a phase that windows reach.
     counts = [max(m, -(-(n + low) // s)) for n, m, s, (low, _) in zip(g.size, g.out, g.stride, g.padding, strict=True)]
     counts = [
         max(c, m + (f - 1) * d // s)
@@ -108,7 +108,7 @@ def polyphase(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
 
 
 def _interleaved(parts: dict[Shape, Array], stride: Shape) -> Array:
-    """Lays phases back between each other, the last axis first."""
+    """Interleaves phases, the last axis first."""
     level = dict(parts)
     for axis in reversed(range(len(stride))):
         joined = {}
@@ -133,8 +133,8 @@ def space_to_depth(p: Problem, first: Array, second: Array, solve: Solve) -> Arr
     size = tuple(m + f - 1 for m, f in zip(g.out, window, strict=True))
     full = [f * s for f, s in zip(window, g.stride, strict=True)]
     many = math.prod(g.stride)
-    # (a0 s0, a1 s1, ...) is (a0, s0, a1, s1, ...); behind it the phases stand together.
-    apart = [2 * i for i in range(g.rank)] + [2 * i + 1 for i in range(g.rank)]
+    # (a0 s0, a1 s1, ...) is (a0, s0, a1, s1, ...); behind it the phases are together.
+    separate = [2 * i for i in range(g.rank)] + [2 * i + 1 for i in range(g.rank)]
     small = replace(
         p,
         geometry=Geometry(size, window, (1,) * g.rank, ((0, 0),) * g.rank, (1,) * g.rank),
@@ -144,12 +144,12 @@ def space_to_depth(p: Problem, first: Array, second: Array, solve: Solve) -> Arr
 
     def image(x: Array) -> Array:
         x = pad_axes(x, ends).reshape(p.batch, *itertools.chain(*zip(size, g.stride, strict=True)), p.channels)
-        return x.transpose(0, *(1 + a for a in apart), x.ndim - 1).reshape(small.shape("input"))
+        return x.transpose(0, *(1 + a for a in separate), x.ndim - 1).reshape(small.shape("input"))
 
     def kernel(k: Array) -> Array:
         k = jnp.pad(k, [(0, a - f) for a, f in zip(full, g.window, strict=True)] + [(0, 0)] * 2)
         k = k.reshape(*itertools.chain(*zip(window, g.stride, strict=True)), *k.shape[-2:])
-        return k.transpose(*apart, k.ndim - 2, k.ndim - 1).reshape(small.shape("kernel"))
+        return k.transpose(*separate, k.ndim - 2, k.ndim - 1).reshape(small.shape("kernel"))
 
     together = list(itertools.chain(*((i, g.rank + i) for i in range(g.rank))))
     if p.role == "output":
@@ -165,11 +165,11 @@ def space_to_depth(p: Problem, first: Array, second: Array, solve: Solve) -> Arr
 
 
 def split_up(p: Problem) -> tuple[Problem, list[int]]:
-    """One example of a depthwise convolution with stride as one without, and what each axis of the input lacks for it.
+    """One example of a depthwise convolution with stride as one without, and the zeros that each axis lacks for it.
 
     Element ``a * stride + r`` of an axis is element ``(a, r)`` of two, the same array in memory, and the window sees
-    all ``r``. The last axis's ``r`` are channels, the others' an axis of their own. The window begins with so many
-    zeros that its padding is a multiple of the stride.
+    all ``r``. The last axis's ``r`` are channels, the others' are separate axes. Zeros in front of the window
+    make its padding a multiple of the stride.
     """
     g, many = p.geometry, p.geometry.stride[-1]
     size: list[int] = []
@@ -180,10 +180,10 @@ def split_up(p: Problem) -> tuple[Problem, list[int]]:
         low = -(-g.padding[axis][0] // s)
         taps = -(-(low * s - g.padding[axis][0] + f) // s)
         seen = min(-(-n // s), m + taps - 1 - low)
-        own = [s] if s > 1 and axis < g.rank - 1 else []
-        size += [seen, *own]
-        window += [taps, *own]
-        padding += [(low, m + taps - 1 - low - seen), *((0, 0) for _ in own)]
+        extra = [s] if s > 1 and axis < g.rank - 1 else []
+        size += [seen, *extra]
+        window += [taps, *extra]
+        padding += [(low, m + taps - 1 - low - seen), *((0, 0) for _ in extra)]
         missing.append(seen * s - n)
     unit = (1,) * len(size)
     geometry = Geometry(tuple(size), tuple(window), unit, tuple(padding), unit, many * g.groups)
@@ -206,12 +206,12 @@ def depthwise_space_to_depth(p: Problem, first: Array, second: Array, solve: Sol
 
 
 def per_group(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """Each group as a dense convolution of its own."""
+    """Each group as a separate dense convolution."""
     return _in_blocks(p, first, second, solve, 1)
 
 
 def block_diagonal(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """Some groups at a time as one dense convolution, its kernel zero between different groups."""
+    """Several groups at a time as one dense convolution, whose kernel is zero between different groups."""
     return _in_blocks(p, first, second, solve, block_size(p))
 
 
@@ -222,7 +222,7 @@ def _in_blocks(p: Problem, first: Array, second: Array, solve: Solve, size: int)
     loop = count > UNROLLED
 
     def block(part: Array) -> Array:
-        """Of the kernels of some groups, one kernel with zeros between different groups."""
+        """One kernel of the kernels of several groups, with zeros between different groups."""
         part = part.reshape(*g.window, p.inner, size, p.outer)
         own = to_rank(jnp.eye(size, dtype=bool)[:, None, :, None], g.rank + 4)
         wide = jnp.where(own, part[..., None, :, :, :], jnp.zeros((), part.dtype))  # zero times NaN would be NaN
@@ -262,13 +262,14 @@ def _part(a: Array, i: int, count: int) -> Array:
 
 
 def block_size(p: Problem) -> int:
-    """How many groups are taken together: the most that divide them all and see at most `BLOCK` channels."""
+    """The number of groups that are joined: the most that divide all groups and have at most `BLOCK` channels."""
     g = p.geometry.groups
     return max(m for m in range(1, g + 1) if g % m == 0 and (m == 1 or m * max(p.inner, p.outer) <= BLOCK))
 
 
 def per_slice(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """A window of three axes as a sum over its first: its slices are windows of two axes, the map's slabs examples."""
+    """A window of n axes as a sum over its first axis: its slices are windows of n - 1 axes, and the input's slices
+    examples."""
     g = p.geometry
     rest = Geometry(g.size[1:], g.window[1:], g.stride[1:], g.padding[1:], g.dilation[1:], g.groups)
     small = replace(p, geometry=rest, batch=p.batch * g.out[0])
@@ -283,17 +284,18 @@ def per_slice(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
 
 
 def per_member(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """An ensemble one after the other; of many, two at a time, since small ones leave cores idle."""
+    """One member of an ensemble after another; of many, two at a time, since small ones leave cores idle."""
     single = replace(p, ensemble=0)
     if p.ensemble <= UNROLLED:
         return jnp.stack([solve(single, first[i], second[i]) for i in range(p.ensemble)])
-    # Many are small, and in a loop calls of oneDNN were slower: back from 64 of 1x14x14x32->64 k3 5.0 ms, without 3.5.
+    # Many are small, and in a loop calls of oneDNN were slower: the input's gradient of 64 of
+    # 1x14x14x32->64 k3 took 5.0 ms, without them 3.5.
     each = solve.without_onednn()
     return lax.scan(lambda _, pair: (None, each(single, *pair)), None, (first, second), unroll=2)[1]
 
 
 def per_example(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """One example after the other, so that what a form lays out beside its arrays is no larger than an example's."""
+    """One example after another, so that a form's temporary arrays are those of one example."""
     single = replace(p, batch=1)
     if p.role == "kernel":
         start = jnp.zeros(p.shape("kernel"), p.dtype)

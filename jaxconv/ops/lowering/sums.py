@@ -1,4 +1,4 @@
-"""Convolutions as matrix products and as sums of shifted maps."""
+"""Convolutions as matrix products and as sums of shifted feature maps."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from jaxconv.ops.lowering.windows import dot, in_parts, seen_by, taps, total, un
 
 
 def gemm(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """A window of one tap is a matrix product through the depth, at every place or at each ``stride``-th."""
+    """A window of one tap is a matrix product over channels, at every position or every ``stride``-th."""
     g = p.geometry
     if p.role == "input":
         return spread(product("features", p, second, first.reshape(first.shape[-2:]), solve), g)
@@ -25,7 +25,7 @@ def gemm(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
 
 
 def spread(y: Array, g: Geometry) -> Array:
-    """Puts output places back where their window's first tap lies in the input, zeros between."""
+    """Puts output positions back at the input positions of their window's tap, with zeros between."""
     if unit(g.stride) and y.shape[1:-1] == g.size:
         return y
     config = [(0, 0, 0)]
@@ -60,25 +60,25 @@ def product_by_xla(p: Product, a: Array, b: Array, solve: Solve) -> Array:
 
 
 def gemm_per_tap(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """A matrix product for each tap: summed for the output, side by side for the kernel."""
+    """A matrix product for each tap: summed for the output, stacked for the kernel."""
     if p.role == "output":
         return total(dot(p, seen, second[index]) for index, seen in taps(p, first))
     x = pad_axes(first, p.geometry.padding)
     found: list[Array] = []
     for index in itertools.product(*(range(f) for f in p.geometry.window)):
         if found and solve.target.platform.one_tap_at_a_time:
-            # One after the other: else XLA lays out at once what all taps see.
+            # One after another: otherwise XLA stores the elements under all taps at once.
             x, found[-1] = lax.optimization_barrier((x, found[-1]))
         found.append(product("positions", p, seen_by(x, p.geometry, index), second, solve))
     return jnp.stack(found).reshape(p.shape("kernel"))
 
 
 def split_im2col(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """The kernel's gradient as a matrix product of what its rows see of the input and its columns of the output.
+    """The kernel's gradient as a matrix product of the input under its rows and the output under its columns.
 
     ``kernel[i, j]`` is a sum of ``input[h + i, w] * output[h, w - j]``: the window's last axis moves the output instead
-    of the input, so each is laid side by side a few times and not one of them for every tap. Where that axis has a
-    stride all taps are the input's. A few examples at a time, so that what is laid out stays in a cache.
+    of the input, so each is copied a few times, and neither once for every tap. Where that axis has a stride, all taps
+    move the input. A few examples at a time, so that the copies stay in a cache.
     """
     g, (seen, moves) = p.geometry, crossing(p)
     some = replace(p, batch=together(p), geometry=seen)
@@ -105,31 +105,31 @@ def crossing(p: Problem) -> tuple[Geometry, list[int]]:
 
 
 def together(p: Problem) -> int:
-    """How many examples `split_im2col` takes at a time.
+    """The number of examples that `split_im2col` copies at a time.
 
-    As many as divide the batch, lay out no more than a million numbers, which a cache holds, and no more than half of
-    what the problem's own arrays hold; one if one is more than that.
+    The most that divide the batch and are at most a million elements, which fit in a cache, and at most half of the
+    elements of the problem's arrays; one if one example is more than that.
     """
     most = min(2**20, elements(p) / 2)
     return max(n for n in range(1, p.batch + 1) if p.batch % n == 0 and (n == 1 or n * elements_of_one(p) <= most))
 
 
 def elements_of_one(p: Problem) -> int:
-    """The numbers that `split_im2col` lays side by side for one example."""
+    """The number of elements that `split_im2col` copies for one example."""
     seen, moves = crossing(p)
     return math.prod(seen.out) * (math.prod(seen.window) * p.inner + len(moves) * p.features)
 
 
 def elements(p: Problem) -> int:
-    """The numbers of the problem's three arrays."""
+    """The number of elements of the problem's three arrays."""
     return sum(math.prod(p.shape(name)) for name in ROLES)
 
 
 def toeplitz_gemm(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """One matrix product of all that `tile_size` windows in a row see together, side by side.
+    """One matrix product of all elements under `tile_size` consecutive windows, whose matrix is a Toeplitz matrix.
 
-    The kernel is written once for each of them, a stride further on, zeros around it: what few channels leave of a
-    product's speed comes back with its width.
+    The kernel is in it once for each window, a stride further on, with zeros around: the wider product makes up for the
+    few channels.
     """
     g = p.geometry
     *lead, f = g.window
@@ -138,7 +138,7 @@ def toeplitz_gemm(p: Problem, first: Array, second: Array, solve: Solve) -> Arra
     t = tile_size(p)
     length = tile_length(p, t)
     count = -(-m // t)
-    # A tile starts t * s after the one before, and reaches into as many more pieces of that size.
+    # A tile starts t * s elements after the one before, and reaches into the next pieces of that size.
     step = t * s
     pieces = -(-length // step)
     low, _ = g.padding[-1]
@@ -157,10 +157,10 @@ def toeplitz_gemm(p: Problem, first: Array, second: Array, solve: Solve) -> Arra
     if p.role == "output":
         zero = jnp.zeros((), second.dtype)
         config = [(0, 0, 0)] * len(lead)
-        places = [
+        shifted = [
             lax.pad(second, zero, [*config, (j * s, (t - 1 - j) * s, d - 1), (0, 0, 0), (0, 0, 0)]) for j in range(t)
         ]
-        y = dot(p, tile, jnp.stack(places, axis=-2).reshape(-1, t * p.features))
+        y = dot(p, tile, jnp.stack(shifted, axis=-2).reshape(-1, t * p.features))
         return slice_axis(y.reshape(p.batch, *lead_out, count * t, p.features), g.rank, 0, m)
     y = pad_axes(second, [(0, 0)] * len(lead) + [(0, count * t - m)])
     y = y.reshape(*y.shape[:-2], count, t * p.features)
@@ -170,10 +170,10 @@ def toeplitz_gemm(p: Problem, first: Array, second: Array, solve: Solve) -> Arra
 
 
 def tile_size(p: Problem) -> int:
-    """How many windows in a row `toeplitz_gemm` takes together.
+    """The number of consecutive windows in a tile of `toeplitz_gemm`.
 
-    Half of a window's taps, more where there are few features; then more, until what it holds is no larger than input
-    and output.
+    Half of a window's taps, more where there are few features; then more, until the tiles are no larger than input and
+    output.
     """
     most = p.geometry.out[-1]
     t = 1 << math.ceil(math.log2(max(2, p.geometry.window[-1] / 2, 24 / p.features)))
@@ -183,13 +183,13 @@ def tile_size(p: Problem) -> int:
 
 
 def tile_length(p: Problem, t: int) -> int:
-    """How many places of the last axis so many windows see."""
+    """The number of elements of the last axis under t consecutive windows."""
     g = p.geometry
     return (t - 1) * g.stride[-1] + g.reach[-1] + 1
 
 
 def tiles_held(p: Problem, t: int) -> float:
-    """The numbers that `toeplitz_gemm` lays side by side, as a multiple of those of input and output."""
+    """The elements of the tiles of `toeplitz_gemm`, as a multiple of those of input and output."""
     g = p.geometry
     rows = p.batch * math.prod(g.out[:-1]) * math.prod(g.window[:-1])
     held = rows * -(-g.out[-1] // t) * tile_length(p, t) * p.channels
@@ -197,24 +197,25 @@ def tiles_held(p: Problem, t: int) -> float:
 
 
 def shift_add(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """Each channel by itself: multiply the shifted map by the tap's number for each channel, and add."""
+    """Each channel separately: the sum of the shifted feature maps, each times the tap's weight for the channel."""
     if p.role == "output":
         return total(widened(seen, p) * to_rank(second[index][0], seen.ndim) for index, seen in taps(p, first))
-    return _sums_over_places(p, widened(first, p), second).reshape(p.shape("kernel"))
+    return _sums_over_positions(p, widened(first, p), second).reshape(p.shape("kernel"))
 
 
 def tap_reduce(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """Each channel by itself: for each tap, the sum over all places of what it sees times the output's gradient."""
+    """Each channel separately: for each tap, the sum over positions of the element under it times the output's
+    gradient."""
     axes = tuple(range(second.ndim - 1))
     found = [jnp.sum(widened(seen, p) * second, axes) for _, seen in taps(p, first)]
     return jnp.stack(found).reshape(p.shape("kernel"))
 
 
-def _sums_over_places(p: Problem, x: Array, y: Array) -> Array:
-    """For each tap, the sum over all places of what it sees times ``y``, channel by channel: ``(taps, channels)``.
+def _sums_over_positions(p: Problem, x: Array, y: Array) -> Array:
+    """For each tap, the sum over positions of the element under it times ``y``, by channel: ``(taps, channels)``.
 
-    XLA:CPU sums over many places one number at a time. A chain of additions it does for many channels at once: so up to
-    16 rows are added in a chain, and a product with ones adds what is left.
+    XLA:CPU sums over many positions one element at a time, but vectorizes a chain of additions over channels. So up to
+    16 rows are added in a chain, and a product with ones adds the rest.
     """
     g = p.geometry
     rows = g.out[0]
@@ -231,7 +232,7 @@ def _sums_over_places(p: Problem, x: Array, y: Array) -> Array:
                 start, count, step = (i * d + row * s, whole, chain * s) if axis == 1 else (i * d, m, s)
                 seen = slice_axis(seen, axis, start, start + (count - 1) * step + 1, step)
             term = seen * slice_axis(y, 1, row, row + (whole - 1) * chain + 1, chain)
-            # What is left over is filled up in the products, not in y: zero times NaN would be NaN.
+            # The rest is padded in the products, not in y: zero times NaN would be NaN.
             terms.append(pad_axes(term, [(0, left - whole)] + [(0, 0)] * (g.rank - 1)))
         rest = total(terms).reshape(-1, y.shape[-1])
         ones = jnp.ones((1, rest.shape[0]), rest.dtype)

@@ -37,13 +37,13 @@ def _linear(primitive: Primitive, primals: Any, series: Any, **params: Any) -> t
     return value, terms
 
 
-def _best(primals: Any, series: Any, *, tell: bool, **params: Any) -> tuple[list[Array], list[Coefficients]]:
+def _best(primals: Any, series: Any, *, winners: bool, **params: Any) -> tuple[list[Array], list[Coefficients]]:
     """A maximum has the coefficients of the element that won, its index and the winning taps have none."""
-    found = best_p.bind(*primals, tell=True, **params)
+    found = best_p.bind(*primals, winners=True, **params)
     best, taps = found[: len(primals)], found[len(primals) :]
     size = tuple(primals[0].shape[w.axis] for w in params["axes"])
     terms = [pick_p.bind(t, *taps, size=size, **params) for t in series[0]]
-    results = found if tell else best
+    results = found if winners else best
     return results, [terms, *([jnp.zeros_like(a)] * len(terms) for a in results[1:])]
 
 

@@ -1,4 +1,4 @@
-"""What the forms share: what a tap sees, and products over channels or places."""
+"""What the forms share: the elements under a tap, products over channels, sums in parts, flipped kernels."""
 
 import contextlib
 import contextvars
@@ -22,7 +22,7 @@ CHAIN = 8
 
 
 def taps(p: Problem, x: Array) -> Iterator[tuple[Shape, Array]]:
-    """For each tap of the window, row-major: its index, and what it sees at every output place."""
+    """For each tap of the window, row-major: its index, and the element under it at every output position."""
     g = p.geometry
     x = pad_axes(x, g.padding)
     for index in itertools.product(*(range(f) for f in g.window)):
@@ -30,14 +30,14 @@ def taps(p: Problem, x: Array) -> Iterator[tuple[Shape, Array]]:
 
 
 def seen_by(padded: Array, g: Geometry, index: Shape) -> Array:
-    """What the tap at this index of the window sees of a padded map, at every output place."""
+    """The element of a padded array under the tap at this index of the window, at every output position."""
     for axis, (i, m, s, d) in enumerate(zip(index, g.out, g.stride, g.dilation, strict=True), 1):
         padded = slice_axis(padded, axis, i * d, i * d + (m - 1) * s + 1, s)
     return padded
 
 
 def widened(seen: Array, p: Problem) -> Array:
-    """Each channel as often as it has features."""
+    """Each channel repeated once for each of its features."""
     return seen if p.outer == 1 else jnp.repeat(seen, p.outer, axis=-1)
 
 
@@ -49,14 +49,14 @@ def dot(p: Problem | Product, a: Array, b: Array) -> Array:
 
 
 def total(terms: Iterable[Array]) -> Array:
-    """Adds them up, the first first."""
+    """The sum, added from the first term on."""
     return functools.reduce(lax.add, terms)
 
 
 def in_parts(
     p: Problem, size: int, shape: Shape, compute: Callable[[Array, Array], Array], first: Array, second: Array
 ) -> Array:
-    """Adds up what ``compute`` makes, of this shape, of ``size`` examples at a time, which divide the batch."""
+    """The sum of the results of ``compute``, of this shape, for ``size`` examples at a time, which divide the batch."""
     if size == p.batch:
         return compute(first, second)
 
@@ -81,7 +81,7 @@ def unit(values: Sequence[int]) -> bool:
 
 
 def opposite(p: Problem) -> Problem:
-    """The way back at stride 1 as a convolution of the output, with the kernel turned round."""
+    """The gradient of the input at stride 1 as a convolution of the output with the flipped kernel."""
     g = p.geometry
     pads = tuple((r - low, r - high) for r, (low, high) in zip(g.reach, g.padding, strict=True))
     back = replace(g, size=g.out, padding=pads)
@@ -89,12 +89,12 @@ def opposite(p: Problem) -> Problem:
 
 
 def flipped(kernel: Array, rank: int) -> Array:
-    """The kernel with its window turned round."""
+    """The kernel with its window flipped."""
     return lax.rev(kernel, tuple(range(rank))) if math.prod(kernel.shape[:rank]) > 1 else kernel
 
 
 def swapped(kernel: Array, groups: int) -> Array:
-    """Turns ``(*window, in // groups, out)`` into the ``(*window, out // groups, in)`` of the way back."""
+    """Turns ``(*window, in // groups, out)`` into the ``(*window, out // groups, in)`` of the gradient."""
     *window, inner, features = kernel.shape
     if groups == 1:
         return kernel.swapaxes(-1, -2)
@@ -103,15 +103,15 @@ def swapped(kernel: Array, groups: int) -> Array:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Strided slices that XLA divides over devices rightly
+# Strided slices that XLA divides over devices correctly
 
-# Whether the compiler divides what is being lowered, and cannot ask how.
+# Whether the compiler divides the program that is being lowered without a plan of ours.
 _alone = contextvars.ContextVar("_alone", default=False)
 
 
 @contextlib.contextmanager
 def left_alone() -> Iterator[None]:
-    """A context for lowering what the compiler divides without asking: see `every` and `spread`."""
+    """A context for lowering a program that the compiler divides without a plan of ours: see `every` and `spread`."""
     token = _alone.set(True)
     try:
         yield
@@ -120,14 +120,14 @@ def left_alone() -> Iterator[None]:
 
 
 def alone() -> bool:
-    """Whether what is being lowered is in such a context."""
+    """Whether the current lowering is in such a context."""
     return _alone.get()
 
 
 def every(a: Array, axis: int, start: int, stride: int, out: int) -> Array:
     """``out`` elements along an axis from ``start`` in steps of ``stride``: a slice.
 
-    XLA divides a strided slice over devices wrongly, so where it is left alone, the first of each ``stride`` elements.
+    XLA divides a strided slice over devices wrongly, so without a plan of ours the first of each ``stride`` elements.
     """
     if stride == 1 or not alone():
         return lax.slice_in_dim(a, start, start + (out - 1) * stride + 1, stride, axis)
@@ -139,7 +139,7 @@ def every(a: Array, axis: int, start: int, stride: int, out: int) -> Array:
 
 
 def spread(a: Array, axis: int, start: int, stride: int, size: int) -> Array:
-    """The transpose of `every`: its elements back where they were of ``size``, among zeros."""
+    """The transpose of `every`: its elements back at their positions of ``size``, among zeros."""
     axis %= a.ndim
     out, zero, config = a.shape[axis], jnp.zeros((), a.dtype), [(0, 0, 0)] * a.ndim
     if stride == 1 or not alone():

@@ -1,4 +1,4 @@
-"""Convolutions that lax computes: its own in the three roles, and two that go round its compiler's cliffs."""
+"""Convolutions that XLA computes: lax's own in the three roles, and two that avoid slow programs of XLA:CPU."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,10 +17,10 @@ def _letters(rank: int) -> str:
 
 
 def xla(p: Problem, first: Array, second: Array, *, crop: bool = True, out_sharding: Any = None) -> Array:
-    """What lax and its derivatives compute."""
+    """lax's convolution or its derivative."""
     g = p.geometry
     if first.ndim > g.rank + 2:
-        # By lax's rule of batching, a grouped convolution; for the type alone the sharding is without the lane's axis.
+        # By lax's rule of batching a grouped convolution; for the type alone, the sharding lacks the mapped axis.
         if out_sharding is not None:
             spec = jax.sharding.PartitionSpec(*out_sharding.spec[1:])
             out_sharding = jax.sharding.NamedSharding(out_sharding.mesh, spec)
@@ -73,7 +73,7 @@ def xla(p: Problem, first: Array, second: Array, *, crop: bool = True, out_shard
 def reached(x: Array, g: Geometry, crop: bool = True) -> tuple[Array, list[tuple[int, int]]]:
     """The part of the input that windows reach, so that no padding is negative, and its padding.
 
-    Or the whole of it: XLA:GPU, which would copy the part, lets cuDNN pass over the rest.
+    Without ``crop`` the whole input: XLA:GPU would copy the part, and cuDNN skips the rest by a negative padding.
     """
     highs = [
         (m - 1) * t + 1 + r - n - low
@@ -86,9 +86,9 @@ def reached(x: Array, g: Geometry, crop: bool = True) -> tuple[Array, list[tuple
 
 
 def xla_prelayout(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """lax's gradient of the kernel, its arrays laid out beforehand as a convolution's are.
+    """lax's gradient of the kernel, its arrays transposed beforehand to a convolution's layout.
 
-    Left to XLA:CPU, it is done well outside of loops and falls to a naive convolution inside of them.
+    XLA:CPU does the same outside of loops, and falls to a naive convolution inside of them.
     """
     g = p.geometry
     first, pads = reached(first, g)
@@ -108,10 +108,10 @@ def xla_prelayout(p: Problem, first: Array, second: Array, solve: Solve) -> Arra
 
 
 def xla_extra_row(p: Problem, first: Array, second: Array, solve: Solve) -> Array:
-    """lax's convolution with one row too many at the high side, which is then cut off.
+    """lax's convolution with one more row at the high side, which is then sliced off.
 
-    So the output is larger than the input, and YNNPACK, which is slower here than XLA's own, is not given it: see
-    `by_ynnpack`.
+    So the output is larger than the input, and XLA does not pass the convolution to YNNPACK, which is slower here than
+    its own: see `by_ynnpack`.
     """
     g = p.geometry
     (low, high), *rest = g.padding
@@ -125,10 +125,10 @@ def as_large(p: Problem) -> bool:
 
 
 def by_ynnpack(p: Problem, target: Target) -> bool:
-    """Whether XLA:CPU of jaxlib 0.10 hands what lax makes of the problem to YNNPACK, as its ``ynn_support.cc`` says.
+    """Whether XLA:CPU of jaxlib 0.10 passes lax's convolution of the problem to YNNPACK, by its ``ynn_support.cc``.
 
-    That takes two spatial axes, more than 16 channels or features, and an output and a window that are no larger than
-    the input. The gradient of a kernel is a convolution too: of the channels as examples, with the output as window.
+    YNNPACK accepts two spatial axes, more than 16 channels or features, and an output and a window that are no larger
+    than the input. The gradient of a kernel is a convolution of the channels as examples, with the output as window.
     """
     g = p.geometry
     depth = p.channels if p.role == "output" else p.batch

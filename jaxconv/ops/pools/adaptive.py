@@ -19,7 +19,7 @@ def global_avg_pool(x: ArrayLike, *, rank: int = 2) -> Array:
     """Returns the mean over the ``rank`` spatial axes: shape ``(*batch, channels)``.
 
     Args:
-      x: floating-point array of shape ``(*batch, *spatial, channels)``; half types accumulate in float32.
+      x: floating-point array of shape ``(*batch, *spatial, channels)``; half precision accumulates in float32.
       rank: the number of spatial axes.
 
     Raises:
@@ -68,7 +68,7 @@ def global_lp_pool(x: ArrayLike, *, p: float = 2, rank: int = 2) -> Array:
     """Returns the p-norm over the ``rank`` spatial axes: shape ``(*batch, channels)``.
 
     Args:
-      x: floating-point array of shape ``(*batch, *spatial, channels)``; half types accumulate in float32.
+      x: floating-point array of shape ``(*batch, *spatial, channels)``; half precision accumulates in float32.
       p: the power, at least 1.
       rank: the number of spatial axes.
 
@@ -93,7 +93,7 @@ def adaptive_avg_pool(x: ArrayLike, size: IntOrTuple, *, rank: int = 2) -> Array
     """Returns the means of ``size`` bins along each axis, bin i from ``floor(i N / M)`` to ``ceil((i + 1) N / M)``.
 
     Args:
-      x: floating-point array of shape ``(*batch, *spatial, channels)``; half types accumulate in float32.
+      x: floating-point array of shape ``(*batch, *spatial, channels)``; half precision accumulates in float32.
       size: M, an int or one for each axis; more bins than elements repeat them.
       rank: the number of spatial axes.
 

@@ -18,7 +18,7 @@ from jaxconv.ops.pools.windows import Resolved, resolve
 
 @functools.partial(jax.jit, static_argnames="windows")
 def pool_sums(x: Array, windows: Resolved) -> Array:
-    """Sums each window; half types stay in the float32 in which they are summed."""
+    """Sums each window; half precision stays in the float32 of the sums."""
     x = windows.lay_out(x.astype(accumulator(x.dtype)), 0)
     return window_sums(x, windows.axes)
 
@@ -31,7 +31,7 @@ def sum_pool(
 
 
 def _counts(windows: Resolved, count_include_pad: bool, dtype: Any) -> Iterator[Array]:
-    """Yields for each axis how many elements a window divides by there: never the ceil mode's overhang, at least 1.
+    """Yields for each axis the number of elements that a window counts: without the ceil mode's overhang, at least 1.
 
     Their shapes broadcast to ``(*output, 1)``; an axis along which all windows count the same has one value.
     """
@@ -64,10 +64,10 @@ def avg_pool(
     """Returns the mean of each window.
 
     Args:
-      x: floating-point array of shape ``(*batch, *spatial, channels)``; half types accumulate in float32.
+      x: floating-point array of shape ``(*batch, *spatial, channels)``; half precision accumulates in float32.
       window, stride, padding, dilation, ceil_mode: as in `max_pool`.
       count_include_pad: whether the mean counts the zeros of the padding. What a last window hangs over by
-        ``ceil_mode`` is never counted. A window that sees nothing to count gives 0.
+        ``ceil_mode`` is never counted. A window without elements to count gives 0.
 
     Returns:
       Array of x's type, shape ``(*batch, *output, channels)``.
@@ -85,7 +85,7 @@ def avg_pool(
     (x,) = as_floats(x=x)
     windows = resolve(x, window, stride, padding, dilation, ceil_mode)
     total = pool_sums(x, windows)
-    # A vector for each axis: their outer product, which is exact, would be a constant of the map's size.
+    # A vector for each axis: their outer product, which is exact, would be a constant of the array's size.
     counts = functools.reduce(jnp.multiply, _counts(windows, count_include_pad, total.dtype))
     return (total / to_rank(counts, x.ndim)).astype(x.dtype)
 

@@ -29,12 +29,12 @@ def lowest(dtype: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnames=("windows", "indices"))
 def pool_maxima(x: Array, windows: Resolved, indices: bool = False) -> Best:
-    """Returns the largest element of each window, and with ``indices`` where it is, -1 in the padding."""
-    # Padded in here: the infinities of the padding are no result that `jax_debug_infs` could find.
+    """Returns the largest element of each window, and with ``indices`` its position, -1 in the padding."""
+    # Padded under jit, so that `jax_debug_infs` does not see the infinities of the padding.
     best: Best = (windows.lay_out(x, lowest(x.dtype)),)
     if indices:
         best = (*best, windows.lay_out(_positions(x, windows.size), -1))
-    # Last axis first: then the first maximum in row-major order is the one that stays.
+    # Last axis first: then the first maximum in row-major order wins.
     axes = windows.axes[::-1]
     if lowering_mode() == "xla" and not indices and max(windows.dilation) == 1:
         return (reduce_windows(best[0], axes, lowest(x.dtype), lax.max),)  # with JAX's own gradient
@@ -43,7 +43,7 @@ def pool_maxima(x: Array, windows: Resolved, indices: bool = False) -> Best:
 
 def _positions(x: Array, size: tuple[int, ...]) -> Array:
     """Returns the row-major index of each position, int32 and in x's shape, computed in the program."""
-    # Added to zeros made of x, so that they are split over devices as x is.
+    # Added to zeros made of x, so that they are divided over devices as x is.
     index = jnp.zeros_like(x, dtype=jnp.int32)
     for axis, n in enumerate(size):
         along = lax.expand_dims(lax.iota(jnp.int32, n), range(1, len(size) - axis + 1))
@@ -63,13 +63,13 @@ def max_pool(
     """Returns the largest element of each window.
 
     Padding never wins: a window that sees nothing else gives the lowest value of the type. Of equal elements the first
-    in row-major order takes the whole gradient, as in torch. NaN wins over numbers.
+    in row-major order takes the whole gradient, as in torch. NaN wins over every other value.
 
     Args:
       x: floating-point or integer array of shape ``(*batch, *spatial, channels)``.
       window: size of the window; an int is square, 2-D. Its length says how many axes are pooled.
       stride: step of the window; by default the window, so that windows do not overlap.
-      padding: every form that `jaxconv.conv` takes.
+      padding: every form that `jaxconv.conv` accepts.
       dilation: distance between the taps of the window.
       ceil_mode: keep a last window that hangs over the high side, if it starts inside the input or the low padding.
 
@@ -100,7 +100,7 @@ def max_pool_with_indices(
     dilation: IntOrTuple = 1,
     ceil_mode: bool = False,
 ) -> tuple[Array, Array]:
-    """Returns `max_pool` and where in ``x`` each maximum stands.
+    """Returns `max_pool` and the position in ``x`` of each maximum.
 
     Args:
       x, window, stride, padding, dilation, ceil_mode: as in `max_pool`.

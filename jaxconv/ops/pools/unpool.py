@@ -12,7 +12,7 @@ from jaxconv.ops.pools.maximum import check_positions
 
 
 def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
-    """Puts each element of ``y`` back where `max_pool_with_indices` found it, among zeros.
+    """Puts each element of ``y`` back at its position before `max_pool_with_indices`, among zeros.
 
     Args:
       y: array of shape ``(*batch, *pooled, channels)``.
@@ -46,18 +46,18 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
         raise DTypeError(f"indices must be integers, got {indices.dtype}")
     if any(n < m for n, m in zip(sizes, y.shape[-1 - rank : -1], strict=True)):
         raise ShapeError(
-            f"size must be that of the map before pooling, at least y's {y.shape[-1 - rank : -1]}, got {sizes}"
+            f"size must be the spatial sizes before pooling, at least y's {y.shape[-1 - rank : -1]}, got {sizes}"
         )
-    places = math.prod(sizes)
+    positions = math.prod(sizes)
     indices = indices.astype(wider(indices.dtype, jnp.int32))
     check_positions(sizes, indices.dtype, "size")
-    inside = (indices >= 0) & (indices < places)
-    at = jnp.where(inside, indices, places)
+    inside = (indices >= 0) & (indices < positions)
+    at = jnp.where(inside, indices, positions)
 
     def put(y: Array, at: Array) -> Array:
-        return jnp.zeros(places, y.dtype).at[at.reshape(-1)].set(y.reshape(-1), mode="drop").reshape(sizes)
+        return jnp.zeros(positions, y.dtype).at[at.reshape(-1)].set(y.reshape(-1), mode="drop").reshape(sizes)
 
-    # Batch and channels are batching dimensions of the scatter, so they may be split over devices.
+    # Batch and channels are batching dimensions of the scatter, so they may be divided over devices.
     put = jax.vmap(put, -1, -1)
     for _ in range(y.ndim - 1 - rank):
         put = jax.vmap(put)

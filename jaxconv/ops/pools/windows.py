@@ -21,13 +21,13 @@ class Resolved(NamedTuple):
 
     @property
     def crop(self) -> Pairs:
-        """What negative padding cuts off, as negative numbers. No window sees it, not even one that hangs over."""
+        """What negative padding crops, as negative integers. No window sees it, not even one that hangs over."""
         least = jax.core.min_dim
         return tuple((least(low, 0), least(high, 0)) for low, high in self.padding)
 
     @property
     def overhang(self) -> Pairs:
-        """The padding of the cropped map: at the high side what the last window reaches, less if it stops short."""
+        """The padding after the crop: at the high side up to the last window's end, which may be negative."""
         pairs = []
         least = jax.core.min_dim
         for f, s, (low, high), d, n, o in zip(*self, strict=True):

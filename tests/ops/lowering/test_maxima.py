@@ -59,16 +59,16 @@ def test_all_platforms_find_the_same_winners_and_place_the_same_gradient(drawn, 
     rng = np.random.default_rng(seed)
     x = rng.integers(-2, 3, shape).astype(np.float32)  # with ties
     indices = np.arange(x.size, dtype=np.int32).reshape(x.shape)
-    found = {p: run(pool.best_p, p, jnp.asarray(x), jnp.asarray(indices), tell=False, axes=axes) for p in PLATFORMS}
+    found = {p: run(pool.best_p, p, jnp.asarray(x), jnp.asarray(indices), winners=False, axes=axes) for p in PLATFORMS}
     for p in PLATFORMS:
         for ours, theirs in zip(found[p], found["cpu"], strict=True):
             np.testing.assert_array_equal(ours, theirs)
-        (alone,) = run(pool.best_p, p, jnp.asarray(x), tell=False, axes=axes)
+        (alone,) = run(pool.best_p, p, jnp.asarray(x), winners=False, axes=axes)
         np.testing.assert_array_equal(alone, found["cpu"][0])
     y = rng.standard_normal(found["cpu"][0].shape).astype(np.float32)
     expected = place_by_loops(y, x, axes)
     for p in PLATFORMS:
-        _, *taps = run(pool.best_p, p, jnp.asarray(x), tell=True, axes=axes)
+        _, *taps = run(pool.best_p, p, jnp.asarray(x), winners=True, axes=axes)
         placed = run(pool.place_p, p, jnp.asarray(y), *taps, axes=axes, size=size)
         np.testing.assert_allclose(placed, expected, rtol=1e-6, atol=1e-6)
         t = jnp.asarray(rng.standard_normal(x.shape), jnp.float32)
@@ -80,8 +80,8 @@ def test_all_platforms_find_the_same_winners_and_place_the_same_gradient(drawn, 
 def test_the_told_taps_have_the_same_types_on_every_platform(platform):
     axes = (Windows(-2, 3, 2, 1, 4), Windows(-3, 2, 2, 1, 4))
     x = jnp.zeros((2, 8, 9, 3))
-    types = jax.eval_shape(lambda x: run(pool.best_p, None, x, tell=True, axes=axes), x)
-    found = run(pool.best_p, platform, x, tell=True, axes=axes)
+    types = jax.eval_shape(lambda x: run(pool.best_p, None, x, winners=True, axes=axes), x)
+    found = run(pool.best_p, platform, x, winners=True, axes=axes)
     assert [(a.shape, a.dtype) for a in found] == [(a.shape, a.dtype) for a in types]
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.errors import ShapeError
-from jaxconv.geometry import IDENTITY, Field
+from jaxconv.fields import IDENTITY, Field
 from jaxconv.interop.onnx.operators.base import Placed, Row, constant, integers
 from jaxconv.interop.onnx.read import Node
 from jaxconv.interop.onnx.values import Either, Order, Plan, Value, all_plain, as_axis, last, natural

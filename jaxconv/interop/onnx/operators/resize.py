@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv import geometry as geo
 from jaxconv.errors import ShapeError
-from jaxconv.geometry import Field
+from jaxconv.fields import IDENTITY, Field, covering_field
 from jaxconv.interop.onnx.operators.base import Row, constant, integers
 from jaxconv.interop.onnx.read import Node
 from jaxconv.interop.onnx.values import Plan, Value, as_axis, last
@@ -123,7 +122,7 @@ def _taken(x: Any, at: np.ndarray, axis: int) -> Any:
 def _field(s: Sampling) -> Field:
     rows = (np.flatnonzero(column) for column in _matrix(s).T)
     spans = {i: (int(at[0]), int(at[-1]) + 1) for i, at in enumerate(rows)}
-    return geo.covering_field(spans, Fraction(s.n, s.m))
+    return covering_field(spans, Fraction(s.n, s.m))
 
 
 def _plan(x: Value, samplings: dict[int, Sampling], value: float | None = None) -> Plan:
@@ -133,7 +132,7 @@ def _plan(x: Value, samplings: dict[int, Sampling], value: float | None = None) 
     axes = tuple((x.order.index(axis), s) for axis, s in sorted(changed.items()))
     fields: Geometry = None
     if x.order == last(x.rank) and not {0, 1} & set(changed):
-        fields = tuple(_field(changed[axis]) if axis in changed else geo.IDENTITY for axis in range(2, x.rank))
+        fields = tuple(_field(changed[axis]) if axis in changed else IDENTITY for axis in range(2, x.rank))
     return Plan(_resized, [x.plain()], [x.order], {"axes": axes, "value": value}, fields)
 
 

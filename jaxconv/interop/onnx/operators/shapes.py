@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxconv.errors import ShapeError
-from jaxconv.geometry import IDENTITY, Field
+from jaxconv.fields import IDENTITY, Field
 from jaxconv.interop.onnx.operators.base import Row, constant, integers
 from jaxconv.interop.onnx.operators.elementwise import _same as same
 from jaxconv.interop.onnx.operators.reductions import without
