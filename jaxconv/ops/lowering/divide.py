@@ -45,8 +45,8 @@ def _primes(n: int) -> list[int]:
 def _read(shardings: Sequence[Any], ranks: Sequence[int], devices: Sequence[Any]) -> tuple[Mesh, list[Spec]]:
     """A mesh whose axes can express the shardings, and the shardings; None is not known yet, so not divided.
 
-    Its axes are as short as possible, so that the axes of the user's mesh do not matter. A sharding that the mesh can't
-    express counts as not divided: the compiler then gathers the array.
+    Its axes are as short as possible, so that the axes of the user's mesh do not matter. A sharding that the mesh
+    cannot express counts as not divided: the compiler then gathers the array.
     """
     best: tuple[int, Mesh, list[Spec]] | None = None
     for sizes in sorted(set(itertools.permutations(_primes(len(devices))))):
@@ -143,8 +143,7 @@ def _rule(plan: Plan) -> SdyShardingRule:
 
 
 def divided(axes: Any) -> bool:
-    """Whether the compiler divides a module of this context: over devices that no shard_map names, or whose number is
-    unknown."""
+    """Whether the compiler divides a module of this context, over devices that no shard_map names, or unknown ones."""
     if hasattr(axes, "manual_axes"):
         return not set(axes.mesh.axis_names) <= set(axes.manual_axes)
     return getattr(axes, "num_devices", 0) != 1
