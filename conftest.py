@@ -15,14 +15,16 @@ def _doctest_names(doctest_namespace):
 
 
 # Where it matters what the compiler makes of an op, where much is computed, or two programs are compared closely.
-OPTIMIZED = tuple(
-    Path(__file__).parent / "tests" / name
-    for name in ("ops", "experiments", "data", "inspect/test_units.py", "test_compiler.py")
+TESTS = Path(__file__).parent / "tests"
+OPTIMIZED = tuple(TESTS / name for name in ("ops", "experiments", "data", "inspect/test_units.py", "test_compiler.py"))
+# Of the functions, those whose tests compare values, and whose algorithms the other tests compile with all of them.
+QUICK = tuple(
+    TESTS / "ops" / f"test_{name}.py" for name in ("export", "norm", "onnx", "pad", "resize", "torch_records")
 )
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick_compilation(request):
     """Compiles without most optimizations: compiling is what tests of networks do most."""
-    optimized = any(request.path.is_relative_to(folder) for folder in OPTIMIZED)
+    optimized = request.path not in QUICK and any(request.path.is_relative_to(folder) for folder in OPTIMIZED)
     jax.config.update("jax_disable_most_optimizations", not optimized)

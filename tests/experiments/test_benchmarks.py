@@ -46,9 +46,9 @@ def test_there_are_enough_cases_and_none_twice():
 def test_the_forms_of_a_case_are_different_programs_of_it(role):
     case = cases.parse("conv 2x8x8x4->4 k3 s2 p1 g4")
     problem = forms.problems(case)[role]
-    found = forms.candidates(problem)
+    found = forms.candidates(problem, True)
     assert {"xla", "auto"} <= set(found)
-    times = forms.measure(problem, {}, 1, found)
+    times = forms.measure(problem, True, {}, 1, found)
     assert set(times) == set(found)
     assert min(times.values()) > 0
 

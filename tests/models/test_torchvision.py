@@ -25,7 +25,12 @@ def ours(known: Known) -> jc.Layer:
     return getattr(jc.models, known.name)(**known.options)
 
 
-@pytest.mark.parametrize("known", KNOWN, ids=str)
+# The networks of up to 330 arrays. The others of a family repeat its blocks: their tests are slow ones.
+LARGE = [known for known in KNOWN if not known.smallest and len(recorded_shapes()[known.name]) > 330]
+NETWORKS = [pytest.param(known, marks=pytest.mark.slow) if known in LARGE else known for known in KNOWN]
+
+
+@pytest.mark.parametrize("known", NETWORKS, ids=str)
 def test_names_and_shapes_are_torchvisions(known):
     net = ours(known)
     params, state = jax.eval_shape(lambda key: net.init(key, known.shape), jax.random.key(0))

@@ -26,7 +26,7 @@ INITIALIZERS = {
 
 
 @pytest.mark.parametrize("initializer", INITIALIZERS.values(), ids=INITIALIZERS)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 def test_the_bits_are_those_of_the_initializer(initializer, dtype):
     if initializer is INITIALIZERS["orthogonal"] and dtype == jnp.bfloat16:
         pytest.skip("LAPACK has no bfloat16")
@@ -35,6 +35,12 @@ def test_the_bits_are_those_of_the_initializer(initializer, dtype):
     want = jax.jit(functools.partial(initializer, shape=SHAPE, dtype=dtype))(key)
     assert_array_equal(drawn(initializer, key, SHAPE, dtype), want)
     assert_array_equal(jax.vmap(lambda k: drawn(initializer, k, SHAPE, dtype))(key[None])[0], want)
+
+
+def test_the_bits_of_half_precision():
+    key, he_normal = jax.random.key(3), INITIALIZERS["he_normal"]
+    want = jax.jit(functools.partial(he_normal, shape=SHAPE, dtype=jnp.bfloat16))(key)
+    assert_array_equal(drawn(he_normal, key, SHAPE, jnp.bfloat16), want)
 
 
 def test_old_keys_and_doubles_draw_the_same():
