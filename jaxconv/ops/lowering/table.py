@@ -88,8 +88,10 @@ class Solver:
         self.record.append((p, choice))
         smaller = replace(self, mode=choice.then or self.mode)
         platform, form = self.target.platform, choice.form
-        if p.half and form is not XLA and not (platform.half and p.role not in form.adds):
-            wide = wider(p.dtype, jnp.float32)
+        native = p.half and platform.half and p.role not in form.adds
+        if isinstance(p, Problem) and form is not XLA and not native:
+            # Operands of two types become one: the one in which sums are taken.
+            wide = wider(p.dtype, jnp.float32) if p.half else p.dtype
             arrays = tuple(a.astype(wide) for a in arrays)
             p = replace(p, half=False, dtype=wide)
         given = arrays
