@@ -223,3 +223,28 @@ def test_inside_a_patched_equinox(monkeypatch):
     assert "jaxconv_conv" in str(jax.make_jaxpr(apply)(params, x))
     for got, wanted in zip(outcome(apply, params, x), want, strict=True):
         assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_gradients_of_half_precision_that_is_summed_in_float32(groups):
+    """The cotangent is float32, the other operand float16: no library has a program for two types."""
+    x, kernel = uniform(0, (2, 6, 4)).astype(np.float16), uniform(1, (3, 4 // groups, 8)).astype(np.float16)
+
+    def pulled(f):
+        def both(x, kernel):
+            y, pullback = jax.vjp(
+                lambda x, kernel: f(
+                    x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=groups,
+                    preferred_element_type=jnp.float32,
+                ),
+                x, kernel,
+            )  # fmt: skip
+            return y, pullback(jnp.cos(y))
+
+        return jax.jit(both)(x, kernel)
+
+    for got, want in zip(
+        *map(jax.tree.leaves, (pulled(jc.conv_general_dilated), pulled(jax.lax.conv_general_dilated))), strict=True
+    ):
+        assert got.dtype == want.dtype
+        assert_close(got.astype(np.float32), want.astype(np.float32), rtol=3e-3, atol=3e-3)
