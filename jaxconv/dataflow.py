@@ -18,6 +18,7 @@ from jaxconv.errors import located
 from jaxconv.layer import Layer, Tree
 from jaxconv.layers import Dropout, DropPath, Identity
 from jaxconv.structs import as_struct, shape_of
+from jaxconv.tree import visits
 
 Path = tuple[str, ...]
 Key = tuple[Path, int]  # a layer's path and identity; a layer without a name has its composite's path
@@ -132,11 +133,9 @@ class Leaf(NamedTuple):
 
 def leaves(net: Layer, path: Path = ()) -> Iterator[Leaf]:
     """Yields each layer without children, those without a name included, which have their composite's path."""
-    children = getattr(net, "children", ())
-    if not children:
-        yield Leaf(path, net)
-    for name, layer in children:
-        yield from leaves(layer, (*path, name) if name else path)
+    for visit in visits(net):
+        if not getattr(visit.layer, "children", ()):
+            yield Leaf((*path, *visit.path), visit.layer)
 
 
 def _can_change(layer: Composite) -> bool:

@@ -22,7 +22,7 @@ from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Layer, Params, State, Tree, take
 from jaxconv.layers import BatchNorm, Conv, ConvLocal, ConvTranspose, Dense, Fn, Identity, base
 from jaxconv.ops.arrays import window_tuple
-from jaxconv.tree import check_acyclic, rebuilt
+from jaxconv.tree import check_acyclic, map_some
 
 LINEAR = (Conv, ConvTranspose, ConvLocal, Dense)
 
@@ -193,15 +193,18 @@ class _Plan:
         return f"{_text(found[0])!r} {uneven}" if uneven else found
 
 
-def _with_steps(net: Layer, steps: Sequence[_Step], path: Path = ()) -> Layer:
+def _with_steps(net: Layer, steps: Sequence[_Step]) -> Layer:
     """Returns the network with a `Folded` for each batch norm, and a bias in each layer that takes one in."""
-    for step in steps:
-        if (path, id(net)) == (step.norm_path, id(step.norm)):
-            return Folded(_text(step.linear_path))
-        if (path, id(net)) == (step.linear_path, id(step.linear)):
-            return net if step.linear.bias else dataclasses.replace(step.linear, bias=True)  # type: ignore[no-any-return]
-    children = getattr(net, "children", ())
-    return rebuilt(net, [_with_steps(layer, steps, (*path, name) if name else path) for name, layer in children])
+
+    def changed(layer: Layer, path: str) -> Layer:
+        for step in steps:
+            if (path, id(layer)) == (".".join(step.norm_path), id(step.norm)):
+                return Folded(_text(step.linear_path))
+            if (path, id(layer)) == (".".join(step.linear_path), id(step.linear)):
+                return layer if step.linear.bias else dataclasses.replace(step.linear, bias=True)  # type: ignore[no-any-return]
+        return layer
+
+    return map_some(net, lambda layer, path: True, changed)
 
 
 def _plans(net: Layer, x: Tree) -> tuple[Layer, list[_Step], dict[str, str]]:

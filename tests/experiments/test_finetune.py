@@ -138,6 +138,6 @@ def test_both_runs_are_reported(learned, stripes, tmp_path):
 
 
 def test_a_layer_that_is_not_there_is_named(learned, stripes, tmp_path):
-    with pytest.raises(ValueError, match=r"--train must name a layer, got _block.1, .* nearest are '_blocks.1'"):
+    with pytest.raises(ValueError, match=r"--train must name a layer of net, got '_block.1': nearest are '_blocks.1'"):
         finetune.main(f"--folder {stripes} --train _block.1 --quiet --out {tmp_path / 'out'}".split())
     assert not (tmp_path / "out").exists()
