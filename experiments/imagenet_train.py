@@ -13,6 +13,7 @@ it is started again. Prints images per second at each size; writes checkpoints a
 """
 
 import argparse
+import datetime
 import json
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ GROWTH = ((3 / 8, 128 / 192), (6 / 8, 160 / 192), (1.0, 1.0))
 # The peak learning rate for 256 images, and the weight decay, as in FFCV's recipe.
 PEAK, DECAY, MOMENTUM = 0.5, 5e-5, 0.9
 WARM_UP = 2 / 16
+CHECKPOINT_EVERY = datetime.timedelta(minutes=10)
 MODELS = {name: getattr(jc.models, name) for name in ("resnet18", "resnet34", "resnet50")}
 
 
@@ -140,6 +142,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             metrics={"accuracy": jc.metrics.accuracy, "top5": jc.metrics.top_k(min(5, len(training.classes)))},
             monitor="validation_accuracy",
             average=options.average,
+            checkpoint_every=CHECKPOINT_EVERY,
             mesh=mesh,
             folder=options.out / "checkpoints",
             resume=True,

@@ -6,9 +6,11 @@ import time
 
 import jax
 import numpy as np
+import optax
 import pytest
 from numpy.testing import assert_array_equal
 
+import jaxconv as jc
 from jaxconv.data import CenterCrop, DataError, RandomResizedCrop, batches, image_folder
 from jaxconv.errors import ShapeError
 from tests.data.photos import class_folder
@@ -283,3 +285,42 @@ def test_batches_of_any_size_are_those_of_the_order(batch_size):
     for start in range(3):
         expected = [order[at : at + batch_size] for at in range(start * batch_size, 43, batch_size)]
         assert labels(batches(Numbers(43), batch_size, key=0), start=start) == expected
+
+
+class Failing:
+    """Batches whose reading fails before a batch of an epoch."""
+
+    def __init__(self, loader, epoch, step):
+        self.loader, self.at = loader, (epoch, step)
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        return self.epoch(0)
+
+    def epoch(self, number, start=0):
+        for step, batch in enumerate(self.loader.epoch(number, start), start):
+            if (number, step) == self.at:
+                raise OSError("the disk is gone")
+            yield batch
+
+
+def test_a_run_that_fails_within_an_epoch_continues_as_if_it_had_not(photos, tmp_path):
+    net = jc.serial(jc.Fn(lambda x: x / 255.0), jc.Conv(2, 3), jc.GlobalAvgPool(), jc.Dense(2))
+    options = {"loss": optax.softmax_cross_entropy_with_integer_labels, "epochs": 2, "progress": False}
+    optimizer = optax.sgd(0.1, momentum=0.9)
+
+    def loader():
+        return batches(photos, 2, key=5, crop=RandomResizedCrop(16), remainder="drop")
+
+    whole = jc.train.fit(net, loader(), None, optimizer, **options)
+    with pytest.raises(OSError, match="the disk is gone"):
+        jc.train.fit(
+            net, Failing(loader(), 1, 2), None, optimizer, folder=tmp_path / "run", checkpoint_every=1, **options
+        )
+    resumed = jc.train.fit(
+        net, loader(), None, optimizer, folder=tmp_path / "run", checkpoint_every=1, resume=True, **options
+    )
+    jax.tree.map(assert_array_equal, whole.params, resumed.params)
+    assert whole.history[-1]["loss"] == resumed.history[-1]["loss"]
