@@ -28,6 +28,8 @@ class Predictor:
       threads: the CPU threads that a program uses: all that the process may run on. JAX has no setting for one program;
         ``taskset`` limits the process.
       left_out: why oneDNN is not called, or "".
+      function: of ``weights`` and an input; what is compiled, for `jaxconv.explain`.
+      weights: the folded ``(params, state)``.
     """
 
     def __init__(self, net: Layer, params: Params, state: State, batch_sizes: Sequence[int], x: Tree = None):
@@ -38,9 +40,10 @@ class Predictor:
         params, state = jax.tree.map(np.asarray, (params, state))
         self.report: FoldReport = fold_report(net, x)
         self.net, params, state = fold(net, params, state, x)
-        self._trees = jax.device_put((params, state))
+        self.weights = jax.device_put((params, state))
         self._programs: dict[Any, Any] = {}
-        self._run = jit(fuse(lambda trees, x: self.net.apply(trees[0], trees[1], x)[0]))
+        self.function = fuse(lambda weights, x: self.net.apply(*weights, x)[0])  # type: ignore[call-arg]
+        self._run = jit(self.function)
         affinity = getattr(os, "sched_getaffinity", None)
         self.threads = len(affinity(0)) if affinity else os.cpu_count() or 1
         self.left_out = onednn.left_out() if jax.default_backend() == "cpu" else ""
@@ -75,7 +78,7 @@ class Predictor:
         leaves = jax.tree.leaves(x)
         key = (leaves[0].shape[0], jax.tree.structure(x), tuple((a.shape, str(a.dtype)) for a in leaves))
         if key not in self._programs:
-            self._programs[key] = self._run.lower(self._trees, x).compile()
+            self._programs[key] = self._run.lower(self.weights, x).compile()
         return self._programs[key]
 
     def __call__(self, x: Tree) -> Tree:
@@ -97,7 +100,7 @@ class Predictor:
             left = min(count - start, self.batch_sizes[-1])
             size = next(n for n in self.batch_sizes if n >= left)
             part = jax.tree.map(lambda a, i=start, n=left, m=size: _padded(a[i : i + n], m), x)
-            y = self._program(part)(self._trees, part)
+            y = self._program(part)(self.weights, part)
             pieces.append(jax.tree.map(lambda a, n=left, m=size: _first(a, n, m), y))
             start += left
         return pieces[0] if len(pieces) == 1 else jax.tree.map(lambda *ys: jnp.concatenate(ys), *pieces)

@@ -69,3 +69,9 @@ def test_batches_that_are_none(made, sizes):
 def test_outputs_without_a_batch(made):
     with pytest.raises(jc.ShapeError, match="outputs must have one entry for each of 2 examples"):
         jc.predictor(jc.serial(jnp.sum), {}, {}, batch_sizes=(2,))(np.ones((2, 3)))
+
+
+def test_explain_shows_what_is_compiled(made):
+    predict = jc.predictor(NET, *made)
+    rows = jc.explain(predict.function, predict.weights, jnp.ones((1, 6, 6, 2)))
+    assert rows[0].op == "conv + bias + relu"
