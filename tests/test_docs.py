@@ -40,7 +40,7 @@ NO_FORMULA = {
     "loops over batches with the loss that they are given": """train.fit train.train_step train.evaluate train.predict
         train.TrainState inspect.minimize inspect.Recorder""",
     "what a run does beside training, and a metric of the caller's": """train.csv_file train.early_stopping
-        train.json_lines train.tensorboard metrics.Metric metrics.add""",
+        train.json_lines train.tensorboard train.data_shard train.initialize_distributed metrics.Metric metrics.add""",
     "what a network holds or gives, as it is": "inspect.activations inspect.filters inspect.summary inspect.trace",
     "settings": "inspect.Objective inspect.PIXELS inspect.PHOTOGRAPHS inspect.View",
 }
@@ -61,6 +61,7 @@ NO_EXAMPLE = {
     "wants the network": "weights.from_hub",
     "wants torch": "weights.torch_activations",
     "a constant": "inspect.PHOTOGRAPHS",
+    "wants other processes": "train.initialize_distributed",
     "the loop inside maximize, dream, invert and style_transfer, which have examples": "inspect.minimize",
 }
 

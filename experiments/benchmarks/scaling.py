@@ -144,6 +144,7 @@ def saves() -> list[dict[str, Any]]:
     """Returns how long a checkpoint takes of 300 MB divided over the devices, as it is and gathered on one first."""
     import jax
     import jax.numpy as jnp
+    import numpy as np
     import optax
 
     from jaxconv.train import TrainState, restore, save
@@ -151,8 +152,11 @@ def saves() -> list[dict[str, Any]]:
 
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     # Of ResNet-50's size, with Adam.
-    params = {str(i): jnp.zeros((3, 3, 512, 512)) + i for i in range(11)}
+    params = {str(i): jnp.zeros((3, 3, 512, 512)) for i in range(11)}
     whole = TrainState.create(None, optax.adam(1e-3), 0, init=(params, {}))  # type: ignore[arg-type]
+    # Noise: zeros would be compressed to nothing.
+    rng = np.random.default_rng(0)
+    whole = jax.tree.map(lambda a: jnp.asarray(rng.random(a.shape, np.float32)) if a.ndim > 1 else a, whole)
     divided = Placement(mesh, "data").put(whole)
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     found = []

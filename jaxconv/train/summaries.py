@@ -50,13 +50,18 @@ def described(value: Any) -> Any:
 
 
 def write_run(path: Path, config: dict[str, Any], history: Sequence[Record]) -> None:
-    """Writes run.json, whole or not at all."""
+    """Writes run.json, whole or not at all. Raises OSError, which says so."""
     rows = ",\n".join(f"    {json.dumps(record)}" for record in history)
     config_text = json.dumps(config, indent=2).replace("\n", "\n  ")
     text = f'{layout.RUN_BEGINS},\n  "configuration": {config_text},\n  "history": [\n{rows}\n  ]\n}}\n'
     partial = path / f".{layout.RUN}.partial"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path / layout.RUN)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path / layout.RUN)
+    except OSError as error:
+        raise OSError(
+            f"{path}: {layout.RUN} could not be saved, the checkpoints are untouched: {error.strerror}"
+        ) from error
 
 
 def draw_curves(path: Path, history: Sequence[Record]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxconv.train import NonFiniteLossError, check, evaluate, fit, layout, restore
+from jaxconv.train import NonFiniteLossError, check, evaluate, fit, layout, restore, summaries
 from jaxconv.train.progress import Progress
 from tests.train.toys import Centered, assert_same, cross_entropy, data
 
@@ -302,3 +302,12 @@ def test_bad_input(options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         run(**options)
+
+
+def test_a_run_json_that_cannot_be_written_says_so(tmp_path):
+    summaries.write_run(tmp_path, {}, [{"epoch": 1}])
+    before = (tmp_path / "run.json").read_text()
+    (tmp_path / ".run.json.partial").mkdir()
+    with pytest.raises(OSError, match=r"run.json could not be saved, the checkpoints are untouched: Is a directory"):
+        summaries.write_run(tmp_path, {}, [{"epoch": 1}, {"epoch": 2}])
+    assert (tmp_path / "run.json").read_text() == before
