@@ -25,7 +25,7 @@ def examples(page):
     return re.findall(r"```python\n(.*?)```", page, flags=re.S)
 
 
-FLAX, OWN, BUILD, PRETRAINED = examples(README)
+FLAX, OWN, BUILD, PRETRAINED, FOLDER = examples(README)
 OPS, FIRST = examples(DOCS["start"])
 ERROR, COMPOSITE, WEIGHTS, LOOKING, INTEROP = examples(DOCS["networks"])
 TRAINING, STRUCTURED, STREAMED, LOOP = examples(DOCS["training"])
@@ -64,7 +64,30 @@ def test_the_pretrained_example_runs(tmp_path, monkeypatch):
     names: dict = {"jax": jax, "jc": jc, "jnp": jax.numpy}
     exec(code, names)
     assert names["result"].history[-1]["validation_accuracy"] > 0.9
-    assert (tmp_path / "lit.png").stat().st_size > 1000
+    assert (tmp_path / "grad_cam.png").stat().st_size > 1000
+
+
+def test_the_folder_example_trains_on_every_device_and_continues(tmp_path, monkeypatch):
+    import optax
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    for name, color in (("cat", 0), ("dog", 255)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (12, 12), (color, i, 0)).save(f"photos/{name}/{i}.jpg")
+    code = FOLDER
+    for text, small in {"64": "4", "RandomResizedCrop(4)": "RandomResizedCrop(8)", "epochs=5": "epochs=EPOCHS",
+                        "jc.models.resnet18(len(photos.classes))": "NET"}.items():  # fmt: skip
+        assert text in code
+        code = code.replace(text, small)
+    names: dict = {
+        "jax": jax, "jc": jc, "optax": optax, "NET": jc.serial(jc.Flatten(), jc.Dense(2)),
+        "options": {"loss": optax.softmax_cross_entropy_with_integer_labels, "preprocess": lambda x: x / 255},
+    }  # fmt: skip
+    for epochs in (1, 2):
+        exec(code, names | {"EPOCHS": epochs})
+        assert (tmp_path / "runs" / "photos" / str(epochs)).is_dir()
 
 
 def torch_file(path):
