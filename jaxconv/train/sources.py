@@ -46,7 +46,7 @@ class Arrays:
       inputs, targets: pytrees of arrays that share the first axis.
       batch_size: examples of a step.
       scan: whether an epoch is a compiled scan; by default it is on GPU and TPU.
-      chunk: how many steps are in a scan, so that something can be done between; None for all of an epoch.
+      chunk: after how many steps of the run a scan ends, so that something can be done; None for a whole epoch.
       rows: the index of each example in what the user gave, where it is a part of that.
       placement: of the run; on a mesh every device has all of the arrays.
     """
@@ -83,8 +83,11 @@ class Arrays:
         order, stop = self._order(carry[0].key, epoch), self.steps if stop is None else stop
         if self.scan:
             # Nothing comes back before the end of a scan, so nothing can be said between its steps.
+            done = int(carry[0].step) - start
             while start < stop:
-                end = stop if self._chunk is None else min(stop, start - start % self._chunk + self._chunk)
+                # A scan ends where the number of steps of the run is a multiple of the chunk.
+                chunk = stop if self._chunk is None else self._chunk - (done + start) % self._chunk
+                end = min(stop, start + chunk)
                 some = order if (start, end) == (0, self.steps) else order[start:end]
                 carry, start = program.scanned(carry, self.inputs, self.targets, some), end
                 if on_step(carry, end):

@@ -1,6 +1,7 @@
 """Batches from iterables: of each kind, in each length, and those that are wrong."""
 
 import itertools
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 import pytest
 from numpy.testing import assert_array_equal
 
+import jaxconv as jc
 from jaxconv.train import NonFiniteLossError, evaluate, fit, predict
 from jaxconv.train.sources import Batches, is_iterable, known_length
 from tests.train.toys import Centered, Linear, assert_same, cross_entropy, data
@@ -117,6 +119,36 @@ def test_a_last_smaller_batch_counts_exactly_in_validation():
     assert from_batches["loss"] == pytest.approx(want["loss"], rel=1e-6)
     outputs = predict(Centered(), params, state, (pair for pair in held))
     np.testing.assert_allclose(outputs, predict(Centered(), params, state, IMAGES), rtol=1e-5, atol=1e-6)
+
+
+def test_padding_that_is_masked_does_not_count():
+    """As `jaxconv.data.batches` pads, also where an image in the middle could not be read."""
+    padded = [(*pair, np.ones(16, bool)) for pair in batches()]
+    padded[1] = (np.zeros_like(IMAGES[:16]), LABELS[:16] * 0, np.arange(16) % 2 == 0)
+    padded[1][0][::2], padded[1][1][::2] = IMAGES[16:32:2], LABELS[16:32:2]
+    kept = np.r_[0:16, 16:32:2, 32:48]
+    params, state = Centered().init(jax.random.key(0), IMAGES)
+    found = evaluate(Centered(), params, state, padded, loss=cross_entropy)
+    want = evaluate(Centered(), params, state, IMAGES[kept], LABELS[kept], loss=cross_entropy)
+    assert found["count"] == want["count"] == 40
+    assert found["loss"] == pytest.approx(want["loss"], rel=1e-6)
+    short = [(IMAGES[:16], LABELS[:16]), (IMAGES[16:32:2], LABELS[16:32:2]), (IMAGES[32:], LABELS[32:])]
+    assert_same(run(padded, epochs=1).train_state, run(short, epochs=1).train_state)
+
+
+def test_batches_of_a_data_set_resume(tmp_path):
+    pytest.importorskip("grain")
+
+    def loader():
+        return jc.data.batches(
+            [(image, label) for image, label in zip(IMAGES, LABELS, strict=True)], 10, key=3, workers=1
+        )
+
+    whole = run(loader(), epochs=2)
+    assert whole.train_state.step == 10, "five batches, of which the last has eight examples"
+    with pytest.raises(SystemExit):
+        run(loader(), epochs=2, folder=tmp_path, on_epoch=lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert_same(run(loader(), epochs=2, folder=tmp_path, resume=True).train_state, whole.train_state)
 
 
 def test_one_program_runs_smaller_batches_of_validation():
