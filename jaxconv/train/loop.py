@@ -178,10 +178,12 @@ def fit(
         "init": init,
         "epoch_scan": epoch_scan,
     }
-    made = plan(net, inputs, targets, optimizer, every=due.every, placement=placement and placement.auto, **options)
-    result, within, saver, config = FitResult(None, None, made.train_state, [], 0), None, None, None
-    first = jax.process_index() == 0
+    first, auto = jax.process_index() == 0, placement and placement.auto
     with contextlib.ExitStack() as stack:
+        if auto is not None:
+            stack.enter_context(jax.set_mesh(auto.mesh))  # The caller's may have Explicit axes.
+        made = plan(net, inputs, targets, optimizer, every=due.every, placement=auto, **options)
+        result, within, saver, config = FitResult(None, None, made.train_state, [], 0), None, None, None
         if path is not None:
             stack.enter_context(only_writer(path) if first else contextlib.nullcontext())
             check_folder(path, resume=resume)  # Another run may have begun since it was looked at, and ended.

@@ -57,6 +57,7 @@ def main(folder, name="", number=0):
 
     def die(batch):
         if name and batch == int(number) and jax.process_index() == jax.process_count() - 1:
+            print(f"ends at {time.time()}", flush=True)
             os.kill(os.getpid(), signal.Signals[name])
             time.sleep(4)  # JAX needs a second or more until all processes know.
 

@@ -14,7 +14,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxconv.train import TrainState, fit, train_step
+from jaxconv.train import TrainState, evaluate, fit, train_step
 from jaxconv.train.mesh import Placement
 from tests.train.toys import Centered, Linear, assert_same, cross_entropy, data
 
@@ -184,6 +184,11 @@ def test_fit_on_a_mesh(kind):
     )
     for got in (whole, divided):
         assert_equal(got, want)
+    if kind == "arrays":
+        with jax.set_mesh(explicit):
+            assert_equal(run(mesh=explicit, shard_params="data", **options), want)
+        measured = evaluate(Centered(4), divided.params, divided.state, *HELD, loss=cross_entropy)
+        assert measured["loss"] == pytest.approx(divided.history[-1]["validation_loss"], rel=1e-5)
     kernel = divided.train_state.opt_state[0].mu["dense"]["kernel"]
     assert kernel.sharding == jax.NamedSharding(explicit, P("data", None))
     assert divided.params["dense"]["kernel"].sharding == kernel.sharding
