@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "benchmarks" / "results" / "endurance.json"
-EPOCHS = 5
+EPOCHS, STEPS = 5, 160
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 OTHERS = {
     "network": "params/4/bias: expected float32 (5,)",
@@ -157,6 +157,13 @@ def run(folder: Path, *arguments: str, devices: int = 1) -> Any:
     return ended(start(folder, *arguments, devices=devices))
 
 
+def saved(folder: Path) -> int:
+    """The steps of the newest checkpoint of a run."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    positions = [name.partition(".") for name in names if name[0].isdigit()]
+    return max((int(epoch) * STEPS // EPOCHS + int(step or 0) for epoch, _, step in positions), default=0)
+
+
 def saving(folder: Path) -> bool:
     """Whether a checkpoint is being written or removed, or was when the process ended."""
     return any(folder.glob(".partial-*"))
@@ -165,11 +172,14 @@ def saving(folder: Path) -> bool:
 def killed(case: Case, folder: Path, number: signal.Signals = signal.SIGKILL) -> None:
     """A run that is ended again and again, in half of the tries within a save."""
     for _ in range(200):
+        # By progress rather than by time, so that a machine that is faster or slower now is no matter.
+        moment, in_save = case.rng.uniform(saved(folder), STEPS), case.rng.random() < 0.5
         process = start(folder)
-        begin = time.monotonic()
-        moment, in_save = case.rng.uniform(0, 1.1 * case.seconds), case.rng.random() < 0.5
-        while process.poll() is None and time.monotonic() - begin < moment:
-            time.sleep(0.001)
+        if case.rng.random() < 0.1:
+            time.sleep(case.rng.uniform(0, case.seconds / 2))
+        else:
+            while process.poll() is None and saved(folder) < moment:
+                time.sleep(0.001)
         while in_save and process.poll() is None and not saving(folder):
             time.sleep(0.0005)
         if in_save:
