@@ -173,9 +173,9 @@ def killed(case: Case, folder: Path, number: signal.Signals = signal.SIGKILL) ->
     """A run that is ended again and again, in half of the tries within a save."""
     for _ in range(200):
         # By progress rather than by time, so that a machine that is faster or slower now is no matter.
-        moment, in_save = case.rng.uniform(saved(folder), STEPS), case.rng.random() < 0.5
+        moment, in_save = case.rng.uniform(saved(folder) + 1, STEPS + 1), case.rng.random() < 0.5
         process = start(folder)
-        if case.rng.random() < 0.1:
+        if saved(folder) < STEPS and case.rng.random() < 0.1:
             time.sleep(case.rng.uniform(0, case.seconds / 2))
         else:
             while process.poll() is None and saved(folder) < moment:

@@ -149,7 +149,8 @@ class Run:
         where = f"epoch {len(result.history) + 1}, step {within.step}" if within else f"epoch {len(result.history)}"
         kept = "fit was given no folder, so no checkpoint is kept"
         if self.saver is not None:
-            if within is not None:
+            # The signal may have come while this step's checkpoint was being written.
+            if within is not None and self.saver.position != (len(result.history), within.step):
                 self.saver.save(result, train_state, self._position(within))
             self.saver.wait()
             kept = f"the checkpoint is in {self.path}, resume=True continues from there"

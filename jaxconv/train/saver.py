@@ -63,6 +63,7 @@ class Saver:
         self._path, self._run = path, run
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="jaxconv.train.saver")
         self._writing: Future[None] | None = None
+        self.position: tuple[int, int] | None = None  # of the last one: its epochs and the steps after them
 
     def __enter__(self) -> "Saver":
         return self
@@ -79,6 +80,7 @@ class Saver:
         self.wait()
         options: dict[str, Any] = {"best_epoch": result.best_epoch, "run": self._run, "within": within}
         history = copy.deepcopy(result.history)
+        self.position = len(history), within["step"] if within else 0
         if any(len(leaf.sharding.device_set) > 1 for leaf in jax.tree.leaves(train_state)):
             checkpoint.save_locked(self._path, train_state, history, **options)
             return

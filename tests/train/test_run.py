@@ -17,6 +17,7 @@ import pytest
 
 from jaxconv.train import NonFiniteLossError, check, evaluate, fit, layout, restore, summaries
 from jaxconv.train.progress import Progress
+from jaxconv.train.saver import Saver
 from tests.train.toys import Centered, assert_same, cross_entropy, data
 
 TRAIN, VALIDATION = data(50), data(20, seed=1)
@@ -310,3 +311,19 @@ def test_a_run_json_that_cannot_be_written_says_so(tmp_path):
     with pytest.raises(OSError, match=r"run.json could not be saved, the checkpoints are untouched: Is a directory"):
         summaries.write_run(tmp_path, {}, [{"epoch": 1}, {"epoch": 2}])
     assert (tmp_path / "run.json").read_text() == before
+
+
+def test_a_signal_while_the_checkpoint_of_its_step_is_written(tmp_path, monkeypatch):
+    save = Saver.save
+
+    def interrupted(self, *arguments):
+        save(self, *arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Saver, "save", interrupted)
+    with pytest.warns(UserWarning, match="interrupted after epoch 1, step 2;"):
+        result = run(folder=tmp_path, checkpoint_every=2)
+    monkeypatch.undo()
+    assert result.interrupted
+    assert layout.checkpoints(tmp_path) == ["0.2"]
+    assert_same_run(run(folder=tmp_path, resume=True), run())
