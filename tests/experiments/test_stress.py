@@ -30,7 +30,7 @@ def test_it_sees_a_wrong_number(monkeypatch):
     kind, p = min(DRAWN, key=lambda drawn: drawn[1].macs)
     assert stress.check(kind, p, 0) == ""
     right = FORMS["onednn"].function
-    wrong = dataclasses.replace(FORMS["onednn"], function=lambda *args: right(*args) * 1.001)
+    wrong = dataclasses.replace(FORMS["onednn"], function=lambda *args, **how: right(*args, **how) * 1.001)
     monkeypatch.setitem(FORMS, "onednn", wrong)
     assert "off by" in stress.check(kind, p, 0)
 
