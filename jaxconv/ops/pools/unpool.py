@@ -29,7 +29,7 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
 
     Equals ``torch.nn.functional.max_unpool2d(output_size=size)``.
 
-    >>> y, indices = max_pool_with_indices(jnp.arange(16.0).reshape(4, 4, 1), 2)
+    >>> y, indices = jc.max_pool_with_indices(jnp.arange(16.0).reshape(4, 4, 1), 2)
     >>> max_unpool(y, indices, 4)[..., 0]
     Array([[ 0.,  0.,  0.,  0.],
            [ 0.,  5.,  0.,  7.],
