@@ -7,7 +7,7 @@ Each measurement is a process that imports one framework, draws the weights of a
 is the time from the start of the process until the framework is imported, ``init`` that of the weights, ``first`` that
 of the first step, in which JAX traces and compiles, ``second`` that of the second. In ``linen, jit`` Flax's ``init`` is
 jitted; ``jaxconv`` uses `jaxconv.jit`, the others `jax.jit`. No process has a compilation cache. Processes in turn, and
-medians.
+medians. A network that is measured again replaces its entry in the file.
 """
 
 import argparse
@@ -179,26 +179,22 @@ def child(framework: str, network: str, start: float) -> dict[str, float]:
     return dict(zip(STAGES, np.diff(times).tolist(), strict=True))
 
 
-def measure(networks: list[str], frameworks: list[str], rounds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Returns the median seconds by network, framework and stage."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for network in networks:
-        runs: dict[str, list[dict[str, float]]] = {framework: [] for framework in frameworks}
-        for _ in range(rounds):
-            for framework in frameworks:
-                command = [sys.executable, "-m", __spec__.name, "--child", framework, network, repr(time.time())]
-                runs[framework].append(json.loads(subprocess.check_output(command).splitlines()[-1]))
-        found[network] = {
-            framework: {stage: statistics.median(run[stage] for run in of) for stage in STAGES}
-            | {"total": statistics.median(sum(run[stage] for stage in STAGES[:3]) for run in of)}
-            for framework, of in runs.items()
-        }
-        print(table({network: found[network]}), flush=True)
-    return found
+def measure(network: str, frameworks: list[str], rounds: int) -> dict[str, dict[str, float]]:
+    """Returns the median seconds by framework and stage; ``total`` is up to the end of the first step."""
+    runs: dict[str, list[dict[str, float]]] = {framework: [] for framework in frameworks}
+    for _ in range(rounds):
+        for framework in frameworks:
+            command = [sys.executable, "-m", __spec__.name, "--child", framework, network, repr(time.time())]
+            runs[framework].append(json.loads(subprocess.check_output(command).splitlines()[-1]))
+    return {
+        framework: {stage: statistics.median(run[stage] for run in of) for stage in STAGES}
+        | {"total": statistics.median(sum(run[stage] for stage in STAGES[:3]) for run in of), "rounds": len(of)}
+        for framework, of in runs.items()
+    }
 
 
 def table(found: dict[str, Any]) -> str:
-    """Returns the seconds as a Markdown table; the total is up to the end of the first step."""
+    """Returns the seconds as a Markdown table."""
     lines = [
         "| network | framework | import | init | first step | total | second step |",
         "|---|---|---|---|---|---|---|",
@@ -224,8 +220,11 @@ def main() -> None:
         return
     from experiments.report import environment, write_results
 
-    found = measure(arguments.networks, arguments.frameworks, arguments.rounds)
-    write_results(arguments.out, {"environment": environment(), "rounds": arguments.rounds, "seconds": found})
+    for network in arguments.networks:
+        found = json.loads(arguments.out.read_text())["seconds"] if arguments.out.exists() else {}
+        found[network] = measure(network, arguments.frameworks, arguments.rounds)
+        print(table({network: found[network]}), flush=True)
+        write_results(arguments.out, {"environment": environment(), "seconds": found})
 
 
 if __name__ == "__main__":
