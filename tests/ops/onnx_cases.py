@@ -340,9 +340,9 @@ def table() -> str:
     import onnx
 
     lines = [
-        f"The conformance cases of ONNX {onnx.__version__} for the operators that jaxconv has; tests run them. Of",
-        "LayerNormalization the first output is compared: `layer_norm` does not return the statistics, which are the",
-        "others. Written by `python -m tests.ops.onnx_cases`.",
+        f"The tests run the conformance cases of ONNX {onnx.__version__} for the operators that jaxconv has. For",
+        "LayerNormalization they compare only the first output, because `layer_norm` does not return the statistics,",
+        "which are the other outputs. `python -m tests.ops.onnx_cases` prints this table.",
         "",
         "| operator | cases | pass | refused |",
         "|---|---|---|---|",
