@@ -135,8 +135,9 @@ def table() -> str:
     """Returns the conformance table as Markdown."""
     lines = [
         f"The tests read the node cases of ONNX {onnx.__version__} with `jaxconv.interop.onnx.from_onnx`, for each",
-        "operator that `from_onnx` supports. Each case is a graph of one node. The tests read it with all inputs except",
-        "the first as constants, so that nodes with weights become layers, and with all floating-point inputs as inputs.",
+        "operator that `from_onnx` supports. Each case is a graph of one node. The tests read it with all inputs",
+        "except the first as constants, so that nodes with weights become layers, and with all floating-point inputs",
+        "as inputs.",
         "",
         "| operator | cases | pass | refused | reason |",
         "|---|---|---|---|---|",
