@@ -36,11 +36,11 @@ COUNTS = {
     "Resize": 39,
 }
 
-SCALE = "the scale is not output size / input size, and `resize` takes a size"
+SCALE = "the scale is not output size / input size, and `resize` accepts a size"
 TIE = "half-way between two elements ONNX's round_prefer_floor takes the lower, `nearest_exact` the upper, as torch"
 RIM = "ONNX repeats the rim where an antialiasing window hangs over it, `resize` cuts the window, as torch"
 CROP = "tf_crop_and_resize: crop first, with `jax.lax.dynamic_slice`"
-ASPECT = "keep_aspect_ratio_policy: `resize` takes a size"
+ASPECT = "keep_aspect_ratio_policy: `resize` accepts a size"
 
 REFUSED = {
     "test_depthtospace_example": "mode DCR: `pixel_shuffle` has torch's channel order, which is CRD",
