@@ -134,9 +134,10 @@ def run(case: Any) -> None:
 def table() -> str:
     """Returns the conformance table as Markdown."""
     lines = [
-        f"`jaxconv.interop.onnx.from_onnx` with the node cases of ONNX {onnx.__version__} for each operator that it",
-        "reads, as graphs of that one node: with all inputs but the first as constants, which makes layers of nodes",
-        "with weights, and with all floating-point inputs as inputs. Tests run them.",
+        f"The tests read the node cases of ONNX {onnx.__version__} with `jaxconv.interop.onnx.from_onnx`, for each",
+        "operator that `from_onnx` supports. Each case is a graph of one node. The tests read it with all inputs",
+        "except the first as constants, so that nodes with weights become layers, and with all floating-point inputs",
+        "as inputs.",
         "",
         "| operator | cases | pass | refused | reason |",
         "|---|---|---|---|---|",

@@ -36,11 +36,11 @@ COUNTS = {
     "Resize": 39,
 }
 
-SCALE = "the scale is not output size / input size, and `resize` takes a size"
-TIE = "half-way between two elements ONNX's round_prefer_floor takes the lower, `nearest_exact` the upper, as torch"
+SCALE = "the scale is not output size / input size, and `resize` accepts a size"
+TIE = "halfway, ONNX's round_prefer_floor selects the lower element; `nearest_exact` and torch select the upper"
 RIM = "ONNX repeats the rim where an antialiasing window hangs over it, `resize` cuts the window, as torch"
 CROP = "tf_crop_and_resize: crop first, with `jax.lax.dynamic_slice`"
-ASPECT = "keep_aspect_ratio_policy: `resize` takes a size"
+ASPECT = "keep_aspect_ratio_policy: `resize` accepts a size"
 
 REFUSED = {
     "test_depthtospace_example": "mode DCR: `pixel_shuffle` has torch's channel order, which is CRD",
@@ -66,8 +66,8 @@ REFUSED = {
     "test_resize_tf_crop_and_resize_extrapolation_value": CROP,
     "test_resize_tf_crop_and_resize_axes_2_3": CROP,
     "test_resize_tf_crop_and_resize_axes_3_2": CROP,
-    "test_resize_downsample_sizes_linear_pytorch_half_pixel": "pytorch_half_pixel: to size 1 it takes the first "
-    "element; torch itself takes the middle",
+    "test_resize_downsample_sizes_linear_pytorch_half_pixel": "pytorch_half_pixel: for size 1 ONNX selects the first "
+    "element; torch itself selects the middle",
     "test_resize_upsample_sizes_nearest_floor_align_corners": "align_corners is for methods linear and cubic",
     "test_resize_upsample_sizes_nearest_round_prefer_ceil_asymmetric": "asymmetric coordinates round down, as torch",
     "test_resize_upsample_sizes_nearest_ceil_half_pixel": "half-pixel coordinates round to the nearest",
@@ -340,9 +340,9 @@ def table() -> str:
     import onnx
 
     lines = [
-        f"The conformance cases of ONNX {onnx.__version__} for the operators that jaxconv has; tests run them. Of",
-        "LayerNormalization the first output is compared: `layer_norm` does not return the statistics, which are the",
-        "others. Written by `python -m tests.ops.onnx_cases`.",
+        f"The tests run the conformance cases of ONNX {onnx.__version__} for the operators that jaxconv has. For",
+        "LayerNormalization they compare only the first output, because `layer_norm` does not return the statistics,",
+        "which are the other outputs. `python -m tests.ops.onnx_cases` prints this table.",
         "",
         "| operator | cases | pass | refused |",
         "|---|---|---|---|",
