@@ -36,8 +36,8 @@ class Predictor:
         self.batch_sizes = tuple(sorted({geo.as_int(n, "batch_sizes", least=1) for n in batch_sizes}))
         if not self.batch_sizes:
             raise ShapeError("batch_sizes must have at least one size, got none")
-        # NumPy folds without compiling a program.
-        params, state = jax.tree.map(np.asarray, (params, state))
+        # NumPy folds without compiling a program. Copies, since on CPU device_put may share the memory of an array.
+        params, state = jax.tree.map(np.array, (params, state))
         self.report: FoldReport = fold_report(net, x)
         self.net, params, state = fold(net, params, state, x)
         self.weights = jax.device_put((params, state))
