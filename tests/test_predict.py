@@ -10,7 +10,6 @@ import jaxconv as jc
 NET = jc.serial(jc.Conv(4), jc.BatchNorm(), jax.nn.relu, jc.GlobalAvgPool(), jc.Dense(3))
 
 
-
 def aligned(values):
     """A copy at an address from which JAX's CPU backend shares the memory instead of copying it."""
     values = np.asarray(values)

@@ -65,16 +65,26 @@ def check_every(every: Any) -> int | datetime.timedelta | None:
     return int(every)
 
 
+def is_masked(batch: Any) -> bool:
+    """Whether a batch is (inputs, targets, mask)."""
+    return isinstance(batch, tuple | list) and len(batch) == 3 and str(getattr(batch[2], "dtype", "")) == "bool"
+
+
 def check_pair(batch: Any, name: str) -> tuple[Any, Any]:
     """A batch of an iterable as (inputs, targets), pytrees of arrays of NumPy or JAX that share the first axis.
 
-    Of a batch (inputs, targets, mask), the examples at which the mask is False are left out.
+    Of a batch (inputs, targets, mask), the examples at which the mask is False are left out. NumPy's arrays are copied:
+    the iterable may fill the same ones again for the next batch, while the device still reads them.
     """
-    masked = isinstance(batch, tuple | list) and len(batch) == 3 and str(getattr(batch[2], "dtype", "")) == "bool"
+    masked = is_masked(batch)
     if not masked and (not isinstance(batch, tuple | list) or len(batch) != 2):
         kind = f"{_kind(batch)} of {len(batch)}" if isinstance(batch, tuple | list) else _kind(batch)
         raise ValueError(f"{name} must be arrays, with targets, or give batches (inputs, targets), got {kind}")
-    pair = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), tuple(batch[:2]))
+    pair = jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, jax.Array) else np.array(np.asarray(leaf)), tuple(batch[:2])
+    )
+    if masked and not np.any(batch[2]):
+        raise ValueError(f"{name}: the mask of a batch must be True for at least one example, got none")
     if masked and not np.all(batch[2]):
         pair = jax.tree.map(lambda leaf: leaf[np.asarray(batch[2])], pair)
     for path, leaf in jax.tree_util.tree_leaves_with_path(pair):
