@@ -12,6 +12,7 @@ from jax.extend.core import jaxprs_in_params
 from jaxconv.ops.lowering.anywhere import ANYWHERE
 from jaxconv.ops.lowering.define import POSED
 from jaxconv.ops.lowering.forms import POOLS
+from jaxconv.ops.lowering.pool import jaxconv_doubling_max
 from jaxconv.ops.lowering.problem import Problem, Shape
 from jaxconv.ops.lowering.table import PLATFORMS, named
 from jaxconv.ops.lowering.target import Platform
@@ -113,9 +114,9 @@ def _rows(jaxpr: Any, inside: tuple[str, ...], platform: Platform) -> Iterator[E
         shapes = tuple(v.aval.shape for v in eqn.invars)
         if eqn.primitive in POSED:
             yield _explained(eqn, inside, platform)
-        elif name in POOLS:  # chosen while the function was traced
-            why = next(row.why for row in ANYWHERE if row.form is POOLS[name])
-            yield Explained("max_pool", shapes[:1], "", inside, name, why, 0)
+        elif name == jaxconv_doubling_max.__name__:  # chosen while the function was traced
+            row = next(row for row in ANYWHERE if row.form is POOLS["doubling_max"])
+            yield Explained("max_pool", shapes[:1], "", inside, row.form.name, row.why, 0)
         elif eqn.primitive.name in _LAX:
             why = "This is JAX's own operation."
             yield Explained(f"lax.{eqn.primitive.name}", shapes, "", inside, "xla", why, 0)
