@@ -17,6 +17,7 @@ from jaxconv.composite import Run, init_child
 from jaxconv.errors import DTypeError, PathError, ShapeError, no_layer
 from jaxconv.keys import as_key
 from jaxconv.layer import Array, Layer, LayerLike, Params, State, Tree
+from jaxconv.ops.lowering.table import platform_of
 from jaxconv.structs import as_struct
 from jaxconv.tree import Visit, map_some, walk
 
@@ -68,9 +69,7 @@ class Repeat(Wrapper):
             _check_same(x, y)
             return y, new
 
-        # Inside a loop XLA:CPU has no fast algorithm for lax's convolution gradients, which other layers may use, and
-        # max pools and jaxconv's convolutions are slower: results/scan.json, layers.json in experiments/benchmarks.
-        unroll = self.n if jax.default_backend() == "cpu" else 1
+        unroll = 1 if platform_of(jax.default_backend()).loops else self.n
 
         def scanned(function: Callable) -> Callable:
             def run(add: dict[str, Tree], x: Tree, *xs: Tree) -> tuple[tuple[Tree, State], dict[str, Tree]]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.equal_batches import equal_batches
+from jaxconv.ops.lowering.table import platform_of
 from jaxconv.structs import struct_of
 from jaxconv.train.checks import check_batches_tree, check_pair, is_masked
 from jaxconv.train.epoch import Carry, Program, epoch_order
@@ -68,7 +69,7 @@ class Arrays:
         first = jax.tree.leaves(self.inputs)[0]
         self.count = len(first)
         self.steps = steps_per_epoch(self.count, batch_size)
-        self.scan = next(iter(first.devices())).platform != "cpu" if scan is None else scan
+        self.scan = platform_of(next(iter(first.devices())).platform).loops if scan is None else scan
 
     def example(self) -> tuple[Any, Any]:
         """The shapes of a batch."""

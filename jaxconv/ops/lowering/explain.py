@@ -14,8 +14,8 @@ from jaxconv.ops.lowering.define import POSED
 from jaxconv.ops.lowering.forms import POOLS
 from jaxconv.ops.lowering.pool import jaxconv_doubling_max
 from jaxconv.ops.lowering.problem import Problem, Shape
-from jaxconv.ops.lowering.table import PLATFORMS, named
-from jaxconv.ops.lowering.target import Platform
+from jaxconv.ops.lowering.table import PLATFORMS, named, platform_of
+from jaxconv.ops.lowering.target import ANY, Platform
 
 # JAX's own operations, for which no algorithm is chosen.
 _LAX = {"conv_general_dilated", "reduce_window_max", "reduce_window_sum", "reduce_window", "select_and_scatter_add"}
@@ -100,10 +100,9 @@ def explain(function: Callable[..., Any], *args: Any, platform: str | None = Non
     ('conv', 'xla')
     """
     wanted = platform or jax.default_backend()
-    known = [p for p in PLATFORMS.values() if p.name]
-    found = next((p for p in known if wanted in (p.name, *p.aliases)), None)
-    if found is None:
-        raise ValueError(f"platform must be one of {', '.join(str(p.name) for p in known)}, got {wanted!r}")
+    found = platform_of(wanted)
+    if found is ANY:
+        raise ValueError(f"platform must be one of {', '.join(filter(None, PLATFORMS))}, got {wanted!r}")
     closed = jax.make_jaxpr(function)(*args)
     return Explanation(_rows(closed.jaxpr, (), found))
 
