@@ -23,7 +23,7 @@ from jaxconv.train.measures import Loss, as_metrics, ordered, sums_of
 from jaxconv.train.mesh import Placement
 from jaxconv.train.result import AVERAGE, Monitor, choose_monitor
 from jaxconv.train.sources import Arrays, Batches, is_iterable, known_length
-from jaxconv.train.state import Augment, TrainState, as_key, copied
+from jaxconv.train.state import Augment, TrainState, copied, typed_key
 from jaxconv.train.step import prepared
 
 _VALIDATION = zlib.crc32(b"validation")
@@ -121,7 +121,7 @@ def plan(
     ``every`` is its ``checkpoint_every``: a scan is cut where a checkpoint is due, and where only the time tells that
     there is none.
     """
-    key, items = as_key(key), as_metrics(metrics)
+    key, items = typed_key(key), as_metrics(metrics)
     if average is not None and not 0 < average < 1:
         raise ValueError(f"average must be a decay between 0 and 1, both excluded, got {average!r}")
     check_batch_size(batch_size)
