@@ -97,6 +97,8 @@ def finished(values: dict[str, Any], metrics: Metrics) -> dict[str, Any]:
     for name, value in values.items():
         value = sums[name].finish(value) if name in sums else value
         parts = {f"{name}_{part}": one for part, one in value.items()} if isinstance(value, Mapping) else {name: value}
+        if twice := sorted(result.keys() & parts.keys()):
+            raise ValueError(f"metrics: each value must have a different name, got {', '.join(twice)} twice")
         result |= {part: _plain(one) for part, one in parts.items()}
     return result
 
