@@ -41,17 +41,19 @@ def check_data(inputs: Any, targets: Any, name: str = "") -> int:
     return count
 
 
-def check_batch_size(batch_size: Any, count: int | None = None) -> None:
-    """``batch_size`` is a positive int, and not above the number of examples to train on."""
-    check_positive("batch_size", batch_size)
+def check_batch_size(batch_size: Any, count: int | None = None) -> int:
+    """``batch_size``, a positive int, and not above the number of examples to train on."""
+    batch_size = check_positive("batch_size", batch_size)
     if count is not None and batch_size > count:
         raise ValueError(f"batch_size must be at most {count}, the number of training examples, got {batch_size}")
+    return batch_size
 
 
-def check_positive(name: str, value: Any) -> None:
-    """``value`` is an int of 1 or more."""
+def check_positive(name: str, value: Any) -> int:
+    """``value``, an int of 1 or more; those of NumPy as Python's, which JSON has."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} must be an int of 1 or more, got {value!r}")
+    return int(value)
 
 
 def check_every(every: Any) -> int | datetime.timedelta | None:

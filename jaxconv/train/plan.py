@@ -124,12 +124,11 @@ def plan(
     key, items = typed_key(key), as_metrics(metrics)
     if average is not None and not 0 < average < 1:
         raise ValueError(f"average must be a decay between 0 and 1, both excluded, got {average!r}")
-    check_batch_size(batch_size)
+    batch_size = check_batch_size(batch_size)
     if placement is not None and not is_iterable(inputs, targets):
         placement.check_batch_size(batch_size)
-    for name, value in (("epochs", epochs), ("steps", steps)):
-        if value is not None:
-            check_positive(name, value)
+    epochs = None if epochs is None else check_positive("epochs", epochs)
+    steps = None if steps is None else check_positive("steps", steps)
     if isinstance(every, datetime.timedelta):
         if epoch_scan:
             raise ValueError("checkpoint_every must be a number of steps with epoch_scan=True, got a timedelta")

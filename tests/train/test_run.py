@@ -270,7 +270,8 @@ def test_on_epoch_stops_a_run_for_good(tmp_path):
 
 def test_the_folder_holds_configuration_history_and_figures(tmp_path):
     pytest.importorskip("matplotlib")
-    result = run(folder=tmp_path, metrics={"right": lambda y, t: y.argmax(-1) == t})
+    numbers = {"batch_size": np.int64(12), "epochs": np.int64(3), "checkpoint_every": np.int64(2)}
+    result = run(folder=tmp_path, metrics={"right": lambda y, t: y.argmax(-1) == t}, **numbers)
     written = json.loads((tmp_path / "run.json").read_text())
     assert written["program"] == "jaxconv.train.fit"
     config = written["configuration"]
