@@ -199,6 +199,8 @@ def test_ctrl_c_in_the_first_epoch():
     assert (result.history, result.best_epoch) == ([], 0)
     assert_same((result.params, result.state), (result.train_state.params, result.train_state.state))
     assert repr(result) == "FitResult(best_epoch=0 of 0)"
+    assert result.train_seconds == 0
+    assert np.isnan(result.images_per_second)
 
 
 def test_ctrl_c_in_the_last_step_is_too_late():
