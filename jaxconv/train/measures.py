@@ -73,6 +73,8 @@ def measure(loss: Loss, metrics: Metrics, outputs: Any, targets: Any) -> tuple[A
     values = loss(outputs, targets)
     values, named = values if isinstance(values, tuple) and len(values) == 2 else (values, {})
     named = dict(named)
+    for name in named:
+        check_name(name, "loss")
     for name, metric in with_accuracy(loss, metrics, outputs, targets):
         if name in named:
             raise ValueError(f"metrics: a name must be none of those that loss returns, got {name!r}")
