@@ -111,7 +111,7 @@ def _value(text: str, classes: tuple[str, ...], where: str) -> int | float | str
     if isinstance(value, int) and value != index:
         raise DataError(
             f"{where} must be the name or the index of a class, got {text}, which names the class of index {index}; "
-            "JSON lines tell names from numbers"
+            "JSON lines distinguish names from numbers"
         )
     return text
 

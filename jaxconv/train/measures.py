@@ -16,7 +16,7 @@ from jaxconv.ops.arrays import wider
 Loss: TypeAlias = Callable[[Any, Any], Any]
 Metrics: TypeAlias = tuple[tuple[str, Function | Metric], ...]
 
-# Losses that say by themselves that the targets are classes. The same shapes fit other losses: embeddings (N, 32) and
+# Losses whose targets are classes. The same shapes fit other losses: embeddings (N, 32) and
 # identities (N,), say, whose "accuracy" would mean nothing.
 _CLASSIFYING = (optax.softmax_cross_entropy_with_integer_labels,)
 _RECORDED = "loss grad_norm epoch step seconds images_per_second learning_rate best_epoch count stopped".split()

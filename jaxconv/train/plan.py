@@ -70,7 +70,7 @@ class Plan:
         return min(left, default=None)
 
     def goes_on(self, epoch: int, done: int) -> bool:
-        """Whether there is something to do after so many epochs and steps."""
+        """Whether there is something to do after ``epoch`` epochs and ``done`` steps."""
         return (self.epochs is None or epoch < self.epochs) and (self.steps is None or done < self.steps)
 
     def validate(self, train_state: TrainState) -> dict[str, Any]:

@@ -94,12 +94,12 @@ def _widened(leaf: jax.Array) -> jax.Array:
 
 
 def copied(tree: Any) -> Any:
-    """The same tree in buffers of its own, so that donating one of them spares every other."""
+    """The same tree in separate buffers, so that donating one of them leaves every other as it is."""
     return strong(jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree))
 
 
 def strong(tree: Any) -> Any:
-    """The same tree without weak types: a checkpoint can't hold them, and they would change what a step computes."""
+    """The same tree without weak types: a checkpoint can't store them, and they would change what a step computes."""
     return jax.tree.map(
         lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype) if getattr(leaf, "weak_type", False) else leaf, tree
     )
