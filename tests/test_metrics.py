@@ -72,6 +72,6 @@ def test_wrong_types_are_named():
 def test_mean_iou_of_targets_whose_type_cannot_represent_the_number_of_classes(classes, dtype):
     targets = np.array([0, 1, 100], dtype)
     metric = mean_iou(classes)
-    confusion = np.asarray(metric.update(jax.nn.one_hot(targets, classes), targets))
+    confusion = np.asarray(metric.update(jax.nn.one_hot(targets, classes), jnp.asarray(targets)))
     assert_array_equal(np.flatnonzero(np.diagonal(confusion)), [0, 1, 100])
     assert metric.finish(confusion) == 1
