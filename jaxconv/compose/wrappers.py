@@ -48,14 +48,14 @@ class Repeat(Wrapper):
     def route(self, run: Run, x: Tree) -> Tree:
         for _ in range(self.n):
             y = run("", self.layer, x)
-            _check_same(x, y)
+            _check_same(x, y, types=False)
             x = y
         return x
 
     def init_with_output(self, key: Array, x: Tree) -> tuple[Params, State, Tree]:
         x, key = as_struct(x), as_key(key)
         y = jax.eval_shape(lambda k: init_child("", self.layer, k, x)[2], key)
-        _check_same(x, y)
+        _check_same(x, y, types=False)
         params, state = jax.vmap(lambda k: self.layer.init(k, x))(self._keys(key))
         return params, state, y
 
@@ -89,12 +89,20 @@ class Repeat(Wrapper):
         return staged(scanned, body, x, params, state, keys)
 
 
-def _check_same(x: Tree, y: Tree) -> None:
-    def shapes(tree: Tree) -> Tree:
+def _check_same(x: Tree, y: Tree, *, types: bool = True) -> None:
+    """Raises ShapeError unless both have the same shapes, and the same types where the params have those of `apply`.
+
+    Inside `mixed_precision` params are initialized in float32, so that types in `init` differ from those in `apply`.
+    """
+
+    def described(tree: Tree) -> Tree:
         return jax.tree.map(lambda a: (tuple(a.shape), np.dtype(a.dtype).name), tree)
 
-    if shapes(x) != shapes(y):
-        raise ShapeError(f"a repeated layer must return its input's shape and type, {shapes(x)}, got {shapes(y)}")
+    def compared(tree: Tree) -> Tree:
+        return described(tree) if types else jax.tree.map(lambda a: tuple(a.shape), tree)
+
+    if compared(x) != compared(y):
+        raise ShapeError(f"a repeated layer must return its input's shape and type, {described(x)}, got {described(y)}")
 
 
 def repeat(layer: LayerLike, n: int) -> Repeat:
