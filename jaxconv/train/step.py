@@ -119,6 +119,8 @@ def raw_step(
     sums = sums_of(metrics)
 
     def step(train_state: TrainState, inputs: Any, targets: Any) -> tuple[TrainState, Measured]:
+        if average is not None and train_state.average is None:
+            raise ValueError("train_state must have an average, as TrainState.create(average=...) gives it, got None")
         augment_key, net_key = jax.random.split(jax.random.fold_in(train_state.key, train_state.step))
         x, y = prepared(augment_key, inputs, targets, augment=augment, preprocess=preprocess)
         scale = loss_scale_of(train_state.opt_state)

@@ -55,6 +55,12 @@ def test_the_average_follows_the_parameters_beside_frozen_ones():
     assert np.abs(want - before).max() > 1e-3
 
 
+def test_a_train_state_without_an_average_is_refused():
+    state = TrainState.create(NET, optax.sgd(0.5), 0, IMAGES)
+    with pytest.raises(ValueError, match="train_state must have an average, .*, got None"):
+        train_step(NET, cross_entropy, optax.sgd(0.5), average=0.6)(state, IMAGES, LABELS)
+
+
 def test_an_average_of_half_precision_is_float32():
     params = {"kernel": jnp.ones(3, jnp.bfloat16), "count": jnp.arange(2)}
     state = TrainState.create(None, optax.sgd(0.1), 0, init=(params, {}), average=0.9)
