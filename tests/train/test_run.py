@@ -254,6 +254,13 @@ def test_killed_at_random_moments_ends_bitwise_equal(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / ".final.npy"), whole.train_state.params["dense"]["kernel"])
 
 
+def test_a_run_that_resumes_with_another_monitor_is_refused_before_it_trains(tmp_path):
+    whole = run(folder=tmp_path, epochs=1, validation=None)
+    with pytest.raises(ValueError, match=r"monitor must be a value of the run .*, loss, .* got 'validation_accuracy'"):
+        run(folder=tmp_path, epochs=2, resume=True)
+    assert restore(tmp_path, "last").step == whole.train_state.step
+
+
 def test_on_epoch_stops_a_run_for_good(tmp_path):
     steps = []
 
