@@ -57,7 +57,7 @@ def test_the_average_follows_the_parameters_beside_frozen_ones():
 
 def test_a_train_state_without_an_average_is_refused():
     state = TrainState.create(NET, optax.sgd(0.5), 0, IMAGES)
-    with pytest.raises(ValueError, match="train_state must have an average, .*, got None"):
+    with pytest.raises(ValueError, match=r"train_state must have an average, .*, got None"):
         train_step(NET, cross_entropy, optax.sgd(0.5), average=0.6)(state, IMAGES, LABELS)
 
 
