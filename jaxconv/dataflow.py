@@ -1,6 +1,6 @@
 """What a network computes in evaluation, as calls of its layers: which layer reads the output of which.
 
-`follow` runs the ``route`` of each composite on values that stand for arrays. A route that needs their shapes is not
+`follow` runs the ``route`` of each composite on values that represent arrays. A route that needs their shapes is not
 followed unless the shape of the network's input is given: its children are then followed one by one.
 """
 

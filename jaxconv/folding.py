@@ -262,7 +262,7 @@ def _after_kernel(
 ) -> tuple[Array, Array]:
     """Returns kernel and bias of ``scale * layer(x) + shift``."""
     per = scale
-    if type(layer) is ConvTranspose:  # kernel (*window, out // groups, in): the inputs of a group are side by side
+    if type(layer) is ConvTranspose:  # kernel (*window, out // groups, in): the inputs of a group are adjacent
         groups = layer.groups
         per = xp.repeat(scale.reshape(groups, -1).T, kernel.shape[-1] // groups, 1)
     if bias is None:
@@ -276,7 +276,7 @@ def _before_kernel(
 ) -> tuple[Array, Array]:
     """Returns kernel and bias of ``layer(scale * x + shift)``."""
     groups = layer.groups if type(layer) is Conv else 1
-    # One column for each output channel: the numbers of the inputs of its group.
+    # One column for each output channel: the scales of the inputs of its group.
     scale, shift = (xp.repeat(a.reshape(groups, -1).T, layer.features // groups, 1) for a in (scale, shift))
     rank = 0 if type(layer) is Dense else len(window_tuple(layer.window))
     added = xp.sum(kernel * shift, tuple(range(-2 - rank, -1)))

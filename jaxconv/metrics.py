@@ -145,7 +145,9 @@ class _Confusion:
                 f"got {_described(targets)} and outputs {_described(outputs)}"
             )
         k = self.classes
-        index = targets.astype(jnp.int32) * k + jnp.argmax(outputs, -1)
+        # First int32: JAX converts k to the targets' type, in which 256 may be 0.
+        targets = targets.astype(jnp.int32)
+        index = targets * k + jnp.argmax(outputs, -1)
         valid = (targets >= 0) & (targets < k)
         counts = jnp.zeros(k * k + 1, jnp.int32).at[jnp.where(valid, index, k * k)].add(1)
         return counts[:-1].reshape(k, k)

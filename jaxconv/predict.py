@@ -15,6 +15,7 @@ from jaxconv.folding import FoldReport, fold, fold_report
 from jaxconv.fusing import fuse
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.ops.lowering import onednn
+from jaxconv.ops.lowering.table import platform_of
 from jaxconv.structs import as_struct
 
 
@@ -36,8 +37,8 @@ class Predictor:
         self.batch_sizes = tuple(sorted({geo.as_int(n, "batch_sizes", least=1) for n in batch_sizes}))
         if not self.batch_sizes:
             raise ShapeError("batch_sizes must have at least one size, got none")
-        # NumPy folds without compiling a program.
-        params, state = jax.tree.map(np.asarray, (params, state))
+        # NumPy folds without compiling a program. Copies, since on CPU device_put may share the memory of an array.
+        params, state = jax.tree.map(np.array, (params, state))
         self.report: FoldReport = fold_report(net, x)
         self.net, params, state = fold(net, params, state, x)
         self.weights = jax.device_put((params, state))
@@ -46,7 +47,7 @@ class Predictor:
         self._run = jit(self.function)
         affinity = getattr(os, "sched_getaffinity", None)
         self.threads = len(affinity(0)) if affinity else os.cpu_count() or 1
-        self.left_out = onednn.left_out() if jax.default_backend() == "cpu" else ""
+        self.left_out = onednn.left_out() if platform_of(jax.default_backend()).onednn else ""
         if x is not None:
             for size in self.batch_sizes:
                 self._program(

@@ -66,3 +66,12 @@ def test_wrong_types_are_named():
         accuracy(jnp.zeros((4, 3)), jnp.zeros(4))
     with pytest.raises(jc.ShapeError, match="k must be at least 1, got 0"):
         top_k(0)
+
+
+@pytest.mark.parametrize(("classes", "dtype"), [(256, np.uint8), (300, np.uint8), (200, np.int8)])
+def test_mean_iou_of_targets_whose_type_cannot_represent_the_number_of_classes(classes, dtype):
+    targets = np.array([0, 1, 100], dtype)
+    metric = mean_iou(classes)
+    confusion = np.asarray(metric.update(jax.nn.one_hot(targets, classes), jnp.asarray(targets)))
+    assert_array_equal(np.flatnonzero(np.diagonal(confusion)), [0, 1, 100])
+    assert metric.finish(confusion) == 1

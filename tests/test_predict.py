@@ -10,6 +10,16 @@ import jaxconv as jc
 NET = jc.serial(jc.Conv(4), jc.BatchNorm(), jax.nn.relu, jc.GlobalAvgPool(), jc.Dense(3))
 
 
+def aligned(values):
+    """A copy at an address from which JAX's CPU backend shares the memory instead of copying it."""
+    values = np.asarray(values)
+    memory = np.empty(values.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    copy = memory[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[...] = values
+    return copy
+
+
 @pytest.fixture(scope="module")
 def made():
     params, state = NET.init(0, (1, 6, 6, 2))
@@ -34,6 +44,17 @@ def test_programs_are_compiled_once_and_ahead_with_a_shape(made):
     programs = dict(predict._programs)
     predict(np.ones((5, 6, 6, 2)))
     assert predict._programs == programs
+
+
+def test_later_changes_of_the_weights_have_no_effect():
+    net = jc.serial(jc.Dense(4))
+    params, state = net.init(0, (1, 3))
+    params = jax.tree.map(aligned, params)
+    predict = jc.predictor(net, params, state, batch_sizes=(1,))
+    before = np.array(predict(np.ones((1, 3))))
+    for array in params["0"].values():
+        array[...] = 0
+    np.testing.assert_array_equal(predict(np.ones((1, 3))), before)
 
 
 def test_what_it_says(made):

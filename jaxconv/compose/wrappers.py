@@ -17,6 +17,7 @@ from jaxconv.composite import Run, init_child
 from jaxconv.errors import DTypeError, PathError, ShapeError, no_layer
 from jaxconv.keys import as_key
 from jaxconv.layer import Array, Layer, LayerLike, Params, State, Tree
+from jaxconv.ops.lowering.table import platform_of
 from jaxconv.structs import as_struct
 from jaxconv.tree import Visit, map_some, walk
 
@@ -47,14 +48,14 @@ class Repeat(Wrapper):
     def route(self, run: Run, x: Tree) -> Tree:
         for _ in range(self.n):
             y = run("", self.layer, x)
-            _check_same(x, y)
+            _check_same(x, y, types=False)
             x = y
         return x
 
     def init_with_output(self, key: Array, x: Tree) -> tuple[Params, State, Tree]:
         x, key = as_struct(x), as_key(key)
         y = jax.eval_shape(lambda k: init_child("", self.layer, k, x)[2], key)
-        _check_same(x, y)
+        _check_same(x, y, types=False)
         params, state = jax.vmap(lambda k: self.layer.init(k, x))(self._keys(key))
         return params, state, y
 
@@ -68,9 +69,7 @@ class Repeat(Wrapper):
             _check_same(x, y)
             return y, new
 
-        # Inside a loop XLA:CPU has no fast algorithm for lax's convolution gradients, which other layers may use, and
-        # max pools and jaxconv's convolutions are slower: results/scan.json, layers.json in experiments/benchmarks.
-        unroll = self.n if jax.default_backend() == "cpu" else 1
+        unroll = 1 if platform_of(jax.default_backend()).loops else self.n
 
         def scanned(function: Callable) -> Callable:
             def run(add: dict[str, Tree], x: Tree, *xs: Tree) -> tuple[tuple[Tree, State], dict[str, Tree]]:
@@ -90,12 +89,20 @@ class Repeat(Wrapper):
         return staged(scanned, body, x, params, state, keys)
 
 
-def _check_same(x: Tree, y: Tree) -> None:
-    def shapes(tree: Tree) -> Tree:
+def _check_same(x: Tree, y: Tree, *, types: bool = True) -> None:
+    """Raises ShapeError unless both have the same shapes, and the same types where the params have those of `apply`.
+
+    Inside `mixed_precision` params are initialized in float32, so that types in `init` differ from those in `apply`.
+    """
+
+    def described(tree: Tree) -> Tree:
         return jax.tree.map(lambda a: (tuple(a.shape), np.dtype(a.dtype).name), tree)
 
-    if shapes(x) != shapes(y):
-        raise ShapeError(f"a repeated layer must return its input's shape and type, {shapes(x)}, got {shapes(y)}")
+    def compared(tree: Tree) -> Tree:
+        return described(tree) if types else jax.tree.map(lambda a: tuple(a.shape), tree)
+
+    if compared(x) != compared(y):
+        raise ShapeError(f"a repeated layer must return its input's shape and type, {described(x)}, got {described(y)}")
 
 
 def repeat(layer: LayerLike, n: int) -> Repeat:

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import struct
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -175,9 +174,10 @@ def _smaller(source: ImageFolder, index: int, size: int) -> np.ndarray:
 
 def _write(source: ImageFolder, path: Path, about: dict[str, Any], workers: int) -> None:
     """Writes a cache under a temporary name, which is renamed when it is complete."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    # Not by tempfile, whose files only this user may read.
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(MAGIC)
             start: list[int] = []
             shape: list[tuple[int, ...]] = []

@@ -242,7 +242,7 @@ def _resized_windows(
     fits = ((tries >= 1) & (tries <= jnp.asarray(sizes))).all(-1)
     first = jnp.argmax(fits, 1)
     # The largest window in the middle whose shape is allowed.
-    largest = (min(height, round(width / narrow)), min(width, round(height * wide)))
+    largest = (min(height, max(1, round(width / narrow))), min(width, max(1, round(height * wide))))
     middle = jnp.asarray([(n - m) // 2 for n, m in zip(sizes, largest, strict=True)])
     window = jnp.take_along_axis(tries, first[:, None, None], 1)[:, 0]
     free = jnp.asarray(sizes) - window

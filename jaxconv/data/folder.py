@@ -68,9 +68,9 @@ class ImageFolder:
     def encoded(self, index: int) -> bytes:
         """Returns the bytes of an image's file."""
         index = range(len(self))[index]
-        if self.members is not None:
-            return self.members.read(index)
         try:
+            if self.members is not None:
+                return self.members.read(index)
             return file_content(Path(self.root, self.names[index]))
         except OSError as error:
             raise DataError(f"{self.name(index)} cannot be read: {error.strerror}") from error

@@ -73,7 +73,8 @@ def batches(
         for padding.
       broken: what happens where an image cannot be read. "raise": a `DataError` names it. "skip": it is counted in
         `Batches.skipped`, and its batch has an example less with "short", padding in its place with "pad", and the next
-        readable example of the epoch in its place with "drop".
+        readable example of the epoch in its place with "drop", so that the epoch may have that example twice. With
+        "short" and "drop", a batch without any readable example raises a `DataError`.
       workers: the number of threads that read and decode. The decoders and the resizing run outside of Python's lock,
         so that threads use as many cores.
       ahead: the number of batches that are read ahead of the caller.

@@ -15,11 +15,11 @@ PATH = "path"
 
 def read_table(path: Path, classes: tuple[str, ...]) -> tuple[list[str], Any]:
     """Returns the paths in a table's column `path`, and its other columns as targets; see `image_folder`."""
-    rows = _csv_rows if path.suffix.lower() == ".csv" else _json_rows
+    rows = _csv_rows(path, classes) if path.suffix.lower() == ".csv" else _json_rows(path)
     names: list[str] = []
     found: dict[str, list[Any]] = {}
     where: list[str] = []
-    for line, row in rows(path):
+    for line, row in rows:
         name = row.pop(PATH, None)
         if not isinstance(name, str) or not name:
             raise DataError(f"{path}, line {line}: must have a column {PATH!r} with the path of an image, got {name!r}")
@@ -83,7 +83,7 @@ def columns(targets: Any) -> Iterable[tuple[str, Any]]:
     return targets.items() if isinstance(targets, dict) else [("", targets)]
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(path: Path, classes: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         try:
@@ -93,9 +93,27 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for row in reader:
                 if None in row or None in row.values():
                     raise DataError(f"{path}, line {reader.line_num}: must have {len(reader.fieldnames or ())} columns")
-                yield reader.line_num, {k: v if k == PATH else _number(v) for k, v in row.items()}
+                line = f"{path}, line {reader.line_num}"
+                yield (
+                    reader.line_num,
+                    {k: v if k == PATH else _value(v, classes, f"{line}: {k}") for k, v in row.items()},
+                )
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{path} must be CSV in UTF-8: {error}") from error
+
+
+def _value(text: str, classes: tuple[str, ...], where: str) -> int | float | str:
+    """Returns a number, or the text that is none or names a class."""
+    value = _number(text)
+    if text not in classes:
+        return value
+    index = classes.index(text)
+    if isinstance(value, int) and value != index:
+        raise DataError(
+            f"{where} must be the name or the index of a class, got {text}, which names the class of index {index}; "
+            "JSON lines distinguish names from numbers"
+        )
+    return text
 
 
 def _number(text: str) -> int | float | str:

@@ -144,10 +144,18 @@ class CenterCrop:
 
 
 class ArrayImage:
-    """A decoded image, of which a window can be taken."""
+    """A decoded image, of which a window can be taken.
 
-    def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels = pixels
+    Raises:
+      ShapeError: the pixels are not `(height, width, 3)` uint8.
+    """
+
+    def __init__(self, pixels: Any) -> None:
+        self.pixels = np.asarray(pixels)
+        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
+            raise ShapeError(
+                f"an image must be (height, width, 3) uint8 to be cropped, got {self.pixels.dtype} {self.pixels.shape}"
+            )
         self.height, self.width = pixels.shape[:2]
 
     def whole(self) -> np.ndarray:

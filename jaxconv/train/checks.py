@@ -41,17 +41,19 @@ def check_data(inputs: Any, targets: Any, name: str = "") -> int:
     return count
 
 
-def check_batch_size(batch_size: Any, count: int | None = None) -> None:
-    """``batch_size`` is a positive int, and not above the number of examples to train on."""
-    check_positive("batch_size", batch_size)
+def check_batch_size(batch_size: Any, count: int | None = None) -> int:
+    """``batch_size``, a positive int, and not above the number of examples to train on."""
+    batch_size = check_positive("batch_size", batch_size)
     if count is not None and batch_size > count:
         raise ValueError(f"batch_size must be at most {count}, the number of training examples, got {batch_size}")
+    return batch_size
 
 
-def check_positive(name: str, value: Any) -> None:
-    """``value`` is an int of 1 or more."""
+def check_positive(name: str, value: Any) -> int:
+    """``value``, an int of 1 or more; those of NumPy as Python's, which JSON has."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} must be an int of 1 or more, got {value!r}")
+    return int(value)
 
 
 def check_every(every: Any) -> int | datetime.timedelta | None:
@@ -65,16 +67,26 @@ def check_every(every: Any) -> int | datetime.timedelta | None:
     return int(every)
 
 
+def is_masked(batch: Any) -> bool:
+    """Whether a batch is (inputs, targets, mask)."""
+    return isinstance(batch, tuple | list) and len(batch) == 3 and str(getattr(batch[2], "dtype", "")) == "bool"
+
+
 def check_pair(batch: Any, name: str) -> tuple[Any, Any]:
     """A batch of an iterable as (inputs, targets), pytrees of arrays of NumPy or JAX that share the first axis.
 
-    Of a batch (inputs, targets, mask), the examples at which the mask is False are left out.
+    Of a batch (inputs, targets, mask), the examples at which the mask is False are left out. NumPy's arrays are copied:
+    the iterable may fill the same ones again for the next batch, while the device still reads them.
     """
-    masked = isinstance(batch, tuple | list) and len(batch) == 3 and str(getattr(batch[2], "dtype", "")) == "bool"
+    masked = is_masked(batch)
     if not masked and (not isinstance(batch, tuple | list) or len(batch) != 2):
         kind = f"{_kind(batch)} of {len(batch)}" if isinstance(batch, tuple | list) else _kind(batch)
         raise ValueError(f"{name} must be arrays, with targets, or give batches (inputs, targets), got {kind}")
-    pair = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), tuple(batch[:2]))
+    pair = jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, jax.Array) else np.array(np.asarray(leaf)), tuple(batch[:2])
+    )
+    if masked and not np.any(batch[2]):
+        raise ValueError(f"{name}: the mask of a batch must be True for at least one example, got none")
     if masked and not np.all(batch[2]):
         pair = jax.tree.map(lambda leaf: leaf[np.asarray(batch[2])], pair)
     for path, leaf in jax.tree_util.tree_leaves_with_path(pair):

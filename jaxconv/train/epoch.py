@@ -19,7 +19,7 @@ from jaxconv.train.mesh import Placement
 from jaxconv.train.state import Augment, TrainState
 from jaxconv.train.step import Step, raw_step, steps_per_epoch
 
-# A step's key is fold_in(key, step); this number lies far above any step.
+# A step's key is fold_in(key, step); this number is far above any step.
 _ORDER = zlib.crc32(b"order")
 
 Totals = dict[str, Any]
@@ -66,7 +66,7 @@ class Program:
 
 
 def program(recipe: Recipe) -> Program:
-    """The program of a recipe: that of an equal recipe before, if it can be told, with what it has compiled."""
+    """The program of a recipe: that of an equal recipe before, if they can be compared, with what it has compiled."""
     try:
         hash(recipe)
     except TypeError:
@@ -108,7 +108,7 @@ def _program(recipe: Recipe) -> Program:
     )
 
 
-# As many recipes as a notebook compares; each holds its compiled programs.
+# A notebook compares fewer recipes than these; each keeps its compiled programs.
 _cached = functools.lru_cache(maxsize=16)(_program)
 
 

@@ -1,4 +1,4 @@
-"""A train state as a flat dict from path to array, the form in which it lies on disk and is compared."""
+"""A train state as a flat dict from path to array, the form in which it is stored and compared."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def at(tree: Any, name: str) -> Any:
-    """What lies at a path of nested dicts."""
+    """The value at a path of nested dicts."""
     for part in name.split("/"):
         tree = tree[part]
     return tree

@@ -5,11 +5,12 @@ checkpoint was complete trains that epoch again and logs it again. These writers
 """
 
 import csv
+import io
 import json
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def csv_file(path: str | os.PathLike[str]) -> Log:
     file = Path(path)
 
     def write(record: Record) -> None:
-        lines = _lines(file) or [",".join(record)]
+        lines = _lines(file) or [_row(record)]
         names = next(csv.reader(lines[:1]))
         at = names.index("epoch")
         kept = [line for line in lines[1:] if int(next(csv.reader([line]))[at]) < record["epoch"]]
@@ -141,6 +142,13 @@ def early_stopping(patience: int) -> Callable[[Record, Any], bool]:
     if patience < 1:
         raise ValueError(f"patience must be an int of 1 or more, got {patience!r}")
     return lambda record, train_state: record["epoch"] - record["best_epoch"] >= patience
+
+
+def _row(values: Iterable[str]) -> str:
+    """A line of CSV, without its end."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(values)
+    return text.getvalue()
 
 
 def _lines(file: Path) -> list[str]:

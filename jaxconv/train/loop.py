@@ -64,7 +64,7 @@ def fit(
 
     Arrays go to the device once, and each step gathers its batch there. An epoch sees every example, in an order that
     depends on ``key`` and the epoch's number alone; where ``batch_size`` doesn't divide the count, the last batch is
-    filled up with examples of the same epoch, which count twice in it. An iterable gives batches of its own; the next
+    filled up with examples of the same epoch, which count twice in it. An iterable gives the batches; the next
     one is read and copied while the device computes. After each epoch comes the validation, and, with a ``folder``, a
     checkpoint.
 

@@ -16,7 +16,7 @@ from jaxconv.ops.arrays import wider
 Loss: TypeAlias = Callable[[Any, Any], Any]
 Metrics: TypeAlias = tuple[tuple[str, Function | Metric], ...]
 
-# Losses that say by themselves that the targets are classes. The same shapes fit other losses: embeddings (N, 32) and
+# Losses whose targets are classes. The same shapes fit other losses: embeddings (N, 32) and
 # identities (N,), say, whose "accuracy" would mean nothing.
 _CLASSIFYING = (optax.softmax_cross_entropy_with_integer_labels,)
 _RECORDED = "loss grad_norm epoch step seconds images_per_second learning_rate best_epoch count stopped".split()
@@ -73,6 +73,8 @@ def measure(loss: Loss, metrics: Metrics, outputs: Any, targets: Any) -> tuple[A
     values = loss(outputs, targets)
     values, named = values if isinstance(values, tuple) and len(values) == 2 else (values, {})
     named = dict(named)
+    for name in named:
+        check_name(name, "loss")
     for name, metric in with_accuracy(loss, metrics, outputs, targets):
         if name in named:
             raise ValueError(f"metrics: a name must be none of those that loss returns, got {name!r}")
@@ -97,6 +99,8 @@ def finished(values: dict[str, Any], metrics: Metrics) -> dict[str, Any]:
     for name, value in values.items():
         value = sums[name].finish(value) if name in sums else value
         parts = {f"{name}_{part}": one for part, one in value.items()} if isinstance(value, Mapping) else {name: value}
+        if twice := sorted(result.keys() & parts.keys()):
+            raise ValueError(f"metrics: each value must have a different name, got {', '.join(twice)} twice")
         result |= {part: _plain(one) for part, one in parts.items()}
     return result
 

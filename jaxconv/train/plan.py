@@ -23,7 +23,7 @@ from jaxconv.train.measures import Loss, as_metrics, ordered, sums_of
 from jaxconv.train.mesh import Placement
 from jaxconv.train.result import AVERAGE, Monitor, choose_monitor
 from jaxconv.train.sources import Arrays, Batches, is_iterable, known_length
-from jaxconv.train.state import Augment, TrainState, as_key, copied
+from jaxconv.train.state import Augment, TrainState, copied, typed_key
 from jaxconv.train.step import prepared
 
 _VALIDATION = zlib.crc32(b"validation")
@@ -70,7 +70,7 @@ class Plan:
         return min(left, default=None)
 
     def goes_on(self, epoch: int, done: int) -> bool:
-        """Whether there is something to do after so many epochs and steps."""
+        """Whether there is something to do after ``epoch`` epochs and ``done`` steps."""
         return (self.epochs is None or epoch < self.epochs) and (self.steps is None or done < self.steps)
 
     def validate(self, train_state: TrainState) -> dict[str, Any]:
@@ -121,15 +121,14 @@ def plan(
     ``every`` is its ``checkpoint_every``: a scan is cut where a checkpoint is due, and where only the time tells that
     there is none.
     """
-    key, items = as_key(key), as_metrics(metrics)
+    key, items = typed_key(key), as_metrics(metrics)
     if average is not None and not 0 < average < 1:
         raise ValueError(f"average must be a decay between 0 and 1, both excluded, got {average!r}")
-    check_batch_size(batch_size)
+    batch_size = check_batch_size(batch_size)
     if placement is not None and not is_iterable(inputs, targets):
         placement.check_batch_size(batch_size)
-    for name, value in (("epochs", epochs), ("steps", steps)):
-        if value is not None:
-            check_positive(name, value)
+    epochs = None if epochs is None else check_positive("epochs", epochs)
+    steps = None if steps is None else check_positive("steps", steps)
     if isinstance(every, datetime.timedelta):
         if epoch_scan:
             raise ValueError("checkpoint_every must be a number of steps with epoch_scan=True, got a timedelta")

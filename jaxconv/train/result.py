@@ -46,7 +46,9 @@ class FitResult:
 
     @property
     def images_per_second(self) -> float:
-        """Examples trained on a second of `train_seconds`."""
+        """Examples trained on a second of `train_seconds`; NaN where no epoch was finished."""
+        if not self.history:
+            return float("nan")
         return sum(record["seconds"] * record["images_per_second"] for record in self.history) / self.train_seconds
 
 

@@ -183,6 +183,11 @@ def resumed(path: Path, plan: Plan) -> tuple[FitResult, Within | None]:
     check_run(path, record["run"], plan.run)
     history, best_epoch, position = record["history"], record["best_epoch"], record.get("within") or {"step": 0}
     result = FitResult(None, None, train_state, history, best_epoch)
+    name = plan.monitor.name
+    if history and name is not None and name not in history[-1]:
+        raise ValueError(
+            f"monitor must be a value of the run that {path} holds, {', '.join(history[-1])}, got {name!r}"
+        )
     try:
         if best_epoch:
             best = checkpoint.restore(path, best_epoch, like=like)

@@ -30,11 +30,6 @@ class Due:
     def __post_init__(self) -> None:
         self._last = time.monotonic()
 
-    @property
-    def steps(self) -> int | None:
-        """The number of steps, if it is given so."""
-        return self.every if isinstance(self.every, int) else None
-
     def __call__(self, step: int) -> bool:
         """Whether one is due after ``step`` steps of the run."""
         if self.every is None:

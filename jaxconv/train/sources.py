@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.equal_batches import equal_batches
+from jaxconv.ops.lowering.table import platform_of
 from jaxconv.structs import struct_of
-from jaxconv.train.checks import check_batches_tree, check_pair
+from jaxconv.train.checks import check_batches_tree, check_pair, is_masked
 from jaxconv.train.epoch import Carry, Program, epoch_order
 from jaxconv.train.mesh import Placement
 from jaxconv.train.step import steps_per_epoch
@@ -68,7 +69,7 @@ class Arrays:
         first = jax.tree.leaves(self.inputs)[0]
         self.count = len(first)
         self.steps = steps_per_epoch(self.count, batch_size)
-        self.scan = next(iter(first.devices())).platform != "cpu" if scan is None else scan
+        self.scan = platform_of(next(iter(first.devices())).platform).loops if scan is None else scan
 
     def example(self) -> tuple[Any, Any]:
         """The shapes of a batch."""
@@ -166,8 +167,8 @@ class Batches:
             first = next(self._iterator, None)
             if first is None:
                 raise ValueError(f"{self._name} must give at least one batch, got none")
-            pair = check_pair(first, self._name)
-            self._iterator = itertools.chain([pair], self._iterator)
+            pair = check_pair(first[:2] if is_masked(first) else first, self._name)
+            self._iterator = itertools.chain([first], self._iterator)
             self._example = jax.tree.map(lambda leaf: struct_of(leaf.shape, leaf.dtype), pair)
         return self._example
 
@@ -215,19 +216,24 @@ class Batches:
         """None: an iterable does not say which examples a batch has."""
 
     def parts(self, batch_size: int | None = None) -> Iterator[Part]:
-        """All batches once. Smaller ones are filled up to the largest before them, so that one program runs them."""
+        """All batches once, but those without an example.
+
+        Smaller ones are filled up to the largest before them, so that one program runs them.
+        """
         self._open(0, self._read if self._once else 0)
         size = 0
-        for inputs, targets in self._pairs(0, 0, None):
+        for inputs, targets in self._pairs(0, 0, None, skip=True):
             rows = len(jax.tree.leaves(inputs)[0])
             size = max(size, rows)
             size += 0 if self._placement is None else -size % self._placement.parts
             put = jax.device_put if self._placement is None else self._placement.put_divided
             some, theirs = put(jax.tree.map(functools.partial(_filled, size=size), (inputs, targets)))
             yield Part(some, theirs, 0, rows)
+        if not size:
+            raise ValueError(f"{self._name} must have at least one example, got only padding")
 
-    def _pairs(self, epoch: int, start: int, stop: int | None) -> Iterator[tuple[Any, Any]]:
-        """The batches of an epoch, each checked against the first."""
+    def _pairs(self, epoch: int, start: int, stop: int | None, *, skip: bool = False) -> Iterator[tuple[Any, Any]]:
+        """The batches of an epoch, each checked against the first; with ``skip`` but those that are all padding."""
         like, iterator = self.example(), self._iterator
         assert iterator is not None
         ends = [n for n in (self.steps, stop) if n is not None]
@@ -237,6 +243,8 @@ class Batches:
             if batch is None:
                 break
             step, self._read = step + 1, self._read + 1
+            if skip and is_masked(batch) and not np.any(batch[2]):
+                continue
             pair = check_pair(batch, self._name)
             check_batches_tree(pair, like, name=self._name, step=step)
             if self.check is not None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Layer
 from jaxconv.ops.arrays import wider
 from jaxconv.train.leaves import is_key
@@ -77,16 +77,15 @@ class TrainState:
         """
         if init is None and x is None:
             raise ValueError("x: expected an input or its shape to initialize the network with, got None")
-        weights, own = jax.random.split(as_key(key))
+        weights, own = jax.random.split(typed_key(key))
         params, state = copied(net.init(weights, x) if init is None else init)
         wide = None if average is None else copied(jax.tree.map(_widened, params))
         return cls(params, state, copied(optimizer.init(params)), jnp.zeros((), jnp.int32), own, wide)
 
 
-def as_key(key: jax.Array | int) -> jax.Array:
+def typed_key(key: KeyLike) -> jax.Array:
     """A typed key from a typed key, a legacy uint32 key or an int."""
-    if isinstance(key, int | np.integer):
-        return jax.random.key(int(key))
+    key = as_key(key)
     return key if is_key(key) else jax.random.wrap_key_data(key)
 
 
@@ -95,12 +94,12 @@ def _widened(leaf: jax.Array) -> jax.Array:
 
 
 def copied(tree: Any) -> Any:
-    """The same tree in buffers of its own, so that donating one of them spares every other."""
+    """The same tree in separate buffers, so that donating one of them leaves every other as it is."""
     return strong(jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree))
 
 
 def strong(tree: Any) -> Any:
-    """The same tree without weak types: a checkpoint can't hold them, and they would change what a step computes."""
+    """The same tree without weak types: a checkpoint can't store them, and they would change what a step computes."""
     return jax.tree.map(
         lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype) if getattr(leaf, "weak_type", False) else leaf, tree
     )

@@ -119,6 +119,8 @@ def raw_step(
     sums = sums_of(metrics)
 
     def step(train_state: TrainState, inputs: Any, targets: Any) -> tuple[TrainState, Measured]:
+        if average is not None and train_state.average is None:
+            raise ValueError("train_state must have an average, as TrainState.create(average=...) gives it, got None")
         augment_key, net_key = jax.random.split(jax.random.fold_in(train_state.key, train_state.step))
         x, y = prepared(augment_key, inputs, targets, augment=augment, preprocess=preprocess)
         scale = loss_scale_of(train_state.opt_state)
@@ -136,7 +138,7 @@ def raw_step(
         updates, opt_state = optimizer.update(grads, train_state.opt_state, train_state.params, value=value)
         params = optax.apply_updates(train_state.params, updates)
         norm = optax.tree.norm(jax.tree.map(_wide, grads))
-        still = _all_zero(updates)
+        still = _all_zero(updates, least=average is None)
         skipped = ~jnp.isfinite(norm) & still
         state = jax.tree.map(lambda new, old: jnp.where(skipped, old, new), state, train_state.state)
         moving = train_state.average
@@ -185,7 +187,11 @@ def _wide(values: jax.Array) -> jax.Array:
     return values.astype(wider(values.dtype, jnp.float32))
 
 
-def _all_zero(updates: Any) -> jax.Array:
-    """Whether nothing is updated, by the three smallest arrays: an optimizer skips all or none; these cost least."""
-    smallest = sorted((leaf for leaf in jax.tree.leaves(updates) if leaf.size), key=lambda leaf: leaf.size)[:3]
-    return ~functools.reduce(jnp.logical_or, [jnp.any(leaf != 0) for leaf in smallest], jnp.zeros((), bool))
+def _all_zero(updates: Any, *, least: bool) -> jax.Array:
+    """Whether nothing is updated; with ``least``, by the three smallest arrays: an optimizer skips all or none.
+
+    These cost least, but they may belong to frozen layers, which no step updates.
+    """
+    arrays = sorted((leaf for leaf in jax.tree.leaves(updates) if leaf.size), key=lambda leaf: leaf.size)
+    moved = [jnp.any(leaf != 0) for leaf in (arrays[:3] if least else arrays)]
+    return ~functools.reduce(jnp.logical_or, moved, jnp.zeros((), bool))

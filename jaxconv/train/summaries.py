@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from jaxconv.train import layout
@@ -33,6 +34,8 @@ def described(value: Any) -> Any:
     """A value as JSON has it: functions by name, arrays by shape, other things by ``repr``."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, dict):
         return {str(name): described(one) for name, one in value.items()}
     if hasattr(value, "shape") and hasattr(value, "dtype"):

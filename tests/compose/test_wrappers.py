@@ -123,6 +123,20 @@ def mixed():
     return jc.serial(conv=jc.Conv(4, 2), bn=jc.BatchNorm(), act=jnp.tanh, dense=jc.Dense(3))
 
 
+def test_a_repeated_layer_in_mixed_precision():
+    body = jc.serial(jc.Conv(4), jc.BatchNorm(), jax.nn.relu)
+    net, several = jc.mixed_precision(jc.repeat(body, 2)), jc.mixed_precision(jc.serial(body, body))
+    x = normal((2, 6, 6, 4))
+    params, state = net.init(0, x.shape)
+    each = [jax.tree.map(lambda a, i=i: a[i], (params, state)) for i in range(2)]
+    separate = [{str(i): tree[part] for i, tree in enumerate(each)} for part in (0, 1)]
+    want = several.apply(*separate, x, train=True)[0]
+    assert_allclose(net.apply(params, state, x, train=True)[0], want, atol=0.02)
+    assert "Conv x2" in str(jc.summary(net, x.shape))
+    with pytest.raises(jc.ShapeError, match=r"must return its input's shape and type, .*float32.*, got .*float16"):
+        jc.repeat(lambda x: x.astype(jnp.float16), 2).apply({}, {}, x)
+
+
 def test_mixed_precision_computes_small_and_keeps_large():
     net, x = jc.mixed_precision(mixed()), jnp.asarray(normal((4, 3, 3, 2)))
     params, state = jax.eval_shape(lambda key: net.init(key, x), KEY)

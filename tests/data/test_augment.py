@@ -351,3 +351,9 @@ def test_an_int_is_a_seed():
         lambda key, x: cutout(key, x, 2),
     ):
         assert (change(5, images) == change(jax.random.key(5), images)).all()
+
+
+@pytest.mark.parametrize(("shape", "ratio"), [((4, 1, 8, 1), (0.1, 0.3)), ((4, 8, 1, 1), (4, 9))])
+def test_the_largest_window_of_a_narrow_image_has_a_pixel(shape, ratio):
+    images = random_resized_crop(0, jnp.full(shape, 0.5), 4, ratio=ratio)
+    np.testing.assert_allclose(images, 0.5)

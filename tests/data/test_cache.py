@@ -122,6 +122,14 @@ def test_an_interrupted_write_leaves_nothing(folder, path, monkeypatch):
     assert list(path.parent.iterdir()) == [folder]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_the_file_has_the_permissions_of_any_new_one(folder, path):
+    image_cache(image_folder(folder), path)
+    other = path.with_name("other")
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
+
+
 def test_arguments_out_of_range(folder, path):
     with pytest.raises(ShapeError, match="size must be at least 1, got 0"):
         image_cache(image_folder(folder), path, size=0)

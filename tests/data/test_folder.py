@@ -144,6 +144,15 @@ def test_labels_of_a_table_are_in_the_range_of_the_classes(folder):
         image_folder(table(folder, "path,label\ncat/0.jpg,2\n"), classes=("cat", "dog"))
 
 
+def test_names_of_classes_that_look_like_numbers(folder):
+    text = "path,label\ncat/0.jpg,0\ncat/1.jpg,nan\n"
+    assert image_folder(table(folder, text), classes=("0", "nan")).targets.tolist() == [0, 1]
+    with pytest.raises(DataError, match="line 2: label must be the name or the index of a class, got 1, which names"):
+        image_folder(table(folder, "path,label\ncat/0.jpg,1\n"), classes=("1", "2"))
+    lines = '{"path": "cat/0.jpg", "label": "1"}\n{"path": "cat/1.jpg", "label": 1}\n'
+    assert image_folder(table(folder, lines, "t.jsonl"), classes=("1", "2")).targets.tolist() == [0, 1]
+
+
 def test_tar_shards(tmp_path):
     images = [photo(i) for i in range(5)]
     shards = tmp_path / "shards"
@@ -235,3 +244,10 @@ def test_an_image_that_disappears_is_named(folder):
     (folder / "cat" / "1.jpg").unlink()
     with pytest.raises(DataError, match=r"cat/1\.jpg cannot be read: No such file"):
         source[1]
+
+
+def test_a_tar_that_disappears_is_named(tmp_path):
+    source = image_folder(shard(tmp_path / "a.tar", [{"jpg": jpeg(photo(0)), "cls": b"0"}]))
+    (tmp_path / "a.tar").unlink()
+    with pytest.raises(DataError, match=r"a\.tar/0000\.jpg cannot be read: No such file"):
+        source[0]

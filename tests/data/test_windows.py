@@ -10,7 +10,7 @@ from PIL import Image
 from jaxconv.data import CenterCrop, DataError, RandomResizedCrop
 from jaxconv.data.images import decode_image
 from jaxconv.data.loader import uniform
-from jaxconv.data.windows import JpegImage, Window, image_window, lazy_image
+from jaxconv.data.windows import ArrayImage, JpegImage, Window, image_window, lazy_image
 from jaxconv.errors import ShapeError
 from tests.data.photos import jpeg, photo
 
@@ -171,3 +171,11 @@ def test_a_broken_image_is_named(damage):
 def test_arguments_out_of_range(make, message):
     with pytest.raises(ShapeError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.ones((8, 8, 3), np.float32), np.ones((8, 8), np.uint8), np.ones((8, 8, 1), np.uint8)]
+)
+def test_pixels_that_are_no_image_are_refused(pixels):
+    with pytest.raises(ShapeError, match=rf"must be \(height, width, 3\) uint8 .*, got {pixels.dtype} \(8, 8"):
+        ArrayImage(pixels)

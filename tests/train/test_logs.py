@@ -19,6 +19,14 @@ def run(log, **options):
     return fit(Linear(), IMAGES, LABELS, optax.sgd(0.5), validation=(IMAGES, LABELS), log=log, **options)
 
 
+def test_a_name_with_a_comma_is_one_column(tmp_path):
+    log = csv_file(tmp_path / "a.csv")
+    for epoch in (1, 2):
+        log({"epoch": epoch, "recall, top 5": epoch / 4})
+    with (tmp_path / "a.csv").open() as stream:
+        assert [row["recall, top 5"] for row in csv.DictReader(stream)] == ["0.25", "0.5"]
+
+
 def test_json_lines_and_csv_have_the_history(tmp_path):
     result = run([json_lines(tmp_path / "a.jsonl"), csv_file(tmp_path / "a.csv")])
     lines = (tmp_path / "a.jsonl").read_text().splitlines()

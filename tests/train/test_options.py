@@ -44,6 +44,23 @@ def test_the_average_is_that_of_numpy():
     assert_allclose(states[-1].average["dense"]["kernel"], want, rtol=1e-5)
 
 
+def test_the_average_follows_the_parameters_beside_frozen_ones():
+    net = jc.serial(jc.frozen(jc.serial(jc.Dense(2), jc.BatchNorm())), jc.Dense(3))
+    optimizer = optax.sgd(0.5)
+    state = TrainState.create(net, optimizer, 0, IMAGES.reshape(len(IMAGES), -1), average=0.6)
+    before = np.array(state.average["1"]["kernel"])
+    state, _ = train_step(net, cross_entropy, optimizer, average=0.6)(state, IMAGES.reshape(len(IMAGES), -1), LABELS)
+    want = before + 0.9 * (np.array(state.params["1"]["kernel"]) - before)
+    assert_allclose(state.average["1"]["kernel"], want, rtol=1e-5)
+    assert np.abs(want - before).max() > 1e-3
+
+
+def test_a_train_state_without_an_average_is_refused():
+    state = TrainState.create(NET, optax.sgd(0.5), 0, IMAGES)
+    with pytest.raises(ValueError, match=r"train_state must have an average, .*, got None"):
+        train_step(NET, cross_entropy, optax.sgd(0.5), average=0.6)(state, IMAGES, LABELS)
+
+
 def test_an_average_of_half_precision_is_float32():
     params = {"kernel": jnp.ones(3, jnp.bfloat16), "count": jnp.arange(2)}
     state = TrainState.create(None, optax.sgd(0.1), 0, init=(params, {}), average=0.9)

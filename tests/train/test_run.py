@@ -199,6 +199,8 @@ def test_ctrl_c_in_the_first_epoch():
     assert (result.history, result.best_epoch) == ([], 0)
     assert_same((result.params, result.state), (result.train_state.params, result.train_state.state))
     assert repr(result) == "FitResult(best_epoch=0 of 0)"
+    assert result.train_seconds == 0
+    assert np.isnan(result.images_per_second)
 
 
 def test_ctrl_c_in_the_last_step_is_too_late():
@@ -252,6 +254,13 @@ def test_killed_at_random_moments_ends_bitwise_equal(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / ".final.npy"), whole.train_state.params["dense"]["kernel"])
 
 
+def test_a_run_that_resumes_with_another_monitor_is_refused_before_it_trains(tmp_path):
+    whole = run(folder=tmp_path, epochs=1, validation=None)
+    with pytest.raises(ValueError, match=r"monitor must be a value of the run .*, loss, .* got 'validation_accuracy'"):
+        run(folder=tmp_path, epochs=2, resume=True)
+    assert restore(tmp_path, "last").step == whole.train_state.step
+
+
 def test_on_epoch_stops_a_run_for_good(tmp_path):
     steps = []
 
@@ -270,7 +279,8 @@ def test_on_epoch_stops_a_run_for_good(tmp_path):
 
 def test_the_folder_holds_configuration_history_and_figures(tmp_path):
     pytest.importorskip("matplotlib")
-    result = run(folder=tmp_path, metrics={"right": lambda y, t: y.argmax(-1) == t})
+    numbers = {"batch_size": np.int64(12), "epochs": np.int64(3), "checkpoint_every": np.int64(2)}
+    result = run(folder=tmp_path, metrics={"right": lambda y, t: y.argmax(-1) == t}, **numbers)
     written = json.loads((tmp_path / "run.json").read_text())
     assert written["program"] == "jaxconv.train.fit"
     config = written["configuration"]

@@ -136,6 +136,36 @@ def test_padding_that_is_masked_does_not_count():
     assert_same(run(padded, epochs=1).train_state, run(short, epochs=1).train_state)
 
 
+def test_batches_that_are_all_padding_are_left_out_of_an_evaluation():
+    """The last one of a shard may be, and the first one where no image could be read."""
+    none = (IMAGES[:16] * 0, LABELS[:16] * 0, np.zeros(16, bool))
+    params, state = Centered().init(jax.random.key(0), IMAGES)
+    padded = [none, *((*pair, np.ones(16, bool)) for pair in batches()), none]
+    found = evaluate(Centered(), params, state, padded, loss=cross_entropy)
+    assert found["count"] == 48
+    assert found["loss"] == pytest.approx(evaluate(Centered(), params, state, batches(), loss=cross_entropy)["loss"])
+    assert predict(Centered(), params, state, iter(padded)).shape == (48, 3)
+    with pytest.raises(ValueError, match="inputs must have at least one example, got only padding"):
+        evaluate(Centered(), params, state, [none], loss=cross_entropy)
+    with pytest.raises(ValueError, match="inputs: the mask of a batch must be True for at least one example"):
+        run(padded)
+
+
+def test_an_iterable_may_fill_the_same_arrays_again():
+    """JAX's CPU backend shares the memory of a NumPy array at such an address."""
+    memory = np.zeros(16 * 8 * 4 + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    shared = memory[start : start + 16 * 8 * 4].view(np.float32).reshape(16, 4, 2)
+
+    def refilled():
+        for images, labels in batches():
+            shared[...] = images
+            yield shared, labels
+
+    waiting = [jax.device_put(images) for images, _ in Batches(refilled)._pairs(0, 0, None)]
+    assert_array_equal(np.concatenate(waiting), IMAGES)
+
+
 def test_batches_of_a_data_set_resume(tmp_path):
     pytest.importorskip("grain")
 

@@ -170,6 +170,17 @@ def test_scalar_loss_and_float_targets():
     assert set(metrics) == {"loss", "grad_norm"}
 
 
+@pytest.mark.parametrize("name", ["loss", "grad_norm", "count", "validation_loss"])
+def test_a_loss_may_not_name_a_value_as_the_step_does(name):
+    def loss(outputs, targets):
+        return cross_entropy(outputs, targets), {name: jnp.float32(7)}
+
+    images, labels = data(8)
+    train_state = TrainState.create(Linear(), optax.sgd(0.1), 0, images)
+    with pytest.raises(ValueError, match=f"loss: a name must be a string other than loss, .*, got '{name}'"):
+        train_step(Linear(), loss, optax.sgd(0.1))(train_state, images, labels)
+
+
 def test_optimizers_that_ask_for_the_loss_get_it():
     optimizer = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1))
     step, train_state, images, labels = make(Linear(), optimizer)

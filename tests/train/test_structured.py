@@ -118,6 +118,15 @@ def test_train_step_takes_pytrees():
     assert measured["spread"].shape == (4,), "as the metric updates: it is finished when all is summed"
 
 
+def test_two_values_of_the_same_name_are_refused():
+    metric = Metric(lambda y, t: t.sum(), finish=lambda total: {"mean": total / 8})
+    images, labels = data(8)
+    params, state = Linear().init(jax.random.key(0), images)
+    metrics = {"iou": metric, "iou_mean": lambda y, t: t}
+    with pytest.raises(ValueError, match="metrics: each value must have a different name, got iou_mean twice"):
+        evaluate(Linear(), params, state, images, labels, loss=cross_entropy, metrics=metrics)
+
+
 def test_metrics_that_are_combined_on_the_host():
     """As average precision is: all predictions of the data set at once, in order."""
     images, labels = data(23)

@@ -25,6 +25,9 @@ CPU = Platform(
     onednn=True,
     guards=True,
     recomputes=True,
+    # Inside a loop XLA:CPU has no fast algorithm for lax's convolution gradients, which other layers may use, and
+    # max pools and jaxconv's convolutions are slower: results/scan.json, layers.json.
+    loops=False,
     rows=(
         # Ensembles.
         Row(FORMS["gemm"], lambda p, t: p.ensemble > 0, "An ensemble of matrix products is one batched product."),

@@ -12,9 +12,10 @@ from jax.extend.core import jaxprs_in_params
 from jaxconv.ops.lowering.anywhere import ANYWHERE
 from jaxconv.ops.lowering.define import POSED
 from jaxconv.ops.lowering.forms import POOLS
+from jaxconv.ops.lowering.pool import jaxconv_doubling_max
 from jaxconv.ops.lowering.problem import Problem, Shape
-from jaxconv.ops.lowering.table import PLATFORMS, named
-from jaxconv.ops.lowering.target import Platform
+from jaxconv.ops.lowering.table import PLATFORMS, named, platform_of
+from jaxconv.ops.lowering.target import ANY, Platform
 
 # JAX's own operations, for which no algorithm is chosen.
 _LAX = {"conv_general_dilated", "reduce_window_max", "reduce_window_sum", "reduce_window", "select_and_scatter_add"}
@@ -99,10 +100,9 @@ def explain(function: Callable[..., Any], *args: Any, platform: str | None = Non
     ('conv', 'xla')
     """
     wanted = platform or jax.default_backend()
-    known = [p for p in PLATFORMS.values() if p.name]
-    found = next((p for p in known if wanted in (p.name, *p.aliases)), None)
-    if found is None:
-        raise ValueError(f"platform must be one of {', '.join(str(p.name) for p in known)}, got {wanted!r}")
+    found = platform_of(wanted)
+    if found is ANY:
+        raise ValueError(f"platform must be one of {', '.join(filter(None, PLATFORMS))}, got {wanted!r}")
     closed = jax.make_jaxpr(function)(*args)
     return Explanation(_rows(closed.jaxpr, (), found))
 
@@ -113,9 +113,9 @@ def _rows(jaxpr: Any, inside: tuple[str, ...], platform: Platform) -> Iterator[E
         shapes = tuple(v.aval.shape for v in eqn.invars)
         if eqn.primitive in POSED:
             yield _explained(eqn, inside, platform)
-        elif name in POOLS:  # chosen while the function was traced
-            why = next(row.why for row in ANYWHERE if row.form is POOLS[name])
-            yield Explained("max_pool", shapes[:1], "", inside, name, why, 0)
+        elif name == jaxconv_doubling_max.__name__:  # chosen while the function was traced
+            row = next(row for row in ANYWHERE if row.form is POOLS["doubling_max"])
+            yield Explained("max_pool", shapes[:1], "", inside, row.form.name, row.why, 0)
         elif eqn.primitive.name in _LAX:
             why = "This is JAX's own operation."
             yield Explained(f"lax.{eqn.primitive.name}", shapes, "", inside, "xla", why, 0)

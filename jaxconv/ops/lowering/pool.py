@@ -57,15 +57,18 @@ def maxima(x: Best, axes: Sequence[Windows]) -> Best:
 
 
 def _doubled(x: Best, w: Windows) -> Best:
-    return tuple(strided(a, w.axis, 0, w.stride, w.out) for a in doubling_max(x, w))
+    return tuple(strided(a, w.axis, 0, w.stride, w.out) for a in _traced(x, w))
 
 
-# Chosen while a function is traced, with ordinary derivatives. Its name in the jaxpr is the record of the choice.
-@functools.partial(jax.jit, static_argnums=1)
-def doubling_max(x: Best, w: Windows) -> Best:
+# Chosen while a function is traced, with ordinary derivatives. Its name in the jaxpr is the record of the choice for
+# `jaxconv.explain`: one that no function of a user has.
+def jaxconv_doubling_max(x: Best, w: Windows) -> Best:
     """Returns the best elements at stride 1 along one axis."""
     p = Pool("winners", (w,), (x[0].shape[w.axis],), len(x) > 1)
     return POOLS["doubling_max"].function(p, *x, solve=Solver(Target()))
+
+
+_traced = jax.jit(jaxconv_doubling_max, static_argnums=1)
 
 
 def window_sums(x: Array, axes: Sequence[Windows]) -> Array:

@@ -20,6 +20,11 @@ from jaxconv.ops.lowering.target import ANY, Platform, Target
 PLATFORMS = {platform.name: platform for platform in (CPU, CUDA, Platform("rocm"), Platform("tpu"), ANY)}
 
 
+def platform_of(name: str) -> Platform:
+    """Returns the platform of a name, also of one that `jax.default_backend` or a device has; `ANY` if none has it."""
+    return next((p for p in PLATFORMS.values() if p.name and name in (p.name, *p.aliases)), ANY)
+
+
 @dataclass(frozen=True)
 class Choice:
     """A form, why it is chosen, and the forms for the problems that it leaves, if not the table's."""

@@ -21,6 +21,7 @@ class Platform:
       recomputes: whether the compiler fuses an operation into each of its readers and computes it again there.
       half: whether libraries accept half precision and accumulate it in float32 themselves.
       crops: whether XLA's convolution needs its input cropped to the elements that windows reach.
+      loops: whether a layer in a compiled loop is as fast as outside of it.
       one_tap_at_a_time: whether the compiler, unless stopped, stores the inputs of all taps at once.
     """
 
@@ -32,6 +33,7 @@ class Platform:
     recomputes: bool = False
     half: bool = False
     crops: bool = True
+    loops: bool = True
     one_tap_at_a_time: bool = False
 
 

@@ -47,6 +47,21 @@ def test_a_convolution_is_found_inside_shard_map():
     assert row.shapes[0] == (1, 8, 8, 4)
 
 
+@pytest.mark.parametrize("name", ["broadcast", "joint_max", "doubling_max", "xla"])
+def test_a_function_may_have_the_name_of_an_algorithm(name):
+    def function(x, k):
+        return jc.conv(x, k)
+
+    function.__name__ = name
+    rows = jc.explain(jax.jit(function), jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4)))
+    assert [(row.op, row.inside) for row in rows] == [("conv", (name,))]
+
+
+def test_long_windows_are_found_by_the_name_of_their_function():
+    rows = jc.explain(lambda x: jc.max_pool(x, (1, 40)), jnp.ones((1, 2, 80, 3)))
+    assert "doubling_max" in [row.form for row in rows]
+
+
 def test_gradients_pools_and_ensembles_are_told_apart():
     def loss(k, x):
         return jnp.sum(jc.avg_pool(jc.max_pool(jc.conv(x, k), 2), 3, stride=1) ** 2)
