@@ -55,7 +55,9 @@ def number_array(path: Path, leaf: Any) -> np.ndarray:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         raise WeightsError(f"{'/'.join(path)} must be an array of numbers, got one of {leaf.dtype}")
     if not getattr(leaf, "is_fully_addressable", True):
-        raise WeightsError(f"{'/'.join(path)} must be on the devices of this process, got an array with a part on other devices")
+        raise WeightsError(
+            f"{'/'.join(path)} must be on the devices of this process, got an array with a part on other devices"
+        )
     return np.asarray(leaf)
 
 
