@@ -290,6 +290,12 @@ def by_family(found: Found) -> dict[str, list[Found]]:
     return families
 
 
+def _bases(found: Found) -> list[str]:
+    """Returns the programs that the file compares with, besides lax."""
+    compared = [case[what]["jaxconv.jit"] for case in found["cases"] for what in PASSES]
+    return [base for base in ("lax, options", "torch") if any(base in row for row in compared)]
+
+
 def table(found: Found) -> str:
     """Returns a table in Markdown: geometric means of the speedup over lax under `jax.jit`, and over lax with options.
 
@@ -297,8 +303,7 @@ def table(found: Found) -> str:
     """
     cases, families = found["cases"], by_family(found)
     jits = {"jaxconv": "jax.jit", "jaxconv.jit": "jaxconv.jit"} if found["options"] else {"jaxconv": "jax.jit"}
-    peer = any("torch" in case[what] for case in cases for what in PASSES)
-    bases = [*(["lax, options"] if found["options"] else []), *(["torch"] if peer else [])]
+    bases = _bases(found)
     heads = [f"{what}, `{jit}`" for what in PASSES for jit in jits.values()]
     heads += [f"{what}, {base} = 1" for base in bases for what in PASSES]
     lines = [f"| layers | | {' | '.join(heads)} | slowest against lax |", "|" + "---|" * (len(heads) + 3)]
@@ -314,10 +319,7 @@ def table(found: Found) -> str:
 
 def short_table(found: Found) -> str:
     """Returns the README's table: geometric means under `jaxconv.jit`, over lax, lax with options, and torch."""
-    # A file that was measured before the options were has no such ratios.
-    bases = [
-        base for base in ("lax, options", "torch") if any(base in c["forward"]["jaxconv.jit"] for c in found["cases"])
-    ]
+    bases = _bases(found)
     heads = ["forward", "with gradients"]
     heads += [f"{head}, {base} = 1" for base in bases for head in heads]
     lines = [f"| layers | number | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 2)]
