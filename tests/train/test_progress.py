@@ -91,8 +91,9 @@ def test_a_run_of_unknown_length(capsys):
 
 NOTEBOOK = """
 from jaxconv.train.progress import Progress
+import optax
 from jaxconv.train.epoch import Recipe, program
-made = program(Recipe(None, None, None))
+made = program(Recipe(None, None, optax.identity()))
 bar = Progress(
     show=True, program=made, epochs=1, steps=10, total=10, batch_size=4, folder=None, history=[]
 )
