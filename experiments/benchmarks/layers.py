@@ -371,7 +371,7 @@ def notes(found: Found) -> str:
     rates = [f"{name}: {', '.join(f'{w} {share(m, w)}' for w in PASSES)}" for name, m in dense.items() if m]
     sections = {
         "slower than plain lax, the whole interval below 0.95": lost,
-        "jaxconv.jit slower than lax with options, the whole interval below 0.95": slower,
+        **({"jaxconv.jit slower than lax with options, the whole interval below 0.95": slower} if optional else {}),
         "under half of torch's speed": [f"{name}: {speed:.2f}" for name, speed in behind if speed < 0.5],
         "gradient in a compiled loop": loops,
         "growth": growth,
