@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxconv.structs import struct_of
 from jaxconv.train import leaves
 from jaxconv.train.state import TrainState
 
@@ -100,7 +101,7 @@ class Placement:
 
         def whole(leaf: Any) -> Any:
             self.check_batch_size(leaf.shape[0] * count, "the size of a batch")
-            return jax.ShapeDtypeStruct((leaf.shape[0] * count, *leaf.shape[1:]), leaf.dtype)
+            return struct_of((leaf.shape[0] * count, *leaf.shape[1:]), leaf.dtype)
 
         return jax.tree.map(whole, shapes)
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxconv.metrics import accuracy
+from jaxconv.structs import struct_of
 from jaxconv.train.checks import (
     check_arrays,
     check_batch_size,
@@ -50,7 +51,7 @@ def test_numbers():
 
 
 def loss_of(outputs, targets, loss=cross_entropy, metrics=(), name=""):
-    some = jax.ShapeDtypeStruct((4, *targets.shape[1:]), targets.dtype)
+    some = struct_of((4, *targets.shape[1:]), targets.dtype)
     check_loss(loss, metrics, outputs, some, name=name)
     check_classes(loss, metrics, outputs, targets, name=name)
 
