@@ -1,4 +1,4 @@
-"""Structure: layers in sequence, side by side, joined, shared, or under other names."""
+"""Structure: layers in sequence, in parallel, joined, shared, or under other names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -236,7 +236,7 @@ def _check_scans(path: StrPath, content: bytes) -> None:
     if scans * pixels > LARGEST_SCANS:
         raise DataError(
             f"{path} must have at most {LARGEST_SCANS // pixels:,} scans for its {pixels:,} pixels, got {scans:,}: "
-            "no encoder writes so many"
+            "no encoder writes more"
         )
 
 
