@@ -312,7 +312,7 @@ def strict_flags(**others: Any) -> Iterator[None]:
 
 
 def check_strict_flags(row: Row) -> None:
-    """Value and gradients: eager, in jit, where nothing may be sent to the device implicitly either, in half precision."""
+    """Value and gradients: eager, in jit, where nothing may be sent to the device implicitly, in half precision."""
 
     def everything(*arrays):
         out, pullback = jax.vjp(row.of_movable(arrays, floats), *row.pick(arrays))
