@@ -305,7 +305,7 @@ def table(found: Found) -> str:
     jits = {"jaxconv": "jax.jit", "jaxconv.jit": "jaxconv.jit"} if found["options"] else {"jaxconv": "jax.jit"}
     bases = _bases(found)
     heads = [f"{what}, `{jit}`" for what in PASSES for jit in jits.values()]
-    heads += [f"{what}, {base} = 1" for base in bases for what in PASSES]
+    heads += [f"{what}, {base.split()[-1]} = 1" for base in bases for what in PASSES]
     lines = [f"| layers | | {' | '.join(heads)} | slowest against lax |", "|" + "---|" * (len(heads) + 3)]
     for family, members in {**families, "all": cases}.items():
         rows = {(w, c): [(m[w][c]["speedup"], m["case"]) for m in members] for w in PASSES for c in jits}
@@ -321,7 +321,7 @@ def short_table(found: Found) -> str:
     """Returns the README's table: geometric means under `jaxconv.jit`, over lax, lax with options, and torch."""
     bases = _bases(found)
     heads = ["forward", "with gradients"]
-    heads += [f"{head}, {base} = 1" for base in bases for head in heads]
+    heads += [f"{head}, {base.split()[-1]} = 1" for base in bases for head in heads]
     lines = [f"| layers | number | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 2)]
     for family, members in {**by_family(found), "all": found["cases"]}.items():
         cells = [mean([member[what]["jaxconv.jit"]["speedup"] for member in members]) for what in PASSES]
