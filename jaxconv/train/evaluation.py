@@ -14,7 +14,7 @@ from jaxconv.errors import shortens_tracebacks
 from jaxconv.layer import Layer
 from jaxconv.metrics import Function, Metric, add
 from jaxconv.structs import struct_of
-from jaxconv.train.checks import check_arrays, check_batch_size, check_classes, check_data, check_loss
+from jaxconv.train.arguments import check_arrays, check_batch_size, check_classes, check_data, check_loss
 from jaxconv.train.measures import Loss, Metrics, as_metrics, finished, measure, ordered, sums_of, totals
 from jaxconv.train.sources import Batches, Part, array_parts, is_iterable
 

@@ -15,7 +15,7 @@ from jaxconv.errors import shortens_tracebacks
 from jaxconv.layer import Layer
 from jaxconv.metrics import Function, Metric
 from jaxconv.train import layout
-from jaxconv.train.checks import check_every, check_folder
+from jaxconv.train.arguments import check_every, check_folder
 from jaxconv.train.lock import only_writer
 from jaxconv.train.measures import Loss
 from jaxconv.train.mesh import ShardParams, placement_of

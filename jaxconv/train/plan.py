@@ -16,7 +16,14 @@ from jaxconv.equal_batches import Preprocess
 from jaxconv.layer import Layer
 from jaxconv.metrics import Function, Metric
 from jaxconv.train import evaluation
-from jaxconv.train.checks import check_batch_size, check_classes, check_data, check_loss, check_positive, same_structure
+from jaxconv.train.arguments import (
+    check_batch_size,
+    check_classes,
+    check_data,
+    check_loss,
+    check_positive,
+    same_structure,
+)
 from jaxconv.train.epoch import Program, Recipe, program
 from jaxconv.train.evaluation import class_check
 from jaxconv.train.measures import Loss, as_metrics, ordered, sums_of

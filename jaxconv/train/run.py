@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from jaxconv.train import checkpoint, leaves, summaries
-from jaxconv.train.checks import check_run
+from jaxconv.train.arguments import check_run
 from jaxconv.train.epoch import Carry, Totals, host
 from jaxconv.train.layout import DamagedError
 from jaxconv.train.plan import Plan

@@ -16,7 +16,7 @@ import numpy as np
 from jaxconv.equal_batches import equal_batches
 from jaxconv.ops.lowering.table import platform_of
 from jaxconv.structs import struct_of
-from jaxconv.train.checks import check_batches_tree, check_pair, is_masked
+from jaxconv.train.arguments import check_batches_tree, check_pair, is_masked
 from jaxconv.train.epoch import Carry, Program, epoch_order
 from jaxconv.train.mesh import Placement
 from jaxconv.train.step import steps_per_epoch

@@ -1,4 +1,4 @@
-"""Errors at the door: each names the argument, what was expected and what came."""
+"""Checks of the arguments that training takes: an error names the argument, the expected value and the received one."""
 
 import datetime
 import os

@@ -8,7 +8,7 @@ import pytest
 
 from jaxconv.metrics import accuracy
 from jaxconv.structs import struct_of
-from jaxconv.train.checks import (
+from jaxconv.train.arguments import (
     check_arrays,
     check_batch_size,
     check_classes,
