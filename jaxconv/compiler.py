@@ -11,21 +11,16 @@ import jax.extend
 from jax.extend.core import jaxprs_in_params
 
 from jaxconv.ops.lowering.modes import ynnpack
+from jaxconv.ops.lowering.table import platform_of
+from jaxconv.ops.lowering.target import Blocks, Platform
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# The compiler options that `jit` adds, by backend. YNNPACK is faster than XLA:CPU at reductions, and at matrix products
-# of few rows, as in a loop of small steps; it is slower at convolutions: experiments/benchmarks/results/jit.json.
-YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
-PASSED = ("REDUCE", "DOT", "INDIVIDUAL_DOT")
-OPTIONS: dict[str, dict[str, Any]] = {"cpu": {YNNPACK: ",".join(f"LIBRARY_FUSION_TYPE_{name}" for name in PASSED)}}
 
-# XLA:CPU allocates the temporaries of a program in one block at each call. glibc requests a block above 32 MB from the
-# system each time, and the system clears it page by page on first access; glibc keeps many smaller blocks. With this
-# option XLA allocates several blocks of at most n bytes, an int32: docs/steps.md has the page faults.
-BLOCKS = "xla_multiheap_size_constraint_per_heap"
-LEAST_BLOCK, MOST_BLOCK = 2**24, 2**31 - 1
+def _platform() -> Platform:
+    """Returns the platform of the default backend."""
+    return platform_of(jax.default_backend())
 
 
 @functools.cache
@@ -53,18 +48,17 @@ def helpful_options() -> dict[str, Any]:
     >>> isinstance(helpful_options(), dict)
     True
     """
-    wanted = OPTIONS.get(jax.default_backend(), {})
-    return {option: value for option, value in wanted.items() if _known(option, value)}
+    return {option: value for option, value in _platform().options.items() if _known(option, value)}
 
 
-def _blocks(jaxpr: Any) -> dict[str, int]:
+def _block_limit(blocks: Blocks, jaxpr: Any) -> dict[str, int]:
     """Returns the option with 1.5 times the bytes of the largest array in the trace: convolutions pad their arrays.
 
     A constant would not do: the compiler logs a warning for each array that is larger than a block, and a block that
     is large enough for every program is allocated anew at each call, as without the option.
     """
-    size = max(LEAST_BLOCK, _largest(jaxpr) * 3 // 2)
-    return {BLOCKS: size} if size <= MOST_BLOCK else {}
+    size = max(blocks.least, _largest(jaxpr) * 3 // 2)
+    return {blocks.option: size} if size <= blocks.most else {}
 
 
 def _largest(jaxpr: Any) -> int:
@@ -75,7 +69,7 @@ def _largest(jaxpr: Any) -> int:
 
 
 def _called(passed: bool, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Calls a function, and tells its convolutions whether XLA:CPU passes them to YNNPACK."""
+    """Calls a function whose convolutions are chosen by whether the compiler passes them to YNNPACK."""
     with ynnpack(passed):
         return function(*args, **kwargs)
 
@@ -98,12 +92,12 @@ class _Jitted(Generic[P, R]):
         self._top: dict[Any, tuple[Any, bool]] = {}  # by the arguments' types
 
     def _now(self, args: Any, kwargs: Any) -> tuple[Any, bool]:
-        """Returns the jitted function for this call, and whether XLA:CPU passes its convolutions to YNNPACK."""
+        """Returns the jitted function for this call, and whether the compiler passes its convolutions to YNNPACK."""
         inside = jax.extend.core.get_opaque_trace_state() != _top_level()
         if inside or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             return self._plain, ynnpack.value
-        # Elsewhere the options do not depend on the arguments.
-        key = _types(args, kwargs) if jax.default_backend() == "cpu" else ()
+        # Only the size of blocks depends on the arguments.
+        key = _types(args, kwargs) if _platform().blocks else ()
         found = self._top.get(key)
         if found is None:
             found = self._top[key] = self._with_options(args, kwargs)
@@ -111,9 +105,9 @@ class _Jitted(Generic[P, R]):
 
     def _with_options(self, args: Any, kwargs: Any) -> tuple[Any, bool]:
         options = helpful_options() | self._options
-        passed = "CONVOLUTION" in str(options.get(YNNPACK, "CONVOLUTION"))
-        if jax.default_backend() == "cpu" and BLOCKS not in options and _known(BLOCKS, LEAST_BLOCK):
-            options |= _blocks(_called(passed, self._plain.trace, *args, **kwargs).jaxpr)
+        passed, blocks = _platform().ynnpack(options), _platform().blocks
+        if blocks and blocks.option not in options and _known(blocks.option, blocks.least):
+            options |= _block_limit(blocks, _called(passed, self._plain.trace, *args, **kwargs).jaxpr)
         if str(options) not in self._made:
             self._made[str(options)] = self._make(compiler_options=options) if options else self._plain
         return self._made[str(options)], passed

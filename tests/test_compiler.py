@@ -11,6 +11,8 @@ import pytest
 
 import jaxconv as jc
 from jaxconv import compiler
+from jaxconv.ops.lowering.cpu import BLOCKS
+from jaxconv.ops.lowering.target import Platform
 
 
 def plus(x, y=1):
@@ -79,7 +81,7 @@ def test_it_works_inside_any_trace(use):
 
 
 def test_an_option_that_jaxlib_does_not_know_is_left_out(monkeypatch):
-    monkeypatch.setattr(compiler, "OPTIONS", {jax.default_backend(): {"xla_no_such_option": True}})
+    monkeypatch.setattr(compiler, "_platform", lambda: Platform("test", options={"xla_no_such_option": True}))
     assert compiler.helpful_options() == {}
     assert jc.jit(plus)(1) == 2
 
@@ -165,19 +167,19 @@ def test_a_block_holds_the_largest_array_and_half_of_it(size):
     def f(x):
         return jax.lax.scan(lambda c, _: (jnp.sum(jnp.ones((2, size)) * c), None), x, length=2)[0]
 
-    assert compiler._blocks(jax.make_jaxpr(f)(jnp.ones(()))) == {compiler.BLOCKS: max(2**24, 3 * size * 4)}
+    assert compiler._block_limit(BLOCKS, jax.make_jaxpr(f)(jnp.ones(()))) == {BLOCKS.option: max(2**24, 3 * size * 4)}
 
 
-@pytest.mark.parametrize(("sizes", "block"), [("32768, 32768", {}), ("b, 3", {compiler.BLOCKS: 2**24})])
+@pytest.mark.parametrize(("sizes", "block"), [("32768, 32768", {}), ("b, 3", {BLOCKS.option: 2**24})])
 def test_an_array_too_large_for_a_block_sets_none_and_one_of_unknown_size_does_not_count(sizes, block):
     x = jax.ShapeDtypeStruct(jax.export.symbolic_shape(sizes), jnp.float32)
-    assert compiler._blocks(jax.jit(lambda x: x + 1).trace(x).jaxpr) == block
+    assert compiler._block_limit(BLOCKS, jax.jit(lambda x: x + 1).trace(x).jaxpr) == block
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the option is XLA:CPU's")
 def test_arguments_of_another_type_have_their_own_blocks(monkeypatch):
     asked = []
-    monkeypatch.setattr(compiler, "_blocks", lambda jaxpr: asked.append(jaxpr.in_avals) or {})
+    monkeypatch.setattr(compiler, "_block_limit", lambda blocks, jaxpr: asked.append(jaxpr.in_avals) or {})
     f = jc.jit(lambda x, more: x + more["y"])
     for dtype, name in ((jnp.float16, "y"), (jnp.float32, "y"), (jnp.float32, "y")):
         f(jnp.ones(3, dtype), {name: 1})
@@ -187,7 +189,7 @@ def test_arguments_of_another_type_have_their_own_blocks(monkeypatch):
 # The compiler warns of each array that is larger than a block.
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the option is XLA:CPU's")
 @pytest.mark.skipif(os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") > "1", reason="warnings are hidden")
-@pytest.mark.parametrize(("options", "warns"), [({}, False), ({compiler.BLOCKS: 2**20}, True)])
+@pytest.mark.parametrize(("options", "warns"), [({}, False), ({BLOCKS.option: 2**20}, True)])
 def test_no_array_is_larger_than_a_block_unless_the_caller_says_so(options, warns, capfd):
     def f(x):
         once = jnp.sort(x, axis=0)

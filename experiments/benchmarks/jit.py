@@ -22,8 +22,8 @@ import numpy as np
 import jaxconv as jc
 from experiments.benchmarks.options import ONEDNN, SETS
 from experiments.report import environment, write_results
-from jaxconv.compiler import YNNPACK as OPTION
 from jaxconv.compiler import _known
+from jaxconv.ops.lowering.cpu import YNNPACK as OPTION
 
 RESULTS = Path(__file__).parent / "results" / "jit.json"
 CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.process_time, "wall": time.perf_counter}

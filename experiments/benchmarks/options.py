@@ -8,10 +8,11 @@ from typing import Any
 
 import jax
 
-from jaxconv.compiler import OPTIONS, YNNPACK, _known
+from jaxconv.compiler import _known
+from jaxconv.ops.lowering.cpu import CPU, YNNPACK
 
 ONEDNN = "xla_cpu_experimental_onednn_custom_call"
-SETS: dict[str, dict[str, Any]] = {"jaxconv.jit": OPTIONS["cpu"], "oneDNN": {ONEDNN: True, YNNPACK: ""}}
+SETS: dict[str, dict[str, Any]] = {"jaxconv.jit": CPU.options, "oneDNN": {ONEDNN: True, YNNPACK: ""}}
 
 
 def option_sets() -> dict[str, dict[str, Any]]:

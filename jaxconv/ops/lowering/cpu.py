@@ -1,6 +1,8 @@
 """The rows and properties of the CPU."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.conditions import always, filled, pointwise, strided, thin, tiled
@@ -8,7 +10,7 @@ from jaxconv.ops.lowering.forms import FORMS, POOLS, PRODUCTS, Row
 from jaxconv.ops.lowering.problem import Problem
 from jaxconv.ops.lowering.smaller import UNROLLED, split_up
 from jaxconv.ops.lowering.sums import elements, elements_of_one, tile_size, tiles_held
-from jaxconv.ops.lowering.target import Platform
+from jaxconv.ops.lowering.target import Blocks, Platform
 from jaxconv.ops.lowering.xla import by_ynnpack
 
 
@@ -16,6 +18,22 @@ def _large_or_wide(p: Problem) -> bool:
     """Large arrays of large examples, or a few examples under a window of many taps: one example at a time pays."""
     size = math.prod(p.shape("input"))
     return (p.taps * size > 2**26 and size > p.batch * 2**18) or (p.taps > 25 and p.batch <= 16)
+
+
+# The types of computation that XLA passes to YNNPACK under `jaxconv.jit`. YNNPACK is faster than XLA at reductions, and
+# at matrix products of few rows, as in a loop of small steps; it is slower at convolutions: results/jit.json.
+YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
+PASSED = ("REDUCE", "DOT", "INDIVIDUAL_DOT")
+
+# XLA allocates the temporary arrays of a program in one block at each call. glibc requests a block above 32 MB from the
+# system each time, and the system clears it page by page on first access; glibc keeps many smaller blocks. With this
+# option XLA allocates several blocks of at most n bytes, an int32: docs/steps.md has the page faults.
+BLOCKS = Blocks("xla_multiheap_size_constraint_per_heap", 2**24, 2**31 - 1)
+
+
+def _passes_convolutions(options: Mapping[str, Any]) -> bool:
+    """Whether XLA passes convolutions to YNNPACK, as it does without the option."""
+    return "CONVOLUTION" in str(options.get(YNNPACK, "CONVOLUTION"))
 
 
 # Measured on two cores of an AMD EPYC with jaxlib 0.10.2, float32. Times are those of results/forms.json in
@@ -28,6 +46,9 @@ CPU = Platform(
     # Inside a loop XLA:CPU has no fast algorithm for lax's convolution gradients, which other layers may use, and
     # max pools and jaxconv's convolutions are slower: results/scan.json, layers.json.
     loops=False,
+    options={YNNPACK: ",".join(f"LIBRARY_FUSION_TYPE_{name}" for name in PASSED)},
+    blocks=BLOCKS,
+    ynnpack=_passes_convolutions,
     rows=(
         # Ensembles.
         Row(FORMS["gemm"], lambda p, t: p.ensemble > 0, "An ensemble of matrix products is one batched product."),

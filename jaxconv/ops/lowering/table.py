@@ -1,5 +1,6 @@
 """Which form computes a problem on a target: the first row whose condition holds."""
 
+import functools
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,7 @@ from jaxconv.ops.lowering.target import ANY, Platform, Target
 PLATFORMS = {platform.name: platform for platform in (CPU, CUDA, Platform("rocm"), Platform("tpu"), ANY)}
 
 
+@functools.cache
 def platform_of(name: str) -> Platform:
     """Returns the platform of a name, also of one that `jax.default_backend` or a device has; `ANY` if none has it."""
     return next((p for p in PLATFORMS.values() if p.name and name in (p.name, *p.aliases)), ANY)

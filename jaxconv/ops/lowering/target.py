@@ -1,10 +1,24 @@
 """What a program is compiled for: a platform with its properties, and the libraries that the program may call."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from jaxconv.ops.lowering.forms import Row
+
+
+class Blocks(NamedTuple):
+    """The blocks of memory in which a compiler allocates the temporary arrays of a program.
+
+    Args:
+      option: the compiler option that limits the bytes of a block.
+      least, most: the smallest and the largest limit that is set.
+    """
+
+    option: str
+    least: int
+    most: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +37,9 @@ class Platform:
       crops: whether XLA's convolution needs its input cropped to the elements that windows reach.
       loops: whether a layer in a compiled loop is as fast as outside of it.
       one_tap_at_a_time: whether the compiler, unless stopped, stores the inputs of all taps at once.
+      options: the compiler options that `jaxconv.jit` adds to those of the caller.
+      blocks: the blocks of temporary memory, where `jaxconv.jit` limits their size.
+      ynnpack: whether the compiler passes convolutions to YNNPACK, as a function of its options.
     """
 
     name: str | None
@@ -35,6 +52,9 @@ class Platform:
     crops: bool = True
     loops: bool = True
     one_tap_at_a_time: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    blocks: Blocks | None = None
+    ynnpack: Callable[[Mapping[str, Any]], bool] = lambda options: True
 
 
 ANY = Platform(None)

@@ -15,17 +15,22 @@ from jaxconv.ops.lowering.problem import Geometry, Problem
 from tests.ops.lowering.targets import ON_CPU, ON_CUDA, WITH_ONEDNN, chosen
 from tests.ops.transforms import quick_jit
 
-OPS = Path(jc.__file__).parent / "ops"
+PACKAGE = Path(jc.__file__).parent
 # Files that may hold a platform's name: its own, the list of platforms, and the environment of a child process.
-NAMED = {"cpu.py": {"cpu"}, "cuda.py": {"cuda", "gpu"}, "table.py": {"rocm", "tpu"}, "onednn_check.py": {"cpu"}}
+NAMED = {
+    "ops/lowering/cpu.py": {"cpu"},
+    "ops/lowering/cuda.py": {"cuda", "gpu"},
+    "ops/lowering/table.py": {"rocm", "tpu"},
+    "ops/lowering/onednn_check.py": {"cpu"},
+}
 
 
 def test_only_its_own_file_names_a_platform():
     found = {}
-    for path in OPS.rglob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         constants = (n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant))
         if names := {"cpu", "cuda", "gpu", "rocm", "tpu"} & {value for value in constants if isinstance(value, str)}:
-            found[path.name] = names
+            found[path.relative_to(PACKAGE).as_posix()] = names
     assert found == NAMED
 
 
