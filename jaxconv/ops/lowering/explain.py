@@ -9,13 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
-from jaxconv.ops.lowering.anywhere import ANYWHERE
 from jaxconv.ops.lowering.define import POSED
-from jaxconv.ops.lowering.forms import POOLS
-from jaxconv.ops.lowering.pool import jaxconv_doubling_max
 from jaxconv.ops.lowering.problem import Problem, Shape
 from jaxconv.ops.lowering.table import PLATFORMS, named, platform_of
 from jaxconv.ops.lowering.target import ANY, Platform
+from jaxconv.ops.lowering.traced import chosen_p
 
 # JAX's own operations, for which no algorithm is chosen.
 _LAX = {"conv_general_dilated", "reduce_window_max", "reduce_window_sum", "reduce_window", "select_and_scatter_add"}
@@ -80,9 +78,9 @@ _HIDDEN = ("pool_maxima", "pool_sums")
 def explain(function: Callable[..., Any], *args: Any, platform: str | None = None) -> Explanation:
     """Lists the convolutions and pools in a function with their algorithms. Nothing is compiled or run.
 
-    Looks into `jit`, `scan`, `cond`, `remat`, `shard_map` and every other transformation that holds a function. The
-    rows are for one device that computes whole arrays. Under a mesh each device computes its share, for whose shapes
-    the algorithm may be another.
+    Looks into `jit`, `scan`, `cond`, `remat`, `shard_map` and every other transformation that contains a function. The
+    rows are for one device that computes whole arrays. Under a mesh each device computes a part of the arrays, and the
+    algorithm for the shapes of this part may differ.
 
     Args:
       function: a function of ``args``. To see the gradients too, pass its ``jax.grad``.
@@ -113,9 +111,9 @@ def _rows(jaxpr: Any, inside: tuple[str, ...], platform: Platform) -> Iterator[E
         shapes = tuple(v.aval.shape for v in eqn.invars)
         if eqn.primitive in POSED:
             yield _explained(eqn, inside, platform)
-        elif name == jaxconv_doubling_max.__name__:  # chosen while the function was traced
-            row = next(row for row in ANYWHERE if row.form is POOLS["doubling_max"])
-            yield Explained("max_pool", shapes[:1], "", inside, row.form.name, row.why, 0)
+        elif records := [e for inner in jaxprs_in_params(eqn.params) for e in inner.eqns if e.primitive is chosen_p]:
+            # Chosen while the function was traced; the operations of the form follow.
+            yield from (_recorded(record, inside) for record in records)
         elif eqn.primitive.name in _LAX:
             why = "This is JAX's own operation."
             yield Explained(f"lax.{eqn.primitive.name}", shapes, "", inside, "xla", why, 0)
@@ -123,6 +121,15 @@ def _rows(jaxpr: Any, inside: tuple[str, ...], platform: Platform) -> Iterator[E
             within = inside if name in _HIDDEN else (*inside, name if isinstance(name, str) else eqn.primitive.name)
             for inner in jaxprs_in_params(eqn.params):
                 yield from _rows(inner, within, platform)
+
+
+def _recorded(eqn: Any, inside: tuple[str, ...]) -> Explained:
+    """Reads the record of what was chosen for a problem that has no primitive."""
+    op, derivative, p, choice = (eqn.params[name] for name in ("op", "derivative", "p", "choice"))
+    (x,) = eqn.invars
+    how = "" if x.aval.dtype == jnp.float32 else str(x.aval.dtype)
+    op = ": ".join(filter(None, [op, derivative]))
+    return Explained(op, (x.aval.shape,), how, inside, named([(p, choice)]), choice.why, 0)
 
 
 def _explained(eqn: Any, inside: tuple[str, ...], platform: Platform) -> Explained:

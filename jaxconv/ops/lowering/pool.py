@@ -20,6 +20,7 @@ from jaxconv.ops.lowering.problem import Array, Pool, Windows
 from jaxconv.ops.lowering.strided import strided
 from jaxconv.ops.lowering.table import Solver, choose
 from jaxconv.ops.lowering.target import Platform, Target
+from jaxconv.ops.lowering.traced import recorded
 
 # Three primitives, so that each platform has its own programs. ``best`` selects; with ``winners`` it also returns the
 # winning taps, int8, an array for each axis, which only ``pick`` and ``place`` read: ``pick`` selects a tangent's
@@ -41,34 +42,21 @@ def maxima(x: Best, axes: Sequence[Windows]) -> Best:
       axes: the windows along each axis, the last axis first.
     """
     mode = lowering_mode()
-
-    def by_doubling(w: Windows) -> bool:
-        p = Pool("winners", (w,), (x[0].shape[w.axis],), len(x) > 1)
-        return choose(p, Target(), mode).form is POOLS["doubling_max"]
-
-    for long, group in itertools.groupby(axes, by_doubling):
-        some = tuple(group)
-        x = (
-            functools.reduce(_doubled, some, x)
-            if long
-            else tuple(best_p.bind(*x, winners=False, axes=some, lowering=mode))
-        )
+    whole = Pool("maximum", tuple(axes), tuple(x[0].shape[w.axis] for w in axes), len(x) > 1)
+    if mode == "xla" and POOLS["xla"].takes(whole, Target()) and all(w.dilation == 1 for w in axes):
+        # JAX has no gradient of its own for dilated windows.
+        return tuple(recorded("max_pool", whole, choose(whole, Target(), mode), *x))
+    along = [Pool("winners", (w,), (x[0].shape[w.axis],), len(x) > 1) for w in axes]
+    chosen = [(p, choose(p, Target(), mode)) for p in along]
+    for doubled, group in itertools.groupby(chosen, lambda step: step[1].form is POOLS["doubling_max"]):
+        if not doubled:
+            some = tuple(p.axes[0] for p, _ in group)
+            x = tuple(best_p.bind(*x, winners=False, axes=some, lowering=mode))
+            continue
+        for p, choice in group:
+            (w,) = p.axes
+            x = tuple(strided(a, w.axis, 0, w.stride, w.out) for a in recorded("max_pool", p, choice, *x))
     return x
-
-
-def _doubled(x: Best, w: Windows) -> Best:
-    return tuple(strided(a, w.axis, 0, w.stride, w.out) for a in _traced(x, w))
-
-
-# Chosen while a function is traced, with ordinary derivatives. Its name in the jaxpr is the record of the choice for
-# `jaxconv.explain`: one that no function of a user has.
-def jaxconv_doubling_max(x: Best, w: Windows) -> Best:
-    """Returns the best elements at stride 1 along one axis."""
-    p = Pool("winners", (w,), (x[0].shape[w.axis],), len(x) > 1)
-    return POOLS["doubling_max"].function(p, *x, solve=Solver(Target()))
-
-
-_traced = jax.jit(jaxconv_doubling_max, static_argnums=1)
 
 
 def window_sums(x: Array, axes: Sequence[Windows]) -> Array:

@@ -11,6 +11,7 @@ from jaxconv.ops.lowering.primitive import conv_p
 from jaxconv.ops.lowering.problem import Array
 from jaxconv.ops.lowering.resample import resample_p, resample_transpose_p
 from jaxconv.ops.lowering.strided import every_p, spread_p
+from jaxconv.ops.lowering.traced import chosen_p
 
 jet_rules: dict[Primitive, Any]
 try:
@@ -49,5 +50,15 @@ def _best(primals: Any, series: Any, *, winners: bool, **params: Any) -> tuple[l
 
 jet_rules[conv_p] = _bilinear
 jet_rules[best_p] = _best
-for _primitive in (every_p, pick_p, place_p, resample_p, resample_transpose_p, spread_p, spread_sums_p, sums_p):
+for _primitive in (
+    chosen_p,
+    every_p,
+    pick_p,
+    place_p,
+    resample_p,
+    resample_transpose_p,
+    spread_p,
+    spread_sums_p,
+    sums_p,
+):
     jet_rules[_primitive] = functools.partial(_linear, _primitive)

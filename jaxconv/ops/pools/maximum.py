@@ -12,9 +12,7 @@ from jaxconv.errors import DTypeError, ShapeError
 from jaxconv.geometry import IntOrTuple, Padding
 from jaxconv.ops.arrays import Array, ArrayLike, to_rank
 from jaxconv.ops.lowering.maxima import Best
-from jaxconv.ops.lowering.modes import lowering_mode
 from jaxconv.ops.lowering.pool import maxima
-from jaxconv.ops.lowering.windows import reduce_windows
 from jaxconv.ops.pools.windows import Resolved, resolve
 
 
@@ -35,10 +33,7 @@ def pool_maxima(x: Array, windows: Resolved, indices: bool = False) -> Best:
     if indices:
         best = (*best, windows.lay_out(_positions(x, windows.size), -1))
     # Last axis first: then the first maximum in row-major order wins.
-    axes = windows.axes[::-1]
-    if lowering_mode() == "xla" and not indices and max(windows.dilation) == 1:
-        return (reduce_windows(best[0], axes, lowest(x.dtype), lax.max),)  # with JAX's own gradient
-    return maxima(best, axes)
+    return maxima(best, windows.axes[::-1])
 
 
 def _positions(x: Array, size: tuple[int, ...]) -> Array:
@@ -62,8 +57,9 @@ def max_pool(
 ) -> Array:
     """Returns the largest element of each window.
 
-    Padding never wins: a window that sees nothing else gives the lowest value of the type. Of equal elements the first
-    in row-major order takes the whole gradient, as in torch. NaN wins over every other value.
+    Padding is never the largest element: a window that contains only padding gives the lowest value of the type. Of
+    equal elements the first in row-major order receives the whole gradient, as in torch. A NaN is larger than every
+    other value.
 
     Args:
       x: floating-point or integer array of shape ``(*batch, *spatial, channels)``.
@@ -77,7 +73,8 @@ def max_pool(
       Array of x's type, shape ``(*batch, *output, channels)``.
 
     Raises:
-      ShapeError: the window is larger than the padded input, or ranks do not match.
+      ArgumentError: an option is not valid.
+      ShapeError: the window is larger than the padded input, or x has too few axes.
       DTypeError: x is neither floating-point nor integer.
 
     Equals ``torch.nn.functional.max_pool2d``, which is bounded to paddings of at most half the window.
@@ -111,6 +108,7 @@ def max_pool_with_indices(
         sees padding only.
 
     Raises:
+      ArgumentError: an option is not valid.
       ShapeError: as `max_pool`, or the spatial axes of x have more than 2,147,483,647 positions, which int32 cannot
         count.
       DTypeError: as `max_pool`.

@@ -57,9 +57,31 @@ def test_a_function_may_have_the_name_of_an_algorithm(name):
     assert [(row.op, row.inside) for row in rows] == [("conv", (name,))]
 
 
-def test_long_windows_are_found_by_the_name_of_their_function():
-    rows = jc.explain(lambda x: jc.max_pool(x, (1, 40)), jnp.ones((1, 2, 80, 3)))
-    assert "doubling_max" in [row.form for row in rows]
+def test_long_windows_are_found_with_their_gradient_and_the_reason():
+    loss = lambda x: jnp.sum(jc.max_pool(x, (1, 40)) ** 2)  # noqa: E731
+    rows = [row for row in jc.explain(jax.grad(loss), jnp.ones((1, 2, 80, 3))) if row.form == "doubling_max"]
+    assert [row.op for row in rows] == ["max_pool", "max_pool: gradient"]
+    assert all(row.why.startswith("Windows of more than 8 taps are computed by doubling") for row in rows)
+    with jc.lowering(("doubling_max",)):
+        rows = jc.explain(lambda x: jc.max_pool(x, (1, 3)), jnp.ones((1, 2, 80, 3), jnp.bfloat16))
+    assert [(row.op, row.form) for row in rows] == [("max_pool", "doubling_max")] * 2
+    assert rows[0].how == "bfloat16"
+    assert rows[0].why == "The lowering mode names this algorithm."
+
+
+def test_max_pools_of_xla_are_max_pools_and_not_laxs_operations():
+    with jc.lowering("xla"):
+        rows = jc.explain(jax.grad(lambda x: jnp.sum(jc.max_pool(x, 2) ** 2)), X)
+    assert [(row.op, row.form) for row in rows] == [("max_pool", "xla"), ("max_pool: gradient", "xla")]
+    assert {row.why for row in rows} == {'The lowering mode is "xla".'}
+
+
+@pytest.mark.parametrize("mode", ["auto", "xla"])
+def test_the_record_of_a_choice_is_compiled_to_nothing(mode):
+    with jc.lowering(mode):
+        text = jax.jit(lambda x: jc.max_pool(x, (1, 40))).lower(jnp.ones((1, 2, 80, 3))).as_text()
+    assert "jaxconv_chosen" not in text
+    assert "custom_call" not in text
 
 
 def test_gradients_pools_and_ensembles_are_told_apart():

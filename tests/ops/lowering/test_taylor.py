@@ -9,7 +9,7 @@ import pytest
 from jax.experimental import jet
 
 import jaxconv as jc
-from jaxconv.ops.lowering import pool, primitive, resample, strided
+from jaxconv.ops.lowering import pool, primitive, resample, strided, traced
 from tests.ops.compare import assert_close
 from tests.ops.draws import uniform
 from tests.ops.transforms import quick_jit
@@ -59,6 +59,11 @@ def test_coefficients_are_the_derivatives_along_a_curve(name):
 
 
 def test_every_primitive_has_a_rule():
-    ours = {p for module in (pool, primitive, resample, strided) for n, p in vars(module).items() if n.endswith("_p")}
-    assert len(ours) == 10
+    ours = {
+        p
+        for module in (pool, primitive, resample, strided, traced)
+        for n, p in vars(module).items()
+        if n.endswith("_p")
+    }
+    assert len(ours) == 11
     assert ours <= set(jet.jet_rules)
