@@ -65,7 +65,8 @@ reveal_type(jc.interop.flax.to_linen)  # def (...
 """
 
 WRONG = {
-    "jc.models.resnet50(clases=10)": 'Unexpected keyword argument "clases" for "resnet50"',
+    "jc.models.resnet50(clases=10)": 'Unexpected keyword argument "clases"',
+    "jc.models.resnet50(classes='ten')": 'Argument "classes" has incompatible type "str"; expected "int"',
     "jc.models.vgg16_bn(norm=True)": 'Unexpected keyword argument "norm" for "vgg16_bn"',
     "jc.models.resnet51()": 'Module has no attribute "resnet51"',
     "jc.Convolution(8)": 'Module has no attribute "Convolution"',

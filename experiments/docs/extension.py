@@ -1,5 +1,6 @@
-"""The Griffe extension that mkdocs.yml names: it hands mkdocstrings docstrings in which nothing is left to parse."""
+"""The Griffe extension that mkdocs.yml names: it passes mkdocstrings docstrings that are Markdown already."""
 
+import inspect
 from typing import Any
 
 import griffe
@@ -8,7 +9,7 @@ from experiments.docs import docstrings, reference
 
 
 class Markdown(griffe.Extension):
-    """Rewrites every docstring of the package, and puts in what docs/notes.md and the table of peers say of a name."""
+    """Rewrites every docstring of the package, and adds what docs/notes.md and the table of peers say of a name."""
 
     def on_package(self, *, pkg: griffe.Module, loader: Any, **kwargs: Any) -> None:
         self._rewrite(pkg, {entry.target: entry for entry in reference.public()})
@@ -19,6 +20,33 @@ class Markdown(griffe.Extension):
             entry = entries.get(thing.path)
             parts = [first, reference.note(entry), rest, reference.elsewhere(entry)] if entry else [first, rest]
             thing.docstring.value = "\n\n".join(part for part in parts if part)
-        for member in thing.members.values():
-            if not member.is_alias:
-                self._rewrite(member, entries)
+        for name, member in list(thing.members.items()):
+            if member.is_alias:
+                continue
+            if member.is_attribute and member.path in entries:
+                value = reference.value_of(entries[member.path])
+                if inspect.isfunction(value):
+                    thing.set_member(name, member := _function(name, value, member))
+            self._rewrite(member, entries)
+
+
+def _function(name: str, value: Any, assignment: griffe.Attribute) -> griffe.Function:
+    """Returns the function that an assignment makes, such as a network by `jaxconv.models.variants.variant`."""
+    signature = inspect.signature(value)
+    parameters = (
+        griffe.Parameter(
+            p.name,
+            annotation=inspect.formatannotation(p.annotation),
+            kind=griffe.ParameterKind(p.kind.description),
+            default=None if p.default is p.empty else repr(p.default),
+        )
+        for p in signature.parameters.values()
+    )
+    return griffe.Function(
+        name,
+        parameters=griffe.Parameters(*parameters),
+        returns=inspect.formatannotation(signature.return_annotation),
+        docstring=griffe.Docstring(inspect.getdoc(value) or ""),
+        lineno=assignment.lineno,
+        endlineno=assignment.endlineno,
+    )

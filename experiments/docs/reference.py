@@ -134,7 +134,9 @@ def public() -> tuple[Entry, ...]:
 @functools.cache
 def _lines(module: str) -> dict[str, int]:
     tree = ast.parse(Path(str(sys.modules[module].__file__)).read_text())
-    return {node.name: node.lineno for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    defined = {node.name: node.lineno for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assigned = {ast.unparse(node.targets[0]): node.lineno for node in tree.body if isinstance(node, ast.Assign)}
+    return assigned | defined
 
 
 def _line(entry: Entry) -> tuple[str, int]:

@@ -15,6 +15,7 @@ from jaxconv.errors import ArgumentError
 from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import AdaptiveAvgPool, Conv, Dense, Dropout, Flatten, Identity, LayerNorm, LayerScale
 from jaxconv.models.blocks import drop_rates, scaled, with_shortcut
+from jaxconv.models.variants import variant
 
 # Torch truncates the normal distribution at 100 standard deviations, which has no effect.
 _NORMAL = initializers.normal(0.02)
@@ -87,92 +88,38 @@ def convnext(
     )
 
 
-def convnext_tiny(
-    classes: int = 1000,
-    *,
-    width: float = 1.0,
-    layer_scale: float = 1e-6,
-    dropout: float = 0.0,
-    drop_path: float = 0.1,
-    small_images: bool = False,
-) -> Layer:
-    """Returns ConvNeXt-Tiny: 28,589,128 parameters with 1000 classes."""
-    return convnext(
-        (96, 192, 384, 768),
-        (3, 3, 9, 3),
-        classes,
-        width=width,
-        layer_scale=layer_scale,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def convnext_small(
-    classes: int = 1000,
-    *,
-    width: float = 1.0,
-    layer_scale: float = 1e-6,
-    dropout: float = 0.0,
-    drop_path: float = 0.4,
-    small_images: bool = False,
-) -> Layer:
-    """Returns ConvNeXt-Small: 50,223,688 parameters with 1000 classes."""
-    return convnext(
-        (96, 192, 384, 768),
-        (3, 3, 27, 3),
-        classes,
-        width=width,
-        layer_scale=layer_scale,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def convnext_base(
-    classes: int = 1000,
-    *,
-    width: float = 1.0,
-    layer_scale: float = 1e-6,
-    dropout: float = 0.0,
-    drop_path: float = 0.5,
-    small_images: bool = False,
-) -> Layer:
-    """Returns ConvNeXt-Base: 88,591,464 parameters with 1000 classes."""
-    return convnext(
-        (128, 256, 512, 1024),
-        (3, 3, 27, 3),
-        classes,
-        width=width,
-        layer_scale=layer_scale,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def convnext_large(
-    classes: int = 1000,
-    *,
-    width: float = 1.0,
-    layer_scale: float = 1e-6,
-    dropout: float = 0.0,
-    drop_path: float = 0.5,
-    small_images: bool = False,
-) -> Layer:
-    """Returns ConvNeXt-Large: 197,767,336 parameters with 1000 classes."""
-    return convnext(
-        (192, 384, 768, 1536),
-        (3, 3, 27, 3),
-        classes,
-        width=width,
-        layer_scale=layer_scale,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
+convnext_tiny = variant(
+    "convnext_tiny",
+    "Returns ConvNeXt-Tiny: 28,589,128 parameters with 1000 classes.",
+    convnext,
+    (96, 192, 384, 768),
+    (3, 3, 9, 3),
+    drop_path=0.1,
+)
+convnext_small = variant(
+    "convnext_small",
+    "Returns ConvNeXt-Small: 50,223,688 parameters with 1000 classes.",
+    convnext,
+    (96, 192, 384, 768),
+    (3, 3, 27, 3),
+    drop_path=0.4,
+)
+convnext_base = variant(
+    "convnext_base",
+    "Returns ConvNeXt-Base: 88,591,464 parameters with 1000 classes.",
+    convnext,
+    (128, 256, 512, 1024),
+    (3, 3, 27, 3),
+    drop_path=0.5,
+)
+convnext_large = variant(
+    "convnext_large",
+    "Returns ConvNeXt-Large: 197,767,336 parameters with 1000 classes.",
+    convnext,
+    (192, 384, 768, 1536),
+    (3, 3, 27, 3),
+    drop_path=0.5,
+)
 
 
 __all__ = ["convnext", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny"]

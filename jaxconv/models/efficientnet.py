@@ -25,6 +25,7 @@ from jaxconv.models.blocks import (
     strides_for,
     with_shortcut,
 )
+from jaxconv.models.variants import variant
 
 # Of B5 to B7, and of V2.
 _SLOW = BatchNorm(momentum=0.01, eps=1e-3)
@@ -166,301 +167,97 @@ def efficientnet(
     )
 
 
-def efficientnet_b0(
-    classes: int = 1000,
-    *,
-    stem: int = 32,
-    head: int | None = None,
-    width: float = 1.0,
-    depth: float = 1.0,
-    norm: Layer | None = None,
-    dropout: float = 0.2,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNet-B0: 5,288,548 parameters with 1000 classes."""
-    return efficientnet(
-        V1,
-        classes,
-        stem=stem,
-        head=head,
-        width=width,
-        depth=depth,
-        norm=norm,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def efficientnet_b1(
-    classes: int = 1000,
-    *,
-    stem: int = 32,
-    head: int | None = None,
-    width: float = 1.0,
-    depth: float = 1.1,
-    norm: Layer | None = None,
-    dropout: float = 0.2,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNet-B1: 7,794,184 parameters with 1000 classes."""
-    return efficientnet(
-        V1,
-        classes,
-        stem=stem,
-        head=head,
-        width=width,
-        depth=depth,
-        norm=norm,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def efficientnet_b2(
-    classes: int = 1000,
-    *,
-    stem: int = 32,
-    head: int | None = None,
-    width: float = 1.1,
-    depth: float = 1.2,
-    norm: Layer | None = None,
-    dropout: float = 0.3,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNet-B2: 9,109,994 parameters with 1000 classes."""
-    return efficientnet(
-        V1,
-        classes,
-        stem=stem,
-        head=head,
-        width=width,
-        depth=depth,
-        norm=norm,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def efficientnet_b3(
-    classes: int = 1000,
-    *,
-    stem: int = 32,
-    head: int | None = None,
-    width: float = 1.2,
-    depth: float = 1.4,
-    norm: Layer | None = None,
-    dropout: float = 0.3,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNet-B3: 12,233,232 parameters with 1000 classes."""
-    return efficientnet(
-        V1,
-        classes,
-        stem=stem,
-        head=head,
-        width=width,
-        depth=depth,
-        norm=norm,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def efficientnet_b4(
-    classes: int = 1000,
-    *,
-    stem: int = 32,
-    head: int | None = None,
-    width: float = 1.4,
-    depth: float = 1.8,
-    norm: Layer | None = None,
-    dropout: float = 0.4,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNet-B4: 19,341,616 parameters with 1000 classes."""
-    return efficientnet(
-        V1,
-        classes,
-        stem=stem,
-        head=head,
-        width=width,
-        depth=depth,
-        norm=norm,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def efficientnet_b5(
-    classes: int = 1000,
-    *,
-    stem: int = 32,
-    head: int | None = None,
-    width: float = 1.6,
-    depth: float = 2.2,
-    norm: Layer | None = _SLOW,
-    dropout: float = 0.4,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNet-B5: 30,389,784 parameters with 1000 classes."""
-    return efficientnet(
-        V1,
-        classes,
-        stem=stem,
-        head=head,
-        width=width,
-        depth=depth,
-        norm=norm,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def efficientnet_b6(
-    classes: int = 1000,
-    *,
-    stem: int = 32,
-    head: int | None = None,
-    width: float = 1.8,
-    depth: float = 2.6,
-    norm: Layer | None = _SLOW,
-    dropout: float = 0.5,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNet-B6: 43,040,704 parameters with 1000 classes."""
-    return efficientnet(
-        V1,
-        classes,
-        stem=stem,
-        head=head,
-        width=width,
-        depth=depth,
-        norm=norm,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def efficientnet_b7(
-    classes: int = 1000,
-    *,
-    stem: int = 32,
-    head: int | None = None,
-    width: float = 2.0,
-    depth: float = 3.1,
-    norm: Layer | None = _SLOW,
-    dropout: float = 0.5,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNet-B7: 66,347,960 parameters with 1000 classes."""
-    return efficientnet(
-        V1,
-        classes,
-        stem=stem,
-        head=head,
-        width=width,
-        depth=depth,
-        norm=norm,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def efficientnet_v2_s(
-    classes: int = 1000,
-    *,
-    stem: int = 24,
-    head: int | None = 1280,
-    width: float = 1.0,
-    depth: float = 1.0,
-    norm: Layer | None = _V2_NORM,
-    dropout: float = 0.2,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNetV2-S: 21,458,488 parameters with 1000 classes."""
-    return efficientnet(
-        V2_S,
-        classes,
-        stem=stem,
-        head=head,
-        width=width,
-        depth=depth,
-        norm=norm,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def efficientnet_v2_m(
-    classes: int = 1000,
-    *,
-    stem: int = 24,
-    head: int | None = 1280,
-    width: float = 1.0,
-    depth: float = 1.0,
-    norm: Layer | None = _V2_NORM,
-    dropout: float = 0.3,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNetV2-M: 54,139,356 parameters with 1000 classes."""
-    return efficientnet(
-        V2_M,
-        classes,
-        stem=stem,
-        head=head,
-        width=width,
-        depth=depth,
-        norm=norm,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def efficientnet_v2_l(
-    classes: int = 1000,
-    *,
-    stem: int = 32,
-    head: int | None = 1280,
-    width: float = 1.0,
-    depth: float = 1.0,
-    norm: Layer | None = _V2_NORM,
-    dropout: float = 0.4,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNetV2-L: 118,515,272 parameters with 1000 classes."""
-    return efficientnet(
-        V2_L,
-        classes,
-        stem=stem,
-        head=head,
-        width=width,
-        depth=depth,
-        norm=norm,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
+efficientnet_b0 = variant(
+    "efficientnet_b0", "Returns EfficientNet-B0: 5,288,548 parameters with 1000 classes.", efficientnet, V1
+)
+efficientnet_b1 = variant(
+    "efficientnet_b1", "Returns EfficientNet-B1: 7,794,184 parameters with 1000 classes.", efficientnet, V1, depth=1.1
+)
+efficientnet_b2 = variant(
+    "efficientnet_b2",
+    "Returns EfficientNet-B2: 9,109,994 parameters with 1000 classes.",
+    efficientnet,
+    V1,
+    width=1.1,
+    depth=1.2,
+    dropout=0.3,
+)
+efficientnet_b3 = variant(
+    "efficientnet_b3",
+    "Returns EfficientNet-B3: 12,233,232 parameters with 1000 classes.",
+    efficientnet,
+    V1,
+    width=1.2,
+    depth=1.4,
+    dropout=0.3,
+)
+efficientnet_b4 = variant(
+    "efficientnet_b4",
+    "Returns EfficientNet-B4: 19,341,616 parameters with 1000 classes.",
+    efficientnet,
+    V1,
+    width=1.4,
+    depth=1.8,
+    dropout=0.4,
+)
+efficientnet_b5 = variant(
+    "efficientnet_b5",
+    "Returns EfficientNet-B5: 30,389,784 parameters with 1000 classes.",
+    efficientnet,
+    V1,
+    width=1.6,
+    depth=2.2,
+    norm=_SLOW,
+    dropout=0.4,
+)
+efficientnet_b6 = variant(
+    "efficientnet_b6",
+    "Returns EfficientNet-B6: 43,040,704 parameters with 1000 classes.",
+    efficientnet,
+    V1,
+    width=1.8,
+    depth=2.6,
+    norm=_SLOW,
+    dropout=0.5,
+)
+efficientnet_b7 = variant(
+    "efficientnet_b7",
+    "Returns EfficientNet-B7: 66,347,960 parameters with 1000 classes.",
+    efficientnet,
+    V1,
+    width=2.0,
+    depth=3.1,
+    norm=_SLOW,
+    dropout=0.5,
+)
+efficientnet_v2_s = variant(
+    "efficientnet_v2_s",
+    "Returns EfficientNetV2-S: 21,458,488 parameters with 1000 classes.",
+    efficientnet,
+    V2_S,
+    stem=24,
+    head=1280,
+    norm=_V2_NORM,
+)
+efficientnet_v2_m = variant(
+    "efficientnet_v2_m",
+    "Returns EfficientNetV2-M: 54,139,356 parameters with 1000 classes.",
+    efficientnet,
+    V2_M,
+    stem=24,
+    head=1280,
+    norm=_V2_NORM,
+    dropout=0.3,
+)
+efficientnet_v2_l = variant(
+    "efficientnet_v2_l",
+    "Returns EfficientNetV2-L: 118,515,272 parameters with 1000 classes.",
+    efficientnet,
+    V2_L,
+    head=1280,
+    norm=_V2_NORM,
+    dropout=0.4,
+)
 
 
 __all__ = [

@@ -15,6 +15,7 @@ from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import BatchNorm, Conv, Dense, Dropout, GlobalAvgPool
 from jaxconv.models.blocks import FAN_OUT, scaled, strides_for, with_shortcut
 from jaxconv.models.efficientnet import V1
+from jaxconv.models.variants import variant
 
 _NORM = BatchNorm(momentum=0.01, eps=1e-3)
 _conv = functools.partial(Conv, padding="SAME", bias=False, kernel_init=FAN_OUT)
@@ -85,79 +86,41 @@ def efficientnet_lite(
     )
 
 
-def efficientnet_lite0(
-    classes: int = 1000,
-    *,
-    width: float = 1.0,
-    depth: float = 1.0,
-    dropout: float = 0.2,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNet-Lite0, for images of 224x224: 4,652,008 parameters with 1000 classes."""
-    return efficientnet_lite(
-        classes, width=width, depth=depth, dropout=dropout, drop_path=drop_path, small_images=small_images
-    )
-
-
-def efficientnet_lite1(
-    classes: int = 1000,
-    *,
-    width: float = 1.0,
-    depth: float = 1.1,
-    dropout: float = 0.2,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNet-Lite1, for images of 240x240: 5,416,680 parameters with 1000 classes."""
-    return efficientnet_lite(
-        classes, width=width, depth=depth, dropout=dropout, drop_path=drop_path, small_images=small_images
-    )
-
-
-def efficientnet_lite2(
-    classes: int = 1000,
-    *,
-    width: float = 1.1,
-    depth: float = 1.2,
-    dropout: float = 0.3,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNet-Lite2, for images of 260x260: 6,092,072 parameters with 1000 classes."""
-    return efficientnet_lite(
-        classes, width=width, depth=depth, dropout=dropout, drop_path=drop_path, small_images=small_images
-    )
-
-
-def efficientnet_lite3(
-    classes: int = 1000,
-    *,
-    width: float = 1.2,
-    depth: float = 1.4,
-    dropout: float = 0.3,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNet-Lite3, for images of 280x280: 8,197,096 parameters with 1000 classes."""
-    return efficientnet_lite(
-        classes, width=width, depth=depth, dropout=dropout, drop_path=drop_path, small_images=small_images
-    )
-
-
-def efficientnet_lite4(
-    classes: int = 1000,
-    *,
-    width: float = 1.4,
-    depth: float = 1.8,
-    dropout: float = 0.3,
-    drop_path: float = 0.2,
-    small_images: bool = False,
-) -> Layer:
-    """Returns EfficientNet-Lite4, for images of 300x300: 13,006,568 parameters with 1000 classes."""
-    return efficientnet_lite(
-        classes, width=width, depth=depth, dropout=dropout, drop_path=drop_path, small_images=small_images
-    )
+efficientnet_lite0 = variant(
+    "efficientnet_lite0",
+    "Returns EfficientNet-Lite0, for images of 224x224: 4,652,008 parameters with 1000 classes.",
+    efficientnet_lite,
+)
+efficientnet_lite1 = variant(
+    "efficientnet_lite1",
+    "Returns EfficientNet-Lite1, for images of 240x240: 5,416,680 parameters with 1000 classes.",
+    efficientnet_lite,
+    depth=1.1,
+)
+efficientnet_lite2 = variant(
+    "efficientnet_lite2",
+    "Returns EfficientNet-Lite2, for images of 260x260: 6,092,072 parameters with 1000 classes.",
+    efficientnet_lite,
+    width=1.1,
+    depth=1.2,
+    dropout=0.3,
+)
+efficientnet_lite3 = variant(
+    "efficientnet_lite3",
+    "Returns EfficientNet-Lite3, for images of 280x280: 8,197,096 parameters with 1000 classes.",
+    efficientnet_lite,
+    width=1.2,
+    depth=1.4,
+    dropout=0.3,
+)
+efficientnet_lite4 = variant(
+    "efficientnet_lite4",
+    "Returns EfficientNet-Lite4, for images of 300x300: 13,006,568 parameters with 1000 classes.",
+    efficientnet_lite,
+    width=1.4,
+    depth=1.8,
+    dropout=0.3,
+)
 
 
 __all__ = [

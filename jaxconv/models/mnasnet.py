@@ -1,4 +1,4 @@
-"""MNASNet: Tan et al., "MnasNet: platform-aware neural architecture search for mobile", 2019, its variant B1.
+"""MNASNet: Tan et al., "MnasNet: platform-aware neural architecture search for mobile", 2019: the variant B1.
 
 Names and shapes are torchvision's.
 """
@@ -9,6 +9,7 @@ from jaxconv.compose import serial
 from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import BatchNorm, Dense, Dropout, GlobalAvgPool
 from jaxconv.models.blocks import conv_norm_act, flat, inverted_bottleneck, scaled, strides_for, with_shortcut
+from jaxconv.models.variants import variant
 
 # 0.9997 in the paper, which uses Keras's definition of momentum.
 _NORM = BatchNorm(momentum=3e-4)
@@ -66,37 +67,19 @@ def mnasnet(
     )
 
 
-def mnasnet0_5(
-    classes: int = 1000, *, width: float = 0.5, dropout: float = 0.2, drop_path: float = 0.0, small_images: bool = False
-) -> Layer:
-    """Returns MNASNet of half the width: 2,218,512 parameters with 1000 classes."""
-    return mnasnet(classes, width=width, dropout=dropout, drop_path=drop_path, small_images=small_images)
-
-
-def mnasnet0_75(
-    classes: int = 1000,
-    *,
-    width: float = 0.75,
-    dropout: float = 0.2,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns MNASNet of three quarters of the width: 3,170,208 parameters with 1000 classes."""
-    return mnasnet(classes, width=width, dropout=dropout, drop_path=drop_path, small_images=small_images)
-
-
-def mnasnet1_0(
-    classes: int = 1000, *, width: float = 1.0, dropout: float = 0.2, drop_path: float = 0.0, small_images: bool = False
-) -> Layer:
-    """Returns MNASNet: 4,383,312 parameters with 1000 classes."""
-    return mnasnet(classes, width=width, dropout=dropout, drop_path=drop_path, small_images=small_images)
-
-
-def mnasnet1_3(
-    classes: int = 1000, *, width: float = 1.3, dropout: float = 0.2, drop_path: float = 0.0, small_images: bool = False
-) -> Layer:
-    """Returns MNASNet of 1.3 times the width: 6,282,256 parameters with 1000 classes."""
-    return mnasnet(classes, width=width, dropout=dropout, drop_path=drop_path, small_images=small_images)
+mnasnet0_5 = variant(
+    "mnasnet0_5", "Returns MNASNet of half the width: 2,218,512 parameters with 1000 classes.", mnasnet, width=0.5
+)
+mnasnet0_75 = variant(
+    "mnasnet0_75",
+    "Returns MNASNet of three quarters of the width: 3,170,208 parameters with 1000 classes.",
+    mnasnet,
+    width=0.75,
+)
+mnasnet1_0 = variant("mnasnet1_0", "Returns MNASNet: 4,383,312 parameters with 1000 classes.", mnasnet)
+mnasnet1_3 = variant(
+    "mnasnet1_3", "Returns MNASNet of 1.3 times the width: 6,282,256 parameters with 1000 classes.", mnasnet, width=1.3
+)
 
 
 __all__ = ["mnasnet", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"]

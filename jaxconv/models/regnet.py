@@ -16,6 +16,7 @@ from jaxconv.errors import ArgumentError
 from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import Dense, Dropout, DropPath, GlobalAvgPool
 from jaxconv.models.blocks import conv_norm_act, divisible, drop_rates, scaled, squeeze_excite, strides_for
+from jaxconv.models.variants import variant
 
 
 class Stage(NamedTuple):
@@ -129,349 +130,101 @@ def regnet(
     )
 
 
-def regnet_x_400mf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.0,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetX-400MF: 5,495,976 parameters with 1000 classes."""
-    return regnet(
-        *(22, 24, 24.48, 2.54, 16),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def regnet_x_800mf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.0,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetX-800MF: 7,259,656 parameters with 1000 classes."""
-    return regnet(
-        *(16, 56, 35.73, 2.28, 16),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def regnet_x_1_6gf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.0,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetX-1.6GF: 9,190,136 parameters with 1000 classes."""
-    return regnet(
-        *(18, 80, 34.01, 2.25, 24),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def regnet_x_3_2gf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.0,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetX-3.2GF: 15,296,552 parameters with 1000 classes."""
-    return regnet(
-        *(25, 88, 26.31, 2.25, 48),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def regnet_x_8gf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.0,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetX-8GF: 39,572,648 parameters with 1000 classes."""
-    return regnet(
-        *(23, 80, 49.56, 2.88, 120),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def regnet_x_16gf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.0,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetX-16GF: 54,278,536 parameters with 1000 classes."""
-    return regnet(
-        *(22, 216, 55.59, 2.1, 128),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def regnet_x_32gf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.0,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetX-32GF: 107,811,560 parameters with 1000 classes."""
-    return regnet(
-        *(23, 320, 69.86, 2.0, 168),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def regnet_y_400mf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.25,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetY-400MF: 4,344,144 parameters with 1000 classes."""
-    return regnet(
-        *(16, 48, 27.89, 2.09, 8),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def regnet_y_800mf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.25,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetY-800MF: 6,432,512 parameters with 1000 classes."""
-    return regnet(
-        *(14, 56, 38.84, 2.4, 16),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def regnet_y_1_6gf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.25,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetY-1.6GF: 11,202,430 parameters with 1000 classes."""
-    return regnet(
-        *(27, 48, 20.71, 2.65, 24),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def regnet_y_3_2gf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.25,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetY-3.2GF: 19,436,338 parameters with 1000 classes."""
-    return regnet(
-        *(21, 80, 42.63, 2.66, 24),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def regnet_y_8gf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.25,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetY-8GF: 39,381,472 parameters with 1000 classes."""
-    return regnet(
-        *(17, 192, 76.82, 2.19, 56),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def regnet_y_16gf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.25,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetY-16GF: 83,590,140 parameters with 1000 classes."""
-    return regnet(
-        *(18, 200, 106.23, 2.48, 112),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def regnet_y_32gf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.25,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetY-32GF: 145,046,770 parameters with 1000 classes."""
-    return regnet(
-        *(20, 232, 115.89, 2.53, 232),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
-
-
-def regnet_y_128gf(
-    classes: int = 1000,
-    *,
-    squeeze: float = 0.25,
-    stem: int = 32,
-    width: float = 1.0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns RegNetY-128GF: 644,812,894 parameters with 1000 classes."""
-    return regnet(
-        *(27, 456, 160.83, 2.52, 264),
-        classes,
-        squeeze=squeeze,
-        stem=stem,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        small_images=small_images,
-    )
+regnet_x_400mf = variant(
+    "regnet_x_400mf",
+    "Returns RegNetX-400MF: 5,495,976 parameters with 1000 classes.",
+    regnet,
+    *(22, 24, 24.48, 2.54, 16),
+)
+regnet_x_800mf = variant(
+    "regnet_x_800mf",
+    "Returns RegNetX-800MF: 7,259,656 parameters with 1000 classes.",
+    regnet,
+    *(16, 56, 35.73, 2.28, 16),
+)
+regnet_x_1_6gf = variant(
+    "regnet_x_1_6gf",
+    "Returns RegNetX-1.6GF: 9,190,136 parameters with 1000 classes.",
+    regnet,
+    *(18, 80, 34.01, 2.25, 24),
+)
+regnet_x_3_2gf = variant(
+    "regnet_x_3_2gf",
+    "Returns RegNetX-3.2GF: 15,296,552 parameters with 1000 classes.",
+    regnet,
+    *(25, 88, 26.31, 2.25, 48),
+)
+regnet_x_8gf = variant(
+    "regnet_x_8gf", "Returns RegNetX-8GF: 39,572,648 parameters with 1000 classes.", regnet, *(23, 80, 49.56, 2.88, 120)
+)
+regnet_x_16gf = variant(
+    "regnet_x_16gf",
+    "Returns RegNetX-16GF: 54,278,536 parameters with 1000 classes.",
+    regnet,
+    *(22, 216, 55.59, 2.1, 128),
+)
+regnet_x_32gf = variant(
+    "regnet_x_32gf",
+    "Returns RegNetX-32GF: 107,811,560 parameters with 1000 classes.",
+    regnet,
+    *(23, 320, 69.86, 2.0, 168),
+)
+regnet_y_400mf = variant(
+    "regnet_y_400mf",
+    "Returns RegNetY-400MF: 4,344,144 parameters with 1000 classes.",
+    regnet,
+    *(16, 48, 27.89, 2.09, 8),
+    squeeze=0.25,
+)
+regnet_y_800mf = variant(
+    "regnet_y_800mf",
+    "Returns RegNetY-800MF: 6,432,512 parameters with 1000 classes.",
+    regnet,
+    *(14, 56, 38.84, 2.4, 16),
+    squeeze=0.25,
+)
+regnet_y_1_6gf = variant(
+    "regnet_y_1_6gf",
+    "Returns RegNetY-1.6GF: 11,202,430 parameters with 1000 classes.",
+    regnet,
+    *(27, 48, 20.71, 2.65, 24),
+    squeeze=0.25,
+)
+regnet_y_3_2gf = variant(
+    "regnet_y_3_2gf",
+    "Returns RegNetY-3.2GF: 19,436,338 parameters with 1000 classes.",
+    regnet,
+    *(21, 80, 42.63, 2.66, 24),
+    squeeze=0.25,
+)
+regnet_y_8gf = variant(
+    "regnet_y_8gf",
+    "Returns RegNetY-8GF: 39,381,472 parameters with 1000 classes.",
+    regnet,
+    *(17, 192, 76.82, 2.19, 56),
+    squeeze=0.25,
+)
+regnet_y_16gf = variant(
+    "regnet_y_16gf",
+    "Returns RegNetY-16GF: 83,590,140 parameters with 1000 classes.",
+    regnet,
+    *(18, 200, 106.23, 2.48, 112),
+    squeeze=0.25,
+)
+regnet_y_32gf = variant(
+    "regnet_y_32gf",
+    "Returns RegNetY-32GF: 145,046,770 parameters with 1000 classes.",
+    regnet,
+    *(20, 232, 115.89, 2.53, 232),
+    squeeze=0.25,
+)
+regnet_y_128gf = variant(
+    "regnet_y_128gf",
+    "Returns RegNetY-128GF: 644,812,894 parameters with 1000 classes.",
+    regnet,
+    *(27, 456, 160.83, 2.52, 264),
+    squeeze=0.25,
+)
 
 
 __all__ = [

@@ -18,6 +18,7 @@ from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Layer, LayerLike
 from jaxconv.layers import BatchNorm, Conv, Dense, Dropout, DropPath, GlobalAvgPool, MaxPool
 from jaxconv.models.blocks import FAN_OUT, drop_rates
+from jaxconv.models.variants import variant
 
 Block = Callable[..., Layer]
 
@@ -155,224 +156,56 @@ def resnet(
     return serial(**stem, **stages, avgpool=GlobalAvgPool(), **dropped, fc=Dense(classes))
 
 
-def resnet18(
-    classes: int = 1000,
-    *,
-    width: int = 64,
-    dilate: Sequence[bool] = (),
-    small_images: bool = False,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns ResNet-18: 11,689,512 parameters with 1000 classes."""
-    return resnet(
-        basic,
-        (2, 2, 2, 2),
-        classes,
-        width=width,
-        dilate=dilate,
-        small_images=small_images,
-        dropout=dropout,
-        drop_path=drop_path,
-    )
-
-
-def resnet34(
-    classes: int = 1000,
-    *,
-    width: int = 64,
-    dilate: Sequence[bool] = (),
-    small_images: bool = False,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns ResNet-34: 21,797,672 parameters with 1000 classes."""
-    return resnet(
-        basic,
-        (3, 4, 6, 3),
-        classes,
-        width=width,
-        dilate=dilate,
-        small_images=small_images,
-        dropout=dropout,
-        drop_path=drop_path,
-    )
-
-
-def resnet50(
-    classes: int = 1000,
-    *,
-    width: int = 64,
-    dilate: Sequence[bool] = (),
-    small_images: bool = False,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns ResNet-50: 25,557,032 parameters with 1000 classes."""
-    return resnet(
-        bottleneck,
-        (3, 4, 6, 3),
-        classes,
-        width=width,
-        dilate=dilate,
-        small_images=small_images,
-        dropout=dropout,
-        drop_path=drop_path,
-    )
-
-
-def resnet101(
-    classes: int = 1000,
-    *,
-    width: int = 64,
-    dilate: Sequence[bool] = (),
-    small_images: bool = False,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns ResNet-101: 44,549,160 parameters with 1000 classes."""
-    return resnet(
-        bottleneck,
-        (3, 4, 23, 3),
-        classes,
-        width=width,
-        dilate=dilate,
-        small_images=small_images,
-        dropout=dropout,
-        drop_path=drop_path,
-    )
-
-
-def resnet152(
-    classes: int = 1000,
-    *,
-    width: int = 64,
-    dilate: Sequence[bool] = (),
-    small_images: bool = False,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns ResNet-152: 60,192,808 parameters with 1000 classes."""
-    return resnet(
-        bottleneck,
-        (3, 8, 36, 3),
-        classes,
-        width=width,
-        dilate=dilate,
-        small_images=small_images,
-        dropout=dropout,
-        drop_path=drop_path,
-    )
-
-
-def resnext50_32x4d(
-    classes: int = 1000,
-    *,
-    width: int = 64,
-    dilate: Sequence[bool] = (),
-    small_images: bool = False,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns ResNeXt-50 with 32 groups of 4 channels: 25,028,904 parameters with 1000 classes."""
-    return resnet(
-        functools.partial(bottleneck, groups=32, group_width=4),
-        (3, 4, 6, 3),
-        classes,
-        width=width,
-        dilate=dilate,
-        small_images=small_images,
-        dropout=dropout,
-        drop_path=drop_path,
-    )
-
-
-def resnext101_32x8d(
-    classes: int = 1000,
-    *,
-    width: int = 64,
-    dilate: Sequence[bool] = (),
-    small_images: bool = False,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns ResNeXt-101 with 32 groups of 8 channels: 88,791,336 parameters with 1000 classes."""
-    return resnet(
-        functools.partial(bottleneck, groups=32, group_width=8),
-        (3, 4, 23, 3),
-        classes,
-        width=width,
-        dilate=dilate,
-        small_images=small_images,
-        dropout=dropout,
-        drop_path=drop_path,
-    )
-
-
-def resnext101_64x4d(
-    classes: int = 1000,
-    *,
-    width: int = 64,
-    dilate: Sequence[bool] = (),
-    small_images: bool = False,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns ResNeXt-101 with 64 groups of 4 channels: 83,455,272 parameters with 1000 classes."""
-    return resnet(
-        functools.partial(bottleneck, groups=64, group_width=4),
-        (3, 4, 23, 3),
-        classes,
-        width=width,
-        dilate=dilate,
-        small_images=small_images,
-        dropout=dropout,
-        drop_path=drop_path,
-    )
-
-
-def wide_resnet50_2(
-    classes: int = 1000,
-    *,
-    width: int = 64,
-    dilate: Sequence[bool] = (),
-    small_images: bool = False,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns ResNet-50 with 3x3 convolutions twice as wide: 68,883,240 parameters with 1000 classes."""
-    return resnet(
-        functools.partial(bottleneck, group_width=128),
-        (3, 4, 6, 3),
-        classes,
-        width=width,
-        dilate=dilate,
-        small_images=small_images,
-        dropout=dropout,
-        drop_path=drop_path,
-    )
-
-
-def wide_resnet101_2(
-    classes: int = 1000,
-    *,
-    width: int = 64,
-    dilate: Sequence[bool] = (),
-    small_images: bool = False,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns ResNet-101 with 3x3 convolutions twice as wide: 126,886,696 parameters with 1000 classes."""
-    return resnet(
-        functools.partial(bottleneck, group_width=128),
-        (3, 4, 23, 3),
-        classes,
-        width=width,
-        dilate=dilate,
-        small_images=small_images,
-        dropout=dropout,
-        drop_path=drop_path,
-    )
+resnet18 = variant(
+    "resnet18", "Returns ResNet-18: 11,689,512 parameters with 1000 classes.", resnet, basic, (2, 2, 2, 2)
+)
+resnet34 = variant(
+    "resnet34", "Returns ResNet-34: 21,797,672 parameters with 1000 classes.", resnet, basic, (3, 4, 6, 3)
+)
+resnet50 = variant(
+    "resnet50", "Returns ResNet-50: 25,557,032 parameters with 1000 classes.", resnet, bottleneck, (3, 4, 6, 3)
+)
+resnet101 = variant(
+    "resnet101", "Returns ResNet-101: 44,549,160 parameters with 1000 classes.", resnet, bottleneck, (3, 4, 23, 3)
+)
+resnet152 = variant(
+    "resnet152", "Returns ResNet-152: 60,192,808 parameters with 1000 classes.", resnet, bottleneck, (3, 8, 36, 3)
+)
+resnext50_32x4d = variant(
+    "resnext50_32x4d",
+    "Returns ResNeXt-50 with 32 groups of 4 channels: 25,028,904 parameters with 1000 classes.",
+    resnet,
+    functools.partial(bottleneck, groups=32, group_width=4),
+    (3, 4, 6, 3),
+)
+resnext101_32x8d = variant(
+    "resnext101_32x8d",
+    "Returns ResNeXt-101 with 32 groups of 8 channels: 88,791,336 parameters with 1000 classes.",
+    resnet,
+    functools.partial(bottleneck, groups=32, group_width=8),
+    (3, 4, 23, 3),
+)
+resnext101_64x4d = variant(
+    "resnext101_64x4d",
+    "Returns ResNeXt-101 with 64 groups of 4 channels: 83,455,272 parameters with 1000 classes.",
+    resnet,
+    functools.partial(bottleneck, groups=64, group_width=4),
+    (3, 4, 23, 3),
+)
+wide_resnet50_2 = variant(
+    "wide_resnet50_2",
+    "Returns ResNet-50 with 3x3 convolutions twice as wide: 68,883,240 parameters with 1000 classes.",
+    resnet,
+    functools.partial(bottleneck, group_width=128),
+    (3, 4, 6, 3),
+)
+wide_resnet101_2 = variant(
+    "wide_resnet101_2",
+    "Returns ResNet-101 with 3x3 convolutions twice as wide: 126,886,696 parameters with 1000 classes.",
+    resnet,
+    functools.partial(bottleneck, group_width=128),
+    (3, 4, 23, 3),
+)
 
 
 def cifar_resnet(
@@ -413,79 +246,11 @@ def cifar_resnet(
     )
 
 
-def resnet20(
-    classes: int = 10,
-    *,
-    width: int = 16,
-    dilate: Sequence[bool] = (),
-    small_images: bool = True,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns the ResNet-20 of CIFAR-10: 269,722 parameters."""
-    return cifar_resnet(
-        20, classes, width=width, dilate=dilate, small_images=small_images, dropout=dropout, drop_path=drop_path
-    )
-
-
-def resnet32(
-    classes: int = 10,
-    *,
-    width: int = 16,
-    dilate: Sequence[bool] = (),
-    small_images: bool = True,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns the ResNet-32 of CIFAR-10: 464,154 parameters."""
-    return cifar_resnet(
-        32, classes, width=width, dilate=dilate, small_images=small_images, dropout=dropout, drop_path=drop_path
-    )
-
-
-def resnet44(
-    classes: int = 10,
-    *,
-    width: int = 16,
-    dilate: Sequence[bool] = (),
-    small_images: bool = True,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns the ResNet-44 of CIFAR-10: 658,586 parameters."""
-    return cifar_resnet(
-        44, classes, width=width, dilate=dilate, small_images=small_images, dropout=dropout, drop_path=drop_path
-    )
-
-
-def resnet56(
-    classes: int = 10,
-    *,
-    width: int = 16,
-    dilate: Sequence[bool] = (),
-    small_images: bool = True,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns the ResNet-56 of CIFAR-10: 853,018 parameters."""
-    return cifar_resnet(
-        56, classes, width=width, dilate=dilate, small_images=small_images, dropout=dropout, drop_path=drop_path
-    )
-
-
-def resnet110(
-    classes: int = 10,
-    *,
-    width: int = 16,
-    dilate: Sequence[bool] = (),
-    small_images: bool = True,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-) -> Layer:
-    """Returns the ResNet-110 of CIFAR-10: 1,727,962 parameters."""
-    return cifar_resnet(
-        110, classes, width=width, dilate=dilate, small_images=small_images, dropout=dropout, drop_path=drop_path
-    )
+resnet20 = variant("resnet20", "Returns the ResNet-20 of CIFAR-10: 269,722 parameters.", cifar_resnet, 20)
+resnet32 = variant("resnet32", "Returns the ResNet-32 of CIFAR-10: 464,154 parameters.", cifar_resnet, 32)
+resnet44 = variant("resnet44", "Returns the ResNet-44 of CIFAR-10: 658,586 parameters.", cifar_resnet, 44)
+resnet56 = variant("resnet56", "Returns the ResNet-56 of CIFAR-10: 853,018 parameters.", cifar_resnet, 56)
+resnet110 = variant("resnet110", "Returns the ResNet-110 of CIFAR-10: 1,727,962 parameters.", cifar_resnet, 110)
 
 
 __all__ = [

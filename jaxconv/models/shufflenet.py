@@ -14,6 +14,7 @@ from jaxconv.errors import ArgumentError
 from jaxconv.layer import Layer, LayerLike
 from jaxconv.layers import ChannelShuffle, Dense, Dropout, GlobalAvgPool, Identity, MaxPool
 from jaxconv.models.blocks import conv_norm_act, flat, scaled
+from jaxconv.models.variants import variant
 
 # Torch's default initializer.
 _conv = functools.partial(conv_norm_act, kernel_init=initializers.variance_scaling(1 / 3, "fan_in", "uniform"))
@@ -76,60 +77,30 @@ def shufflenet_v2(
     return serial(**layers, fc=Dense(classes))
 
 
-def shufflenet_v2_x0_5(
-    classes: int = 1000,
-    *,
-    depths: Sequence[int] = (4, 8, 4),
-    width: float = 1.0,
-    dropout: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns ShuffleNet v2 of half the width: 1,366,792 parameters with 1000 classes."""
-    return shufflenet_v2(
-        (24, 48, 96, 192, 1024), classes, depths=depths, width=width, dropout=dropout, small_images=small_images
-    )
-
-
-def shufflenet_v2_x1_0(
-    classes: int = 1000,
-    *,
-    depths: Sequence[int] = (4, 8, 4),
-    width: float = 1.0,
-    dropout: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns ShuffleNet v2: 2,278,604 parameters with 1000 classes."""
-    return shufflenet_v2(
-        (24, 116, 232, 464, 1024), classes, depths=depths, width=width, dropout=dropout, small_images=small_images
-    )
-
-
-def shufflenet_v2_x1_5(
-    classes: int = 1000,
-    *,
-    depths: Sequence[int] = (4, 8, 4),
-    width: float = 1.0,
-    dropout: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns ShuffleNet v2 of 1.5 times the width: 3,503,624 parameters with 1000 classes."""
-    return shufflenet_v2(
-        (24, 176, 352, 704, 1024), classes, depths=depths, width=width, dropout=dropout, small_images=small_images
-    )
-
-
-def shufflenet_v2_x2_0(
-    classes: int = 1000,
-    *,
-    depths: Sequence[int] = (4, 8, 4),
-    width: float = 1.0,
-    dropout: float = 0.0,
-    small_images: bool = False,
-) -> Layer:
-    """Returns ShuffleNet v2 of twice the width: 7,393,996 parameters with 1000 classes."""
-    return shufflenet_v2(
-        (24, 244, 488, 976, 2048), classes, depths=depths, width=width, dropout=dropout, small_images=small_images
-    )
+shufflenet_v2_x0_5 = variant(
+    "shufflenet_v2_x0_5",
+    "Returns ShuffleNet v2 of half the width: 1,366,792 parameters with 1000 classes.",
+    shufflenet_v2,
+    (24, 48, 96, 192, 1024),
+)
+shufflenet_v2_x1_0 = variant(
+    "shufflenet_v2_x1_0",
+    "Returns ShuffleNet v2: 2,278,604 parameters with 1000 classes.",
+    shufflenet_v2,
+    (24, 116, 232, 464, 1024),
+)
+shufflenet_v2_x1_5 = variant(
+    "shufflenet_v2_x1_5",
+    "Returns ShuffleNet v2 of 1.5 times the width: 3,503,624 parameters with 1000 classes.",
+    shufflenet_v2,
+    (24, 176, 352, 704, 1024),
+)
+shufflenet_v2_x2_0 = variant(
+    "shufflenet_v2_x2_0",
+    "Returns ShuffleNet v2 of twice the width: 7,393,996 parameters with 1000 classes.",
+    shufflenet_v2,
+    (24, 244, 488, 976, 2048),
+)
 
 
 __all__ = ["shufflenet_v2", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"]
