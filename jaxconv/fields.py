@@ -25,10 +25,10 @@ class Field(_Interval):
 
 
 class InexactField(Field):
-    """A receptive field that covers what its units see, but not each of them to the element.
+    """A receptive field that contains the elements that each unit sees, and for some units more.
 
-    Its ends may be fractions. Where a feature map is padded by its own elements, units at its border see elements
-    elsewhere too.
+    Its ends may be fractions. If a feature map is padded with its own elements, units at its border also see elements
+    outside of their field.
     """
 
     __slots__ = ()
@@ -71,9 +71,9 @@ def bins_field(bins: Sequence[tuple[int, int]], size: int) -> Field:
 
 
 def covering_field(spans: Mapping[int, tuple[int, int]], stride: Fraction, *, exact: bool = True) -> Field:
-    """Returns the smallest field that slides by ``stride`` and covers what each unit sees, from start to stop.
+    """Returns the smallest field that slides by ``stride`` and contains the elements from start to stop of each unit.
 
-    Exact, unless ``exact`` is False, where it is what each of them sees.
+    The field is exact if it equals these elements for all units, and ``exact`` is true.
 
     >>> covering_field({0: (0, 2), 1: (1, 4), 2: (3, 5)}, Fraction(5, 3))
     InexactField(size=3, stride=Fraction(5, 3), offset=Fraction(-2, 3))
@@ -99,10 +99,10 @@ def compose_field(inner: Field, outer: Field) -> Field:
 
 
 def cover_fields(fields: Sequence[Field], size: int) -> Field:
-    """Returns the field that covers those of several branches which meet in one feature map, over an input of ``size``.
+    """Returns the field that contains the fields of several branches that are joined in one feature map.
 
-    Where the branches move at different strides (a gate by global statistics), it is the input as far
-    as any of them sees it.
+    If the strides of the branches differ, as in a gate by global statistics, the field is the whole input, of ``size``
+    elements.
     """
     exact = all(f.exact for f in fields)
     strides = {f.stride for f in fields}
@@ -115,7 +115,7 @@ def cover_fields(fields: Sequence[Field], size: int) -> Field:
 
 
 def clip_field(field: Field, size: int) -> Field:
-    """Returns a field that does not move without the padding that it reaches into; others as they are."""
+    """Returns a field of stride 0 without the padding that it contains; other fields unchanged."""
     if field.stride:
         return field
     start, stop = max(field.offset, 0), min(field.offset + field.size, size)

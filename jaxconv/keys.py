@@ -1,4 +1,4 @@
-"""Random keys. Wherever one is taken, an int stands for the key of that seed."""
+"""Random keys. A function that accepts a key also accepts an int, the seed of the key."""
 
 from typing import Any, overload
 
@@ -13,7 +13,7 @@ def as_key(key: KeyLike) -> jax.Array: ...
 @overload
 def as_key(key: KeyLike | None) -> jax.Array | None: ...
 def as_key(key: Any) -> Any:
-    """Returns the random key of an int, its seed; a key and None as they are.
+    """Returns the random key whose seed is an int; returns a key or None unchanged.
 
     >>> bool(as_key(3) == jax.random.key(3))
     True

@@ -1,13 +1,13 @@
-"""Files and folders that systems and tools leave beside a user's own."""
+"""Files and folders that operating systems and tools create in the folders of users."""
 
 _BY_WINDOWS = frozenset({"thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"})
 _BY_OTHERS = frozenset({"lost+found", "@eaDir", "__MACOSX"})
 
 
 def is_leftover(name: str) -> bool:
-    """Returns whether a system or a tool has left a file or folder of this name, rather than the user.
+    """Returns whether an operating system or a tool, not a user, creates files or folders of this name.
 
-    Those are: names that begin with a dot, which covers ``.DS_Store``, ``._photo.png``, ``.nfs0001`` and
+    These names are: names that begin with a dot, which covers ``.DS_Store``, ``._photo.png``, ``.nfs0001`` and
     ``.ipynb_checkpoints``; Windows's ``Thumbs.db``, ``desktop.ini``, ``$RECYCLE.BIN`` and ``System Volume
     Information`` in upper or lower case; ``lost+found``, ``@eaDir`` and ``__MACOSX``.
 

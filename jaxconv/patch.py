@@ -1,7 +1,7 @@
-"""The switch for a whole program: convolutions and pools of other people's code, computed by jaxconv.
+"""The switch for a whole program: jaxconv computes the convolutions and pools of other people's code.
 
-All of them end in three primitives of JAX, whichever function of lax, jnp or a library is called and however it was
-imported. The switch replaces the method by which a primitive is applied, `Primitive.bind`, of these three.
+All functions of lax, jnp and other libraries that compute convolutions and pools call three primitives of JAX. The
+switch replaces the method that applies a primitive, `Primitive.bind`, of these three.
 """
 
 import contextlib
@@ -120,7 +120,7 @@ _holders = 0
 
 
 def _hold(change: int) -> None:
-    """Counts who wants the primitives replaced. The first replaces them, the last puts them back."""
+    """Counts the contexts that replace the primitives. The first replaces them, the last restores them."""
     global _holders
     with _lock:
         before, _holders = _holders, _holders + change
@@ -134,18 +134,19 @@ def _hold(change: int) -> None:
 class patch_lax(contextlib.ContextDecorator):
     """A context in which jaxconv computes the convolutions and pools of other people's JAX code.
 
-    For libraries that take no drop-in: Equinox, Haiku, Keras on JAX, Flax, and what is written with lax. Whatever ends
-    in `jax.lax.conv_general_dilated` is computed as `jaxconv.conv_general_dilated` computes it: ``lax.conv``,
-    ``lax.conv_with_general_padding``, ``lax.conv_transpose``, ``jnp.convolve``. `jax.lax.reduce_window` is computed
-    as `jaxconv.max_pool` or the sum of `jaxconv.avg_pool` where it is a pool of floating-point numbers, channels first
-    or last. How a function was imported does not matter, nor whether a library keeps it. Shapes, types, errors and
-    values are those of lax, up to rounding; what jaxconv has no form for remains lax's.
+    Use it for libraries that do not accept a convolution as an argument, such as Equinox, Haiku and Keras on JAX.
+    `jaxconv.conv_general_dilated` computes the calls of `jax.lax.conv_general_dilated`, and so those of ``lax.conv``,
+    ``lax.conv_with_general_padding``, ``lax.conv_transpose`` and ``jnp.convolve``. `jaxconv.max_pool`, or the sum of
+    `jaxconv.avg_pool`, computes a `jax.lax.reduce_window` that is a pool of floating-point numbers, channels first or
+    last. It makes no difference how a library imports or stores these functions. Shapes, types and errors are those of
+    lax; values are equal up to rounding. lax computes the operations that jaxconv does not support.
 
-    The context is of the thread that enters it, may be nested, and decorates functions. It is part of the key of jit's
-    cache: a function that was compiled outside is compiled again inside, and the other way round. Programs that were
-    compiled ahead of time stay as they are. Inside ``jaxconv.lowering("xla")`` nothing is replaced.
+    The context affects the thread that enters it. Contexts may be nested, and may decorate functions. The key of jit's
+    cache includes the context: JAX compiles a function again if it was compiled outside and is called inside, or the
+    reverse. Programs that were compiled ahead of time do not change. Inside ``jaxconv.lowering("xla")`` nothing is
+    replaced.
 
-    ``patch_lax.install()`` has the effect for all threads, until the process ends or ``patch_lax.uninstall()``.
+    ``patch_lax.install()`` affects all threads, until ``patch_lax.uninstall()`` or the end of the process.
 
     >>> image, kernel = jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
     >>> numbers = ("NHWC", "HWIO", "NHWC")
@@ -173,7 +174,7 @@ class patch_lax(contextlib.ContextDecorator):
 
     @staticmethod
     def install() -> None:
-        """Replaces them in all threads from now on. A second call changes nothing."""
+        """Replaces the primitives in all threads. A second call changes nothing."""
         if not patched.get_global():
             patched.set_global(True)
             _hold(1)

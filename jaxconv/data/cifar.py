@@ -148,7 +148,7 @@ def _read_archive(path: Path) -> list[Batch]:
                     if not member.isfile():
                         raise DataError(f"{location}: expected a regular file, got tar type {member.type!r}")
                     if name in found:
-                        raise DataError(f"{location}: the archive holds two files of this name")
+                        raise DataError(f"{location}: the archive has two files of this name")
                     if member.size > LARGEST_BATCH:
                         raise DataError(
                             f"{location}: declares {member.size:,} bytes, too large for a batch of CIFAR-10"

@@ -1,4 +1,4 @@
-"""Random numbers of several axes, drawn along one.
+"""Random arrays of several axes, generated along one axis.
 
 XLA:CPU takes seconds to compile the generation of random bits over several axes, and a fraction of a second along one.
 The bits are the same: those of element i of the flattened array.
@@ -17,7 +17,7 @@ Array = jax.Array
 
 
 def drawn(initializer: Callable[..., Array], key: Array, shape: Sequence[int], dtype: Any) -> Array:
-    """Returns ``initializer(key, shape, dtype)``, bit for bit; those of `jax.nn.initializers` draw along one axis.
+    """Returns ``initializer(key, shape, dtype)``, bit for bit; `jax.nn.initializers` generate bits along one axis.
 
     >>> kernel = drawn(jax.nn.initializers.he_normal(), jax.random.key(0), (3, 3, 8, 12), jnp.float32)
     >>> kernel.shape

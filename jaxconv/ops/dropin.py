@@ -35,11 +35,11 @@ def conv_general_dilated(
     preferred_element_type: Any = None,
     out_sharding: Any = None,
 ) -> Array:
-    """`jax.lax.conv_general_dilated` without its cliffs: the same arguments, types and errors, and the same values.
+    """Computes `jax.lax.conv_general_dilated`: the same arguments, types and errors; values are equal up to rounding.
 
-    For ``flax.linen.Conv(..., conv_general_dilated=jaxconv.conv_general_dilated)``, ``flax.nnx.Conv`` likewise, and
-    custom code. Layouts other than channels-last are transposed into it. What `jaxconv.conv` cannot express is passed
-    to lax: types other than float16, bfloat16, float32 and float64, ``batch_group_count``, ``out_sharding``, strides
+    Use it in ``flax.linen.Conv(..., conv_general_dilated=jaxconv.conv_general_dilated)``, in ``flax.nnx.Conv``, and in
+    custom code. Arrays in other layouts are transposed to channels last. lax computes what `jaxconv.conv` cannot
+    express: types other than float16, bfloat16, float32 and float64, ``batch_group_count``, ``out_sharding``, strides
     together with ``lhs_dilation``. Half precision is summed in float32.
 
     Args:

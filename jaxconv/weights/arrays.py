@@ -82,5 +82,5 @@ def as_numbers(name: str, value: Any) -> np.ndarray:
         reason = str(error).strip().split("\n")[0]
         raise WeightsError(f"{name!r} must be a dense array that NumPy can hold, got {kind}: {reason}") from error
     if array.dtype.kind not in "biufc" and array.dtype != jnp.bfloat16:
-        raise WeightsError(f"{name!r} holds {array.dtype}, not numbers of a known type")
+        raise WeightsError(f"{name!r} has the type {array.dtype}, which is not a known numeric type")
     return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -9,7 +9,7 @@ StrPath = str | os.PathLike[str]
 
 
 class WeightsError(ValueError):
-    """A file of weights that cannot be trusted or read, or tensors that do not fit the network."""
+    """A file of weights is damaged, unknown or inconsistent, or tensors do not fit the network."""
 
 
 @contextlib.contextmanager
@@ -23,12 +23,12 @@ def refusing(path: StrPath) -> Iterator[None]:
         raise WeightsError(f"{path}: {error}") from error
     except Exception as error:
         what = str(error).strip().split("\n")[0] or type(error).__name__
-        raise WeightsError(f"{path}: it is damaged, cut short, or of another kind: {what}") from error
+        raise WeightsError(f"{path}: it is damaged, truncated or of another type: {what}") from error
 
 
 @contextlib.contextmanager
 def naming(source: Any) -> Iterator[None]:
-    """Puts the path in front of any WeightsError of the block, where the source is one."""
+    """Puts the path of the source, if it has one, in front of any WeightsError of the block."""
     try:
         yield
     except WeightsError as error:

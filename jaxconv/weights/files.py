@@ -1,6 +1,6 @@
 """Reads files of named arrays in the formats that weights come in.
 
-Nothing that a file says of itself is believed before it is checked, and nothing in it is run.
+The contents of a file are checked before they are used, and no code in a file is run.
 """
 
 import functools

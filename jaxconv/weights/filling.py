@@ -44,9 +44,9 @@ def _narrowed(name: str, tensor: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         array = tensor.astype(dtype, copy=False)
     if not np.all(np.isfinite(array)):
-        raise WeightsError(f"{name} has numbers that are not finite{f' as {dtype}' if dtype != tensor.dtype else ''}")
+        raise WeightsError(f"{name} has values that are not finite{f' as {dtype}' if dtype != tensor.dtype else ''}")
     if dtype.kind in "iu" and not np.array_equal(array, tensor):
-        raise WeightsError(f"{name} has numbers that {dtype} does not hold, {tensor.dtype} wants jax_enable_x64")
+        raise WeightsError(f"{name} has values out of the range of {dtype}; {tensor.dtype} needs jax_enable_x64")
     return array
 
 

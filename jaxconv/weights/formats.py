@@ -67,5 +67,5 @@ def format_of(path: Path) -> str:
                 raise WeightsError(what)
         found = ENDINGS.get(path.suffix.lower(), "")
     if not found:
-        raise WeightsError("it is none of safetensors, what torch.save writes, HDF5, .keras and .npz")
+        raise WeightsError("its format is not safetensors, torch.save's, HDF5, .keras or .npz")
     return found

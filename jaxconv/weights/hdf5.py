@@ -35,7 +35,7 @@ def _datasets(library: Any, file: Any) -> dict[str, Any]:
         if depth > _DEEPEST_GROUP:
             raise WeightsError(f"its groups are more than {_DEEPEST_GROUP} deep: {prefix[:40]}...")
         if number in entered:
-            raise WeightsError(f"{prefix[:-1]!r} is a second link to a group")
+            raise WeightsError(f"{prefix[:-1]!r} links to a group that another name has too")
         entered.add(number)
         for part in group:
             name = prefix + part
@@ -46,7 +46,7 @@ def _datasets(library: Any, file: Any) -> dict[str, Any]:
                 groups.append((f"{name}/", item, depth + 1))
             elif isinstance(item, library.Dataset):
                 if item.external or item.is_virtual or item.shape is None:
-                    raise WeightsError(f"{name!r} holds no numbers of its own")
+                    raise WeightsError(f"{name!r} has no data in this file")
                 found[name] = item
     return dict(sorted(found.items()))
 

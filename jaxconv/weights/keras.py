@@ -68,7 +68,7 @@ class _Names:
 
 
 def places(net: Layer, arrays: Arrays) -> Iterator[Place]:
-    """Yields the place of each array of a network; ``arrays`` tells which convolutions are depthwise in Keras."""
+    """Yields the place of each array of a network; ``arrays`` shows which convolutions are depthwise in Keras."""
     for layer, path, theirs, _ in nodes(net, _Names(arrays)):
         if isinstance(layer, Repeat):
             raise WeightsError(

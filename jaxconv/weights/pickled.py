@@ -21,14 +21,14 @@ LEGACY_START = b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
 
 
 def check_start(path: Path) -> bool:
-    """Returns whether the file is a zip archive, not of the older format; raises if it is neither."""
+    """Returns whether the file is a zip archive (False: the older format), or raises if it has neither format."""
     with path.open("rb") as file:
         start = file.read(len(LEGACY_START))
     if start.startswith(ZIP_START):
         return True
     if start == LEGACY_START:
         return False
-    raise WeightsError("it is no file that torch.save writes")
+    raise WeightsError("it is not a file of torch.save")
 
 
 def read(path: Path, pick: Callable[[Any, Callable[[Any], bool]], Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -53,7 +53,7 @@ def _open(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        raise WeightsError(f"its zip archive is damaged or cut short: {error}") from error
+        raise WeightsError(f"its zip archive is damaged or truncated: {error}") from error
 
 
 @contextmanager
@@ -64,13 +64,13 @@ def _zipped(path: Path) -> Iterator[tuple[Any, Numbers]]:
         names = archive.namelist()
         roots = [name.removesuffix("data.pkl") for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(roots) != 1 or len(names) != len(set(names)):
-            raise WeightsError("its zip archive is not laid out as torch.save does it")
+            raise WeightsError("its zip archive has another layout than those of torch.save")
         root = roots[0]
         packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
         total = sum(info.file_size for info in archive.infolist())
         if packed or total > length:
             what = f"{packed[0]} compressed" if packed else f"{total} bytes in {length}"
-            raise WeightsError(f"its zip archive holds {what}, otherwise than torch.save does: it is not read")
+            raise WeightsError(f"its zip archive has {what}, unlike those of torch.save, and is not read")
 
         def record(name: str) -> bytes:
             info = archive.NameToInfo.get(root + name)
@@ -82,7 +82,7 @@ def _zipped(path: Path) -> Iterator[tuple[Any, Numbers]]:
                 raise WeightsError(f"its zip archive is damaged: {error}") from error
 
         if root + "byteorder" in archive.NameToInfo and record("byteorder") != b"little":
-            raise WeightsError("its numbers are not little-endian")
+            raise WeightsError("its data are not little-endian")
         saved, _ = interpret(record("data.pkl"))
         yield saved, lambda key: record(f"data/{key}")
 
@@ -101,10 +101,10 @@ def _legacy(path: Path) -> Iterator[tuple[Any, Numbers]]:
         for key in keys if isinstance(keys, list) else [None]:
             storage = storages.get(key) if isinstance(key, str) else None
             if storage is None:
-                raise WeightsError(f"it lists a storage {key!r}, of which its pickle does not speak")
+                raise WeightsError(f"it lists a storage {key!r}, which its pickle does not name")
             where[storage.key] = slice(position + 8, position + 8 + storage.count * storage.dtype.itemsize)
             if where[storage.key].stop > len(stream):
-                raise WeightsError(f"it ends inside storage {key}: it is cut short")
+                raise WeightsError(f"it ends inside storage {key}: it is truncated")
             if int.from_bytes(stream[position : position + 8], "little") != storage.count:
                 raise WeightsError(f"storage {key} has another count than its pickle says")
             position = where[storage.key].stop

@@ -1,4 +1,4 @@
-"""The layers and the arrays of a network, and what they are called in another library."""
+"""The layers and the arrays of a network, and their names in another library."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple

@@ -17,7 +17,7 @@ def need(module: str, use: str, extra: str = "weights") -> Any:
 
 
 def check_size(path: FilePath, size: int) -> None:
-    """Raises if arrays take far more bytes than their file: weights hardly compress, so it is made to fill memory."""
+    """Raises if arrays take far more bytes than their file: weights hardly compress, so such a file is an attack."""
     length = os.path.getsize(path)
     if size > 100 * length + 2**20:
         raise WeightsError(f"its arrays take {size} bytes, the file has {length}: too many to be weights")

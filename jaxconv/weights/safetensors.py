@@ -56,7 +56,7 @@ def _span(name: str, entry: Any) -> tuple[int, int]:
         raise WeightsError(f"its header must give {name!r} a dtype, a shape and data_offsets, and nothing else")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise WeightsError(f"{name!r} has dtype {dtype!r}, which is none of {', '.join(DTYPES)}")
+        raise WeightsError(f"{name!r} has dtype {dtype!r}, which is not one of {', '.join(DTYPES)}")
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
         raise WeightsError(f"{name!r} must have a shape and two offsets of integers, got {shape!r} and {offsets!r}")
     begin, end = offsets
@@ -70,20 +70,20 @@ def read_header(path: StrPath) -> Header:
     """Reads and checks the header of a safetensors file: the tensors fill the rest without overlaps and gaps.
 
     Raises:
-      WeightsError: they do not, or the header is not what the format wants.
+      WeightsError: the tensors overlap or leave gaps, or the header does not follow the format.
     """
     total = os.path.getsize(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if total < 8 or length > min(total - 8, _LONGEST_HEADER):
             raise WeightsError(
-                f"it is no safetensors file, or cut short: its header wants {length} bytes, the file has {total}"
+                f"it is not a complete safetensors file: its header needs {length} bytes, the file has {total}"
             )
         text = file.read(length)
     try:
         tensors = json.loads(text.decode("utf-8"), object_pairs_hook=_distinct)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise WeightsError(f"its header is no JSON: {error}") from error
+        raise WeightsError(f"its header is not JSON: {error}") from error
     metadata = tensors.pop("__metadata__", {}) if isinstance(tensors, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise WeightsError("its header must be a JSON object whose __metadata__ maps names to strings")
@@ -142,9 +142,9 @@ def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] 
       metadata: text by name, for the file's header.
 
     Raises:
-      WeightsError: an array is of a type or a name that the format does not hold, or the path ends otherwise.
-      FileNotFoundError: its folder is not there.
-      OSError: the file cannot be written, where the disk is full for instance.
+      WeightsError: the format does not support an array's type or name, or the path has another ending.
+      FileNotFoundError: the folder of the path does not exist.
+      OSError: the file cannot be written, for example because the disk is full.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +163,7 @@ def write(path: StrPath, arrays: Mapping[str, Any], metadata: Mapping[str, str] 
         array = to_numpy(array)
         tensors[name] = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
         if tensors[name].dtype not in DTYPES.values():
-            raise WeightsError(f"{path}: {name!r} has dtype {array.dtype.name}, which safetensors does not hold")
+            raise WeightsError(f"{path}: {name!r} has dtype {array.dtype.name}, which safetensors does not support")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {target.parent}")
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:

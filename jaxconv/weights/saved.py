@@ -181,12 +181,12 @@ def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[P
             if name not in arrays:
                 raise WeightsError(f"{name} is missing, which was saved")
             if name not in names:
-                raise WeightsError(f"{name} is one too many, it was not saved")
+                raise WeightsError(f"{name} is unexpected: it was not saved")
         # Earlier files have none.
         sums, found = json.loads(about.get("crc32", "null")), checksums(arrays)
         for name in arrays if sums is not None else ():
             if sums.get(name) != found[name]:
-                raise WeightsError(f"{name} is not what its checksum says: the file changed since it was saved")
+                raise WeightsError(f"{name} does not have its checksum: the file changed since it was saved")
         check_arrays(net, {_path(name): array for name, array in arrays.items()})
         there = {name: _on_device(name, array, allow_nonfinite) for name, array in arrays.items()}
         tree = nested({_path(name): there.get(name, {}) for name in paths})
@@ -207,14 +207,14 @@ def _check_net(saved: str, given: str, version: str) -> None:
 
 def _on_device(path: str, array: np.ndarray, allow_nonfinite: bool) -> jax.Array:
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
-        raise WeightsError(f"{path} has dtype {array.dtype.name}, which jax holds only with jax_enable_x64")
+        raise WeightsError(f"{path} has dtype {array.dtype.name}, which jax supports only with jax_enable_x64")
     _check_finite(path, array, allow_nonfinite)
     return jnp.asarray(array)
 
 
 def _check_finite(path: str, array: np.ndarray, allow_nonfinite: bool) -> None:
     if not allow_nonfinite and not np.all(np.isfinite(array)):
-        raise WeightsError(f"{path} has a number that is not finite")
+        raise WeightsError(f"{path} has a value that is not finite")
 
 
 __all__ = ["describe", "load", "save"]

@@ -25,7 +25,7 @@ def state_dict(saved: Any, is_tensor: IsTensor, *, key: str | None) -> Mapping[s
     if isinstance(saved, Foreign):
         raise saved.refusal()
     if not isinstance(saved, Mapping):
-        raise WeightsError(f"it holds a {type(saved).__name__}, not a mapping of names to tensors")
+        raise WeightsError(f"it has a {type(saved).__name__}, not a mapping of names to tensors")
     if key is None and not odd(saved):
         return tensors(saved)
     mappings = {name: value for name, value in saved.items() if isinstance(value, Mapping) and value}
@@ -47,9 +47,9 @@ def state_dict(saved: Any, is_tensor: IsTensor, *, key: str | None) -> Mapping[s
     found = f"those are {' and '.join(f'key={name!r}' for name in inside)}" if inside else "none of them is one"
     listed = saved if inside or key else odd(saved)
     kinds = [f"{name!r} ({_named(value)})" for name, value in listed.items()]
-    what = f"it holds {', '.join(kinds[:20]) or 'nothing'}{', ...' if len(kinds) > 20 else ''}"
+    what = f"it has {', '.join(kinds[:20]) or 'nothing'}{', ...' if len(kinds) > 20 else ''}"
     where = f" under {key!r}" if key else ""
-    raise WeightsError(f"{what}, where a mapping of names to tensors is wanted{where}: {found}")
+    raise WeightsError(f"{what}, but a mapping of names to tensors is needed{where}: {found}")
 
 
 def _named(value: Any) -> str:

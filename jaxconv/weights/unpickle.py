@@ -1,8 +1,8 @@
-"""The pickles of ``torch.save`` as data: nothing that they name is ever imported or called.
+"""The pickles of ``torch.save`` as data: no name in a pickle is imported or called.
 
-An interpreter of the few opcodes that a checkpoint is made of. Of the names in a pickle only those of dicts, tensors
-and storages are known. In place of an object of any other name there is a `Foreign`, which holds that name and nothing
-else: an optimizer's options or a program's arguments are passed over; a wanted tensor that needs one is an error.
+This is an interpreter of the few opcodes that checkpoints contain. It knows only the names of dicts, tensors and
+storages. An object of any other name becomes a `Foreign`, which contains the name only: so an optimizer's options or a
+program's arguments are skipped, and a tensor that needs such an object is an error.
 """
 
 import pickletools
@@ -48,10 +48,10 @@ class Global(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Foreign:
-    """The place of an object of a name that no state dict needs; nothing of that name is imported or called.
+    """An object whose name no state dict needs; the name is not imported or called.
 
     Attributes:
-      name: the name that the pickle asks for; of a tensor whose type NumPy does not hold, that type's.
+      name: the name in the pickle; for a tensor of a type that NumPy lacks, the name of this type.
       tensor: whether it is such a tensor.
     """
 
@@ -64,7 +64,7 @@ class Foreign:
     def refusal(self) -> WeightsError:
         """Returns the error for an object in place of a tensor."""
         if self.tensor:
-            return WeightsError(f"it has a tensor of {self.name}, which NumPy does not hold")
+            return WeightsError(f"it has a tensor of {self.name}, which NumPy does not support")
         return WeightsError(
             f"its pickle asks for {self.name}, which no state dict needs and which may run code: it is not read. Save "
             "model.state_dict(), or, if you trust the file, give the state dict in what torch.load(path, "
@@ -131,7 +131,7 @@ def _parameter(*args: Any) -> Tensor:
     match args:
         case Tensor() as tensor, *_:
             return tensor
-    raise _damaged("a parameter holds no tensor")
+    raise _damaged("a parameter has no tensor")
 
 
 def _subclassed(*args: Any) -> Any:
@@ -175,7 +175,7 @@ def _call(function: Any, args: Any) -> Any:
     if isinstance(function, Foreign):
         return Foreign(function.name)
     if not isinstance(function, Global) or function.name not in _CALLS or not isinstance(args, tuple):
-        raise _damaged("it calls what is no function")
+        raise _damaged("it calls an object that is not a function")
     if args and isinstance(args[0], Foreign) and function.name in _TENSORS:
         return args[0]
     return _CALLS[function.name](*args)
@@ -197,7 +197,7 @@ def _put(target: Any, items: list[Any]) -> None:
     if isinstance(target, Foreign):
         return
     if not isinstance(target, dict) or len(items) % 2:
-        raise _damaged("it sets items of what is no dict")
+        raise _damaged("it sets items of an object that is not a dict")
     for key, value in zip(items[::2], items[1::2], strict=True):
         if isinstance(key, list | dict):
             raise _damaged(f"a dict has a {type(key).__name__} for a key")
@@ -222,10 +222,10 @@ class _Stack(list[Any]):
 
 
 def interpret(stream: Any) -> tuple[Any, dict[str, Storage]]:
-    """Returns the object that one pickle describes, and the storages that it speaks of.
+    """Returns the object that one pickle describes, and the storages that the pickle names.
 
     Args:
-      stream: bytes, or a binary file: what comes after the pickle is left.
+      stream: bytes, or a binary file, which is read up to the end of the pickle.
     """
     stack, below = _Stack(), list[_Stack]()
     memo: dict[int, Any] = {}
@@ -234,7 +234,7 @@ def interpret(stream: Any) -> tuple[Any, dict[str, Storage]]:
     def marked() -> list[Any]:
         nonlocal stack
         if not below:
-            raise _damaged("it has no mark where one is wanted")
+            raise _damaged("it lacks a mark")
         items, stack = stack, below.pop()
         return items
 
@@ -269,7 +269,7 @@ def interpret(stream: Any) -> tuple[Any, dict[str, Storage]]:
             case "APPEND" | "APPENDS":
                 items = marked() if opcode == "APPENDS" else stack.take(1)
                 if not isinstance(stack.top, list | Foreign):
-                    raise _damaged("it appends to what is no list")
+                    raise _damaged("it appends to an object that is not a list")
                 if isinstance(stack.top, list):
                     stack.top.extend(items)
             case "SETITEM" | "SETITEMS":
@@ -279,7 +279,7 @@ def interpret(stream: Any) -> tuple[Any, dict[str, Storage]]:
                 memo[argument] = stack.top
             case "BINGET" | "LONG_BINGET":
                 if argument not in memo:
-                    raise _damaged(f"it recalls entry {argument}, which it never kept")
+                    raise _damaged(f"it recalls entry {argument}, which it never stored")
                 stack.append(memo[argument])
             case "GLOBAL":
                 name = argument.replace(" ", ".")
@@ -290,7 +290,7 @@ def interpret(stream: Any) -> tuple[Any, dict[str, Storage]]:
             case "BUILD":
                 stack.take(1)
                 if not isinstance(stack.top, _OrderedDict | Foreign):
-                    raise _damaged("it sets attributes of what has none")
+                    raise _damaged("it sets attributes of an object without attributes")
             case "BINPERSID":
                 storage = _storage(*stack.take(1))
                 if isinstance(storage, Storage):

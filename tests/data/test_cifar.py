@@ -230,7 +230,7 @@ def damaged(kind):
         ("not gzipped", "the gzip stream is damaged: Not a gzipped file"),
         ("no batches", r"not an archive of CIFAR-10: it has no data_batch_1\[.bin\], no data_batch_2"),
         ("link", "cifar-10-batches-bin/data_batch_1.bin: expected a regular file, got tar type b'2'"),
-        ("twice", "cifar-10-batches-bin/data_batch_1.bin: the archive holds two files of this name"),
+        ("twice", "cifar-10-batches-bin/data_batch_1.bin: the archive has two files of this name"),
     ],
 )
 def test_a_wrong_archive_is_refused_and_nothing_is_unpacked(tmp_path, kind, message):

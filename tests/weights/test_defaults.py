@@ -62,7 +62,7 @@ def test_a_keras_file_is_read_as_its_weights(tmp_path):
     assert_same(read(path), ARRAYS)
     assert_same(read(path.rename(tmp_path / "model")), ARRAYS)
     keras(tmp_path / "b.keras", config(), b"", compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(WeightsError, match=r"b\.keras: it is damaged, cut short"):
+    with pytest.raises(WeightsError, match=r"b\.keras: it is damaged, truncated"):
         read(tmp_path / "b.keras")
     keras(tmp_path / "c.keras", config(), bytes(2**23), compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(WeightsError, match=r"c\.keras: its arrays take 8388608 bytes, .* too many"):

@@ -39,7 +39,7 @@ def test_npz_never_unpickles(tmp_path):
     with pytest.raises(WeightsError, match=r"it is a \.npy file"):
         read(tmp_path / "b.npz")
     np.savez(tmp_path / "c.npz", w=np.array(["text"]))
-    with pytest.raises(WeightsError, match="'w' holds <U4, not numbers"):
+    with pytest.raises(WeightsError, match="'w' has the type <U4, which is not"):
         read(tmp_path / "c.npz")
     assert not RAN
 
@@ -55,7 +55,7 @@ def test_truncated_files(tmp_path, suffix):
     whole = path.read_bytes()
     for length in (0, 5, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(WeightsError, match=f"a{suffix}: .*(damaged|cut short)"):
+        with pytest.raises(WeightsError, match=f"a{suffix}: .*(damaged|truncated|not a complete)"):
             read(path)
         assert path.read_bytes() == whole[:length]
 
@@ -66,7 +66,7 @@ def test_an_npz_that_lies_about_a_shape(tmp_path):
         content = file.read("w.npy").replace(b"(4,)", b"(9,)")
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
         file.writestr("w.npy", content)
-    with pytest.raises(WeightsError, match="damaged, cut short"):
+    with pytest.raises(WeightsError, match="damaged, truncated"):
         read(tmp_path / "a.npz")
 
 
@@ -90,7 +90,7 @@ def test_what_cannot_be_opened_and_names_that_say_nothing(tmp_path):
     with pytest.raises(IsADirectoryError, match=r"folder\.h5"):
         read(tmp_path / "folder.h5")
     (tmp_path / "a.onnx").write_bytes(b"")
-    with pytest.raises(WeightsError, match=r"a\.onnx: it is none of safetensors, what torch\.save writes, HDF5"):
+    with pytest.raises(WeightsError, match=r"a\.onnx: its format is not safetensors, torch\.save's, HDF5"):
         read(tmp_path / "a.onnx")
     with pytest.raises(WeightsError, match=r"must end in \.safetensors"):
         write(tmp_path / "a.npz", {})

@@ -108,7 +108,7 @@ def test_a_weight_that_is_there_is_taken():
             r"norms of shape \(4, 3, 3, 3\), or 1s, got \(4,\)",
         ),
         ({"conv.weight_g": np.ones((4, 1, 1, 2)), "conv.weight_v": V["conv"]}, r"or 1s, got \(4, 1, 1, 2\)"),
-        ({"conv.weight_g": np.ones((4, 1, 1, 1)), "conv.weight_v": 0 * V["conv"]}, "numbers that are not finite"),
+        ({"conv.weight_g": np.ones((4, 1, 1, 1)), "conv.weight_v": 0 * V["conv"]}, "values that are not finite"),
         (
             {"conv.weight_orig": V["conv"], "conv.weight_u": np.ones(4), "conv.weight_v": np.ones(26)},
             r"vectors that fit \(4, 3, 3, 3\), got \(4,\) and \(26,\)",

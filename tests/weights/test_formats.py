@@ -83,9 +83,9 @@ def tar():
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "a pointer of Git LFS"),
         (b"<!DOCTYPE html><html>", "a page of HTML or XML"),
         (b"\x80\x04}.", "a pickle, but no file that torch.save writes"),
-        (b"", "it is none of safetensors, what torch.save writes"),
-        (b"hello", "it is none of safetensors, what torch.save writes"),
-        (CONTENTS["torch"][:-30], "zip archive is damaged or cut short"),
+        (b"", "its format is not safetensors, torch.save's, HDF5"),
+        (b"hello", "its format is not safetensors, torch.save's, HDF5"),
+        (CONTENTS["torch"][:-30], "zip archive is damaged or truncated"),
     ],
 )
 def test_what_is_no_file_of_weights(tmp_path, content, message):

@@ -274,7 +274,7 @@ def test_a_wrong_shape_is_named(x, wanted):
 
 def test_a_number_that_is_not_finite_is_refused():
     refused(
-        "layers/conv2d/vars/1 has numbers that are not finite", ARRAYS | {"layers/conv2d/vars/1": np.full(4, np.nan)}
+        "layers/conv2d/vars/1 has values that are not finite", ARRAYS | {"layers/conv2d/vars/1": np.full(4, np.nan)}
     )
 
 

@@ -65,7 +65,7 @@ def test_order_in_memory_byte_order_and_kind_of_array_do_not_matter(tmp_path):
 def test_types_that_safetensors_do_not_hold(tmp_path, dtype):
     write(tmp_path / "a.safetensors", ARRAYS)
     before = contents(tmp_path)
-    with pytest.raises(WeightsError, match=r"a\.safetensors: 'w' has dtype \w+, which safetensors does not hold"):
+    with pytest.raises(WeightsError, match=r"a\.safetensors: 'w' has dtype \w+, which safetensors does not support"):
         write(tmp_path / "a.safetensors", {"w": np.zeros(2, jnp.dtype(dtype))})
     assert contents(tmp_path) == before
 
@@ -113,22 +113,22 @@ def entry(begin, end, shape=(2,), dtype="F32", **more):
 
 DEEP = b'{"a":' + b"[" * 100_000
 LIES = {
-    "nothing": (b"", "no safetensors file, or cut short"),
-    "a few bytes": (b"\x02\0\0\0", "cut short"),
+    "nothing": (b"", "not a complete safetensors file"),
+    "a few bytes": (b"\x02\0\0\0", "not a complete safetensors file"),
     "a header longer than the file": (
         (1 << 40).to_bytes(8, "little") + b"{}",
-        "header wants 1099511627776 bytes",
+        "header needs 1099511627776 bytes",
     ),
-    "a header as long as can be": (b"\xff" * 8 + b"{}", "no safetensors file"),
-    "no JSON": (raw(b"{hello"), "header is no JSON"),
-    "no UTF-8": (raw(b'{"\xff":1}'), "header is no JSON"),
-    "deep JSON": (raw(DEEP), "header is no JSON"),
+    "a header as long as can be": (b"\xff" * 8 + b"{}", "not a complete safetensors file"),
+    "no JSON": (raw(b"{hello"), "header is not JSON"),
+    "no UTF-8": (raw(b'{"\xff":1}'), "header is not JSON"),
+    "deep JSON": (raw(DEEP), "header is not JSON"),
     "a list": (raw([]), "header must be a JSON object"),
     "metadata of numbers": (raw({"__metadata__": {"a": 1}}), "maps names to strings"),
     "no entry": (raw({"a": 3}), "must give 'a' a dtype"),
     "an entry too few": (raw({"a": {"dtype": "F32", "shape": [2]}}), "must give 'a' a dtype"),
     "an entry too many": (raw({"a": entry(0, 8, more=1)}, bytes(8)), "and nothing else"),
-    "an unknown type": (raw({"a": entry(0, 8, dtype="F33")}, bytes(8)), "dtype 'F33', which is none of BOOL, I8"),
+    "an unknown type": (raw({"a": entry(0, 8, dtype="F33")}, bytes(8)), "dtype 'F33', which is not one of BOOL, I8"),
     "a type that is no name": (raw({"a": entry(0, 8, dtype=["F32"])}, bytes(8)), "has dtype"),
     "a negative size": (raw({"a": entry(0, 8, (-2,))}, bytes(8)), "shape and two offsets"),
     "a shape of floats": (raw({"a": entry(0, 8, (2.0,))}, bytes(8)), "shape and two offsets"),

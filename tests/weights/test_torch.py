@@ -169,7 +169,7 @@ def test_a_wrong_shape_is_named(name, shape, wanted, only_with_x):
 def test_a_number_that_is_not_finite_is_refused(bad):
     fc = TENSORS["fc.weight"].copy()
     fc[1, 2] = bad
-    refused("^fc.weight has numbers that are not finite$", {**TENSORS, "fc.weight": fc})
+    refused("^fc.weight has values that are not finite$", {**TENSORS, "fc.weight": fc})
 
 
 def test_many_problems_are_cut_short():
@@ -195,7 +195,7 @@ def test_the_source_is_copied():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (np.full((3, 128), 1e300), "^fc.weight has numbers that are not finite as float32$"),
+        (np.full((3, 128), 1e300), "^fc.weight has values that are not finite as float32$"),
         (np.full((3, 128), 2**40), "^fc.weight must be of a floating-point type, got int64$"),
         (np.ones((3, 128), bool), "^fc.weight must be of a floating-point type, got bool$"),
         (np.ones((3, 128), np.complex64), "^fc.weight must be of a floating-point type, got complex64$"),
@@ -213,7 +213,7 @@ def test_integers_that_do_not_fit_are_refused():
         def apply(self, params, state, x, *, train=False, key=None):
             return x, state
 
-    refused("^n has numbers that int32 does not hold", {"n": np.array(2**40)}, (1, 2), Counts())
+    refused("^n has values out of the range of int32", {"n": np.array(2**40)}, (1, 2), Counts())
     assert from_torch(Counts(), {"n": np.array(2**30)}, (1, 2))[1]["n"] == 2**30
 
 
@@ -256,9 +256,9 @@ COPIES = {f"0.{i}.{name}": np.ones(shape) for i in range(2) for name, shape in (
         ({"0.1.weight": np.ones((4, 3))}, r"0.1.weight must have shape \(4, 4\), got \(4, 3\)"),
         ({"0.1.bias": np.ones(4, np.float16)}, "0.1.bias must be of type float32, as 0.0.bias is, got float16"),
         ({3: np.ones(4)}, "source must have names that are strings, got 3"),
-        ({"0.1.bias": None}, "'0.1.bias' holds object, not numbers"),
+        ({"0.1.bias": None}, "'0.1.bias' has the type object, which is not"),
         ({"0.1.bias": [[1, 2], 3]}, "'0.1.bias' must be a dense array that NumPy can hold, got list"),
-        ({"0.1.bias": "text"}, "'0.1.bias' holds <U4, not numbers"),
+        ({"0.1.bias": "text"}, "'0.1.bias' has the type <U4, which is not"),
     ],
 )
 def test_what_is_no_state_dict(change, message):
@@ -280,10 +280,10 @@ def test_a_checkpoint_in_memory_is_read_as_one_in_a_file():
     same_trees(from_torch(NET, {"state_dict": TENSORS, "epoch": 3}), wanted)
     same_trees(from_torch(NET, {"state_dict": TENSORS, "ema": other}, key="state_dict"), wanted)
     refused("'state_dict' .* key='state_dict' and key='ema'$", {"state_dict": TENSORS, "ema": other})
-    refused(r"it holds 'best' \(dict\), 'epoch' \(int\), where .* none of them", {**TENSORS, "best": {}, "epoch": 3})
+    refused(r"it has 'best' \(dict\), 'epoch' \(int\), but .* none of them", {**TENSORS, "best": {}, "epoch": 3})
     refused(r"no place in the net:\n  step \(\)$", {**TENSORS, "step": 7})
-    refused("'step' holds <U1, not numbers", {**TENSORS, "step": "x"})
-    with pytest.raises(WeightsError, match="is wanted under 'ema': none of them"):
+    refused("'step' has the type <U1, which is not", {**TENSORS, "step": "x"})
+    with pytest.raises(WeightsError, match="is needed under 'ema': none of them"):
         from_torch(NET, TENSORS, key="ema")
 
 

@@ -14,16 +14,16 @@ ynnpack = jax.make_user_context(True)
 
 
 def lowering(mode: str | tuple[str, ...]) -> Any:
-    """Returns a context in which the algorithms of convolutions and pools are chosen otherwise.
+    """Returns a context that changes which algorithms compute convolutions and pools.
 
-    The mode is part of the key of jit's cache, so a function that is already compiled obeys it too.
+    The key of jit's cache includes the mode, so that JAX compiles a function again that was compiled in another mode.
 
     Args:
       mode: one of four names, or a tuple of names of algorithms.
 
         - "auto", the default: by the table of the platform.
         - "portable": by the table, without calls of oneDNN, for a program that is stored on disk or read by other
-          tools. ``cost_analysis()`` of a compiled function is one: XLA counts a call as -1 operations.
+          tools, such as ``cost_analysis()`` of a compiled function: XLA counts a call as -1 operations.
         - "exact": by the table, without algorithms that let a non-finite element reach results that do not depend on
           it: see the page on conformance.
         - "xla": JAX's own convolutions and pools, with its own gradients.
