@@ -57,7 +57,7 @@ class LocatedError(Exception):
 
 
 class ArgumentError(LocatedError, ValueError):
-    """A name, an option or a value is not valid; a `ValueError`."""
+    """A name, an option or a value is not valid, whatever the shapes of the arrays are; a `ValueError`."""
 
 
 class PathError(ArgumentError, KeyError):
@@ -65,7 +65,7 @@ class PathError(ArgumentError, KeyError):
 
 
 class ShapeError(LocatedError, ValueError):
-    """A shape, a size or a count does not fit; a `ValueError`."""
+    """The shape of an array does not fit the other arrays, the layer or the options; a `ValueError`."""
 
 
 class DTypeError(LocatedError, TypeError):

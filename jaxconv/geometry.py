@@ -10,7 +10,7 @@ from typing import overload
 import jax
 import jax.export
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 
 IntOrTuple = int | Sequence[int]
 Pairs = tuple[tuple[int, int], ...]
@@ -32,17 +32,17 @@ def surely_less(a: int, b: int) -> bool:
 
 
 def as_int(value: object, name: str, *, least: int | None = None) -> int:
-    """Returns ``value`` as an int, or raises ShapeError naming the argument."""
+    """Returns ``value`` as an int, or raises ArgumentError."""
     if jax.export.is_symbolic_dim(value):  # type: ignore[arg-type]
         return value  # type: ignore[return-value]
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise ShapeError(f"{name} must be an integer, got {value!r}") from None
+        raise ArgumentError(f"{name} must be an integer, got {value!r}") from None
     if isinstance(value, bool):
-        raise ShapeError(f"{name} must be an integer, got {value!r}")
+        raise ArgumentError(f"{name} must be an integer, got {value!r}")
     if least is not None and number < least:
-        raise ShapeError(f"{name} must be at least {least}, got {number}")
+        raise ArgumentError(f"{name} must be at least {least}, got {number}")
     return number
 
 
@@ -55,7 +55,7 @@ def as_tuple(value: IntOrTuple, rank: int, name: str, *, least: int | None = 1) 
     if not isinstance(value, Sequence) or isinstance(value, str):
         return (as_int(value, name, least=least),) * rank
     if len(value) != rank:
-        raise ShapeError(f"{name} must be an int or one int for each of the {rank} spatial axes, got {tuple(value)}")
+        raise ArgumentError(f"{name} must be an int or one int for each of the {rank} spatial axes, got {tuple(value)}")
     return tuple(as_int(v, name, least=least) for v in value)
 
 
@@ -80,7 +80,7 @@ def resolve_padding(
       size, window, stride, dilation: one integer for each axis.
 
     Raises:
-      ShapeError: a name or a form that is none of these.
+      ArgumentError: ``padding`` has none of these forms.
 
     >>> resolve_padding("SAME", (7, 8), (3, 3), (2, 2), (1, 1))
     ((1, 1), (0, 1))
@@ -89,7 +89,7 @@ def resolve_padding(
     if isinstance(padding, str):
         name = padding.upper()
         if name not in PADDING_NAMES:
-            raise ShapeError(
+            raise ArgumentError(
                 f"padding must be one of {', '.join(PADDING_NAMES)}, an int or a sequence, got {padding!r}"
             )
         if name == "VALID":
@@ -108,14 +108,14 @@ def explicit_padding(padding: int | Sequence[int | tuple[int, int]], rank: int) 
     if not isinstance(padding, Sequence):
         return ((as_int(padding, "padding"),) * 2,) * rank
     if len(padding) != rank:
-        raise ShapeError(
+        raise ArgumentError(
             f"padding must have an int or a (low, high) pair for each of the {rank} spatial axes, got {padding!r}"
         )
     pairs = []
     for entry in padding:
         pair = tuple(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else (entry, entry)
         if len(pair) != 2:
-            raise ShapeError(f"padding must have an int or a (low, high) pair for each axis, got {entry!r}")
+            raise ArgumentError(f"padding must have an int or a (low, high) pair for each axis, got {entry!r}")
         pairs.append((as_int(pair[0], "padding"), as_int(pair[1], "padding")))
     return tuple(pairs)
 
@@ -133,17 +133,17 @@ def output_sizes(
     sizes = []
     for axis, (n, f, s, (low, high), d) in enumerate(zip(size, window, stride, padding, dilation, strict=True)):
         if surely_less(n, 1):
-            raise ShapeError(f"spatial axis {axis} is empty: sizes {tuple(size)}")
+            raise ShapeError(f"spatial sizes must be at least 1, got {tuple(size)}")
         inside = n + jax.core.min_dim(low, 0) + jax.core.min_dim(high, 0)
         if surely_less(inside, 1):
-            raise ShapeError(f"padding ({low}, {high}) leaves nothing of spatial axis {axis} of size {n}")
+            raise ShapeError(f"padding must leave an element of spatial axis {axis}, of size {n}, got ({low}, {high})")
         extent = window_extent(f, d)
         padded = n + low + high
         if surely_less(padded, extent):
             dilated = f" (extent {extent} at dilation {d})" if d > 1 else ""
             raise ShapeError(
-                f"window {f}{dilated} is larger than the padded input on spatial axis {axis}: "
-                f"{n} + {low} + {high} = {padded}"
+                f"window must be at most the padded input, {n} + {low} + {high} = {padded}, got {f}{dilated} "
+                f"on spatial axis {axis}"
             )
         steps = padded - extent
         out = steps // s + 1
@@ -160,7 +160,7 @@ def _rank(*values: object) -> int | None:
     """Returns the common length of the arguments that are sequences; None if all are single integers."""
     lengths = {len(v) for v in values if isinstance(v, Sequence) and not isinstance(v, str)}
     if len(lengths) > 1:
-        raise ShapeError(f"size, window, stride and dilation have different numbers of axes: {sorted(lengths)}")
+        raise ArgumentError(f"size, window, stride and dilation must have one number of axes, got {sorted(lengths)}")
     return lengths.pop() if lengths else None
 
 
@@ -202,7 +202,8 @@ def conv_output_size(size, window, *, stride=1, padding=0, dilation=1, ceil_mode
       An int if all arguments are single integers, otherwise a tuple.
 
     Raises:
-      ShapeError: the window is larger than the padded input, or ``exact`` and it does not tile it.
+      ArgumentError: an argument is not an integer, is out of range, or has another number of axes.
+      ShapeError: the window is larger than the padded input; or, with ``exact``, windows do not tile the padded input.
 
     >>> conv_output_size(7, 3), conv_output_size(7, 3, stride=2), conv_output_size(7, 3, padding=1)
     (5, 3, 7)
@@ -210,7 +211,7 @@ def conv_output_size(size, window, *, stride=1, padding=0, dilation=1, ceil_mode
     (112, 112)
     >>> conv_output_size(7, 3, stride=3, exact=True)
     Traceback (most recent call last):
-    jaxconv.errors.ShapeError: window 3 at stride 3 does not tile 7 + 0 + 0 = 7 on spatial axis 0: (7 - 3) / 3 + 1 is
+    jaxconv.errors.ShapeError: window must tile 7 + 0 + 0 = 7 at stride 3, got 3 on spatial axis 0: (7 - 3) / 3 + 1 is
     not a whole number, 1 element is left over
     """
     rank = _rank(size, window, stride, dilation)
@@ -228,7 +229,7 @@ def conv_output_size(size, window, *, stride=1, padding=0, dilation=1, ceil_mode
             if left:
                 plural = "element is" if left == 1 else "elements are"
                 raise ShapeError(
-                    f"window {f} at stride {s} does not tile {n} + {low} + {high} = {padded} on spatial axis {axis}: "
+                    f"window must tile {n} + {low} + {high} = {padded} at stride {s}, got {f} on spatial axis {axis}: "
                     f"({padded} - {extent}) / {s} + 1 is not a whole number, {left} {plural} left over"
                 )
     return out[0] if rank is None else out
@@ -251,13 +252,13 @@ def transpose_padding(
     if not isinstance(padding, str):
         for axis, (e, s, d) in enumerate(zip(extra, stride, dilation, strict=True)):
             if e >= max(s, d):
-                raise ShapeError(
+                raise ArgumentError(
                     f"output_padding must be smaller than stride or dilation, got {e} with stride {s} and dilation {d} "
                     f"on spatial axis {axis}"
                 )
         return explicit_padding(padding, rank), extra
     if any(extra):
-        raise ShapeError(f"output_padding needs padding given as integers, got padding={padding!r}")
+        raise ArgumentError(f"padding must be integers where output_padding is given, got {padding!r}")
     sizes = [s * max(window_extent(f, d), 1) for f, s, d in zip(window, stride, dilation, strict=True)]
     pairs = resolve_padding(padding, sizes, window, stride, dilation)
     if padding.upper() == "VALID":
@@ -279,12 +280,12 @@ def transpose_output_sizes(
         zip(size, window, stride, padding, extra, dilation, strict=True)
     ):
         if surely_less(n, 1):
-            raise ShapeError(f"spatial axis {axis} is empty: sizes {tuple(size)}")
+            raise ShapeError(f"spatial sizes must be at least 1, got {tuple(size)}")
         out = (n - 1) * s - low - high + window_extent(f, d) + e
         if surely_less(out, 1):
             raise ShapeError(
-                f"padding ({low}, {high}) leaves no output on spatial axis {axis}: size {n}, window {f}, stride {s}, "
-                f"dilation {d} give {out}"
+                f"padding must leave an element of the output, got ({low}, {high}) on spatial axis {axis}: size {n}, "
+                f"window {f}, stride {s} and dilation {d} give {out}"
             )
         sizes.append(out)
     return tuple(sizes)
@@ -313,6 +314,10 @@ def conv_transpose_output_size(size, window, *, stride=1, padding=0, output_padd
 
     Returns:
       An int if all arguments are single integers, otherwise a tuple: torch's ``ConvTranspose2d`` sizes.
+
+    Raises:
+      ArgumentError: an argument is not an integer, is out of range, or has another number of axes.
+      ShapeError: the output would be empty.
 
     >>> conv_transpose_output_size(28, 4, stride=2, padding=1)
     56

@@ -1,7 +1,7 @@
 """Metrics of outputs and targets: a value for each example, or sums that are combined over batches and finished once.
 
 A metric of `jaxconv.train` is either a function ``f(outputs, targets)`` of a batch, whose values are averaged over the
-data set, or a `Metric`, for what is no mean over examples: mean IoU, average precision.
+data set, or a `Metric`, for a value that is not a mean over examples, such as the mean IoU or the average precision.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Metric:
     Args:
       update: ``update(outputs, targets)``, a pytree of arrays for a batch; it runs on the device, under jit.
       combine: ``combine(total, batch)``, the results of two groups of examples as one. It runs on the host, on NumPy
-        arrays; of `add`, sums are int64 and float64.
+        arrays; the sums of `add` are int64 and float64.
       finish: ``finish(total)``, a number, an array, or a dict of them. It runs on the host, once.
 
     `jaxconv.train.fit` also records the metric over the batches of training, in float32 on the device, where
@@ -71,7 +71,7 @@ def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
       `(N, ...)`, bool.
 
     Raises:
-      ShapeError: the shapes or types are others.
+      ShapeError: the arrays have other shapes or types.
 
     >>> accuracy(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])).tolist()
     [True, False]

@@ -112,7 +112,10 @@ def rebuilt(net: Layer, layers: Sequence[Layer]) -> Layer:
     if dataclasses.is_dataclass(net) and any(f.name == "children" for f in dataclasses.fields(net)):
         named = tuple((name, layer) for (name, _), layer in zip(children, layers, strict=True))
         return dataclasses.replace(net, children=named)  # type: ignore[return-value]
-    raise TypeError(f"{type(net).__name__} must be a dataclass with a field children for its children to be replaced")
+    raise TypeError(
+        "a composite must be a dataclass with a field children for its children to be replaced, got "
+        f"{type(net).__name__}"
+    )
 
 
 __all__ = ["map_layers"]

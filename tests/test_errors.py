@@ -107,7 +107,7 @@ def test_a_path_stands_in_front_of_an_error_once():
         lambda: jc.inspect.activations(net, params, {}, x),
     ):
         message = raises_once(jc.ShapeError, "a.b.c.1", "Conv", call)
-        assert message.endswith("window 5 is larger than the padded input on spatial axis 0: 4 + 0 + 0 = 4")
+        assert message.endswith("window must be at most the padded input, 4 + 0 + 0 = 4, got 5 on spatial axis 0")
 
 
 def test_an_error_says_what_was_expected_and_what_came():

@@ -363,7 +363,7 @@ def test_replace_changes_a_hyperparameter_and_checks_it():
     layer = jc.Conv(8, 3, stride=2)
     assert dataclasses.replace(layer, features=4) == jc.Conv(4, 3, stride=2)
     assert dataclasses.replace(layer, features=4) != layer
-    with pytest.raises(jc.ShapeError, match="features must be at least 1, got 0"):
+    with pytest.raises(jc.ArgumentError, match="features must be at least 1, got 0"):
         dataclasses.replace(layer, features=0)
 
 
@@ -414,7 +414,7 @@ def test_lists_become_tuples_so_that_a_layer_hashes():
         (lambda: jc.Conv(8, groups=3), "groups must divide features, got 3 groups for 8 features"),
         (lambda: jc.ConvTranspose(8, groups=3), "groups must divide features, got 3 groups for 8 features"),
         (lambda: jc.Conv(8, pad_mode="mirror"), "pad_mode must be one of zeros, reflect, edge, circular, got 'mirror'"),
-        (lambda: jc.ConvTranspose(8, output_padding=1), "output_padding needs padding given as integers"),
+        (lambda: jc.ConvTranspose(8, output_padding=1), "padding must be integers where output_padding is given"),
         (lambda: jc.ConvTranspose(8, stride=2, padding=0, output_padding=2), "output_padding must be smaller than"),
         (lambda: jc.MaxPool(()), "window must have at least one axis, got ()"),
         (lambda: jc.MaxPool(2, dilation=0), "dilation must be at least 1, got 0"),
@@ -434,7 +434,7 @@ def test_lists_become_tuples_so_that_a_layer_hashes():
     ],
 )
 def test_what_no_input_can_make_right_raises_at_construction(make, message):
-    with pytest.raises((jc.ShapeError, jc.ArgumentError)) as raised:
+    with pytest.raises(jc.ArgumentError) as raised:
         make()
     assert str(raised.value).startswith(message)
 
@@ -445,19 +445,44 @@ def test_a_function_must_be_callable():
 
 
 @pytest.mark.parametrize(
-    ("layer", "shape", "message"),
+    ("error", "layer", "shape", "message"),
     [
-        (jc.Conv(4, groups=2), (1, 4, 4, 3), "groups must divide the channels of x, got 2 groups for 3 channels"),
-        (jc.ConvTranspose(4, groups=2), (1, 4, 4, 3), "groups must divide the channels of x, got 2 groups"),
-        (jc.GroupNorm(2), (1, 4, 4, 3), "groups must divide the channels of x, got 2 groups for 3 channels"),
-        (jc.ConvLocal(4, 5), (1, 4, 4, 3), "window 5 is larger than the padded input on spatial axis 0"),
-        (jc.Conv(4), (1, 0, 4, 3), "x has an empty spatial axis: shape (1, 0, 4, 3)"),
-        (jc.InstanceNorm(), (1, 4, 0, 3), "x has an empty spatial axis: shape (1, 4, 0, 3)"),
-        (jc.Dense(3), "8", "x must be an array, a ShapeDtypeStruct or a shape tuple, batch axis included, got '8'"),
+        (
+            jc.ShapeError,
+            jc.Conv(4, groups=2),
+            (1, 4, 4, 3),
+            "groups must divide the channels of x, got 2 groups for 3 channels",
+        ),
+        (
+            jc.ShapeError,
+            jc.ConvTranspose(4, groups=2),
+            (1, 4, 4, 3),
+            "groups must divide the channels of x, got 2 groups",
+        ),
+        (
+            jc.ShapeError,
+            jc.GroupNorm(2),
+            (1, 4, 4, 3),
+            "groups must divide the channels of x, got 2 groups for 3 channels",
+        ),
+        (
+            jc.ShapeError,
+            jc.ConvLocal(4, 5),
+            (1, 4, 4, 3),
+            "window must be at most the padded input, 4 + 0 + 0 = 4, got 5 on spatial axis 0",
+        ),
+        (jc.ShapeError, jc.Conv(4), (1, 0, 4, 3), "x must have no empty spatial axis, got shape (1, 0, 4, 3)"),
+        (jc.ShapeError, jc.InstanceNorm(), (1, 4, 0, 3), "x must have no empty spatial axis, got shape (1, 4, 0, 3)"),
+        (
+            jc.ArgumentError,
+            jc.Dense(3),
+            "8",
+            "x must be an array, a ShapeDtypeStruct or a shape tuple, batch axis included, got '8'",
+        ),
     ],
 )
-def test_what_an_input_makes_wrong_raises_in_init(layer, shape, message):
-    with pytest.raises((jc.ShapeError, jc.ArgumentError)) as raised:
+def test_what_an_input_makes_wrong_raises_in_init(error, layer, shape, message):
+    with pytest.raises(error) as raised:
         layer.init(KEY, shape)
     assert str(raised.value).startswith(message)
 
@@ -677,7 +702,10 @@ def test_a_layer_is_no_instance_of_its_sibling(layer, other):
         (lambda: jc.Pad(1, mode="mirror"), "mode must be one of"),
         (lambda: jc.Pad([1, 2, 3]), "padding must have"),
         (lambda: jc.Resize(4, method="lanczos"), "method must be one of"),
-        (lambda: jc.Resize(4, method="nearest", antialias=True), "antialias is for"),
+        (
+            lambda: jc.Resize(4, method="nearest", antialias=True),
+            "method must be bilinear or bicubic for antialias, got",
+        ),
         (lambda: jc.LpPool(2, p=0.5), "p must be at least 1"),
         (lambda: jc.LpPool(2, p=float("inf")), "p must be at least 1 and finite"),
         (lambda: jc.LayerNorm(-1.0), "eps must not be negative"),
@@ -686,7 +714,7 @@ def test_a_layer_is_no_instance_of_its_sibling(layer, other):
     ],
 )
 def test_what_suits_no_input_is_refused_when_the_layer_is_made(make, message):
-    with pytest.raises(jc.ShapeError, match=message):
+    with pytest.raises(jc.ArgumentError, match=message):
         make()
 
 

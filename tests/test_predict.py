@@ -81,9 +81,11 @@ def test_inputs_without_one_number_of_examples(made, x):
         jc.predictor(NET, *made)(x)
 
 
-@pytest.mark.parametrize("sizes", [(), (0,), (1, -2)])
-def test_batches_that_are_none(made, sizes):
-    with pytest.raises(jc.ShapeError, match="batch_sizes must"):
+@pytest.mark.parametrize(
+    ("sizes", "error"), [((), jc.ShapeError), ((0,), jc.ArgumentError), ((1, -2), jc.ArgumentError)]
+)
+def test_batches_that_are_none(made, sizes, error):
+    with pytest.raises(error, match="batch_sizes must"):
         jc.predictor(NET, *made, batch_sizes=sizes)
 
 

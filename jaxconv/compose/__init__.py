@@ -1,4 +1,4 @@
-"""Composition of layers: what they are connected by (structure), and what one of them is wrapped in (wrappers)."""
+"""Composition of layers: structure connects several layers, wrappers change how one layer runs."""
 
 from typing import TYPE_CHECKING
 

@@ -342,7 +342,7 @@ def resized(layer: LayerLike, *, method: str = "bilinear", align_corners: bool =
       method, align_corners, rank: as in `jaxconv.resize`.
 
     Raises:
-      ShapeError: an unknown method.
+      ArgumentError: the method is unknown, or rank is below 1.
 
     >>> net = resized(jc.serial(jc.Conv(8, stride=4), jc.Conv(2, 1)))
     >>> params, state = net.init(jax.random.key(0), (1, 30, 20, 3))

@@ -123,7 +123,7 @@ def repeat(layer: LayerLike, n: int) -> Repeat:
 
 
 def iterations(visit: Visit) -> tuple[int, ...]:
-    """Returns the numbers of iterations of the repeated layers that contain a layer, or are it, outermost first."""
+    """Returns n of each `repeat` that contains a layer, the layer itself included, outermost first."""
     return tuple(layer.n for layer in (*visit.parents, visit.layer) if isinstance(layer, Repeat))
 
 

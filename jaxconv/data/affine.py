@@ -30,7 +30,7 @@ from jaxconv.data.batch import (
     to_elements,
     working_type,
 )
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.ops.arrays import to_rank
 
@@ -102,7 +102,8 @@ def draw_affine(
       An `Affine` of N maps. All values are uniform in their range.
 
     Raises:
-      ShapeError: ``shape`` is not that of images, a range is not one, or ``scale`` includes 0.
+      ArgumentError: a range is not one number or two increasing numbers, or ``scale`` includes 0.
+      ShapeError: ``shape`` is not that of images.
 
     >>> images = jnp.ones((8, 32, 32, 3))
     >>> draws = draw_affine(jax.random.key(0), images.shape, rotate=15, scale=(0.8, 1.25), shift=0.1, flip=True)
@@ -114,7 +115,7 @@ def draw_affine(
     count, sizes = batch_and_sizes(shape)
     low, high = drawn_range(scale, "scale", center=1.0)
     if low <= 0:
-        raise ShapeError(f"scale must be positive, got {scale!r}")
+        raise ArgumentError(f"scale must be positive, got {scale!r}")
     draws = jax.random.uniform(as_key(key), (5 * count,)).reshape(5, count)
     uniform = lambda i, low, high: low + (high - low) * draws[i]  # noqa: E731
     moves = drawn_range(shift, "shift", center=0.0)
@@ -152,7 +153,7 @@ def warp(images: ArrayLike, draws: Affine, *, value: Numbers = 0) -> jax.Array:
     Args:
       images: `(N, H, W, C)`, or `(N, T, H, W, C)` for video, uint8 or floating; finite.
       draws: the maps, drawn for this N, H and W.
-      value: what is outside of the images, a number, or one for each channel.
+      value: the value outside of the images, a number, or one for each channel.
 
     Returns:
       `(N, *draws.size, C)`, or `(N, T, *draws.size, C)`, of the images' type; uint8 is rounded.
@@ -186,7 +187,7 @@ def warp_masks(masks: ArrayLike, draws: Affine, *, value: Any = 0) -> jax.Array:
     Args:
       masks: `(N, H, W)`, or with axes between, such as `(N, instances, H, W)`, of any type.
       draws: the maps, drawn for this N, H and W.
-      value: what is outside of the masks.
+      value: the value outside of the masks.
 
     Returns:
       `(N, ..., *draws.size)`, of the masks' type.
@@ -255,8 +256,8 @@ def warp_points(points: ArrayLike, draws: Affine, *, pairs: Sequence[tuple[int, 
 def warp_boxes(boxes: ArrayLike, draws: Affine) -> jax.Array:
     """Maps boxes as `warp` maps their images: the smallest box about the four mapped corners, clipped.
 
-    A box whose image is outside of the result gets an area of zero, as does one that had none; keep those with an area,
-    or weight them by it.
+    A box that is mapped to a position outside of the result has an area of zero. Keep the boxes with an area, or weight
+    boxes by their area.
 
     Args:
       boxes: `(N, ..., 4)`, (x1, y1, x2, y2), the left, upper, right and lower edge in pixels; an image of W columns

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.errors import ArgumentError, DTypeError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.ops.arrays import wider
 
@@ -105,5 +105,5 @@ def drawn_range(value: float | Sequence[float], name: str, *, center: float, lea
         pair = np.array([max(center - pair, least), center + pair])
     if pair.shape != (2,) or not least <= pair[0] <= pair[1] < np.inf:
         bound = "" if least == -np.inf else f" with low at least {least:g}"
-        raise ShapeError(f"{name} must be a number of at least 0, or (low, high){bound}, got {value!r}")
+        raise ArgumentError(f"{name} must be a number of at least 0, or (low, high){bound}, got {value!r}")
     return float(pair[0]), float(pair[1])

@@ -16,7 +16,7 @@ from jaxconv.data.files import StrPath
 from jaxconv.data.folder import ImageFolder
 from jaxconv.data.loader import BROKEN, threaded
 from jaxconv.data.windows import ArrayImage, Crop, Random, Window, cropped, lazy_image
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.geometry import as_int
 
 MAGIC = b"jaxconv images 1"
@@ -94,20 +94,20 @@ def image_cache(
 
     Crops are then made without decoding. The file has three bytes a pixel: 262 KB for an image of 256 x 341.
 
-    The file is written under a temporary name and renamed when it is complete, so that no run sees a part of one. One
-    that is truncated, or of other images, targets or settings, or older than the images, is refused.
+    The file is written under a temporary name and renamed when it is complete, so that no run reads an incomplete file.
+    A file that is truncated, older than the images, or made from other images, targets or settings is refused.
 
     Args:
       source: an `ImageFolder`.
       path: the file, in a folder that exists.
       size: images are made smaller so that their shorter side has at most this many pixels.
-      broken: "raise" an error for an image that cannot be read, or "skip" it: the cache lacks it, and has the error in
-        `ImageCache.skipped`.
+      broken: "raise" an error for an image that cannot be read, or "skip" the image: then the cache lacks the image,
+        and `ImageCache.skipped` has the error.
       workers: the number of threads that decode.
 
     Raises:
       DataError: an image cannot be read; ``path`` is damaged, or another file, or stale.
-      ShapeError: an argument is out of range.
+      ArgumentError: an argument is out of range.
       OSError: the file cannot be written.
 
     >>> import tempfile
@@ -123,7 +123,7 @@ def image_cache(
     """
     as_int(size, "size", least=1)
     if broken not in BROKEN:
-        raise ShapeError(f"broken must be one of {', '.join(BROKEN)}, got {broken!r}")
+        raise ArgumentError(f"broken must be one of {', '.join(BROKEN)}, got {broken!r}")
     path = Path(path)
     wanted = {
         "images": len(source),

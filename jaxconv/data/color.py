@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxconv.data.batch import checked_colors, drawn_range, for_each, to_elements, working_type
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.keys import KeyLike, as_key
 
 # The share of red, green and blue in luma (ITU-R BT.601), as in Pillow and torchvision.
@@ -41,7 +41,8 @@ def color_jitter(
       Images of the same shape and type; values are clipped to the range after each of the four; uint8 is rounded.
 
     Raises:
-      ShapeError: ``images`` is not of such a shape, or a range is not one.
+      ArgumentError: a range is not one number or two increasing numbers, or is out of bounds.
+      ShapeError: ``images`` has another shape.
       DTypeError: ``images`` are neither uint8 nor floating.
 
     The amounts differ from image to image; the order of the four is drawn once for the batch. Images of one channel
@@ -57,7 +58,7 @@ def color_jitter(
     order_key, factor_key = jax.random.split(as_key(key))
     turn = drawn_range(hue, "hue", center=0)
     if not -0.5 <= turn[0] <= turn[1] <= 0.5:
-        raise ShapeError(f"hue must be from -0.5 to 0.5, got {hue!r}")
+        raise ArgumentError(f"hue must be from -0.5 to 0.5, got {hue!r}")
     ranges = {
         "brightness": drawn_range(brightness, "brightness", center=1, least=0),
         "contrast": drawn_range(contrast, "contrast", center=1, least=0),

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from jaxconv.data.affine import Affine, stacked, warp
 from jaxconv.data.batch import along_batch, batch_and_sizes, checked_images, checked_pixels, drawn_range, for_each
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.geometry import as_tuple
 from jaxconv.keys import KeyLike, as_key
 
@@ -51,8 +51,9 @@ def random_crop(
       `(N, *size, C)`, or `(N, T, *size, C)`. All positions inside the padded image are equally likely.
 
     Raises:
-      ShapeError: ``images`` is not of such a shape, the window is larger than the padded image, or ``padding`` is
-        negative or more than ``pad_mode`` can fill.
+      ArgumentError: ``size`` is below 1, ``padding`` is negative, or ``pad_mode`` is unknown.
+      ShapeError: ``images`` has another shape, the window is larger than the padded image, or ``padding`` is more than
+        ``pad_mode`` can fill.
 
     >>> images = jnp.arange(2 * 4 * 4 * 1, dtype=jnp.uint8).reshape(2, 4, 4, 1)
     >>> random_crop(jax.random.key(0), images, 3).shape
@@ -92,7 +93,8 @@ def random_shift(key: KeyLike, images: ArrayLike, pixels: int | Sequence[int], *
       Images of the same shape.
 
     Raises:
-      ShapeError: ``images`` is not of such a shape, or ``pixels`` is negative or more than ``pad_mode`` can fill.
+      ArgumentError: ``pixels`` is negative, or ``pad_mode`` is unknown.
+      ShapeError: ``images`` has another shape, or ``pixels`` is more than ``pad_mode`` can fill.
 
     >>> images = jnp.ones((2, 4, 4, 1))
     >>> random_shift(jax.random.key(0), images, (0, 1)).shape
@@ -128,7 +130,8 @@ def random_flip(
       Images of the same shape.
 
     Raises:
-      ShapeError: ``images`` is not of such a shape, or ``axis`` is unknown.
+      ArgumentError: ``axis`` is unknown.
+      ShapeError: ``images`` has another shape.
 
     >>> images = jnp.tile(jnp.asarray([1, 2]), (100, 1, 1))[..., None]
     >>> sorted({tuple(row) for row in random_flip(jax.random.key(0), images).reshape(100, 2).tolist()})
@@ -182,7 +185,8 @@ def random_resized_crop(
       `(N, *size, C)`, or `(N, T, *size, C)`, of the images' type; uint8 is rounded.
 
     Raises:
-      ShapeError: ``images`` is not of such a shape, or a range is not one of positive numbers.
+      ArgumentError: ``size`` is below 1, or a range is not one of positive numbers.
+      ShapeError: ``images`` has another shape.
       DTypeError: ``images`` are neither uint8 nor floating.
 
     >>> images = jnp.ones((2, 64, 48, 3), jnp.uint8)
@@ -219,7 +223,7 @@ def draw_resized_crop(
         raise ShapeError(f"images must have at least one pixel, got {sizes}")
     areas, shapes = drawn_range(scale, "scale", center=0, least=0), drawn_range(ratio, "ratio", center=0, least=0)
     if not (areas[0] > 0 and shapes[0] > 0):
-        raise ShapeError(f"scale and ratio must be positive, got {scale} and {ratio}")
+        raise ArgumentError(f"scale and ratio must be positive, got {scale} and {ratio}")
     corner, window = _resized_windows(as_key(key), count, sizes, areas, shapes)
     y, x = (extent[i] / window[:, i] for i in range(2))
     rows = [(x, 0, -corner[:, 1] * x), (0, y, -corner[:, 0] * y)]
@@ -255,7 +259,7 @@ def _resized_windows(
 
 def _flips(key: KeyLike, count: int, axis: str, probability: float | jax.Array) -> jax.Array:
     if axis not in FLIP_AXES:
-        raise ShapeError(f'axis must be "horizontal" or "vertical", got {axis!r}')
+        raise ArgumentError(f'axis must be "horizontal" or "vertical", got {axis!r}')
     return jax.random.bernoulli(as_key(key), probability, (count,))
 
 
@@ -279,7 +283,7 @@ def _windows(
 ) -> jax.Array:
     """Crops one window of each padded image; ``argument`` is the name of the caller's padding argument."""
     if pad_mode not in PAD_MODES:
-        raise ShapeError(f"pad_mode must be one of {', '.join(PAD_MODES)}, got {pad_mode!r}")
+        raise ArgumentError(f"pad_mode must be one of {', '.join(PAD_MODES)}, got {pad_mode!r}")
     count, *frames, height, width, channels = images.shape
     sizes = (height, width)
     margin = as_tuple(padding, 2, argument, least=0)

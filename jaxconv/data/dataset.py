@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.errors import ArgumentError, DTypeError, ShapeError
 from jaxconv.geometry import as_int
 
 
@@ -92,8 +92,8 @@ def split(labels: ArrayLike | Sequence[int], fraction: float, *, seed: int) -> t
       `(kept, held_out)`: indices into ``labels``, int64, both ascending. The two are disjoint and cover `0 ... N-1`.
 
     Raises:
-      ShapeError: ``labels`` is not `(N,)`, or one of the two parts would be empty, or ``fraction`` or ``seed`` is out
-        of range.
+      ArgumentError: ``fraction`` or ``seed`` is out of range.
+      ShapeError: ``labels`` is not `(N,)`, or one of the two parts would be empty.
       DTypeError: ``labels`` are not integers.
 
     >>> kept, held_out = split([7, 7, 7, 7, 3, 3, 3, 3], 0.25, seed=0)
@@ -108,7 +108,7 @@ def split(labels: ArrayLike | Sequence[int], fraction: float, *, seed: int) -> t
     if classes.size and not np.issubdtype(classes.dtype, np.integer):
         raise DTypeError(f"labels must be integers, got {classes.dtype}")
     if not 0 < fraction < 1:
-        raise ShapeError(f"fraction must be between 0 and 1, both excluded, got {fraction!r}")
+        raise ArgumentError(f"fraction must be between 0 and 1, both excluded, got {fraction!r}")
     seed = as_int(seed, "seed", least=0)
     held = round(fraction * classes.size)
     if not 0 < held < classes.size:

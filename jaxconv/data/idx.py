@@ -34,7 +34,7 @@ def read_idx(path: StrPath, *, most_bytes: int = 1 << 30) -> np.ndarray:
     Raises:
       DataError: the magic number, the element type or the dimensions are wrong, bytes are missing or left over, or the
         gzip stream is truncated, damaged or larger than ``most_bytes``.
-      ShapeError: ``most_bytes`` is not a positive integer.
+      ArgumentError: ``most_bytes`` is not a positive integer.
       OSError: the file cannot be opened.
 
     >>> import tempfile

@@ -1,4 +1,4 @@
-"""Batches of a data set that stays on disk: read by threads, in an order that a key and the epoch decide, resumable."""
+"""Batches of a data set on disk: read by threads, in an order that depends on a key and the epoch, resumable."""
 
 import contextlib
 import zlib
@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxconv.data.dataset import DataError, shuffled
 from jaxconv.data.windows import ArrayImage, Crop, Random, cropped
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.keys import KeyLike, as_key
 
@@ -58,8 +58,8 @@ def batches(
 ) -> "Batches":
     """Returns the batches of a data set, epoch after epoch, read by threads while the caller computes.
 
-    The order of an epoch depends on ``key`` and the epoch's number, and the window of an image on these and on the
-    image's index: neither on ``workers`` nor on ``ahead`` nor on how often a run was resumed.
+    The order of an epoch is a function of ``key`` and the epoch's number; the window of an image is a function of these
+    and the image's index. ``workers``, ``ahead`` and restarts have no effect on them.
 
     Args:
       source: an `ImageFolder`, an `ImageCache`, or any `Source`: ``source[i]`` is an input and a target.
@@ -67,14 +67,14 @@ def batches(
       key: a random key, or an int, its seed, that draws the order and the windows. None for evaluation: the order is
         that of ``source``, in all epochs.
       crop: `RandomResizedCrop` for training, `CenterCrop` for evaluation; None for images of one size.
-      remainder: what the last batch is, where ``batch_size`` does not divide the number of examples. "short": it has
-        fewer examples. "drop": it is left out, so that each epoch leaves out other examples. "pad": it is filled with
-        zeros. With "pad", all batches are `(inputs, targets, mask)`, where the mask, `(batch_size,)` bool, is False
-        for padding.
-      broken: what happens where an image cannot be read. "raise": a `DataError` names it. "skip": it is counted in
-        `Batches.skipped`, and its batch has an example less with "short", padding in its place with "pad", and the next
-        readable example of the epoch in its place with "drop", so that the epoch may have that example twice. With
-        "short" and "drop", a batch without any readable example raises a `DataError`.
+      remainder: what happens to the last batch if ``batch_size`` does not divide the number of examples. "short": the
+        batch has fewer examples. "drop": the batch is left out, so that each epoch leaves out other examples. "pad":
+        the batch is filled with zeros. With "pad", all batches are `(inputs, targets, mask)`, where the mask,
+        `(batch_size,)` bool, is False for padding.
+      broken: what happens if an image cannot be read. "raise": a `DataError` names the image. "skip": `Batches.skipped`
+        has the error. Then the image's batch has one example less with "short", padding in place of the image with
+        "pad", and the next readable example of the epoch in place of the image with "drop", so that the epoch may have
+        that example twice. With "short" and "drop", a batch without any readable example raises a `DataError`.
       workers: the number of threads that read and decode. The decoders and the resizing run outside of Python's lock,
         so that threads use as many cores.
       ahead: the number of batches that are read ahead of the caller.
@@ -88,8 +88,9 @@ def batches(
       of batches can take its place. For resuming there are `Batches.epoch`, or `Batches.state` and `Batches.restore`.
 
     Raises:
-      ShapeError: an argument is out of range; ``count`` does not divide ``batch_size``; several shards with
-        ``remainder="short"`` and a last batch that would be short, of which their parts would differ.
+      ArgumentError: an argument is out of range; ``count`` does not divide ``batch_size``; or there are several shards,
+        ``remainder`` is "short" and the last batch is short, so that its parts would have different sizes.
+      ShapeError: with ``remainder="drop"`` there is less than one batch.
       DataError: the data set has no example.
       ModuleNotFoundError: grain is not installed; ``pip install 'jaxconv[data]'``.
 
@@ -126,17 +127,17 @@ class Batches:
         self.batch_size = as_int(batch_size, "batch_size", least=1)
         self.workers, self.ahead = as_int(workers, "workers", least=1), as_int(ahead, "ahead", least=1)
         if remainder not in REMAINDERS:
-            raise ShapeError(f"remainder must be one of {', '.join(REMAINDERS)}, got {remainder!r}")
+            raise ArgumentError(f"remainder must be one of {', '.join(REMAINDERS)}, got {remainder!r}")
         if broken not in BROKEN:
-            raise ShapeError(f"broken must be one of {', '.join(BROKEN)}, got {broken!r}")
+            raise ArgumentError(f"broken must be one of {', '.join(BROKEN)}, got {broken!r}")
         if key is None and remainder == "drop":
-            raise ShapeError('remainder must be "short" or "pad" without a key, which leave out nothing, got "drop"')
+            raise ArgumentError('remainder must be "short" or "pad" without a key, which leave out nothing, got "drop"')
         self.index, self.shards = _checked_shard(shard, self.batch_size)
         count = len(source)
         if not count:
             raise DataError("source must have at least one example, got 0")
         if remainder == "short" and self.shards > 1 and (count % self.batch_size or broken == "skip"):
-            raise ShapeError(
+            raise ArgumentError(
                 'remainder must be "drop" or "pad" for several shards, whose batches would have different sizes (the '
                 f'last has {count % self.batch_size} examples, broken is {broken!r}), got "short"'
             )
@@ -328,9 +329,9 @@ def _checked_shard(shard: tuple[int, int] | None, batch_size: int) -> tuple[int,
     count = as_int(count, "shard's count", least=1)
     index = as_int(index, "shard's index", least=0)
     if index >= count:
-        raise ShapeError(f"shard must be (index, count) with an index below the count, got {shard}")
+        raise ArgumentError(f"shard must be (index, count) with an index below the count, got {shard}")
     if batch_size % count:
-        raise ShapeError(f"batch_size must be a multiple of the {count} shards, got {batch_size}")
+        raise ArgumentError(f"batch_size must be a multiple of the {count} shards, got {batch_size}")
     return index, count
 
 

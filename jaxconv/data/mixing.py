@@ -41,8 +41,8 @@ def cutout(key: KeyLike, images: ArrayLike, size: int | Sequence[int], *, value:
       Images of the same shape.
 
     Raises:
-      ShapeError: ``images`` is not of such a shape, ``size`` is not positive, or ``value`` is neither a number nor one
-        for each channel.
+      ArgumentError: ``size`` is not positive.
+      ShapeError: ``images`` has another shape, or ``value`` is neither a number nor one for each channel.
       DTypeError: the element type of ``images`` cannot represent ``value``, such as 0.5 or 300 for uint8.
 
     >>> (cutout(jax.random.key(0), jnp.ones((1, 8, 8, 1)), 1) == 0).sum().item()
@@ -85,7 +85,7 @@ def mixup(key: KeyLike, images: ArrayLike, targets: T, *, alpha: float = 0.2) ->
       (images, targets), of the same shapes and types; uint8 is rounded.
 
     Raises:
-      ShapeError: ``images`` is not of such a shape, or a target has another first axis.
+      ShapeError: ``images`` has another shape, or a target has another first axis.
       DTypeError: ``images`` are neither uint8 nor floating, or a target is not floating.
 
     >>> images, labels = jnp.ones((4, 8, 8, 3)), jnp.asarray([0, 1, 2, 1])
@@ -124,7 +124,7 @@ def cutmix(
       (images, targets), or (images, targets, masks) if there are masks; of the same shapes and types.
 
     Raises:
-      ShapeError: ``images`` is not of such a shape, or a target or a mask does not fit the images.
+      ShapeError: ``images`` has another shape, or a target or a mask does not fit the images.
       DTypeError: a target is not floating.
 
     >>> images, labels = jnp.ones((4, 8, 8, 3)), jnp.asarray([0, 1, 2, 1])

@@ -1,4 +1,4 @@
-"""Normalization of the channels of images, and the statistics that it needs."""
+"""Normalization of the channels of images, and the statistics for it."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxconv.data.batch import Numbers, per_channel
-from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.errors import ArgumentError, DTypeError, ShapeError
 from jaxconv.ops.arrays import to_rank, wider
 
 
@@ -27,7 +27,8 @@ def normalize(images: ArrayLike, mean: Numbers, std: Numbers) -> jax.Array:
 
     Raises:
       DTypeError: ``images`` is neither uint8 nor floating.
-      ShapeError: ``mean`` or ``std`` is neither a number nor `(C,)`, or ``std`` is not positive.
+      ArgumentError: ``std`` is not positive.
+      ShapeError: ``mean`` or ``std`` is neither a number nor `(C,)`.
 
     >>> normalize(jnp.asarray([[0, 255]], jnp.uint8).T, 0.5, 0.25).ravel()
     Array([-2.,  2.], dtype=float32)
@@ -42,7 +43,7 @@ def normalize(images: ArrayLike, mean: Numbers, std: Numbers) -> jax.Array:
     mean = per_channel(mean, images.shape[-1], "mean")
     std = per_channel(std, images.shape[-1], "std")
     if isinstance(std, np.ndarray) and not (std > 0).all():
-        raise ShapeError(f"std must be positive, got {std.tolist()}")
+        raise ArgumentError(f"std must be positive, got {std.tolist()}")
     result = jnp.float32 if images.dtype == jnp.uint8 else images.dtype
     compute = wider(result, jnp.float32)
     values = images.astype(compute)

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxconv.data.affine import Affine, affine, stacked, warp
 from jaxconv.data.batch import batch_and_sizes, checked_colors, for_each, to_elements, working_type
 from jaxconv.data.color import blend, luma
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.geometry import as_int
 from jaxconv.keys import KeyLike, as_key
 
@@ -35,8 +35,8 @@ def rand_augment(key: KeyLike, images: ArrayLike, *, operations: int = 2, magnit
     """Applies to each image ``operations`` random ones of a list, of a magnitude.
 
     The list: identity, shear and translation along x and y, rotation, brightness, color (saturation), contrast,
-    sharpness, posterize, solarize and autocontrast; those that have a direction draw it. It is the paper's without
-    equalization. What moves in is 0.
+    sharpness, posterize, solarize and autocontrast. Operations with a direction draw their direction. The list is the
+    paper's without equalization. Pixels from outside of the image are 0.
 
     Args:
       key: a random key, or an int, its seed.
@@ -50,7 +50,8 @@ def rand_augment(key: KeyLike, images: ArrayLike, *, operations: int = 2, magnit
       Images of the same shape and type; uint8 is rounded once, at the end.
 
     Raises:
-      ShapeError: ``images`` is not of such a shape, or ``operations`` or ``magnitude`` is out of range.
+      ArgumentError: ``operations`` or ``magnitude`` is out of range.
+      ShapeError: ``images`` has another shape.
       DTypeError: ``images`` are neither uint8 nor floating.
 
     >>> images = jnp.ones((4, 32, 32, 3), jnp.uint8)
@@ -123,7 +124,7 @@ def smoothed(x: jax.Array) -> jax.Array:
 
 def _strength(magnitude: float) -> float:
     if not 0 <= magnitude <= MOST:
-        raise ShapeError(f"magnitude must be from 0 to {MOST}, got {magnitude!r}")
+        raise ArgumentError(f"magnitude must be from 0 to {MOST}, got {magnitude!r}")
     return magnitude / MOST
 
 

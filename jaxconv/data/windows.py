@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxconv.data.images import JPEG_START, decode_image, open_image
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.geometry import as_int
 
 # The names of their kernels in the package that resizes. Catmull and Rom's is what others call bicubic, with a = -1/2.
@@ -70,7 +70,7 @@ class RandomResizedCrop:
       method: "bilinear" or "bicubic", with antialiasing.
 
     Raises:
-      ShapeError: an argument is out of range.
+      ArgumentError: an argument is out of range.
 
     >>> RandomResizedCrop(224).window(375, 500, iter([0.5, 0.5, 0.25, 0.75, 0.1]).__next__)
     Window(top=14, left=137, height=318, width=318, flip=True)
@@ -87,9 +87,9 @@ class RandomResizedCrop:
     def __post_init__(self) -> None:
         _check(self.size, self.method)
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ShapeError(f"scale must be two increasing fractions of the image's area, got {self.scale}")
+            raise ArgumentError(f"scale must be two increasing fractions of the image's area, got {self.scale}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ShapeError(f"ratio must be two increasing positive numbers, got {self.ratio}")
+            raise ArgumentError(f"ratio must be two increasing positive numbers, got {self.ratio}")
 
     def window(self, height: int, width: int, random: Random) -> Window:
         """Returns a random window."""
@@ -119,7 +119,7 @@ class CenterCrop:
       method: "bilinear" or "bicubic", with antialiasing.
 
     Raises:
-      ShapeError: an argument is out of range.
+      ArgumentError: an argument is out of range.
 
     >>> CenterCrop(224).window(375, 500, random=None)
     Window(top=23, left=86, height=328, width=328, flip=False)
@@ -135,7 +135,7 @@ class CenterCrop:
     def __post_init__(self) -> None:
         _check(self.size, self.method)
         if not 0 < self.fraction <= 1:
-            raise ShapeError(f"fraction must be more than 0 and at most 1, got {self.fraction}")
+            raise ArgumentError(f"fraction must be more than 0 and at most 1, got {self.fraction}")
 
     def window(self, height: int, width: int, random: Random | None = None) -> Window:
         """Returns the central window; nothing is drawn."""
@@ -168,10 +168,10 @@ class ArrayImage:
 
 
 class JpegImage:
-    """A JPEG, of which a window can be decoded at the scale that it is needed at.
+    """A JPEG, of which a window can be decoded at a reduced scale.
 
-    libjpeg decodes at half, a quarter or an eighth of the size for a fraction of the time. This is done where the
-    window still has at least ``size`` pixels along each axis.
+    libjpeg decodes at half, a quarter or an eighth of the size in a fraction of the time. The smallest scale is used at
+    which the window still has at least ``size`` pixels along each axis.
     """
 
     def __init__(self, content: bytes, orientation: int, height: int, width: int) -> None:
@@ -272,4 +272,4 @@ def _package(name: str) -> Any:
 def _check(size: int, method: str) -> None:
     as_int(size, "size", least=1)
     if method not in METHODS:
-        raise ShapeError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        raise ArgumentError(f"method must be one of {', '.join(METHODS)}, got {method!r}")

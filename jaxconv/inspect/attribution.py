@@ -164,7 +164,7 @@ def integrated_gradients(
       Array of x's shape and type.
 
     Raises:
-      As `saliency`; ShapeError where the baseline does not broadcast to x or steps is below 1.
+      As `saliency`; ShapeError where the baseline does not broadcast to x; ArgumentError where steps is below 1.
 
     Equals ``captum.attr.IntegratedGradients`` with the method ``riemann_middle``.
 

@@ -301,7 +301,8 @@ def pca(x: ArrayLike, n: int = 2) -> Pca:
       A `Pca`. The value of largest magnitude in each component is positive, so that signs are the same on all machines.
 
     Raises:
-      ShapeError: x has another rank, or n is greater than its rows or features.
+      ArgumentError: n is below 1.
+      ShapeError: x has another rank, or n is greater than its number of rows or of features.
 
     Equals ``sklearn.decomposition.PCA(svd_solver="full")``.
 

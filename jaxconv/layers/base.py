@@ -30,7 +30,7 @@ class Stored(NamedTuple):
 
     Attributes:
       name: its name in ``params`` or ``state``.
-      shape: its shape; None in place of a length, or of the shape, that only an input tells.
+      shape: its shape; None in place of a length, or of the whole shape, that depends on the input.
       init: its initial value: a number, or a function of a key, a shape and a type, as in `jax.nn.initializers`.
       collection: "params" or "state".
       torch: its name in torch; "" where the layer itself is a parameter there. None is the name here.

@@ -11,7 +11,7 @@ from jax.nn import initializers
 
 from jaxconv import geometry as geo
 from jaxconv import ops
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.fields import Field, transpose_field
 from jaxconv.geometry import IntOrTuple, Padding
 from jaxconv.layer import Array, Params, Tree
@@ -37,7 +37,7 @@ LECUN = initializers.lecun_normal()
 
 def _check_groups(features: int, groups: int) -> None:
     if features % geo.as_int(groups, "groups", least=1):
-        raise ShapeError(f"groups must divide features, got {groups} groups for {features} features")
+        raise ArgumentError(f"groups must divide features, got {groups} groups for {features} features")
 
 
 @dataclass(frozen=True, repr=False)

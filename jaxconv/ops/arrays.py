@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.errors import ArgumentError, DTypeError, ShapeError
 from jaxconv.geometry import as_int, as_tuple
 
 Array = jax.Array
@@ -67,7 +67,7 @@ def spatial_sizes(x: Array, rank: int, name: str = "x") -> tuple[int, ...]:
         )
     sizes = x.shape[-rank - 1 : -1]
     if 0 in sizes:
-        raise ShapeError(f"{name} has an empty spatial axis: shape {x.shape}")
+        raise ShapeError(f"{name} must have no empty spatial axis, got shape {x.shape}")
     return sizes
 
 
@@ -75,7 +75,7 @@ def window_tuple(window: int | Sequence[int], name: str = "window") -> tuple[int
     """Returns a pool's window as a tuple; an int is square, 2-D."""
     rank = len(window) if isinstance(window, Sequence) else 2
     if rank == 0:
-        raise ShapeError(f"{name} must have at least one axis, got ()")
+        raise ArgumentError(f"{name} must have at least one axis, got ()")
     return as_tuple(window, rank, name)
 
 
@@ -103,7 +103,7 @@ def pad_axes(x: Array, pairs: Sequence[tuple[int, int]], value: Any = 0) -> Arra
 
 
 def largest(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-    """Returns `jnp.max`, and NaN wherever there is one: XLA:CPU of jaxlib 0.10 loses it among many elements.
+    """Returns `jnp.max`, or NaN if an element is NaN: XLA:CPU of jaxlib 0.10 may lose a NaN among many elements.
 
     >>> largest(jnp.ones(4096).at[5].set(jnp.nan))
     Array(nan, dtype=float32)

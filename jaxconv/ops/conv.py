@@ -40,7 +40,7 @@ def _kernel_window(kernel: Array, tail: str) -> tuple[int, ...]:
     if kernel.ndim < 3:
         raise ShapeError(f"kernel must have shape (*window, {tail}) with at least one window axis, got {kernel.shape}")
     if 0 in kernel.shape:
-        raise ShapeError(f"kernel has an empty axis: shape {kernel.shape}")
+        raise ShapeError(f"kernel must have no empty axis, got shape {kernel.shape}")
     return kernel.shape[:-2]
 
 
@@ -79,12 +79,13 @@ def conv(
       pad_mode: the elements of the padding: "zeros", "reflect", "edge" or "circular".
       precision: as in `jax.lax.conv_general_dilated`.
       preferred_element_type: the type of the result. Without it the result has the type of the inputs; half precision
-        accumulates in float32 either way. On CUDA a half result is rounded before the bias is added.
+        accumulates in float32 either way. On CUDA a half-precision result is rounded before the bias is added.
 
     Returns:
       Array of shape ``(*batch, *output, out)``, sizes as in `jaxconv.conv_output_size`.
 
     Raises:
+      ArgumentError: an option is not valid.
       ShapeError: ranks, channels or groups do not match, or the window is larger than the padded input.
       DTypeError: an argument is not floating-point.
 
@@ -183,6 +184,7 @@ def conv_transpose(
       Array of shape ``(*batch, *output, out)``, sizes as in `jaxconv.conv_transpose_output_size`.
 
     Raises:
+      ArgumentError: an option is not valid.
       ShapeError: ranks, channels or groups do not match, or the output would be empty.
       DTypeError: an argument is not floating-point.
 
@@ -258,6 +260,7 @@ def conv_local(
       Array of shape ``(*batch, *output, out)``.
 
     Raises:
+      ArgumentError: an option is not valid.
       ShapeError: ranks or channels do not match, or the kernel's output axes do not have the sizes of the output.
       DTypeError: an argument is not floating-point.
 
@@ -270,7 +273,7 @@ def conv_local(
     if kernel.ndim < 4 or kernel.ndim % 2:
         raise ShapeError(f"kernel must have shape (*output, *window, in, out), got {kernel.shape}")
     if 0 in kernel.shape:
-        raise ShapeError(f"kernel has an empty axis: shape {kernel.shape}")
+        raise ShapeError(f"kernel must have no empty axis, got shape {kernel.shape}")
     rank = kernel.ndim // 2 - 1
     window = kernel.shape[rank:-2]
     size = spatial_sizes(x, rank)
@@ -282,7 +285,7 @@ def conv_local(
     pairs = resolve_padding(padding, size, window, strides, dilations)
     out = output_sizes(size, window, strides, pairs, dilations)
     if kernel.shape[:rank] != out:
-        raise ShapeError(f"kernel {kernel.shape} has filters for output {kernel.shape[:rank]}, x {x.shape} gives {out}")
+        raise ShapeError(f"kernel must have filters for the output {out} of x {x.shape}, got shape {kernel.shape}")
     if bias is not None and bias.shape not in ((kernel.shape[-1],), (*out, kernel.shape[-1])):
         raise ShapeError(f"bias must have shape ({kernel.shape[-1]},) or {(*out, kernel.shape[-1])}, got {bias.shape}")
     taps = _taps(pad_axes(x, pairs), out, window, strides, dilations)

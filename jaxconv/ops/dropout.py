@@ -1,19 +1,19 @@
-"""Noise that regularises: dropped elements, dropped examples."""
+"""Noise that regularizes: dropped elements, dropped examples."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 
-from jaxconv.errors import MissingKeyError, ShapeError
+from jaxconv.errors import ArgumentError, MissingKeyError, ShapeError
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats
 
 
 def check_rate(rate: float) -> None:
-    """Raises ShapeError unless ``rate`` is a probability."""
+    """Raises ArgumentError unless ``rate`` is a probability."""
     if not 0 <= rate <= 1:
-        raise ShapeError(f"rate must be between 0 and 1, got {rate}")
+        raise ArgumentError(f"rate must be between 0 and 1, got {rate}")
 
 
 def _drop(x: Array, rate: float, key: KeyLike, shape: tuple[int, ...]) -> Array:
@@ -37,7 +37,7 @@ def dropout(x: ArrayLike, rate: float, key: KeyLike) -> Array:
       key: a random key, or an int, its seed.
 
     Raises:
-      ShapeError: rate is not between 0 and 1.
+      ArgumentError: rate is not between 0 and 1.
       DTypeError: x is not floating-point.
 
     Has the distribution of ``torch.nn.functional.dropout``.
@@ -58,7 +58,8 @@ def drop_path(x: ArrayLike, rate: float, key: KeyLike) -> Array:
       key: a random key, or an int, its seed.
 
     Raises:
-      ShapeError: rate is not between 0 and 1, or x has no axis.
+      ArgumentError: rate is not between 0 and 1.
+      ShapeError: x has no axis.
       DTypeError: x is not floating-point.
 
     Has the distribution of ``torchvision.ops.stochastic_depth(mode="row")``.

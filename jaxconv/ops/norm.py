@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.ops.arrays import Array, ArrayLike, accumulator, add_bias, as_floats, spatial_sizes, to_rank, wider
 from jaxconv.ops.lowering import original
@@ -21,9 +21,9 @@ def _check_channels(x: Array, **arrays: Array | None) -> None:
 
 
 def check_eps(eps: float) -> None:
-    """Raises ShapeError if ``eps`` is negative."""
+    """Raises ArgumentError if ``eps`` is negative."""
     if not eps >= 0:
-        raise ShapeError(f"eps must not be negative, got {eps}")
+        raise ArgumentError(f"eps must not be negative, got {eps}")
 
 
 def _affine(y: Array, scale: Array | None, bias: Array | None, dtype: Any) -> Array:
@@ -83,7 +83,8 @@ def batch_norm(
       Array of x's shape and of the common type of x, scale and bias; statistics in a wider type do not widen it.
 
     Raises:
-      ShapeError: an argument is not one element for each channel.
+      ArgumentError: eps is negative.
+      ShapeError: an argument does not have one element for each channel.
       DTypeError: an argument is not floating-point.
 
     Equals ``torch.nn.functional.batch_norm(training=False)``.
@@ -118,7 +119,7 @@ def batch_statistics(x: ArrayLike, *, axis_name: Any = None) -> tuple[Array, Arr
       mean, var: shape ``(channels,)``; float32 for half precision, otherwise x's type.
 
     Raises:
-      ShapeError: there is nothing to average.
+      ShapeError: x has no element.
       DTypeError: x is not floating-point.
 
     >>> batch_statistics(jnp.array([[1.0], [3.0]]))
@@ -143,7 +144,8 @@ def layer_norm(
       eps: added to the variance.
 
     Raises:
-      ShapeError: scale or bias is not one element for each channel.
+      ArgumentError: eps is negative.
+      ShapeError: scale or bias does not have one element for each channel.
       DTypeError: an argument is not floating-point.
 
     Equals ``torch.nn.functional.layer_norm(x, x.shape[-1:])``.
@@ -176,7 +178,8 @@ def group_norm(
       rank: the number of spatial axes.
 
     Raises:
-      ShapeError: groups do not divide the channels, or scale or bias is not one element for each channel.
+      ArgumentError: groups or rank is below 1, or eps is negative.
+      ShapeError: groups do not divide the channels, or scale or bias does not have one element for each channel.
       DTypeError: an argument is not floating-point.
 
     Equals ``torch.nn.functional.group_norm``.
@@ -213,7 +216,8 @@ def instance_norm(
       rank: the number of spatial axes.
 
     Raises:
-      ShapeError: scale or bias is not one element for each channel, or x has too few axes.
+      ArgumentError: rank is below 1, or eps is negative.
+      ShapeError: scale or bias does not have one element for each channel, or x has too few axes.
       DTypeError: an argument is not floating-point.
 
     Equals ``torch.nn.functional.instance_norm``.
@@ -237,7 +241,7 @@ def local_response_norm(x: ArrayLike, size: int, *, alpha: float = 1e-4, beta: f
       alpha, beta, k: as in the formula. Krizhevsky et al. (2012) do not divide alpha by the size; torch and ONNX do.
 
     Raises:
-      ShapeError: size is not positive.
+      ArgumentError: size is below 1.
       DTypeError: x is not floating-point.
 
     Equals ``torch.nn.functional.local_response_norm``.

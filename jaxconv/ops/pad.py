@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.errors import ArgumentError, DTypeError, ShapeError
 from jaxconv.geometry import Pairs, explicit_padding, surely_less
 from jaxconv.ops.arrays import Array, ArrayLike, pad_axes, slice_axis, spatial_sizes
 
@@ -32,7 +32,7 @@ def pad(
     Args:
       x: array of shape ``(*batch, *spatial, channels)``, of any numeric type.
       padding: an int for every side, or a sequence with an int or a (low, high) pair for each axis.
-      mode: "zeros", "reflect" (the rim element is not repeated), "edge" or "circular".
+      mode: "zeros", "reflect" (the border element is not repeated), "edge" or "circular".
       value: what "zeros" pads with.
       rank: the number of spatial axes; a sequence ``padding`` must have the same length.
 
@@ -40,7 +40,9 @@ def pad(
       Array of the same type, each axis longer by low + high.
 
     Raises:
-      ShapeError: an unknown mode, the wrong number of pairs, or more padding than the mode has elements for.
+      ArgumentError: an unknown mode, or the wrong number of pairs.
+      ShapeError: more padding than the mode has elements for, or padding that crops all elements.
+      DTypeError: x's type cannot represent value.
 
     Equals ``torch.nn.functional.pad`` with modes constant, reflect, replicate and circular.
 
@@ -51,15 +53,15 @@ def pad(
     if mode == "zeros" and jnp.issubdtype(x.dtype, jnp.integer):
         least, most = jnp.iinfo(x.dtype).min, jnp.iinfo(x.dtype).max
         if not float(value).is_integer() or not least <= value <= most:
-            raise DTypeError(f"value {value} cannot be held by x's type {x.dtype}")
+            raise DTypeError(f"value must fit into x's type {x.dtype}, got {value}")
     spatial_sizes(x, rank)
     return pad_pairs(x, explicit_padding(padding, rank), mode, value)
 
 
 def check_mode(mode: str, argument: str) -> None:
-    """Raises ShapeError if there is no such mode."""
+    """Raises ArgumentError if there is no such mode."""
     if mode != "zeros" and mode not in _MODES:
-        raise ShapeError(f"{argument} must be one of zeros, {', '.join(_MODES)}, got {mode!r}")
+        raise ArgumentError(f"{argument} must be one of zeros, {', '.join(_MODES)}, got {mode!r}")
 
 
 def pad_pairs(x: Array, pairs: Pairs, mode: str, value: Any = 0, *, argument: str = "mode") -> Array:
@@ -69,7 +71,7 @@ def pad_pairs(x: Array, pairs: Pairs, mode: str, value: Any = 0, *, argument: st
     for axis, (n, (low, high)) in enumerate(zip(sizes, pairs, strict=True)):
         inside = n + jax.core.min_dim(low, 0) + jax.core.min_dim(high, 0)
         if surely_less(inside, 1) or surely_less(low + n + high, 1):
-            raise ShapeError(f"padding ({low}, {high}) leaves nothing of spatial axis {axis} of size {n}")
+            raise ShapeError(f"padding must leave an element of spatial axis {axis}, of size {n}, got ({low}, {high})")
     if mode == "zeros":
         return pad_axes(x, pairs, value)
     check_mode(mode, argument)
@@ -80,8 +82,8 @@ def pad_pairs(x: Array, pairs: Pairs, mode: str, value: Any = 0, *, argument: st
         limit = most(n)
         if limit != math.inf and any(surely_less(limit, p) for p in pair):
             raise ShapeError(
-                f"padding {pair} is more than {argument} {mode!r} can take from spatial axis {axis} of size {n}: "
-                f"at most {limit}"
+                f"padding must be at most {limit} for {argument} {mode!r} on spatial axis {axis} of size {n}, "
+                f"got {pair}"
             )
     for i, (low, high) in enumerate(grown):
         if low or high:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.geometry import IntOrTuple, adaptive_bins, as_int, as_tuple
 from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats, spatial_sizes
 from jaxconv.ops.lowering.resample import KERNELS, Sampling, resample, seen_elements
@@ -14,13 +14,13 @@ _METHODS = ("nearest", "nearest_exact", "bilinear", "bicubic", "area")
 
 
 def check_method(method: str, align_corners: bool, antialias: bool) -> str:
-    """Returns the method's first name, or raises ShapeError if there is none or it lacks an option."""
+    """Returns the method's first name, or raises ArgumentError if the method is unknown or lacks an option."""
     name = _ALIASES.get(method, method)
     if name not in _METHODS:
-        raise ShapeError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
+        raise ArgumentError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
     if (align_corners or antialias) and (name, antialias) not in KERNELS:
         option = "align_corners" if align_corners else "antialias"
-        raise ShapeError(f"{option} is for the methods bilinear and bicubic, got method {method!r}")
+        raise ArgumentError(f"method must be bilinear or bicubic for {option}, got {method!r}")
     return name
 
 
@@ -47,12 +47,13 @@ def resize(
       Array of x's type, shape ``(*batch, *size, channels)``.
 
     Raises:
-      ShapeError: an unknown method, an option that the method does not have, or sizes that do not fit the rank.
+      ArgumentError: an unknown method, an option that the method does not have, or sizes that do not fit the rank.
+      ShapeError: x has too few axes, or an empty spatial axis.
       DTypeError: x is not floating-point and the method is not a nearest one.
 
     Time and memory are linear in the larger of the sizes. Each output reads the elements of weight other than zero, so
     a NaN or an infinity reaches what depends on it and nothing else, in the gradient too; torch also reads neighbors of
-    weight zero, at the rim and where the grids coincide.
+    weight zero, at the border and where the grids coincide.
 
     Equals ``torch.nn.functional.interpolate(size=size)``; for rank 1 and 3, where torch has no bicubic and no
     antialiasing, the same along each axis.
@@ -76,7 +77,7 @@ def resize(
 
 
 def source_spans(n: int, m: int, method: str, align_corners: bool, antialias: bool) -> dict[int, tuple[int, int]]:
-    """Returns from which start to which stop of n elements each of the m outputs of one axis is made."""
+    """Returns the (start, stop) of the elements, of n along one axis, that each of the m outputs depends on."""
     method = _ALIASES.get(method, method)
     if method == "area":
         return dict(enumerate(adaptive_bins(n, m)))
@@ -96,7 +97,8 @@ def pixel_shuffle(x: ArrayLike, factor: int, *, rank: int = 2) -> Array:
       goes to row i and column j of each block of channel c.
 
     Raises:
-      ShapeError: the channels do not divide by ``factor^rank``.
+      ArgumentError: factor or rank is below 1.
+      ShapeError: the number of channels is not a multiple of ``factor^rank``.
 
     Equals ``torch.nn.functional.pixel_shuffle``, and ONNX's DepthToSpace in mode CRD.
 
@@ -109,7 +111,9 @@ def pixel_shuffle(x: ArrayLike, factor: int, *, rank: int = 2) -> Array:
     sizes = spatial_sizes(x, rank)
     block = factor**rank
     if x.shape[-1] % block:
-        raise ShapeError(f"factor {factor} wants channels that divide by {block}, x has {x.shape[-1]}: shape {x.shape}")
+        raise ShapeError(
+            f"x must have channels divisible by {block} for factor {factor}, got {x.shape[-1]}: shape {x.shape}"
+        )
     batch, channels = x.shape[: x.ndim - 1 - rank], x.shape[-1] // block
     lead = len(batch)
     y = x.reshape(*batch, *sizes, channels, *(factor,) * rank)
@@ -126,13 +130,14 @@ def channel_shuffle(x: ArrayLike, groups: int) -> Array:
 
     Args:
       x: array of shape ``(*batch, *spatial, channels)``, of any type.
-      groups: how many; channel ``g (channels // groups) + i`` becomes channel ``i groups + g``.
+      groups: the number of groups; channel ``g (channels // groups) + i`` becomes channel ``i groups + g``.
 
     Returns:
       Array of x's shape.
 
     Raises:
-      ShapeError: the channels do not divide by the groups.
+      ArgumentError: groups is below 1.
+      ShapeError: the number of channels is not a multiple of groups.
 
     Equals ``torch.nn.functional.channel_shuffle``.
 

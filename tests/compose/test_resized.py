@@ -84,5 +84,5 @@ def test_a_global_branch_sees_everything_at_each_place():
     ("options", "sentence"), [({"method": "sharp"}, "method must be one of"), ({"rank": 0}, "rank must be at least 1")]
 )
 def test_options_of_resized_are_checked_at_construction(options, sentence):
-    with pytest.raises(jc.ShapeError, match=sentence):
+    with pytest.raises(jc.ArgumentError, match=sentence):
         jc.resized(jc.Conv(2), **options)

@@ -25,7 +25,7 @@ from jaxconv.data import (
     warp_masks,
     warp_points,
 )
-from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.errors import ArgumentError, DTypeError, ShapeError
 
 KEY = jax.random.key(3)
 SHAPE = (12, 9, 13, 3)
@@ -257,15 +257,15 @@ def test_draws_are_a_pytree():
     [
         (lambda: draw_affine(KEY, 8), ShapeError, r"shape must be the images' \(N, H, W, C\).* got 8"),
         (lambda: draw_affine(KEY, (9, 13, 3)), ShapeError, r"shape must be .*got \(9, 13, 3\)"),
-        (lambda: draw_affine(KEY, SHAPE, rotate=(3, 1)), ShapeError, r"rotate must be a number .* got \(3, 1\)"),
-        (lambda: draw_affine(KEY, SHAPE, scale=1), ShapeError, "scale must be positive, got 1"),
-        (lambda: draw_affine(KEY, SHAPE, scale=-0.5), ShapeError, "scale must be a number of at least 0"),
-        (lambda: draw_affine(KEY, SHAPE, shift=(1, 2, 3)), ShapeError, "shift must be a number"),
-        (lambda: draw_flip(KEY, SHAPE, axis="both"), ShapeError, "axis must be"),
+        (lambda: draw_affine(KEY, SHAPE, rotate=(3, 1)), ArgumentError, r"rotate must be a number .* got \(3, 1\)"),
+        (lambda: draw_affine(KEY, SHAPE, scale=1), ArgumentError, "scale must be positive, got 1"),
+        (lambda: draw_affine(KEY, SHAPE, scale=-0.5), ArgumentError, "scale must be a number of at least 0"),
+        (lambda: draw_affine(KEY, SHAPE, shift=(1, 2, 3)), ArgumentError, "shift must be a number"),
+        (lambda: draw_flip(KEY, SHAPE, axis="both"), ArgumentError, "axis must be"),
         (lambda: draw_crop(KEY, SHAPE, 10), ShapeError, r"size must be at most the images' \(9, 13\)"),
-        (lambda: draw_resized_crop(KEY, SHAPE, 0), ShapeError, "size must be at least 1"),
-        (lambda: draw_resized_crop(KEY, SHAPE, 4, scale=(0, 1)), ShapeError, "scale and ratio must be positive"),
-        (lambda: draw_resized_crop(KEY, SHAPE, 4, ratio=(2, 1)), ShapeError, "ratio must be a number"),
+        (lambda: draw_resized_crop(KEY, SHAPE, 0), ArgumentError, "size must be at least 1"),
+        (lambda: draw_resized_crop(KEY, SHAPE, 4, scale=(0, 1)), ArgumentError, "scale and ratio must be positive"),
+        (lambda: draw_resized_crop(KEY, SHAPE, 4, ratio=(2, 1)), ArgumentError, "ratio must be a number"),
         (lambda: warp(IMAGES[:3], DRAWS), ShapeError, r"images must be those of the draws, 12 images of 9x13, got"),
         (lambda: warp(IMAGES[:, :8], DRAWS), ShapeError, "images must be those of the draws"),
         (lambda: warp(IMAGES.astype(int), DRAWS), DTypeError, "images must be uint8 or floating, got int"),

@@ -11,7 +11,7 @@ import pytest
 from jaxconv.data import color_jitter, cutmix, mixup, rand_augment
 from jaxconv.data.color import adjust_hue
 from jaxconv.data.rand_augment import OPERATIONS, apply_operation
-from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.errors import ArgumentError, DTypeError, ShapeError
 
 KEY = jax.random.key(1)
 GENERATOR = np.random.default_rng(2)
@@ -199,11 +199,11 @@ PIXELS = np.zeros((2, 4, 4, 3), np.float32)
         (lambda: cutmix(KEY, PIXELS, np.array([0, 1])), DTypeError, "targets must be floating"),
         (lambda: cutmix(KEY, PIXELS, (), masks=PIXELS), ShapeError, r"masks must be \(N, ..., H, W\) for images"),
         (lambda: color_jitter(KEY, PIXELS[..., :2]), ShapeError, "images must have 1 or 3 channels"),
-        (lambda: color_jitter(KEY, PIXELS, brightness=-1), ShapeError, "brightness must be a number of at least 0"),
-        (lambda: color_jitter(KEY, PIXELS, contrast=(-1, 1)), ShapeError, "contrast must be .* low at least 0"),
-        (lambda: color_jitter(KEY, PIXELS, hue=0.6), ShapeError, "hue must be from -0.5 to 0.5, got 0.6"),
-        (lambda: rand_augment(KEY, PIXELS, magnitude=31), ShapeError, "magnitude must be from 0 to 30, got 31"),
-        (lambda: rand_augment(KEY, PIXELS, operations=0), ShapeError, "operations must be at least 1"),
+        (lambda: color_jitter(KEY, PIXELS, brightness=-1), ArgumentError, "brightness must be a number of at least 0"),
+        (lambda: color_jitter(KEY, PIXELS, contrast=(-1, 1)), ArgumentError, "contrast must be .* low at least 0"),
+        (lambda: color_jitter(KEY, PIXELS, hue=0.6), ArgumentError, "hue must be from -0.5 to 0.5, got 0.6"),
+        (lambda: rand_augment(KEY, PIXELS, magnitude=31), ArgumentError, "magnitude must be from 0 to 30, got 31"),
+        (lambda: rand_augment(KEY, PIXELS, operations=0), ArgumentError, "operations must be at least 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, error, message):

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from jaxconv.data import CenterCrop, DataError, RandomResizedCrop, batches, image_cache, image_folder
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from tests.data.photos import class_folder
 
 
@@ -131,7 +131,7 @@ def test_the_file_has_the_permissions_of_any_new_one(folder, path):
 
 
 def test_arguments_out_of_range(folder, path):
-    with pytest.raises(ShapeError, match="size must be at least 1, got 0"):
+    with pytest.raises(ArgumentError, match="size must be at least 1, got 0"):
         image_cache(image_folder(folder), path, size=0)
-    with pytest.raises(ShapeError, match="broken must be one of raise, skip, got 'ignore'"):
+    with pytest.raises(ArgumentError, match="broken must be one of raise, skip, got 'ignore'"):
         image_cache(image_folder(folder), path, broken="ignore")

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxconv.data import DataError, Dataset, split
-from jaxconv.errors import DTypeError, ShapeError
+from jaxconv.errors import ArgumentError, DTypeError, ShapeError
 
 
 @given(
@@ -55,11 +55,11 @@ def test_split_gives_every_example_the_same_chance():
     [
         ([[0, 1]], 0.5, 0, ShapeError, r"labels must be \(N,\), got shape \(1, 2\)"),
         ([0.0, 1.0], 0.5, 0, DTypeError, "labels must be integers, got float64"),
-        ([0, 1], 0.0, 0, ShapeError, "fraction must be between 0 and 1, both excluded, got 0.0"),
-        ([0, 1], 1, 0, ShapeError, "got 1"),
-        ([0, 1], float("nan"), 0, ShapeError, "got nan"),
-        ([0, 1], 0.5, -1, ShapeError, "seed must be at least 0, got -1"),
-        ([0, 1], 0.5, 0.5, ShapeError, "seed must be an integer, got 0.5"),
+        ([0, 1], 0.0, 0, ArgumentError, "fraction must be between 0 and 1, both excluded, got 0.0"),
+        ([0, 1], 1, 0, ArgumentError, "got 1"),
+        ([0, 1], float("nan"), 0, ArgumentError, "got nan"),
+        ([0, 1], 0.5, -1, ArgumentError, "seed must be at least 0, got -1"),
+        ([0, 1], 0.5, 0.5, ArgumentError, "seed must be an integer, got 0.5"),
         ([], 0.5, 0, ShapeError, "fraction must leave no part of the 0 labels empty"),
         ([0, 1, 2], 0.1, 0, ShapeError, "fraction must leave no part of the 3 labels empty, got 0.1"),
     ],

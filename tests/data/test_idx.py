@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxconv import ShapeError
+from jaxconv import ArgumentError
 from jaxconv.data import DataError, read_idx
 
 CODES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
@@ -192,7 +192,7 @@ def test_a_bomb_is_refused_by_its_declared_size(tmp_path):
 
 @pytest.mark.parametrize("most_bytes", [0, -1, 1e9, None])
 def test_most_bytes_must_be_a_positive_integer(tmp_path, most_bytes):
-    with pytest.raises(ShapeError, match="most_bytes must be"):
+    with pytest.raises(ArgumentError, match="most_bytes must be"):
         read_idx(tmp_path / "images.gz", most_bytes=most_bytes)
 
 

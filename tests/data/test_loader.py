@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 
 import jaxconv as jc
 from jaxconv.data import CenterCrop, DataError, RandomResizedCrop, batches, image_folder
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from tests.data.photos import class_folder
 
 
@@ -254,23 +254,27 @@ def test_at_most_the_given_number_of_batches_is_read_ahead():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("error", "options", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"batch_size": 2.5}, "batch_size must be an integer, got 2.5"),
-        ({"workers": 0}, "workers must be at least 1, got 0"),
-        ({"ahead": 0}, "ahead must be at least 1, got 0"),
-        ({"remainder": "keep"}, "remainder must be one of short, drop, pad, got 'keep'"),
-        ({"broken": "ignore"}, "broken must be one of raise, skip, got 'ignore'"),
-        ({"remainder": "drop"}, 'remainder must be "short" or "pad" without a key'),
-        ({"shard": (2, 2)}, r"shard must be \(index, count\) with an index below the count, got \(2, 2\)"),
-        ({"shard": (0, 3)}, "batch_size must be a multiple of the 3 shards, got 4"),
-        ({"shard": (0, 2)}, 'remainder must be "drop" or "pad" for several shards'),
-        ({"batch_size": 11, "key": 0, "remainder": "drop"}, "batch_size must be at most the 10 examples"),
+        (ArgumentError, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        (ArgumentError, {"batch_size": 2.5}, "batch_size must be an integer, got 2.5"),
+        (ArgumentError, {"workers": 0}, "workers must be at least 1, got 0"),
+        (ArgumentError, {"ahead": 0}, "ahead must be at least 1, got 0"),
+        (ArgumentError, {"remainder": "keep"}, "remainder must be one of short, drop, pad, got 'keep'"),
+        (ArgumentError, {"broken": "ignore"}, "broken must be one of raise, skip, got 'ignore'"),
+        (ArgumentError, {"remainder": "drop"}, 'remainder must be "short" or "pad" without a key'),
+        (
+            ArgumentError,
+            {"shard": (2, 2)},
+            r"shard must be \(index, count\) with an index below the count, got \(2, 2\)",
+        ),
+        (ArgumentError, {"shard": (0, 3)}, "batch_size must be a multiple of the 3 shards, got 4"),
+        (ArgumentError, {"shard": (0, 2)}, 'remainder must be "drop" or "pad" for several shards'),
+        (ShapeError, {"batch_size": 11, "key": 0, "remainder": "drop"}, "batch_size must be at most the 10 examples"),
     ],
 )
-def test_arguments_out_of_range(options, message):
-    with pytest.raises(ShapeError, match=message):
+def test_arguments_out_of_range(error, options, message):
+    with pytest.raises(error, match=message):
         batches(Numbers(10), **({"batch_size": 4} | options))
 
 

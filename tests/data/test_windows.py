@@ -11,7 +11,7 @@ from jaxconv.data import CenterCrop, DataError, RandomResizedCrop
 from jaxconv.data.images import decode_image
 from jaxconv.data.loader import uniform
 from jaxconv.data.windows import ArrayImage, JpegImage, Window, image_window, lazy_image
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from tests.data.photos import jpeg, photo
 
 
@@ -169,7 +169,7 @@ def test_a_broken_image_is_named(damage):
     ],
 )
 def test_arguments_out_of_range(make, message):
-    with pytest.raises(ShapeError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         make()
 
 

@@ -123,7 +123,7 @@ def test_wrong_data_is_named():
     for images in (np.ones((0, 3)), np.ones(()), jnp.ones((0, 3)), []):
         with pytest.raises(jc.ShapeError, match="images must be an array with at least one item on its first axis"):
             check_data(images, 2)
-    with pytest.raises(jc.ShapeError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(jc.ArgumentError, match="batch_size must be at least 1, got 0"):
         check_data(np.ones((2, 3)), 0)
     assert check_data([[1, 2]], 5)[1] == 1
     assert isinstance(check_data(jnp.ones(3), 5)[0], jax.Array)

@@ -126,7 +126,7 @@ def test_equal_losses_share_a_compiled_step():
 
 
 def test_steps_are_counted_from_one():
-    with pytest.raises(jc.ShapeError, match="steps must be at least 1, got 0"):
+    with pytest.raises(jc.ArgumentError, match="steps must be at least 1, got 0"):
         minimize(distance, jnp.zeros(1), jnp.zeros(1), optax.sgd(1.0), 0, key=KEY, what="test")
 
 

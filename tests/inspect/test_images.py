@@ -70,9 +70,17 @@ def test_color_matrix_gives_noise_the_covariance():
     assert np.linalg.norm(matrix[:, 0]) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("covariance", [np.ones((2, 3)), [[1.0, 0.5], [0.2, 1.0]], np.ones((2, 2)), [1.0]])
-def test_other_matrices_are_refused(covariance):
-    with pytest.raises((jc.ShapeError, jc.ArgumentError), match="covariance must be"):
+@pytest.mark.parametrize(
+    ("error", "covariance", "message"),
+    [
+        (jc.ShapeError, np.ones((2, 3)), "a symmetric matrix"),
+        (jc.ShapeError, [[1.0, 0.5], [0.2, 1.0]], "a symmetric matrix"),
+        (jc.ShapeError, [1.0], "a symmetric matrix"),
+        (jc.ArgumentError, np.ones((2, 2)), "positive definite"),
+    ],
+)
+def test_other_matrices_are_refused(error, covariance, message):
+    with pytest.raises(error, match=f"covariance must be {message}"):
         im.color_matrix(covariance)
 
 
@@ -143,9 +151,10 @@ def test_begin_takes_images_or_a_shape():
     z, shape = im.begin(KEY, (2, 4, 4, 3), p)
     assert shape == z.shape == (2, 4, 4, 3)
     assert 0.005 < z.std() < 0.02
-    for bad in [(4, 4, 3), (0, 4, 4, 3)]:
-        with pytest.raises(jc.ShapeError, match="x must be"):
-            im.begin(KEY, bad, p)
+    with pytest.raises(jc.ShapeError, match="x must be images or a shape"):
+        im.begin(KEY, (4, 4, 3), p)
+    with pytest.raises(jc.ArgumentError, match="x must be at least 1, got 0"):
+        im.begin(KEY, (0, 4, 4, 3), p)
 
 
 # --- Regularizers -----------------------------------------------------------------------------------------------------

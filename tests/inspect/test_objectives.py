@@ -59,29 +59,59 @@ def ready():
 
 
 @pytest.mark.parametrize(
-    ("objective", "message"),
+    ("error", "objective", "message"),
     [
-        (lambda: objectives.channel("conf", 0), "path must name a layer of net, got 'conf': nearest are 'conv'"),
-        (lambda: objectives.channel("conv", 4), r"c for an output of shape \(2, 6, 6, 4\) must be below 4, got 4"),
-        (lambda: objectives.channel("conv", [0, 7]), r"must be below 4, got \[0, 7\]"),
         (
+            jc.PathError,
+            lambda: objectives.channel("conf", 0),
+            "path must name a layer of net, got 'conf': nearest are 'conv'",
+        ),
+        (
+            jc.ArgumentError,
+            lambda: objectives.channel("conv", 4),
+            r"c for an output of shape \(2, 6, 6, 4\) must be below 4, got 4",
+        ),
+        (jc.ArgumentError, lambda: objectives.channel("conv", [0, 7]), r"must be below 4, got \[0, 7\]"),
+        (
+            jc.ShapeError,
             lambda: objectives.channel("conv", [0, 1, 2]),
             "c must be one channel, or one for each of the 2 images, got 3",
         ),
-        (lambda: objectives.channel("conv", -2), "c must be an int or a sequence of ints, at least 0, got -2"),
-        (lambda: objectives.channel("conv", 0.5), "c must be an int or a sequence of ints, at least 0, got 0.5"),
-        (lambda: objectives.unit("conv", (1,), 0), "position must have 2 indices for an output of shape"),
-        (lambda: objectives.unit("conv", (1, 6), 0), "position, index 1, .* must be below 6"),
-        (lambda: objectives.unit("conv", (-1, 0), 0), "position must be an int or a sequence of ints, at least 0"),
-        (lambda: objectives.layer("pair"), "path 'pair' must name a layer that returns one array, got PyTreeDef"),
         (
+            jc.ArgumentError,
+            lambda: objectives.channel("conv", -2),
+            "c must be an int or a sequence of ints, at least 0, got -2",
+        ),
+        (
+            jc.ArgumentError,
+            lambda: objectives.channel("conv", 0.5),
+            "c must be an int or a sequence of ints, at least 0, got 0.5",
+        ),
+        (
+            jc.ShapeError,
+            lambda: objectives.unit("conv", (1,), 0),
+            "position must have 2 indices for an output of shape",
+        ),
+        (jc.ArgumentError, lambda: objectives.unit("conv", (1, 6), 0), "position, index 1, .* must be below 6"),
+        (
+            jc.ArgumentError,
+            lambda: objectives.unit("conv", (-1, 0), 0),
+            "position must be an int or a sequence of ints, at least 0",
+        ),
+        (
+            jc.ShapeError,
+            lambda: objectives.layer("pair"),
+            "path 'pair' must name a layer that returns one array, got PyTreeDef",
+        ),
+        (
+            jc.ShapeError,
             lambda: objectives.Objective("conv", lambda y, _: y.sum()),
             r"objective must return \(2,\) scores, .* got \(\)",
         ),
     ],
 )
-def test_what_does_not_fit_is_named(ready, objective, message):
-    with pytest.raises((jc.ShapeError, jc.ArgumentError), match=message):
+def test_what_does_not_fit_is_named(error, ready, objective, message):
+    with pytest.raises(error, match=message):
         objectives.check(*ready, (2, 6, 6, 3), objective(), None)
 
 

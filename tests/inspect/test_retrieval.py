@@ -46,16 +46,21 @@ def test_embeddings_are_the_mean_over_positions(path, device):
 def test_wrong_paths_and_images_are_named():
     net = jc.serial(small=small(), pair=jc.parallel(jnp.sin, jnp.cos), total=lambda xs: xs[0].sum(-1))
     params, state, x = ready(net, SHAPE)
-    for path, message in (
-        ("smal", "path must name a layer of net, got 'smal': nearest are 'small'"),
-        ("small.twice.inner", r"path must name a layer outside of repeat, got 'small\.twice\.inner'"),
+    for error, path, message in (
+        (jc.PathError, "smal", "path must name a layer of net, got 'smal': nearest are 'small'"),
+        (jc.PathError, "small.twice.inner", r"path must name a layer outside of repeat, got 'small\.twice\.inner'"),
         (
+            jc.ShapeError,
             "pair",
             r"path 'pair' must name a layer that returns an array \(batch, ..., channels\), got \(1, 2\) \(1, 2\)",
         ),
-        ("total", r"path 'total' must name a layer that returns an array \(batch, ..., channels\), got \(1,\)"),
+        (
+            jc.ShapeError,
+            "total",
+            r"path 'total' must name a layer that returns an array \(batch, ..., channels\), got \(1,\)",
+        ),
     ):
-        with pytest.raises((jc.ShapeError, jc.PathError), match=message):
+        with pytest.raises(error, match=message):
             embed(net, params, state, x, path)
     with pytest.raises(jc.ShapeError, match="images must be an array with at least one item"):
         embed(net, params, state, x[:0], "small")
@@ -132,30 +137,48 @@ def test_equal_rows_come_in_order_and_bytes_are_numbers():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("error", "changes", "message"),
     [
-        ({"k": 6}, "k must be at most 5, the number of rows that a query can find, got 6"),
-        ({"k": 5, "exclude_self": True}, "k must be at most 4, the number of rows"),
-        ({"k": 0}, "k must be at least 1, got 0"),
-        ({"metric": "l1"}, "metric must be one of cosine, l2, got 'l1'"),
+        (jc.ArgumentError, {"k": 6}, "k must be at most 5, the number of rows that a query can find, got 6"),
+        (jc.ArgumentError, {"k": 5, "exclude_self": True}, "k must be at most 4, the number of rows"),
+        (jc.ArgumentError, {"k": 0}, "k must be at least 1, got 0"),
+        (jc.ArgumentError, {"metric": "l1"}, "metric must be one of cosine, l2, got 'l1'"),
         (
+            jc.ShapeError,
             {"queries": np.ones((5, 4))},
             r"queries and database must have the same number of features, got \(5, 4\) and \(5, 3\)",
         ),
-        ({"queries": np.ones(3)}, r"queries must have shape \(rows, features\), with at least one of each, got \(3,\)"),
-        ({"database": np.ones((0, 3))}, r"database must have shape \(rows, features\), with at least one of each"),
         (
+            jc.ShapeError,
+            {"queries": np.ones(3)},
+            r"queries must have shape \(rows, features\), with at least one of each, got \(3,\)",
+        ),
+        (
+            jc.ShapeError,
+            {"database": np.ones((0, 3))},
+            r"database must have shape \(rows, features\), with at least one of each",
+        ),
+        (
+            jc.ArgumentError,
             {"queries": np.ones((4, 3)), "exclude_self": True},
             "queries must be the database for exclude_self, got 4 que",
         ),
-        ({"database": np.full((5, 3), np.nan)}, "database must be finite in float32, got 15 values that are not"),
-        ({"queries": np.ones((5, 3), complex)}, "queries must be an array of a real type, got complex128"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        (
+            jc.ArgumentError,
+            {"database": np.full((5, 3), np.nan)},
+            "database must be finite in float32, got 15 values that are not",
+        ),
+        (
+            jc.DTypeError,
+            {"queries": np.ones((5, 3), complex)},
+            "queries must be an array of a real type, got complex128",
+        ),
+        (jc.ArgumentError, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
-def test_wrong_arguments_are_named(changes, message):
+def test_wrong_arguments_are_named(error, changes, message):
     arguments = {"queries": np.ones((5, 3)), "database": np.ones((5, 3)), "k": 2} | changes
-    with pytest.raises((jc.ArgumentError, jc.ShapeError, jc.DTypeError), match=message):
+    with pytest.raises(error, match=message):
         nearest(**arguments)
 
 
@@ -188,16 +211,24 @@ def test_precision_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("error", "arguments", "message"),
     [
-        (([0, 1], [1, 2], [1]), r"must have shapes \(queries, k\), \(rows,\) and \(queries,\), got \(2,\), \(2,\) and"),
-        (([[0, 1]], [1, 2], [1, 2]), r"got \(1, 2\), \(2,\) and \(2,\)"),
-        (([[0, 2]], [1, 2], [1]), "indices must be from 0 to 1, got 0 to 2: labels has a label for each row"),
-        (([[-1, 0]], [1, 2], [1]), "indices must be from 0 to 1, got -1 to 0"),
+        (
+            jc.ShapeError,
+            ([0, 1], [1, 2], [1]),
+            r"must have shapes \(queries, k\), \(rows,\) and \(queries,\), got \(2,\), \(2,\) and",
+        ),
+        (jc.ShapeError, ([[0, 1]], [1, 2], [1, 2]), r"got \(1, 2\), \(2,\) and \(2,\)"),
+        (
+            jc.ArgumentError,
+            ([[0, 2]], [1, 2], [1]),
+            "indices must be from 0 to 1, got 0 to 2: labels has a label for each row",
+        ),
+        (jc.ArgumentError, ([[-1, 0]], [1, 2], [1]), "indices must be from 0 to 1, got -1 to 0"),
     ],
 )
-def test_wrong_rankings_are_named(arguments, message):
-    with pytest.raises((jc.ShapeError, jc.ArgumentError), match=message):
+def test_wrong_rankings_are_named(error, arguments, message):
+    with pytest.raises(error, match=message):
         precision_at_k(*arguments)
 
 
@@ -224,15 +255,15 @@ def test_signs_do_not_depend_on_the_order_of_rows():
 
 
 @pytest.mark.parametrize(
-    ("x", "n", "message"),
+    ("error", "x", "n", "message"),
     [
-        (np.ones(4), 2, r"x must have shape \(rows, features\), with at least one of each, got \(4,\)"),
-        (np.ones((4, 3)), 4, r"n must be at most the rows and the features of x, \(4, 3\), got 4"),
-        (np.ones((4, 3)), 0, "n must be at least 1, got 0"),
+        (jc.ShapeError, np.ones(4), 2, r"x must have shape \(rows, features\), with at least one of each, got \(4,\)"),
+        (jc.ShapeError, np.ones((4, 3)), 4, r"n must be at most the rows and the features of x, \(4, 3\), got 4"),
+        (jc.ArgumentError, np.ones((4, 3)), 0, "n must be at least 1, got 0"),
     ],
 )
-def test_what_has_no_components_is_named(x, n, message):
-    with pytest.raises(jc.ShapeError, match=message):
+def test_what_has_no_components_is_named(error, x, n, message):
+    with pytest.raises(error, match=message):
         pca(x, n)
 
 

@@ -243,5 +243,5 @@ def test_a_layer_that_does_not_tell_its_macs_is_not_counted():
 
 
 def test_a_wrong_input_raises_with_the_path():
-    with pytest.raises(jc.ShapeError, match=r"^c3 \(Conv\): window 5 is larger than the padded input"):
+    with pytest.raises(jc.ShapeError, match=r"^c3 \(Conv\): window must be at most the padded input"):
         jc.summary(lenet5(), (1, 8, 8, 1))

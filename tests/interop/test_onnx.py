@@ -209,7 +209,7 @@ def test_several_inputs_and_outputs():
     np.testing.assert_array_equal(by_name["y"], by_position["y"])
     np.testing.assert_allclose(by_name["y"][..., 0], 2 * x[..., 0], rtol=1e-6)
     assert by_name["z"].shape == (1, 1, 1, 1)
-    with pytest.raises(jc.ShapeError, match=r"x must have the inputs \['image', 'weight'\]"):
+    with pytest.raises(jc.ArgumentError, match=r"x must have the inputs \['image', 'weight'\]"):
         net.apply(params, state, {"image": x})
 
 

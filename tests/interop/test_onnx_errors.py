@@ -36,7 +36,7 @@ def nothing_runs(monkeypatch):
 @pytest.mark.parametrize("part", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_file(part):
     data = small_convnet().SerializeToString()
-    refused(data[: int(part * len(data))], "it is no ONNX file, or is cut off|which no node, input or init|has shape")
+    refused(data[: int(part * len(data))], "it is not a complete ONNX file|which no node, input or init|has shape")
 
 
 def test_every_truncation_is_an_error():
@@ -47,10 +47,10 @@ def test_every_truncation_is_an_error():
 
 
 def test_what_is_no_file(tmp_path):
-    refused(b"\x89PNG\r\n", "no ONNX file")
+    refused(b"\x89PNG\r\n", "not a complete ONNX file")
     path = tmp_path / "net.onnx"
     path.write_bytes(b"nothing")
-    with pytest.raises(OnnxError, match=f"{path}: it is no ONNX file"):
+    with pytest.raises(OnnxError, match=f"{path}: it is not a complete ONNX file"):
         from_onnx(path)
     with pytest.raises(FileNotFoundError):
         from_onnx(tmp_path / "none.onnx")

@@ -1,4 +1,4 @@
-"""ONNX, both ways: any ConvNet as a layer that can be trained and looked into, and layers as ONNX files.
+"""ONNX in both directions: ONNX files as layers that can be trained and inspected, and layers as ONNX files.
 
 Both need the package onnx: ``pip install 'jaxconv[onnx]'``.
 """

@@ -32,15 +32,15 @@ _NAMES = {"Mul": "scale", "Div": "scale", "Add": "bias", "Sub": "bias", "MatMul"
 
 
 def from_onnx(source: Any) -> tuple[Network, Params, State]:
-    """Reads an ONNX file as a network that can be run, differentiated, trained and looked into.
+    """Reads an ONNX file as a network that can be run, differentiated, trained and inspected.
 
-    Maps are channels last: an input that the graph convolves or pools is given as ``(batch, *spatial, channels)``, and
-    outputs that are maps are returned so; other arrays have ONNX's axes. Each node with weights is one of jaxconv's
-    layers under the node's name (or its output's; "." and "/" become "_"), the others are operators; so `summary`,
-    `inspect.activations`, Grad-CAM, `backbone`, `frozen` and `weights.save` work on it. Arithmetic on shapes is folded
-    for the sizes at hand: the batch size is free, height and width are as far as the graph allows. Constants of more
-    than one floating-point number are parameters, those of one are part of the layer. Pairs of QuantizeLinear and
-    DequantizeLinear round in floating point; the gradient passes through them.
+    Feature maps are channels last: inputs that the graph convolves or pools, and outputs that are feature maps, have
+    the shape ``(batch, *spatial, channels)``. Other arrays have ONNX's axes. Each node with weights becomes one of
+    jaxconv's layers with the name of the node, or of its first output, where "." and "/" become "_"; the other nodes
+    become operators. So `summary`, `inspect.activations`, Grad-CAM, `backbone`, `frozen` and `weights.save` work. The
+    batch size is free; height and width are free as far as the graph allows. Constants of more than one floating-point
+    number are parameters; constants of one number are part of the layer. Pairs of QuantizeLinear and DequantizeLinear
+    round in floating point, and the gradient ignores the rounding.
 
     Args:
       source: a path, or the bytes of a file. Opsets 7 to 28; external data must be in the folder of the file.
@@ -51,8 +51,8 @@ def from_onnx(source: Any) -> tuple[Network, Params, State]:
 
     Raises:
       OSError: the file cannot be opened.
-      OnnxError: it is no complete and valid ONNX file, or has operators that cannot be imported, all of which are
-        listed with their nodes. Nothing of the graph has run then.
+      OnnxError: the file is not a complete and valid ONNX file, or has operators that cannot be imported; the message
+        lists all of these with their nodes.
 
     >>> import onnx
     >>> conv = onnx.helper.make_node("Conv", ["x", "w"], ["y"], name="stem/conv", pads=[1, 1, 1, 1])

@@ -1,9 +1,9 @@
-"""What is raised for a file that cannot be imported and for a network that cannot be exported."""
+"""Errors of files that cannot be imported, and of networks that cannot be exported."""
 
 
 class OnnxError(ValueError):
-    """An ONNX file, or a network, that cannot be converted: one sentence that names the file, the node, the reason."""
+    """An ONNX file or a network cannot be converted; the message names the file, the node and the reason."""
 
 
 class Unsupported(Exception):
-    """What the writer of a layer raises that has no nodes in ONNX."""
+    """A layer has no nodes in ONNX; raised by the writer of the layer."""

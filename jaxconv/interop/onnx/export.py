@@ -1,4 +1,4 @@
-"""From layers to an ONNX file: the network is run on names of arrays, and each layer writes its nodes."""
+"""From layers to an ONNX file: the network runs on names of arrays, and each layer writes its nodes."""
 
 import contextlib
 import dataclasses
@@ -138,7 +138,7 @@ class Writer:
         return self.leaf(layer, x)
 
     def leaf(self, layer: Layer, x: Tree) -> Tree:
-        """Writes a layer without children; one that cannot be written is noted, and the rest is tried all the same."""
+        """Writes a layer without children, or records that the layer cannot be written."""
         if isinstance(layer, Identity | Dropout | DropPath):
             return x
         if isinstance(layer, Fn) and not isinstance(x, Symbol):
@@ -260,13 +260,12 @@ def _node(writer: Writer, step: Step, layer: Layer | None, names: dict[str, str]
 def to_onnx(net: Layer, params: Params, state: State, x: Tree) -> onnx.ModelProto:
     """Writes a network, as it is in evaluation, as an ONNX model.
 
-    Maps are channels first in the model, ``(batch, channels, *spatial)``: its inputs and outputs are jaxconv's with the
-    channels moved. The batch size is free, the other sizes are x's. Nodes are named by the paths of layers, weights by
-    theirs, ``features.0.kernel``. Functions of arrays are written where they work element by element.
+    Feature maps are channels first in the model, ``(batch, channels, *spatial)``, inputs and outputs included. The
+    batch size is free, the other sizes are those of x. The names of nodes are the paths of layers; the names of weights
+    are paths such as ``features.0.kernel``. Functions of arrays are written if they are elementwise.
 
     Args:
-      net: a layer: those of jaxconv, their composites, graphs from `from_onnx`, and functions that work element by
-        element.
+      net: a network of jaxconv's layers and composites, graphs from `from_onnx`, and elementwise functions.
       params, state: its arrays.
       x: an array, a ShapeDtypeStruct or a shape tuple, batch axis included; or a dict of them, by names of inputs.
 
@@ -275,7 +274,7 @@ def to_onnx(net: Layer, params: Params, state: State, x: Tree) -> onnx.ModelProt
       it, ``SerializeToString()`` gives the bytes that onnxruntime takes.
 
     Raises:
-      OnnxError: layers that have no nodes in ONNX; all of them are listed by path.
+      OnnxError: some layers have no nodes in ONNX; the message lists the paths of all of them.
 
     >>> net = jc.serial(jc.Conv(8), jax.nn.relu, jc.GlobalAvgPool(), scores=jc.Dense(2))
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))

@@ -1,4 +1,4 @@
-"""A graph as a layer: its nodes are the children, and each runs on what the shapes at hand make of it."""
+"""A graph as a layer, whose children are the nodes of the graph."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.composite import Composite, Run
-from jaxconv.errors import PathError, ShapeError, located
+from jaxconv.errors import ArgumentError, PathError, ShapeError, located
 from jaxconv.interop.onnx.operators import TABLE
 from jaxconv.interop.onnx.read import Node
 from jaxconv.interop.onnx.values import Call, Fixed, Held, Order, Value, arranged, last, natural
@@ -37,7 +37,7 @@ class Operator(Leaf):
 
     def accept(self, x: Tree) -> None:
         if not isinstance(x, Call):
-            raise ShapeError(f"x must be given by the graph around this layer, got a {type(x).__name__}")
+            raise ArgumentError(f"x must be given by the graph around this layer, got a {type(x).__name__}")
 
     def forward(self, params: Params, x: Tree) -> Tree:
         return x.run(params)
@@ -162,7 +162,7 @@ class Network(Composite):
         given = dict(x) if isinstance(x, dict) else dict(zip(names, x, strict=False)) if _is_row(x) else None
         if given is None or set(given) != set(names) or len(x) != len(names):
             got = f"a {type(x).__name__}" if given is None else f"{len(x)} of names {list(given)}"
-            raise ShapeError(f"x must have the inputs {names}, in this order or by name, got {got}")
+            raise ArgumentError(f"x must have the inputs {names}, in this order or by name, got {got}")
         for port in self.inputs:
             array = given[port.name]
             port.check(array)

@@ -1,4 +1,4 @@
-"""An ONNX file as plain data, checked as a whole before anything of it runs."""
+"""An ONNX file as plain data; the whole file is checked before any part of it runs."""
 
 import heapq
 import os
@@ -57,7 +57,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of the graph as the file declares it; None for an axis, or a shape, that is left open."""
+    """An input or output of the graph as the file declares it; None for an axis, or a shape, that is not fixed."""
 
     name: str
     dtype: np.dtype
@@ -84,7 +84,8 @@ def read(source: Any, operators: Collection[str]) -> Graph:
 
     Raises:
       OSError: the file cannot be opened.
-      OnnxError: it is no complete ONNX file, has operators that are not known (all are listed), or is no valid graph.
+      OnnxError: the file is not a complete ONNX file, has unknown operators (the message lists all), or has an invalid
+        graph.
     """
     if isinstance(source, str | os.PathLike):
         folder: Path | None = Path(source).parent
@@ -101,16 +102,16 @@ def _graph(data: bytes, folder: Path | None, operators: Collection[str]) -> Grap
     try:
         model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError, RuntimeError) as error:
-        raise OnnxError(f"it is no ONNX file, or is cut off: {error}") from error
+        raise OnnxError(f"it is not a complete ONNX file: {error}") from error
     if not model.graph.node or not model.opset_import:
-        raise OnnxError("it is no ONNX file, or is cut off: it has no nodes or no opset")
+        raise OnnxError("it is not a complete ONNX file: it has no nodes or no opset")
     _check_text(model.graph)
     opset = _opset(model)
     if model.functions:
         try:
             model = onnx.inliner.inline_local_functions(model)
         except Exception as error:
-            raise OnnxError(f"its functions cannot be written out: {error}") from error
+            raise OnnxError(f"its functions cannot be expanded into nodes: {error}") from error
     _check_operators(model.graph.node, operators, opset)
     if model.graph.sparse_initializer:
         raise OnnxError("its tensors must be dense, got sparse initializers")

@@ -1,4 +1,4 @@
-"""Tensors of a file as NumPy arrays, each checked before anything of its size is allocated."""
+"""Tensors of a file as NumPy arrays; each is checked before memory for it is allocated."""
 
 import math
 import os
@@ -49,11 +49,11 @@ def array_of(tensor: Any, folder: Path | None, name: str) -> np.ndarray:
 
     Args:
       tensor: a TensorProto.
-      folder: where the file of the model is; external data must be inside. None where it was given as bytes.
-      name: of the tensor, for messages.
+      folder: the folder of the model's file, which must contain external data; None for a model given as bytes.
+      name: the tensor's name, for messages.
 
     Raises:
-      OnnxError: the shape claims more or less than the file has; external data are outside of the folder or cut off.
+      OnnxError: the shape does not fit the bytes in the file; external data are outside of the folder or truncated.
     """
     dtype = dtype_of(tensor.data_type, name)
     shape = tuple(tensor.dims)
@@ -90,7 +90,7 @@ def _external(tensor: Any, folder: Path | None, size: int, name: str) -> bytes:
     if not location or not path.is_relative_to(root):
         raise OnnxError(f"{name} must be stored inside the model's folder, got the location {location!r}")
     if not path.is_file():
-        raise OnnxError(f"{name} is stored in {location!r}, which is no file in the model's folder")
+        raise OnnxError(f"{name} is stored in {location!r}, which is not a file in the model's folder")
     if offset < 0 or length != size or offset + length > path.stat().st_size:
         raise OnnxError(
             f"{name} is {size:,} bytes, got {length:,} from byte {offset:,} of {location!r}, "

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.layers.base import Geometry
 
 Order = tuple[int, ...]
@@ -35,9 +35,9 @@ def last(rank: int) -> Order:
 
 
 def as_axis(axis: int, rank: int, name: str = "axis") -> int:
-    """Returns the axis counted from the front, or raises ShapeError."""
+    """Returns the axis counted from the front, or raises ArgumentError."""
     if not -rank <= axis < max(rank, 1):
-        raise ShapeError(f"{name} must be between {-rank} and {rank - 1} for an array of rank {rank}, got {axis}")
+        raise ArgumentError(f"{name} must be between {-rank} and {rank - 1} for an array of rank {rank}, got {axis}")
     return int(axis) % max(rank, 1)
 
 
@@ -62,7 +62,7 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Held:
-    """An array that the layer of a node holds in its params, in ONNX's order."""
+    """An array that the layer of a node stores in its params, in ONNX's order."""
 
     name: str
     shape: tuple[int, ...]
@@ -184,7 +184,7 @@ class Plan:
         )
 
     def call(self) -> "Call":
-        """Returns the plan as what a layer is given: the arrays that depend on x, and the rest as static data."""
+        """Returns the plan as the input of a layer: the arrays that depend on x, and the rest as static data."""
         arrays: list[Any] = []
         slots: list[tuple[Any, Any, Any]] = []
         for arg in self.args:

@@ -23,6 +23,7 @@ def global_avg_pool(x: ArrayLike, *, rank: int = 2) -> Array:
       rank: the number of spatial axes.
 
     Raises:
+      ArgumentError: rank is below 1.
       ShapeError: x has too few axes, or an empty spatial axis.
       DTypeError: x is not floating-point.
 
@@ -44,6 +45,7 @@ def global_max_pool(x: ArrayLike, *, rank: int = 2) -> Array:
       rank: the number of spatial axes.
 
     Raises:
+      ArgumentError: rank is below 1.
       ShapeError: x has too few axes, or an empty spatial axis.
       DTypeError: x is neither floating-point nor integer.
 
@@ -73,7 +75,8 @@ def global_lp_pool(x: ArrayLike, *, p: float = 2, rank: int = 2) -> Array:
       rank: the number of spatial axes.
 
     Raises:
-      ShapeError: x has too few axes, or an empty spatial axis; p is below 1.
+      ArgumentError: rank or p is below 1.
+      ShapeError: x has too few axes, or an empty spatial axis.
       DTypeError: x is not floating-point.
 
     >>> global_lp_pool(jnp.ones((4, 4, 1)))
@@ -101,7 +104,8 @@ def adaptive_avg_pool(x: ArrayLike, size: IntOrTuple, *, rank: int = 2) -> Array
       Array of x's type, shape ``(*batch, *size, channels)``.
 
     Raises:
-      ShapeError: x has too few axes, an empty spatial axis, or ``size`` is not one int for each axis.
+      ArgumentError: rank is below 1, or ``size`` is not one positive int for each axis.
+      ShapeError: x has too few axes, or an empty spatial axis.
       DTypeError: x is not floating-point.
 
     Time and memory are linear in the size; a NaN or an infinity reaches the bins that contain it and no other.
@@ -147,7 +151,8 @@ def adaptive_max_pool(x: ArrayLike, size: IntOrTuple, *, rank: int = 2) -> Array
       Array of x's type, shape ``(*batch, *size, channels)``.
 
     Raises:
-      ShapeError: x has too few axes, an empty spatial axis, or ``size`` is not one int for each axis.
+      ArgumentError: rank is below 1, or ``size`` is not one positive int for each axis.
+      ShapeError: x has too few axes, or an empty spatial axis.
       DTypeError: x is neither floating-point nor integer.
 
     Equals ``torch.nn.functional.adaptive_max_pool2d``.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.geometry import IntOrTuple, Padding, Pairs
 from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats, to_rank
 from jaxconv.ops.lowering.pool import window_sums
@@ -66,14 +66,15 @@ def avg_pool(
     Args:
       x: floating-point array of shape ``(*batch, *spatial, channels)``; half precision accumulates in float32.
       window, stride, padding, dilation, ceil_mode: as in `max_pool`.
-      count_include_pad: whether the mean counts the zeros of the padding. What a last window hangs over by
-        ``ceil_mode`` is never counted. A window without elements to count gives 0.
+      count_include_pad: whether the mean counts the zeros of the padding. The part of a last window that hangs over the
+        padded input, by ``ceil_mode``, is never counted. A window without elements to count gives 0.
 
     Returns:
       Array of x's type, shape ``(*batch, *output, channels)``.
 
     Raises:
-      ShapeError: the window is larger than the padded input, or ranks do not match.
+      ArgumentError: an option is not valid.
+      ShapeError: the window is larger than the padded input, or x has too few axes.
       DTypeError: x is not floating-point.
 
     Equals ``torch.nn.functional.avg_pool2d``.
@@ -91,9 +92,9 @@ def avg_pool(
 
 
 def check_power(p: float) -> None:
-    """Raises ShapeError unless ``p`` is a power that a norm can have; the infinite one is max_pool's."""
+    """Raises ArgumentError unless ``p`` is from 1 up and finite; the infinite norm is `max_pool` of magnitudes."""
     if not 1 <= p < np.inf:
-        raise ShapeError(f"p must be at least 1 and finite, got {p}")
+        raise ArgumentError(f"p must be at least 1 and finite, got {p}")
 
 
 def power(x: Array, p: float) -> Array:
@@ -128,7 +129,8 @@ def lp_pool(
       Array of x's type, shape ``(*batch, *output, channels)``.
 
     Raises:
-      ShapeError: the window is larger than the padded input, ranks do not match, or p is below 1.
+      ArgumentError: an option is not valid, such as p below 1.
+      ShapeError: the window is larger than the padded input, or x has too few axes.
       DTypeError: x is not floating-point.
 
     Equals ONNX's LpPool; torch's ``lp_pool2d`` sums ``x^p`` without the absolute value.

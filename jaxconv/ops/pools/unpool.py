@@ -16,13 +16,15 @@ def max_unpool(y: ArrayLike, indices: ArrayLike, size: IntOrTuple) -> Array:
 
     Args:
       y: array of shape ``(*batch, *pooled, channels)``.
-      indices: integer array of the same shape, row-major over ``size``, for each channel. One outside is dropped.
+      indices: integer array of the same shape, row-major over ``size``, for each channel. An element whose index is out
+        of range is dropped.
       size: the spatial sizes of the result; an int is square, 2-D.
 
     Returns:
       Array of y's type and shape ``(*batch, *size, channels)``.
 
     Raises:
+      ArgumentError: size is not one positive int for each axis.
       ShapeError: the shapes of y and indices differ, size is smaller than y, or it has more positions than the type of
         the indices (int32, or a wider one that they have) can count.
       DTypeError: indices are not integers.

@@ -54,7 +54,7 @@ def resolve(
     dilation: IntOrTuple,
     ceil_mode: bool,
 ) -> Resolved:
-    """Returns the hyperparameters of a pool of ``x``, or raises ShapeError."""
+    """Returns the hyperparameters of a pool of ``x``, or raises ArgumentError or ShapeError."""
     taps = window_tuple(window)
     rank = len(taps)
     size = spatial_sizes(x, rank)

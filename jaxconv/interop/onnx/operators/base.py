@@ -1,4 +1,4 @@
-"""A row of the table of operators, and what rows share."""
+"""Rows of the table of operators, and functions that rows share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.interop.onnx.values import Plan, Value
 from jaxconv.layer import Layer
 
@@ -18,7 +18,8 @@ class Placed:
     Attributes:
       layer: the layer.
       params, state: its arrays, from the node's constants.
-      axes: the order of axes it takes and gives: "last", channels last; "tail", any with ONNX's last axis last; "any".
+      axes: the order of axes of its input and output: "last", channels last; "tail", any with ONNX's last axis last;
+        "any".
     """
 
     layer: Layer
@@ -29,12 +30,12 @@ class Placed:
 
 @dataclass(frozen=True)
 class Row:
-    """How an operator runs; what differs between opsets is told by the node's.
+    """How an operator runs; functions read differences between opsets from the node's opset.
 
     Attributes:
       plan: takes the node and a `Value`, or None, for each input; returns what to run.
       layer: takes the node, the rank of its first input (None if unknown) and for each input a constant or None;
-        returns a `Placed`, or None where no layer does it.
+        returns a `Placed`, or None if no layer computes the node.
       static: whether the function takes NumPy arrays, so that arithmetic on shapes stays arithmetic on integers.
       trained: whether arrays of floating-point numbers among its constants are parameters.
     """
@@ -46,14 +47,14 @@ class Row:
 
 
 def constant(value: Value | None, name: str) -> Any:
-    """Returns an input that must be known when the network is traced: a constant, or what follows from shapes.
+    """Returns an input that must be known when the network is traced: a constant, or a value that follows from shapes.
 
-    None for one that is left out.
+    Returns None for an omitted input.
     """
     if value is None:
         return None
     if not value.known:
-        raise ShapeError(
+        raise ArgumentError(
             f"{name} must be a constant or follow from shapes, got an array that depends on x or is trained"
         )
     return value.data

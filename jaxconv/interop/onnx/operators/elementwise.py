@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.interop.onnx.operators.base import Placed, Row, constant
 from jaxconv.interop.onnx.read import Node
 from jaxconv.interop.onnx.tensors import dtype_of
@@ -222,7 +222,7 @@ def _same(x: Any) -> Any:
 
 def _dropout(node: Node, x: Value, ratio: Value | None = None, training: Value | None = None) -> Plan:
     if training is not None and bool(constant(training, "training_mode")):
-        raise ShapeError("training_mode must be false: call apply with train=True and a key instead")
+        raise ArgumentError("training_mode must be false, got true: call apply with train=True and a key instead")
     if len([name for name in node.outputs if name]) == 1:
         return single(_same, x)
     return Plan(_dropped, [x.plain()], [x.order, x.order], {}, ())

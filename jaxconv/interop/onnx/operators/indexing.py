@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.interop.onnx.operators.base import Row, constant
 from jaxconv.interop.onnx.operators.reductions import without
 from jaxconv.interop.onnx.read import Node
@@ -32,7 +32,7 @@ def _counted(indices: Any, size: int) -> Any:
     """Returns indices that count from the front."""
     xp = numpy_for(indices)
     if isinstance(indices, np.ndarray) and indices.size and not (-size <= indices.min() and indices.max() < size):
-        raise ShapeError(f"indices must be between {-size} and {size - 1}, got {indices.min()} to {indices.max()}")
+        raise ArgumentError(f"indices must be between {-size} and {size - 1}, got {indices.min()} to {indices.max()}")
     return xp.where(indices < 0, indices + size, indices)
 
 

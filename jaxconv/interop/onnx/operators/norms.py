@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxconv.ops as ops
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.interop.onnx.operators.base import Placed, Row
 from jaxconv.interop.onnx.read import Node
 from jaxconv.interop.onnx.values import Plan, Value, as_axis, last, natural
@@ -25,7 +25,7 @@ def _affine(node: Node, function: Any, x: Value, *others: Value, **options: Any)
 
 def _batch_norm(node: Node, x: Value, scale: Value, bias: Value, mean: Value, var: Value) -> Plan:
     if not node.get("spatial", 1):
-        raise ShapeError("spatial must be 1: one mean for each channel, got 0")
+        raise ArgumentError("spatial must be 1: one mean for each channel, got 0")
     args = (x, scale, bias, mean, var)
     if node.get("training_mode"):
         options = {"eps": node["epsilon"], "momentum": node["momentum"]}

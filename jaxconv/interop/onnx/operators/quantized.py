@@ -1,6 +1,6 @@
 """Quantization: int8 models with QuantizeLinear and DequantizeLinear compute in floating point.
 
-A pair of the two around an activation rounds it as the file says, and the gradient passes as if it did not.
+A pair of these operators around an activation rounds the activation as the file says; the gradient ignores this.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.interop.onnx.operators.base import Row
 from jaxconv.interop.onnx.read import Node
 from jaxconv.interop.onnx.tensors import dtype_of
@@ -53,7 +53,7 @@ def _quantize(node: Node, x: Value, scale: Value, zero: Value | None = None) -> 
 def _quantized(x: Any, scale: Any, zero: Any = None, *, dtype: str, block: tuple[int, int] | None) -> Any:
     kind = np.dtype(dtype)
     if kind.kind not in "iu":
-        raise ShapeError(f"the quantized type must be of integers, got {dtype}")
+        raise ArgumentError(f"the quantized type must be of integers, got {dtype}")
     steps = jnp.round(x / _blocked(scale, x, block).astype(x.dtype))
     shifted = steps if zero is None else steps + _blocked(zero, x, block).astype(x.dtype)
     limits = np.iinfo(kind)

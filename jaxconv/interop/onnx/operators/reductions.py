@@ -20,7 +20,7 @@ from jaxconv.structs import struct_of
 
 
 def without(order: Order, axes: set[int]) -> Order:
-    """Returns the order of what is left when ONNX axes are dropped."""
+    """Returns the order of the remaining axes when ONNX axes are dropped."""
     left = sorted(set(order) - axes)
     return tuple(left.index(axis) for axis in order if axis not in axes)
 

@@ -1,7 +1,7 @@
 """Resize and Upsample: each axis by a matrix, for every mode of ONNX.
 
-jaxconv's own `resize` has torch's modes, and takes sizes. ONNX's differ in rounding, in what stands at the rim, and in
-scales that are not the ratio of two sizes.
+`jaxconv.resize` has torch's modes, and accepts sizes. ONNX's modes differ in rounding, in the values at the border, and
+in scales that are not the ratio of two sizes.
 """
 
 import functools
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError
 from jaxconv.fields import IDENTITY, Field, covering_field
 from jaxconv.interop.onnx.operators.base import Row, constant, integers
 from jaxconv.interop.onnx.read import Node
@@ -155,9 +155,9 @@ def _resize(node: Node, x: Value, *others: Value | None) -> Plan:
         ratios = [float(scale) for scale in scales]
         wanted = [int(np.floor(n * ratio)) for n, ratio in zip(shape, ratios, strict=True)]
     else:
-        raise ShapeError("one of scales and sizes must be given, got neither")
+        raise ArgumentError("one of scales and sizes must be given, got neither")
     if len(ratios) != len(axes) or min(ratios) <= 0:
-        raise ShapeError(f"scales must be positive, one for each of the axes {axes}, got {ratios}")
+        raise ArgumentError(f"scales must be positive, one for each of the axes {axes}, got {ratios}")
     coordinates = node["coordinate_transformation_mode"]
     crop = coordinates == "tf_crop_and_resize"
     bounds = [float(n) for n in roi] if crop and roi is not None else [0.0] * len(axes) + [1.0] * len(axes)

@@ -1,4 +1,4 @@
-"""Operators that move, cut and join arrays, and those that give shapes.
+"""Operators that move, cut and join arrays, and operators that return shapes.
 
 They work on arrays in any order of axes: a transpose changes the order alone, and a reshape permutes only the axes that
 it merges.
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.fields import IDENTITY, Field
 from jaxconv.interop.onnx.operators.base import Row, constant, integers
 from jaxconv.interop.onnx.operators.elementwise import _same as same
@@ -138,7 +138,7 @@ def _resolved(node: Node, shape: tuple[int, ...], target: list[int]) -> list[int
 def _flatten(node: Node, x: Value) -> Plan:
     axis = node["axis"] % x.rank if node["axis"] < 0 else node["axis"]
     if not 0 <= axis <= x.rank:
-        raise ShapeError(f"axis must be between {-x.rank} and {x.rank}, got {node['axis']}")
+        raise ArgumentError(f"axis must be between {-x.rank} and {x.rank}, got {node['axis']}")
     return reshaped(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
 
 
@@ -157,7 +157,7 @@ def _unsqueeze(node: Node, x: Value, axes: Value | None = None) -> Plan:
     rank = x.rank + len(given)
     added = {as_axis(axis, rank, "axes") for axis in given}
     if len(added) < len(given):
-        raise ShapeError(f"axes must be different, got {tuple(given)}")
+        raise ArgumentError(f"axes must be different, got {tuple(given)}")
     sizes = iter(x.shape)
     return reshaped(x, [1 if axis in added else next(sizes) for axis in range(rank)])
 
@@ -165,7 +165,7 @@ def _unsqueeze(node: Node, x: Value, axes: Value | None = None) -> Plan:
 def _transpose(node: Node, x: Value) -> Plan:
     perm = node.get("perm") or natural(x.rank)[::-1]
     if sorted(perm) != list(range(x.rank)):
-        raise ShapeError(f"perm must have each of the {x.rank} axes once, got {perm}")
+        raise ArgumentError(f"perm must have each of the {x.rank} axes once, got {perm}")
     # What is stored stays; its axes have other numbers.
     return Plan(same, [x.plain()], [tuple(perm.index(axis) for axis in x.order)], {}, ())
 
@@ -220,7 +220,7 @@ def _slice(node: Node, x: Value, *inputs: Value | None) -> Plan:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis = as_axis(axis, x.rank, "axes")
         if step == 0:
-            raise ShapeError("steps must not be 0")
+            raise ArgumentError(f"steps must not be 0, got {tuple(steps)}")
         low, high, _ = slice(start, end, step).indices(x.shape[axis])
         cuts[x.order.index(axis)] = (low, None if high < 0 else high, step)
         if axis >= 2:
@@ -245,7 +245,7 @@ def _pad(
     given = range(x.rank) if axes is None else integers(axes, "axes")
     given = [as_axis(axis, x.rank, "axes") for axis in given or ()]
     if len(amounts or ()) != 2 * len(given):
-        raise ShapeError(f"pads must have two integers for each of {len(given)} axes, got {amounts}")
+        raise ArgumentError(f"pads must have two integers for each of {len(given)} axes, got {amounts}")
     places = dict(zip(given, pairs(amounts or ()), strict=True))
     stored = tuple(places.get(axis, (0, 0)) for axis in x.order)
     mode = node["mode"]
@@ -311,7 +311,7 @@ def _constant(node: Node) -> Plan:
     kinds: dict[str, Any] = {"value": None, "value_float": np.float32, "value_floats": np.float32}
     kinds |= {"value_int": np.int64, "value_ints": np.int64}
     if name not in kinds:
-        raise ShapeError(f"value must be a tensor or numbers, got {name or 'none'}")
+        raise ArgumentError(f"value must be a tensor or numbers, got {name or 'none'}")
     array = value.array if isinstance(value, Fixed) else np.array(value, kinds[name])
     return _given(array, array.ndim)
 

@@ -1,4 +1,4 @@
-"""Operators with a window: convolutions, pools, and those that move between channels and space."""
+"""Operators with a window: convolutions, pools, and operators that move elements between channels and space."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxconv.ops as ops
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.interop.onnx.operators.base import Placed, Row, integers
 from jaxconv.interop.onnx.read import Node
 from jaxconv.interop.onnx.values import Plan, Value, last, natural
@@ -34,9 +34,9 @@ def _options(node: Node, rank: int) -> dict[str, Any]:
     """Returns the arguments of a window: ONNX's stride is 1 where it is left out."""
     for name in ("strides", "dilations", "kernel_shape"):
         if node.get(name) and len(node[name]) != rank:
-            raise ShapeError(f"{name} must have an integer for each of {rank} axes, got {node[name]}")
+            raise ArgumentError(f"{name} must have an integer for each of {rank} axes, got {node[name]}")
     if node.get("pads") and len(node["pads"]) != 2 * rank:
-        raise ShapeError(f"pads must have two integers for each of {rank} axes, got {node['pads']}")
+        raise ArgumentError(f"pads must have two integers for each of {rank} axes, got {node['pads']}")
     ones = (1,) * rank
     return {
         "stride": tuple(node.get("strides") or ones),
