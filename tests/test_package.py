@@ -16,13 +16,13 @@ import jaxconv as jc
 
 OPS = """conv conv_transpose conv_local conv_general_dilated dense max_pool max_pool_with_indices max_unpool avg_pool
     lp_pool global_avg_pool global_max_pool global_lp_pool adaptive_avg_pool adaptive_max_pool batch_norm
-    batch_statistics layer_norm group_norm instance_norm local_response_norm pad resize pixel_shuffle channel_shuffle
-    dropout drop_path"""
+    batch_statistics layer_norm group_norm instance_norm local_response_norm unit_norm pad resize pixel_shuffle
+    channel_shuffle dropout drop_path"""
 LAYERS = """Conv ConvTranspose ConvLocal Dense MaxPool AvgPool LpPool GlobalAvgPool GlobalMaxPool AdaptiveAvgPool
     AdaptiveMaxPool Flatten BatchNorm LayerNorm GroupNorm InstanceNorm LocalResponseNorm Dropout DropPath LayerScale
-    PReLU Pad Resize PixelShuffle ChannelShuffle Identity Fn"""
+    PReLU UnitNorm Pad Resize PixelShuffle ChannelShuffle Identity Fn"""
 COMBINATORS = """serial parallel concat split frozen gate residual inline repeat remat mixed_precision map_layers
-    auxiliary backbone on_map resized top_down"""
+    auxiliary backbone each fpn heads on_map resized top_down"""
 OTHERS = (
     "fold fold_report predictor conv_output_size conv_transpose_output_size summary jit lowering explain convs_saveable"
 )
@@ -91,7 +91,7 @@ def test_docstrings_of_what_looks_in_show_it_too(name):
     assert ">>> " in inspect.getdoc(getattr(jc.inspect, name))
 
 
-@pytest.mark.parametrize("name", ["data", "inspect", "interop", "metrics", "models", "train", "weights"])
+@pytest.mark.parametrize("name", ["data", "detect", "inspect", "interop", "metrics", "models", "train", "weights"])
 def test_sub_packages_load_when_asked_for(name):
     assert getattr(jc, name) is importlib.import_module(f"jaxconv.{name}")
     assert name in dir(jc)
@@ -105,9 +105,9 @@ def test_what_is_not_there_is_named():
 def test_public_names_are_listed_once():
     """Each module's __all__ is true, and no two of them export different things by one name."""
     owners = {}
-    modules = """backbones compose compose.structure compose.wrappers composite geometry layer layers.conv layers.noise
-        layers.norm layers.pool layers.shape ops.conv ops.dense ops.dropin ops.dropout ops.norm ops.pad
-        ops.pools.adaptive ops.pools.average ops.pools.maximum ops.pools.unpool ops.resize tree"""
+    modules = """backbones compose compose.maps compose.structure compose.wrappers composite geometry layer layers.conv
+        layers.noise layers.norm layers.pool layers.shape ops.conv ops.dense ops.dropin ops.dropout ops.norm ops.pad
+        ops.pools.adaptive ops.pools.average ops.pools.maximum ops.pools.unpool ops.resize pyramid tree"""
     for module in modules.split():
         loaded = importlib.import_module(f"jaxconv.{module}")
         for name in getattr(loaded, "__all__", ()):
@@ -117,7 +117,7 @@ def test_public_names_are_listed_once():
     assert len(owners) > 60
 
 
-SUBPACKAGES = "compose data inspect inspect.figures interop layers metrics models ops train weights"
+SUBPACKAGES = "compose data detect inspect inspect.figures interop layers metrics models ops train weights"
 PACKAGES = ["", *SUBPACKAGES.split()]
 
 
@@ -135,7 +135,7 @@ def test_dir_lists_public_names_once_and_nothing_else(package):
     assert all(name in vars(loaded) for name in public - subpackages - lazy)
 
 
-@pytest.mark.parametrize("package", ["ops", "layers", "compose", "models"])
+@pytest.mark.parametrize("package", ["ops", "layers", "compose", "detect", "models"])
 def test_a_package_exports_what_its_modules_export(package):
     loaded = importlib.import_module(f"jaxconv.{package}")
     folder = Path(loaded.__file__).parent
@@ -171,7 +171,8 @@ ORDER = """
     compose
     backbones dataflow
     folding fusing
-    predict
+    predict pyramid
+    detect
     models interop weights inspect train
 """
 

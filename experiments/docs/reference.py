@@ -29,6 +29,7 @@ SECTIONS = {
     "compose": "Composition",
     "inspect": "Looking in",
     "models": "Models",
+    "detect": "Detection",
     "weights": "Weights",
     "data": "Data",
     "train": "Training",
@@ -38,9 +39,16 @@ SECTIONS = {
 TITLES = {
     "backbones": "Backbones and auxiliary heads",
     "compiler": "Compiling",
+    "compose/maps": "Several arrays",
     "compose/structure": "Structure",
     "compose/wrappers": "Wrappers",
     "composite": "Custom composites",
+    "detect/dense": "Detectors of one stage",
+    "detect/nanodet": "NanoDet",
+    "detect/points": "Points and poses",
+    "detect/rcnn": "Detectors of two stages",
+    "detect/regions": "Proposals and regions",
+    "detect/results": "Detections and targets",
     "fields": "Receptive fields",
     "geometry": "Sizes",
     "inspect/table": "Summary",
@@ -58,6 +66,7 @@ TITLES = {
     "layers/pool": "Pooling",
     "layers/shape": "Shapes and functions",
     "patch": "Other people's code",
+    "pyramid": "Feature pyramids",
     "tree": "Replacing layers",
 }
 SPELLED = {

@@ -194,6 +194,8 @@ TYPE_ERRORS = [
     (call(jc.group_norm, pixels(4, 4, 3), 3), NOT_FLOATS + "uint8"),
     (call(jc.instance_norm, pixels(4, 4, 3)), NOT_FLOATS + "uint8"),
     (call(jc.local_response_norm, pixels(4, 3), 3), NOT_FLOATS + "uint8"),
+    (call(jc.unit_norm, pixels(4, 3)), NOT_FLOATS + "uint8"),
+    (call(jc.unit_norm, f(4, 3), eps=-1.0), "eps must not be negative, got -1"),
     (call(jc.resize, pixels(4, 4, 1), 2), NOT_FLOATS + "uint8"),
     (call(jc.dropout, ints(4), 0.5, None), NOT_FLOATS + "int32"),
     (call(jc.drop_path, ints(4), 0.5, None), NOT_FLOATS + "int32"),
