@@ -26,7 +26,9 @@ from tests.record_torchvision import fill, shapes_of, torchvision
 
 RECORD = Path(__file__).parent / "models" / "detectors.npz"
 # Every so manieth number of raw outputs is recorded.
-EVERY = 11
+EVERY = 17
+# And this number of detections.
+MOST = 40
 AS_IT_IS = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
 
 
@@ -56,13 +58,13 @@ def detection() -> Any:
     return module
 
 
-def _trunk(extra: Any, norm: Any = None) -> Any:
+def _trunk(extra: Any) -> Any:
     from torchvision.models.detection.backbone_utils import BackboneWithFPN
     from torchvision.models.resnet import BasicBlock, ResNet
 
     maps = {"layer2": "0", "layer3": "1", "layer4": "2"}
     net = ResNet(BasicBlock, [1, 1, 1, 1])
-    return BackboneWithFPN(net, maps, [128, 256, 512], WIDTH, extra_blocks=extra, norm_layer=norm)
+    return BackboneWithFPN(net, maps, [128, 256, 512], WIDTH, extra_blocks=extra)
 
 
 def build(pair: Pair) -> Any:
@@ -75,17 +77,17 @@ def build(pair: Pair) -> Any:
         if "rcnn" in pair.name:
             size |= {"rpn_pre_nms_top_n_test": 100, "rpn_post_nms_top_n_test": 50, "rpn_score_thresh": 0.0}
         return getattr(models, pair.name)(weights=None, weights_backbone=None, **size).eval()
-    return _small(pair, models, size).eval()
+    return _small(pair, size).eval()
 
 
-def _small(pair: Pair, models: Any, size: dict[str, Any]) -> Any:
+def _small(pair: Pair, size: dict[str, Any]) -> Any:
     import functools
 
     from torch import nn
     from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
-    from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
     from torchvision.models.detection.fcos import FCOS
-    from torchvision.models.detection.keypoint_rcnn import KeypointRCNN, KeypointRCNNHeads, KeypointRCNNPredictor
+    from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
     from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, MaskRCNNPredictor
     from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
     from torchvision.models.detection.rpn import RPNHead
@@ -115,37 +117,77 @@ def _small(pair: Pair, models: Any, size: dict[str, Any]) -> Any:
         boxes = DefaultBoxGenerator([list(r) for r in BOXES.ratios], scales=list(BOXES.scales))
         return SSD(trunk, boxes, (64, 64), CLASSES, **AS_IT_IS)
     names = ["0", "1", "2"]
-    second = name.endswith("v2")
-    norm = nn.BatchNorm2d if second else None
     size |= {
         "rpn_anchor_generator": anchors(RCNN_ANCHORS),
-        "rpn_head": RPNHead(WIDTH, 3, conv_depth=2 if second else 1),
+        "rpn_head": RPNHead(WIDTH, 3),
         "rpn_pre_nms_top_n_train": 40, "rpn_post_nms_top_n_train": 25,
         "rpn_pre_nms_top_n_test": 30, "rpn_post_nms_top_n_test": 20,
         "rpn_batch_size_per_image": 10_000, "box_batch_size_per_image": 4096,
-        "box_score_thresh": 0.1, "box_detections_per_img": 10,
+        "box_score_thresh": 0.2, "box_detections_per_img": 10,
         "box_roi_pool": MultiScaleRoIAlign(names, 7, 2),
         "box_head": TwoMLPHead(WIDTH * 49, 32),
         "box_predictor": FastRCNNPredictor(32, CLASSES),
     }  # fmt: skip
-    if second:
-        size["box_head"] = FastRCNNConvFCHead((WIDTH, 7, 7), [WIDTH] * 4, [32], norm)
-    trunk = _trunk(LastLevelMaxPool(), norm)
-    if name == "maskrcnn_v2":
-        size |= {
-            "mask_roi_pool": MultiScaleRoIAlign(names, 14, 2),
-            "mask_head": MaskRCNNHeads(WIDTH, [WIDTH] * 4, 1, norm),
-            "mask_predictor": MaskRCNNPredictor(WIDTH, WIDTH, CLASSES),
-        }
-        return MaskRCNN(trunk, **size)
-    if name == "keypointrcnn":
-        size |= {
-            "keypoint_roi_pool": MultiScaleRoIAlign(names, 14, 2),
-            "keypoint_head": KeypointRCNNHeads(WIDTH, [32] * 8),
-            "keypoint_predictor": KeypointRCNNPredictor(32, POINTS),
-        }
-        return KeypointRCNN(trunk, **size)
-    return models.FasterRCNN(trunk, **size)
+    size |= {
+        "mask_roi_pool": MultiScaleRoIAlign(names, 14, 2),
+        "mask_head": MaskRCNNHeads(WIDTH, [WIDTH] * 4, 1),
+        "mask_predictor": MaskRCNNPredictor(WIDTH, WIDTH, CLASSES),
+    }
+    model = MaskRCNN(_trunk(LastLevelMaxPool()), **size)
+    # Keypoints beside masks, which torchvision's own functions do not build.
+    model.roi_heads.keypoint_roi_pool = MultiScaleRoIAlign(names, 14, 2)
+    model.roi_heads.keypoint_head = KeypointRCNNHeads(WIDTH, [32] * 8)
+    model.roi_heads.keypoint_predictor = KeypointRCNNPredictor(32, POINTS)
+    return model
+
+
+# The standard deviation of what the last layer of each head gives, so that scores differ and boxes overlap in part.
+SPREAD = {
+    "cls_logits": 1.5, "cls_score": 1.5, "classification_head": 1.5, "mask_fcn_logits": 1.5, "kps_score_lowres": 1.5,
+    "bbox_ctrness": 1.0, "bbox_reg": 0.3, "bbox_pred": 0.3, "regression_head": 0.3,
+}  # fmt: skip
+
+
+def _spread(name: str) -> float | None:
+    """Returns what a layer of this name is to give; None for other layers than the last of a head."""
+    parts = name.split(".")
+    if "module_list" in parts:
+        return SPREAD[parts[1]] if parts[-2] == "module_list" or parts[-1] == "1" else None
+    return SPREAD.get(parts[-1])
+
+
+def filled(model: Any, x: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Gives the detector the zoo's weights, those of the last layers scaled; returns the tensors, and the factors."""
+    import torch
+
+    fill(model, np.float64)
+    factors: dict[str, float] = {}
+
+    def hook(name: str, wanted: float) -> Any:
+        def scale(module: Any, _: Any, y: Any) -> Any:
+            if name in factors or len(y) == 0:
+                return y
+            factors[name] = wanted / float(y.std())
+            for parameter in module.parameters():
+                parameter.mul_(factors[name])
+            return y * factors[name]
+
+        return scale
+
+    hooks = []
+    for name, module in model.named_modules():
+        wanted = _spread(name)
+        if wanted is not None and not list(module.children()):
+            # FCOS' boxes are distances in strides.
+            wanted = 2.0 if type(model).__name__ == "FCOS" and name.endswith("bbox_reg") else wanted
+            hooks.append(module.register_forward_hook(hook(name, wanted)))
+    with torch.no_grad():
+        model(first(x, next(model.parameters()).dtype))
+    for each in hooks:
+        each.remove()
+    shapes = shapes_of(model)
+    held = model.state_dict()
+    return {name: held[name].numpy() for name in shapes}, factors
 
 
 def first(x: np.ndarray, dtype: Any) -> list[Any]:
@@ -198,7 +240,8 @@ def losses(model: Any, pair: Pair, x: np.ndarray) -> dict[str, float]:
                 "keypoints": torch.from_numpy(given["keypoints"][i][valid]),
             }
         )
-    found = {name: float(value) for name, value in model(first(x, dtype), wanted).items()}
+    with torch.no_grad():
+        found = {name: float(value) for name, value in model(first(x, dtype), wanted).items()}
     model.eval()
     return found
 
@@ -207,14 +250,16 @@ def main() -> None:
     arrays: dict[str, np.ndarray] = {}
     for pair in SMALL:
         model = build(pair).double()
-        fill(model, np.float64)
         x = images(pair)
+        _, factors = filled(model, x)
         arrays[f"{pair}/names"] = np.array(sorted(shapes_of(model)))
+        arrays[f"{pair}/scaled"] = np.array(list(factors))
+        arrays[f"{pair}/factors"] = np.array(list(factors.values()))
         for i, array in enumerate(raw(model, x)):
             arrays[f"{pair}/raw{i}"] = array.reshape(-1)[::EVERY].astype(np.float32)
         for i, each in enumerate(found(model, x)):
             for name, array in each.items():
-                array = array[..., ::8, ::8] if name == "masks" else array
+                array = (array[..., ::8, ::8] if name == "masks" else array)[:MOST]
                 arrays[f"{pair}/found{i}/{name}"] = array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
         for name, value in losses(model, pair, x).items():
             arrays[f"{pair}/loss/{name}"] = np.float32(value)

@@ -57,7 +57,7 @@ def test_it_stands_on_a_backbone_and_can_be_looked_into():
     assert found["fpn.layer_blocks.1.0"].shape == (1, 4, 4, 8)
     fields = jc.inspect.receptive_field(net, x.shape)
     assert fields["fpn.inner_blocks.0.0"][0].stride == 2
-    assert "fpn(['relu', 'last']" in repr(net)
+    assert "['relu', 'last'],\n    inner_blocks=each(" in repr(net)
     y, _ = net.apply(params, state, jnp.ones((1, 16, 16, 3)))
     assert [each.shape for each in y.values()] == [(1, 8, 8, 8), (1, 4, 4, 8)]
 

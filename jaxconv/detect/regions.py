@@ -235,6 +235,9 @@ class RegionPool(_Between):
         maps, boxes = list(x["maps"]), x["boxes"]
         batch, n = boxes.shape[:2]
         scales = [2.0 ** round(float(np.log2(y.shape[1] / x["image"].shape[1]))) for y in maps]
+        # As in torchvision, maps of the first one's size beside it are not used.
+        used = 1 + round(float(np.log2(scales[0] / scales[-1])))
+        maps, scales = maps[:used], scales[:used]
         image = jnp.repeat(jnp.arange(batch), n)
         flat = ops.multiscale_roi_align(
             maps, boxes.reshape(-1, 4), image, self.size, spatial_scales=scales, sampling_ratio=self.sampling

@@ -21,7 +21,7 @@ BOXES = DefaultBoxes(((2,), (2, 3), (2,)), (0.2, 0.4, 0.7, 1.0), (64, 64))
 # Samples that take all, so that no draws differ.
 RULES = RegionRules(
     before=30, after=20, training_before=40, training_after=25, anchor_samples=10_000, region_samples=4096,
-    score_threshold=0.1, max_detections=10,
+    score_threshold=0.2, max_detections=10,
 )  # fmt: skip
 GROUPS = jc.GroupNorm(32)
 NORM = jc.BatchNorm()
@@ -74,9 +74,7 @@ SMALL = (
         lambda: jc.models.fcos(pyramid(body(), MAPS, WIDTH, extra=coarser(WIDTH)), CLASSES, width=WIDTH, anchors=CELLS),
     ),
     Pair("small_ssd", lambda: jc.models.ssd(jc.backbone(body(), MAPS), CLASSES, anchors=BOXES)),
-    Pair("small_fasterrcnn", _rcnn),
-    Pair("small_maskrcnn_v2", functools.partial(_rcnn, masks=True, norm=NORM, rpn_convs=2)),
-    Pair("small_keypointrcnn", functools.partial(_rcnn, points=POINTS)),
+    Pair("small_rcnn", functools.partial(_rcnn, masks=True, points=POINTS)),
 )  # fmt: skip
 LITE = {"score_threshold": 0.001, "iou_threshold": 0.55, "max_detections": 300, "candidates": 300}
 # With fewer proposals than by default, since torchvision's RoIAlign in Python takes a second for a few hundred.

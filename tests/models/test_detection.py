@@ -9,7 +9,10 @@ import pytest
 import jaxconv as jc
 from tests.models.detectors import SMALL, images, raw, targets
 from tests.models.zoo import tensors
-from tests.record_detectors import EVERY, RECORD
+from tests.record_detectors import EVERY, MOST, RECORD
+
+# The first version differs from the second by the loss of boxes and where further levels begin.
+PAIRS = [pytest.param(pair, marks=pytest.mark.slow) if pair is SMALL[0] else pair for pair in SMALL]
 
 
 @functools.cache
@@ -31,7 +34,11 @@ def made(pair):
     structs = jax.eval_shape(lambda key: net.init(key, x.shape), jax.random.key(0))
     zeros = jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), structs)
     shapes = {name: a.shape for name, a in jc.weights.to_torch(net, *zeros).items()}
-    return net, *jc.weights.from_torch(net, tensors(shapes)), x
+    drawn = tensors(shapes)
+    for module, factor in zip(of(pair, "scaled")[""], of(pair, "factors")[""], strict=True):
+        for name in (f"{module}.weight", f"{module}.bias"):
+            drawn[name] = (drawn[name] * factor).astype(np.float32)
+    return net, *jc.weights.from_torch(net, drawn), x
 
 
 @functools.cache
@@ -40,7 +47,7 @@ def outputs(pair):
     return jax.jit(lambda p, s, x: net.apply(p, s, x)[0])(params, state, x)
 
 
-@pytest.mark.parametrize("pair", SMALL, ids=str)
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
 def test_names_and_raw_outputs_are_torchvisions(pair):
     net, params, state, _ = made(pair)
     assert sorted(jc.weights.to_torch(net, params, state)) == of(pair, "names")[""].tolist()
@@ -51,7 +58,7 @@ def test_names_and_raw_outputs_are_torchvisions(pair):
         assert np.abs(array.reshape(-1)[::EVERY] - wanted[str(i)]).max() <= 1e-4 * np.abs(wanted[str(i)]).max()
 
 
-@pytest.mark.parametrize("pair", SMALL, ids=str)
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
 def test_final_boxes_are_torchvisions(pair):
     net, _, _, x = made(pair)
     decoded = jax.jit(net.decode)(outputs(pair))
@@ -63,6 +70,7 @@ def test_final_boxes_are_torchvisions(pair):
 
 
 def same(found, wanted, tolerance=1e-2):
+    found = {name: array[:MOST] for name, array in found.items()}
     np.testing.assert_array_equal(found["labels"], wanted["labels"])
     np.testing.assert_allclose(found["boxes"], wanted["boxes"], atol=tolerance)
     np.testing.assert_allclose(found["scores"], wanted["scores"], atol=1e-4)
@@ -73,53 +81,59 @@ def same(found, wanted, tolerance=1e-2):
         np.testing.assert_allclose(found["keypoint_scores"], wanted["keypoints_scores"], rtol=1e-3, atol=1e-3)
 
 
-def training(pair, net, params, state, x):
-    """Returns the losses in training by name."""
-    given = targets(pair)
+@functools.cache
+def training_pass(net, two_stages):
+    """Returns a compiled function of params, state, images and targets: the outputs in training."""
 
     @jax.jit
-    def losses(params, state, x, given):
-        net_input = {"image": x, **{k: given[k] for k in ("boxes", "labels", "valid")}} if pair.two_stages else x
-        y, _ = net.apply(params, state, net_input, train=True, key=jax.random.key(0))
-        return net.loss(y, given)
+    def apply(params, state, x, given):
+        x = {"image": x, **{k: given[k] for k in ("boxes", "labels", "valid")}} if two_stages else x
+        return net.apply(params, state, x, train=True, key=jax.random.key(0))[0]
 
-    return losses(params, state, x, given)
+    return apply
 
 
-@pytest.mark.parametrize("pair", SMALL, ids=str)
+@functools.cache
+def loss_gradient(net):
+    """Returns a compiled function of outputs and targets: the losses, and their gradients with respect to outputs."""
+
+    def loss(y, given):
+        total, parts = net.loss(y, given)
+        return total.mean(), parts
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True, allow_int=True))
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
 def test_losses_in_training_are_torchvisions(pair):
-    total, parts = training(pair, *made(pair))
+    net, params, state, x = made(pair)
+    given = targets(pair)
+    (total, parts), _ = loss_gradient(net)(training_pass(net, pair.two_stages)(params, state, x, given), given)
     wanted = of(pair, "loss")
     assert set(parts) == set(wanted)
     for name, value in wanted.items():
         assert np.mean(parts[name]) == pytest.approx(float(value), rel=2e-3), name
-    assert np.mean(total) == pytest.approx(sum(map(float, wanted.values())), rel=2e-3)
+    assert total == pytest.approx(sum(map(float, wanted.values())), rel=2e-3)
 
 
 # --- What they refuse, and cases without objects ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pair", [SMALL[0], SMALL[2], SMALL[3], SMALL[5], SMALL[6]], ids=str)
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
 def test_images_without_objects_have_finite_losses_and_gradients(pair):
     net, params, state, x = made(pair)
     given = {name: np.zeros_like(a) for name, a in targets(pair).items()}
-
-    @jax.jit
-    def gradient(params):
-        def loss(params):
-            net_input = {"image": x, **{k: given[k] for k in ("boxes", "labels", "valid")}} if pair.two_stages else x
-            return net.loss(net.apply(params, state, net_input)[0], given)[0].mean()
-
-        return jax.value_and_grad(loss)(params)
-
-    value, grads = gradient(params)
-    assert np.isfinite(value)
-    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    y = training_pass(net, pair.two_stages)(params, state, x, given)
+    (total, parts), grads = loss_gradient(net)(y, given)
+    assert np.isfinite(total)
+    boxes = [name for name in parts if name not in ("classification", "loss_objectness", "loss_classifier")]
+    assert not any(np.any(parts[name]) for name in boxes)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads) if g.dtype == np.float32)
 
 
 def test_nothing_above_the_threshold_is_no_detection():
-    net, _, _, x = made(SMALL[0])
-    found = net.decode(outputs(SMALL[0]), score_threshold=1.0)
+    net, _, _, x = made(SMALL[1])
+    found = jax.jit(functools.partial(net.decode, score_threshold=1.0))(outputs(SMALL[1]))
     assert not found.valid.any()
     assert np.all(found.labels == -1)
     assert len(jc.detect.found_in(found)["boxes"]) == 0
@@ -140,7 +154,7 @@ def test_targets_of_the_wrong_form_are_refused():
         jc.detect.pad_targets([[[0, 0, 4, 4]]], [[1, 2]])
     with pytest.raises(jc.ArgumentError, match="n must be at least the number of boxes of each image, got 1 for 2"):
         jc.detect.pad_targets([[[0, 0, 4, 4], [0, 0, 2, 2]]], [[1, 2]], 1)
-    mask = SMALL[5].ours()
+    mask = SMALL[4].ours()
     with pytest.raises(jc.ArgumentError, match="x must be images or a dict with image, got a dict with"):
         mask.init(0, {"boxes": (1, 2, 4)})
     with pytest.raises(jc.ArgumentError, match="outputs must be of images without targets"):
