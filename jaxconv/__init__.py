@@ -33,7 +33,7 @@ from jaxconv.patch import patch_lax as patch_lax
 from jaxconv.predict import *
 from jaxconv.tree import *
 
-_PACKAGES = ("data", "inspect", "interop", "metrics", "models", "train", "weights")
+_PACKAGES = ("data", "inspect", "instances", "interop", "losses", "metrics", "models", "train", "weights")
 _LAZY = {"summary": "inspect"}
 
 __version__ = "0.1.0.dev0"
@@ -42,7 +42,9 @@ __version__ = "0.1.0.dev0"
 if TYPE_CHECKING:
     from jaxconv import data as data
     from jaxconv import inspect as inspect
+    from jaxconv import instances as instances
     from jaxconv import interop as interop
+    from jaxconv import losses as losses
     from jaxconv import metrics as metrics
     from jaxconv import models as models
     from jaxconv import train as train

@@ -97,7 +97,7 @@ def test_docstrings_of_what_looks_in_show_it_too(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["data", "inspect", "interop", "metrics", "models", "train", "weights"]
+    "name", ["data", "inspect", "instances", "interop", "losses", "metrics", "models", "train", "weights"]
 )
 def test_sub_packages_load_when_asked_for(name):
     assert getattr(jc, name) is importlib.import_module(f"jaxconv.{name}")
@@ -125,7 +125,7 @@ def test_public_names_are_listed_once():
     assert len(owners) > 60
 
 
-SUBPACKAGES = "compose data inspect inspect.figures interop layers metrics models ops train weights"
+SUBPACKAGES = "compose data inspect inspect.figures instances interop layers losses metrics models ops train weights"
 PACKAGES = ["", *SUBPACKAGES.split()]
 
 
@@ -175,7 +175,7 @@ ORDER = """
     capture
     child
     composite
-    layers compiler equal_batches data metrics patch
+    layers compiler equal_batches data instances losses metrics patch
     compose
     backbones dataflow
     folding fusing

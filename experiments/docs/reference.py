@@ -32,7 +32,9 @@ SECTIONS = {
     "weights": "Weights",
     "data": "Data",
     "train": "Training",
+    "losses": "Losses",
     "metrics": "Metrics",
+    "instances": "Instances",
     "interop": "Other frameworks",
 }
 TITLES = {
@@ -45,6 +47,8 @@ TITLES = {
     "geometry": "Sizes",
     "inspect/table": "Summary",
     "layer": "The layer protocol",
+    "losses/package": "Losses",
+    "metrics/base": "Metrics and classification",
     "ops/anchors": "Anchors and matching",
     "ops/boxes": "Boxes",
     "ops/conv": "Convolution",
