@@ -34,7 +34,7 @@ from jaxconv.predict import *
 from jaxconv.pyramid import *
 from jaxconv.tree import *
 
-_PACKAGES = ("data", "detect", "inspect", "interop", "metrics", "models", "train", "weights")
+_PACKAGES = ("data", "detect", "inspect", "instances", "interop", "losses", "metrics", "models", "train", "weights")
 _LAZY = {"summary": "inspect"}
 
 __version__ = "0.1.0.dev0"
@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     from jaxconv import data as data
     from jaxconv import detect as detect
     from jaxconv import inspect as inspect
+    from jaxconv import instances as instances
     from jaxconv import interop as interop
+    from jaxconv import losses as losses
     from jaxconv import metrics as metrics
     from jaxconv import models as models
     from jaxconv import train as train

@@ -44,6 +44,7 @@ NO_FORMULA = {
         train.json_lines train.tensorboard train.data_shard train.initialize_distributed metrics.Metric metrics.add""",
     "what a network holds or gives, as it is": "inspect.activations inspect.filters inspect.summary inspect.trace",
     "settings": "inspect.Objective inspect.PIXELS inspect.PHOTOGRAPHS inspect.View",
+    "algorithms of scipy, scikit-image and stardist on the host": "instances.*",
 }
 NO_PEER = {
     "errors": ERRORS,
