@@ -137,7 +137,7 @@ def retinanet_resnet50_fpn(
     anchors: AnchorGrid = RETINANET,
     box_loss: str = "l1",
 ) -> RetinaNet:
-    """Returns RetinaNet on ResNet-50, torchvision's ``retinanet_resnet50_fpn``: 34,014,999 parameters, and 53,120 of norms.
+    """Returns torchvision's ``retinanet_resnet50_fpn``: 34,014,999 parameters, and 53,120 of norms.
 
     torchvision's weights were trained with frozen norms, which it does not count, whose eps is 0:
     ``jc.map_layers(net, lambda l: jc.frozen(jc.BatchNorm(eps=0.0)) if isinstance(l, jc.BatchNorm) else l)``.
@@ -208,7 +208,7 @@ def fcos_resnet50_fpn(
     norm: Layer | None = GROUPS,
     anchors: AnchorGrid = FCOS_CELLS,
 ) -> FCOS:
-    """Returns FCOS on ResNet-50, torchvision's ``fcos_resnet50_fpn``: 32,269,600 parameters, and 53,120 of norms."""
+    """Returns torchvision's ``fcos_resnet50_fpn``: 32,269,600 parameters, and 53,120 of norms."""
     trunk = pyramid(resnet50(), _MAPS, extra=coarser())
     return fcos(trunk, classes, width=width, convs=convs, norm=norm, anchors=anchors)
 
