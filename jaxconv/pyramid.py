@@ -83,7 +83,7 @@ def fpn(
 
     >>> trunk = jc.backbone(jc.models.resnet18(), {"layer3": "0", "layer4": "1"})
     >>> net = jc.serial(body=trunk, fpn=fpn(["0", "1"], 16))
-    >>> {name: y.shape for name, y in jc.summary(net, (1, 64, 64, 3)).rows[-1].output.items()}
+    >>> {name: y.shape for name, y in jc.inspect.trace(net, (1, 64, 64, 3))[-1].output.items()}
     {'0': (1, 4, 4, 16), '1': (1, 2, 2, 16)}
     """
     names = tuple(names)

@@ -24,7 +24,7 @@ def descriptor(
       small_images: as in `resnet`.
 
     >>> jc.summary(descriptor(), (1, 112, 112, 3)).parameters
-    1263008
+    1263136
     """
     as_int(dims, "dims", least=1)
     net = dict(resnet(basic, depths, 1, width=width, small_images=small_images).children)  # type: ignore[attr-defined]

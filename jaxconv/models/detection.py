@@ -66,7 +66,7 @@ def pyramid(
       features, norm, extra, extra_from_input: as in `jaxconv.fpn`.
 
     >>> trunk = pyramid(jc.models.resnet18(), {"layer3": "0", "layer4": "1"}, 16, extra=subsampled())
-    >>> {name: y.shape for name, y in jc.summary(trunk, (1, 64, 64, 3)).rows[-1].output.items()}
+    >>> {name: y.shape for name, y in jc.inspect.trace(trunk, (1, 64, 64, 3))[-1].output.items()}
     {'0': (1, 4, 4, 16), '1': (1, 2, 2, 16), 'pool': (1, 1, 1, 16)}
     """
     return serial(
@@ -105,7 +105,7 @@ def retinanet(
     >>> trunk = jc.serial(body=body, fpn=jc.fpn(["0", "1"], 16))
     >>> anchors = jc.detect.AnchorGrid(((64,), (128,)), stride=16)
     >>> net = retinanet(trunk, 3, width=16, convs=1, anchors=anchors)
-    >>> output = jc.summary(net, (1, 64, 64, 3)).rows[-1].output
+    >>> output = jc.inspect.trace(net, (1, 64, 64, 3))[-1].output
     >>> [y.shape for y in output["classification_head"].values()]
     [(1, 4, 4, 9), (1, 2, 2, 9)]
     """
@@ -182,7 +182,7 @@ def fcos(
     >>> body = jc.backbone(jc.models.resnet18(), {"layer3": "0", "layer4": "1"})
     >>> trunk = jc.serial(body=body, fpn=jc.fpn(["0", "1"], 16))
     >>> net = fcos(trunk, 3, width=16, norm=None, anchors=jc.detect.AnchorGrid(((16,), (32,)), (1.0,), stride=16))
-    >>> output = jc.summary(net, (1, 64, 64, 3)).rows[-1].output
+    >>> output = jc.inspect.trace(net, (1, 64, 64, 3))[-1].output
     >>> output["classification_head"]["0"].shape, output["regression_head"]["1"]["bbox_reg"].shape
     ((1, 4, 4, 3), (1, 2, 2, 4))
     """

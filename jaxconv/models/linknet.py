@@ -80,10 +80,10 @@ def dlinknet(net: Layer, classes: int = 1, *, width: int = 64, expansion: int = 
 
 
 def dlinknet34(classes: int = 1) -> Layer:
-    """Returns D-LinkNet on ResNet-34: 31,096,385 parameters with one class.
+    """Returns D-LinkNet on ResNet-34: 31,096,129 parameters with one class.
 
     >>> jc.summary(dlinknet34(), (1, 64, 64, 3)).parameters
-    31096385
+    31096129
     """
     return dlinknet(resnet34(), classes, width=64, expansion=1)
 

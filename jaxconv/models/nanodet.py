@@ -40,7 +40,7 @@ def nanodet(
 
     >>> body = jc.backbone(jc.models.resnet18(), {"layer3": "0", "layer4": "1"})
     >>> net = nanodet(jc.serial(body=body, fpn=jc.fpn(["0", "1"], 16)), 3, width=16, strides=(16, 32))
-    >>> [y.shape for y in jc.summary(net, (1, 64, 64, 3)).rows[-1].output["gfl_cls"].values()]
+    >>> [y.shape for y in jc.inspect.trace(net, (1, 64, 64, 3))[-1].output["gfl_cls"].values()]
     [(1, 4, 4, 35), (1, 2, 2, 35)]
     """
     separable: list[LayerLike] = [

@@ -40,7 +40,7 @@ def centernet(trunk: Layer, classes: int = 80, *, width: int = 64, stride: int =
       stride: pixels of the image from one position of the map to the next.
 
     >>> trunk = jc.serial(jc.Conv(8, stride=2), jax.nn.relu, jc.Conv(16, stride=2), jax.nn.relu)
-    >>> output = jc.summary(centernet(trunk, 3, width=8), (1, 32, 32, 3)).rows[-1].output
+    >>> output = jc.inspect.trace(centernet(trunk, 3, width=8), (1, 32, 32, 3))[-1].output
     >>> {name: y.shape for name, y in output.items()}
     {'hm': (1, 8, 8, 3), 'wh': (1, 8, 8, 2), 'reg': (1, 8, 8, 2)}
     """
@@ -64,7 +64,7 @@ def pose_points(trunk: Layer, points: int = 17, *, width: int = 96, stride: int 
       stride: pixels of the image from one position of the map to the next.
 
     >>> trunk = jc.serial(jc.Conv(8, stride=2), jax.nn.relu, jc.Conv(16, stride=2), jax.nn.relu)
-    >>> output = jc.summary(pose_points(trunk, 5, width=8), (1, 32, 32, 3)).rows[-1].output
+    >>> output = jc.inspect.trace(pose_points(trunk, 5, width=8), (1, 32, 32, 3))[-1].output
     >>> {name: y.shape[-1] for name, y in output.items()}
     {'center': 1, 'heat': 5, 'regression': 10, 'offset': 10}
     """

@@ -94,7 +94,7 @@ def rcnn(
     >>> anchors = jc.detect.AnchorGrid(((64,), (128,)), stride=16)
     >>> rules = jc.detect.RegionRules(before=8, after=8, max_detections=4)
     >>> net = rcnn(trunk, 3, width=16, hidden=32, anchors=anchors, rules=rules)
-    >>> output = jc.summary(net, (1, 64, 64, 3)).rows[-1].output
+    >>> output = jc.inspect.trace(net, (1, 64, 64, 3))[-1].output
     >>> output["class_logits"].shape, output["detections"]["boxes"].shape
     ((1, 8, 3), (1, 4, 4))
     """

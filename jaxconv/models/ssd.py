@@ -49,7 +49,7 @@ def ssd(
 
     >>> trunk = jc.backbone(jc.models.resnet18(), {"layer3": "0", "layer4": "1"})
     >>> boxes = jc.detect.DefaultBoxes(((2,), (2, 3)), (0.2, 0.5, 1.0), (64, 64))
-    >>> output = jc.summary(ssd(trunk, 3, anchors=boxes), (1, 64, 64, 3)).rows[-1].output
+    >>> output = jc.inspect.trace(ssd(trunk, 3, anchors=boxes), (1, 64, 64, 3))[-1].output
     >>> [y.shape for y in output["classification_head"].values()]
     [(1, 4, 4, 12), (1, 2, 2, 18)]
     """

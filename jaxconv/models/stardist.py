@@ -24,7 +24,7 @@ def stardist(
       norm: a layer between each convolution of the U-Net and its ReLU.
       features: channels of the convolution before the heads.
 
-    >>> output = jc.summary(stardist(8, width=4), (1, 32, 32, 1)).rows[-1].output
+    >>> output = jc.inspect.trace(stardist(8, width=4), (1, 32, 32, 1))[-1].output
     >>> {name: y.shape for name, y in output.items()}
     {'prob': (1, 32, 32, 1), 'dist': (1, 32, 32, 8)}
     """
