@@ -42,7 +42,7 @@ class Fpn(Composite):
         layers = dict(self.children)
         maps = OrderedDict((name, map_of(x, name)) for name in self.names)
         lateral = run("inner_blocks", layers["inner_blocks"], maps)
-        merged = {}
+        merged: dict[str, Tree] = {}
         for coarser, name in zip((None, *self.names[:0:-1]), self.names[::-1], strict=True):
             y = lateral[name]
             if coarser is not None:
@@ -95,10 +95,9 @@ def fpn(
         conv = Conv(features, window, padding=window // 2, bias=norm is None, kernel_init=LE_CUN_UNIFORM)
         return serial(conv, *([] if norm is None else [norm]))
 
-    children = [("inner_blocks", each(*[block(1) for _ in names])), ("layer_blocks", each(*[block(3) for _ in names]))]
-    if extra is not None:
-        children.append(("extra_blocks", as_layer(extra)))
-    return Fpn(tuple(children), names, extra_from_input)
+    inner, outer = (each(*[block(window) for _ in names]) for window in (1, 3))
+    more = () if extra is None else (("extra_blocks", as_layer(extra)),)
+    return Fpn((("inner_blocks", inner), ("layer_blocks", outer), *more), names, extra_from_input)
 
 
 __all__ = ["fpn"]

@@ -19,13 +19,11 @@ from jax import lax
 from jaxconv import ops
 from jaxconv.compose.base import Wrapper
 from jaxconv.detect.anchors import Anchors, Size
-from jaxconv.detect.results import Detections, check_targets, per_image, taken
+from jaxconv.detect.results import Detections, Losses, check_targets, clipped, per_image, taken, total
 from jaxconv.errors import ArgumentError
 from jaxconv.layer import Array, Tree
 from jaxconv.losses import generalized_box_iou_loss, sigmoid_focal_loss
 from jaxconv.ops.anchors import IGNORED
-
-Losses = tuple[Array, dict[str, Array]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -159,7 +157,7 @@ class RetinaNet(Detector):
         def one(logits: list[Array], deltas: list[Array], size: Array) -> Detections:
             found = []
             for y, d, a in zip(logits, deltas, anchors, strict=True):
-                boxes = ops.clip_boxes(ops.decode_boxes(d, a), size)
+                boxes = clipped(ops.decode_boxes(d, a), size)
                 found.append(candidates_of(jax.nn.sigmoid(y), boxes, candidates, score_threshold))
             return best_of(found, iou_threshold, max_detections)
 
@@ -198,7 +196,7 @@ class RetinaNet(Detector):
             }
 
         parts = jax.vmap(one)(logits, deltas, *(jnp.asarray(targets[k]) for k in ("boxes", "labels", "valid")))
-        return sum(parts.values()), parts
+        return total(parts)
 
     def _box_loss(self, deltas: Array, anchors: Array, boxes: Array) -> Array:
         if self.box_loss == "giou":
@@ -251,7 +249,7 @@ class FCOS(Detector):
             found = []
             for y, d, c, a in zip(logits, deltas, centers, anchors, strict=True):
                 scores = jnp.sqrt(jax.nn.sigmoid(y) * jax.nn.sigmoid(c))
-                boxes = ops.clip_boxes(ops.decode_distances(d, a), size)
+                boxes = clipped(ops.decode_distances(d, a), size)
                 found.append(candidates_of(scores, boxes, candidates, score_threshold))
             return best_of(found, iou_threshold, max_detections)
 
@@ -291,7 +289,7 @@ class FCOS(Detector):
         given = (jnp.asarray(targets[k]) for k in ("boxes", "labels", "valid"))
         parts, count = jax.vmap(one)(logits, deltas, centers, *given)
         parts = {name: each.sum() / jnp.maximum(count.sum(), 1) for name, each in parts.items()}
-        return sum(parts.values()), parts
+        return total(parts)
 
 
 def _binary_cross_entropy(logits: Array, wanted: Array) -> Array:
@@ -332,7 +330,7 @@ class SSD(Detector):
         anchors = jnp.concatenate(self.anchor_boxes(outputs, image_size))
 
         def one(logits: Array, deltas: Array, size: Array) -> Detections:
-            boxes = ops.clip_boxes(ops.decode_boxes(deltas, anchors, weights=self.weights), size)
+            boxes = clipped(ops.decode_boxes(deltas, anchors, weights=self.weights), size)
             scores = jax.nn.softmax(logits).T[1:]
             scores = jnp.where(scores > score_threshold, scores, -jnp.inf)
             values, at = lax.top_k(scores, min(candidates, scores.shape[1]))
@@ -380,7 +378,7 @@ class SSD(Detector):
         given = (jnp.asarray(targets[k]) for k in ("boxes", "labels", "valid"))
         parts, count = jax.vmap(one)(logits, deltas, *given)
         parts = {name: each.sum() / jnp.maximum(count.sum(), 1) for name, each in parts.items()}
-        return sum(parts.values()), parts
+        return total(parts)
 
 
 __all__ = ["FCOS", "SSD", "Detector", "RetinaNet"]

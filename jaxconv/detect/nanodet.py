@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from jaxconv import ops
 from jaxconv.detect.anchors import Size
-from jaxconv.detect.dense import Detector, Losses, best_of, candidates_of, matched_boxes
-from jaxconv.detect.results import Detections, check_targets
+from jaxconv.detect.dense import Detector, best_of, candidates_of, matched_boxes
+from jaxconv.detect.results import Detections, Losses, check_targets, clipped, total
 from jaxconv.layer import Array, Tree
 from jaxconv.losses import generalized_box_iou_loss
 
@@ -62,7 +62,7 @@ class NanoDet(Detector):
             found = []
             for y, a in zip(levels, anchors, strict=True):
                 logits, bins = self._parts(y)
-                boxes = ops.clip_boxes(ops.decode_distances(self._distances(bins), a), size)
+                boxes = clipped(ops.decode_distances(self._distances(bins), a), size)
                 found.append(candidates_of(jax.nn.sigmoid(logits), boxes, candidates, score_threshold))
             return best_of(found, iou_threshold, max_detections)
 
@@ -106,7 +106,7 @@ class NanoDet(Detector):
         parts, count, weight = jax.vmap(one)(y, *(jnp.asarray(targets[k]) for k in ("boxes", "labels", "valid")))
         count, weight = jnp.maximum(count.sum(), 1), jnp.maximum(weight.sum(), 1e-6)
         parts = {name: each.sum() / (count if name == "quality" else weight) for name, each in parts.items()}
-        return sum(parts.values()), parts
+        return total(parts)
 
 
 def _two_bins(logits: Array, distance: Array) -> Array:

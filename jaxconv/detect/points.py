@@ -12,8 +12,7 @@ import jax.numpy as jnp
 
 from jaxconv import ops
 from jaxconv.compose.base import Wrapper
-from jaxconv.detect.dense import Losses
-from jaxconv.detect.results import Detections, check_targets, per_image
+from jaxconv.detect.results import Detections, Losses, check_targets, clipped, per_image, total
 from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Tree
 
@@ -61,7 +60,7 @@ class CenterNet(Wrapper):
         half = self._at(outputs["wh"], points) / 2
         boxes = self.stride * jnp.concatenate([centers - half, centers + half], -1)
         limits = per_image(tuple(self.stride * n for n in heat.shape[1:3]) if sizes is None else sizes, len(heat))
-        boxes = jax.vmap(ops.clip_boxes)(boxes, limits)
+        boxes = jax.vmap(clipped)(boxes, limits)
         return Detections(
             jnp.where(valid[..., None], boxes, 0), jnp.where(valid, scores, 0), jnp.where(valid, labels, -1), valid
         )
@@ -103,7 +102,7 @@ class CenterNet(Wrapper):
         parts = jax.vmap(one)(logits, outputs["wh"], outputs["reg"], *given)
         count = jnp.maximum(given[2].sum(), 1)
         parts = {name: each.sum() / count for name, each in parts.items()}
-        return sum(parts.values()), parts
+        return total(parts)
 
 
 def _focal(logits: Array, heat: Array) -> Array:

@@ -15,7 +15,7 @@ from jaxconv import ops
 from jaxconv.composite import Composite, Run
 from jaxconv.described import name_of
 from jaxconv.detect.anchors import AnchorGrid, Size
-from jaxconv.detect.dense import Losses, smooth_l1
+from jaxconv.detect.dense import smooth_l1
 from jaxconv.detect.keypoints import heat_positions, keypoints_of
 from jaxconv.detect.masks import project_masks
 from jaxconv.detect.regions import (
@@ -30,7 +30,7 @@ from jaxconv.detect.regions import (
     grids_of,
     level_anchors,
 )
-from jaxconv.detect.results import Detections, check_targets
+from jaxconv.detect.results import Detections, Losses, check_targets, total
 from jaxconv.errors import ArgumentError
 from jaxconv.layer import Array, Children, Tree
 
@@ -165,7 +165,7 @@ class RCNN(Composite):
             parts["loss_keypoint"] = _keypoint_loss(
                 outputs["keypoint_logits"], outputs["samples"], targets["keypoints"]
             )
-        return sum(parts.values()), parts
+        return total(parts)
 
     def _rpn_losses(self, outputs: Tree, image_size: Size) -> dict[str, Array]:
         samples = outputs["anchor_samples"]

@@ -16,7 +16,7 @@ from jax import lax
 from jaxconv import ops
 from jaxconv.described import Described
 from jaxconv.detect.anchors import AnchorGrid, Size
-from jaxconv.detect.results import per_image
+from jaxconv.detect.results import clipped, per_image
 from jaxconv.errors import ArgumentError
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array, Params, State, Tree
@@ -112,7 +112,7 @@ class Proposals(_Between):
             boxes, values, levels = [], [], []
             for i, (y, d, a) in enumerate(zip(scores, deltas, anchors, strict=True)):
                 best, at = lax.top_k(y, min(before, y.shape[0]))
-                boxes.append(ops.clip_boxes(ops.decode_boxes(d[at], a[at]), size))
+                boxes.append(clipped(ops.decode_boxes(d[at], a[at]), size))
                 values.append(jax.nn.sigmoid(best))
                 levels.append(jnp.full(at.shape, i))
             kept, value, level = map(jnp.concatenate, (boxes, values, levels))
@@ -261,7 +261,7 @@ class RegionResults(_Between):
         def one(logits: Array, deltas: Array, boxes: Array, valid: Array, size: Array) -> Tree:
             scores = jax.nn.softmax(logits)[:, 1:]
             moved = ops.decode_boxes(deltas.reshape(n, classes, 4)[:, 1:], boxes[:, None], weights=WEIGHTS)
-            moved = ops.clip_boxes(moved, size)
+            moved = clipped(moved, size)
             use = valid[:, None] & (scores > self.rules.score_threshold) & large(moved, self.min_size)
             labels = jnp.broadcast_to(jnp.arange(1, classes), scores.shape)
             flat = moved.reshape(-1, 4), scores.reshape(-1), labels.reshape(-1)

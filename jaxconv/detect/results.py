@@ -1,14 +1,18 @@
 """Boxes of a batch of images, padded to one number: what is found, and what is to be found."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv import ops
 from jaxconv.errors import ArgumentError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Tree
+
+Losses = tuple[Array, dict[str, Array]]
 
 
 class Detections(NamedTuple):
@@ -84,6 +88,16 @@ def pad_targets(boxes: Sequence[Any], labels: Sequence[Any], n: int | None = Non
 def per_image(size: Any, batch: int) -> Array:
     """Returns ``(height, width)``, or an array of them, as an array with a row for each image."""
     return jnp.broadcast_to(jnp.asarray(size), (batch, 2))
+
+
+def clipped(boxes: Array, size: Array) -> Array:
+    """Returns boxes of one image with their corners moved onto its border; ``size`` may depend on data."""
+    return ops.clip_boxes(boxes, size)  # type: ignore[arg-type]
+
+
+def total(parts: dict[str, Array]) -> Losses:
+    """Returns the sum of the parts of a loss, and the parts."""
+    return functools.reduce(jnp.add, parts.values()), parts
 
 
 def check_targets(targets: Tree, *more: str) -> None:

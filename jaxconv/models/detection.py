@@ -186,7 +186,8 @@ def fcos(
     >>> output["classification_head"]["0"].shape, output["regression_head"]["1"]["bbox_reg"].shape
     ((1, 4, 4, 3), (1, 2, 2, 4))
     """
-    block = [Conv(width, padding=1, kernel_init=SMALL_NORMAL), *([] if norm is None else [norm]), relu]
+    first = Conv(width, padding=1, kernel_init=SMALL_NORMAL)
+    block: list[LayerLike] = [first, *([] if norm is None else [norm]), relu]
     conv = inline(serial(conv=serial(*block * convs)))
     scores = Conv(classes, padding=1, kernel_init=SMALL_NORMAL, bias_init=prior_bias())
     boxes = heads(

@@ -54,7 +54,7 @@ def _mask_branch(classes: int, width: int, norm: Layer | None) -> dict[str, Laye
 
 
 def _keypoint_branch(points: int, width: int) -> dict[str, LayerLike]:
-    convs = [Conv(width, padding=1, kernel_init=FAN_OUT), relu] * 8
+    convs: list[LayerLike] = [Conv(width, padding=1, kernel_init=FAN_OUT), relu] * 8
     scores = ConvTranspose(points, 4, stride=2, padding=1)
     return {"keypoint_head": serial(*convs), "keypoint_predictor": serial(kps_score_lowres=scores, up=Resize(factor=2))}
 
