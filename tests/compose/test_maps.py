@@ -66,8 +66,14 @@ def test_heads_at_the_level_of_a_shared_trunk_have_torchs_names():
 def test_one_layer_is_shared_by_all_maps_and_each_has_its_own():
     net = jc.serial(own=jc.each(jc.Conv(4, 1), jc.Conv(4, 1)), head=jc.shared(jc.heads(a=jc.Conv(1), b=jc.Conv(2))))
     params, state = net.init(0, X)
-    y, _ = net.apply(params, state, X)
+    y, _ = jax.eval_shape(net.apply, params, state, X)
     assert [(name, each["b"].shape) for name, each in y.items()] == [("fine", (2, 8, 8, 2)), ("coarse", (2, 4, 4, 2))]
     assert sum(a.size for a in jax.tree.leaves(params)) == jc.summary(net, X).parameters
-    grads = jax.grad(lambda p: sum(jnp.sum(a**2) for a in jax.tree.leaves(net.apply(p, state, X)[0])))(params)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        return sum(jnp.sum(a**2) for a in jax.tree.leaves(net.apply(params, state, X)[0]))
+
+    grads = gradient(params)
     assert all(np.any(g) for g in jax.tree.leaves(grads["own"]))

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import jaxconv as jc
+from tests.nets import ready
 
 SIZE = 32
 
@@ -85,9 +86,9 @@ def test_a_detector_learns_by_fit_to_find_squares(name):
 
 def test_a_detector_is_a_layer_like_others():
     net = detector("retinanet")
-    params, state = net.init(0, (1, SIZE, SIZE, 3))
-    x = jnp.asarray(scenes(0, 1)[0])
-    y, found = jc.inspect.activations(net, params, state, x, paths=["head.regression_head.bbox_reg"])
+    params, state, x = ready(net, (1, SIZE, SIZE, 3))
+    paths = ["head.regression_head.bbox_reg"]
+    y, found = jax.jit(lambda p, s: jc.inspect.activations(net, p, s, x, paths=paths))(params, state)
     assert found["head.regression_head.bbox_reg"].shape == (1, 8, 8, 4)
     plain = jc.map_layers(net, lambda layer: layer)
     assert plain == net

@@ -114,6 +114,7 @@ SHAPE_ERRORS = [
     (call(jc.resize, f(4, 4, 1), 0), "size must be at least 1, got 0"),
     (call(jc.resize, f(4, 4, 1), 2.5), "size must be an integer, got 2.5"),
     (call(jc.local_response_norm, f(2, 3), 0), "size must be at least 1, got 0"),
+    (call(jc.unit_norm, f(4, 3), eps=-1.0), "eps must not be negative, got -1"),
     (call(jc.pixel_shuffle, f(4, 4, 6), 0), "factor must be at least 1, got 0"),
     # Padding
     (conv(padding="FULL"), "padding must be one of VALID, SAME, SAME_LOWER, an int or a sequence, got 'FULL'"),
@@ -195,7 +196,6 @@ TYPE_ERRORS = [
     (call(jc.instance_norm, pixels(4, 4, 3)), NOT_FLOATS + "uint8"),
     (call(jc.local_response_norm, pixels(4, 3), 3), NOT_FLOATS + "uint8"),
     (call(jc.unit_norm, pixels(4, 3)), NOT_FLOATS + "uint8"),
-    (call(jc.unit_norm, f(4, 3), eps=-1.0), "eps must not be negative, got -1"),
     (call(jc.resize, pixels(4, 4, 1), 2), NOT_FLOATS + "uint8"),
     (call(jc.dropout, ints(4), 0.5, None), NOT_FLOATS + "int32"),
     (call(jc.drop_path, ints(4), 0.5, None), NOT_FLOATS + "int32"),
