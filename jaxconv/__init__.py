@@ -31,9 +31,10 @@ from jaxconv.ops.lowering import explain as explain
 from jaxconv.ops.lowering import lowering as lowering
 from jaxconv.patch import patch_lax as patch_lax
 from jaxconv.predict import *
+from jaxconv.pyramid import *
 from jaxconv.tree import *
 
-_PACKAGES = ("data", "inspect", "interop", "metrics", "models", "train", "weights")
+_PACKAGES = ("data", "detect", "inspect", "instances", "interop", "losses", "metrics", "models", "train", "weights")
 _LAZY = {"summary": "inspect"}
 
 __version__ = "0.1.0.dev0"
@@ -41,8 +42,11 @@ __version__ = "0.1.0.dev0"
 # Type checkers read the first branch only. They would take every name for known if they saw __getattr__.
 if TYPE_CHECKING:
     from jaxconv import data as data
+    from jaxconv import detect as detect
     from jaxconv import inspect as inspect
+    from jaxconv import instances as instances
     from jaxconv import interop as interop
+    from jaxconv import losses as losses
     from jaxconv import metrics as metrics
     from jaxconv import models as models
     from jaxconv import train as train

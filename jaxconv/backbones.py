@@ -236,7 +236,7 @@ def auxiliary(body: Serial, **heads: tuple[str, LayerLike]) -> Auxiliary:
     return Auxiliary(body, layers, tuple(after for after, _ in heads.values()))
 
 
-def _map(maps: Tree, name: str) -> Tree:
+def map_of(maps: Tree, name: str) -> Tree:
     if not isinstance(maps, dict) or name not in maps:
         other = f"one array of shape {maps.shape}" if hasattr(maps, "shape") else type(maps).__name__
         has = ", ".join(map(repr, maps)) or "none" if isinstance(maps, dict) else other
@@ -255,7 +255,7 @@ class OnMap(Wrapper):
         return [repr(self.name), name_of(self.layer)]
 
     def route(self, run: Run, x: Tree) -> Tree:
-        return run("", self.layer, _map(x, self.name))
+        return run("", self.layer, map_of(x, self.name))
 
 
 def on_map(name: str, layer: LayerLike) -> OnMap:
@@ -273,13 +273,13 @@ def on_map(name: str, layer: LayerLike) -> OnMap:
     return OnMap(as_layer(layer), name)
 
 
-def _added(skip: Array, y: Array) -> Array:
+def added(skip: Array, y: Array) -> Array:
     if skip.shape != y.shape:
         raise ShapeError(f'feature maps must have equal shapes for join="add", got {skip.shape} and {y.shape}')
     return skip + y
 
 
-_JOINS: dict[str, Callable[..., Array]] = {"concatenate": concatenate, "add": _added}
+_JOINS: dict[str, Callable[..., Array]] = {"concatenate": concatenate, "add": added}
 
 
 @dataclass(frozen=True, repr=False)
@@ -314,10 +314,10 @@ class TopDown(Composite):
         return [repr(self.start), repr(steps), *options]
 
     def route(self, run: Run, x: Tree) -> Tree:
-        y = _map(x, self.start)
+        y = map_of(x, self.start)
         for (enlarge, up), (name, block) in self.steps():
             y = run(enlarge, up, y)
-            skip, y = self._fitted(run, name, _map(x, name), y)
+            skip, y = self._fitted(run, name, map_of(x, name), y)
             y = run(name, block, run.join(_JOINS[self.join], skip, y))
         return y
 

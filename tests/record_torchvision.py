@@ -5,9 +5,10 @@ shapes of all tensors of all networks of `tests.models.zoo`, and ``torchvision_l
 of each family with the weights that the zoo draws. Into ``docs/torchvision.json`` go the counts that it publishes.
 """
 
+import contextlib
 import functools
 import gzip
-import importlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ def torchvision() -> Any:
     """Imports torchvision, also beside a build of torch for which its compiled operators do not load."""
     import torch
 
+    found = importlib.util.find_spec("torchvision")
+    for path in Path(found.origin).parent.glob("_C*.so") if found and found.origin else ():
+        with contextlib.suppress(OSError):
+            torch.ops.load_library(path)
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in OPERATORS.split():
         if not hasattr(torch.ops.torchvision, name):

@@ -22,15 +22,16 @@ from experiments.docs import DOCS, ROOT, docstrings, notebooks, peers, pictures,
 ERRORS = "ArgumentError DTypeError MissingKeyError ParameterError PathError ShapeError *.*Error"
 RETURNED = """fields.Field fields.InexactField data.Batches data.Dataset data.ImageCache
     inspect.LayerStatistics inspect.Neighbors inspect.Pca
-    inspect.Row inspect.Summary inspect.TopPatches train.FitResult weights.Comparison"""
+    inspect.Row inspect.Summary inspect.TopPatches detect.Detections train.FitResult weights.Comparison"""
 NO_FORMULA = {
     "errors": ERRORS,
     "records that functions return": RETURNED,
     "networks: composed of layers, which have their formulas": "models.*",
+    "detectors: composed of ops, which have their formulas": "detect.*",
     "figures": "inspect.figures.*",
     "layers and tools of any function, which compute nothing of their own": """Layer Composite Run Fn Identity Flatten
-        map_layers inline shared backbone auxiliary on_map resized top_down frozen remat mixed_precision jit explain
-        lowering patch_lax convs_saveable fold_report predictor""",
+        map_layers inline shared each heads backbone fpn auxiliary on_map resized top_down frozen remat
+        mixed_precision jit explain lowering patch_lax convs_saveable fold_report predictor""",
     "files and data sets": """data.batches data.cifar10 data.fashion_mnist data.ImageFolder data.image_cache
         data.image_folder data.mnist5k data.read_idx data.read_image data.split train.save train.restore""",
     "draws of where to cut, flip or cover": """data.random_* data.cutout data.CenterCrop data.RandomResizedCrop
@@ -43,6 +44,7 @@ NO_FORMULA = {
         train.json_lines train.tensorboard train.data_shard train.initialize_distributed metrics.Metric metrics.add""",
     "what a network holds or gives, as it is": "inspect.activations inspect.filters inspect.summary inspect.trace",
     "settings": "inspect.Objective inspect.PIXELS inspect.PHOTOGRAPHS inspect.View",
+    "algorithms of scipy, scikit-image and stardist on the host": "instances.*",
 }
 NO_PEER = {
     "errors": ERRORS,
@@ -55,6 +57,8 @@ NO_EXAMPLE = {
     "errors": ERRORS,
     "records: in the example of what returns them": RETURNED.replace("data.Dataset", ""),
     "sizes of a family, whose function has the example": "models.*_* models.*[0-9]*",
+    "made by the functions of models, which have the examples": """detect.Detector detect.RetinaNet detect.FCOS
+        detect.SSD detect.RCNN detect.CenterNet detect.NanoDet detect.PoseNet detect.RegionRules""",
     "protocols: every layer is an example, and that of Composite": "Layer Run",
     "a state: in the example of train_step": "train.TrainState",
     "the other half of save, in its example": "weights.load train.restore",

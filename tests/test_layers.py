@@ -162,6 +162,15 @@ ROWS = [
         (2, 3, 3, 5),
         lambda p, s, x: jc.local_response_norm(x, 3, alpha=0.5, beta=0.5, k=2.0),
     ),
+    Row(jc.UnitNorm(), (2, 3, 5), (2, 3, 5), lambda p, s, x: jc.unit_norm(x)),
+    Row(
+        jc.UnitNorm(20.0),
+        (2, 3, 5),
+        (2, 3, 5),
+        lambda p, s, x: jc.unit_norm(x) * p["scale"],
+        {"scale": (5,)},
+        "UnitNorm with a scale",
+    ),
     Row(jc.LayerScale(0.25), (2, 3, 5), (2, 3, 5), lambda p, s, x: x * p["scale"], {"scale": (5,)}),
     Row(jc.PReLU(), (2, 3, 5), (2, 3, 5), lambda p, s, x: jnp.where(x > 0, x, p["scale"] * x), {"scale": (1,)}),
     Row(

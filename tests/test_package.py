@@ -16,17 +16,22 @@ import jaxconv as jc
 
 OPS = """conv conv_transpose conv_local conv_general_dilated dense max_pool max_pool_with_indices max_unpool avg_pool
     lp_pool global_avg_pool global_max_pool global_lp_pool adaptive_avg_pool adaptive_max_pool batch_norm
-    batch_statistics layer_norm group_norm instance_norm local_response_norm pad resize pixel_shuffle channel_shuffle
-    dropout drop_path"""
+    batch_statistics layer_norm group_norm instance_norm local_response_norm unit_norm pad resize pixel_shuffle
+    channel_shuffle dropout drop_path"""
+BOXES = """anchor_grid batched_nms box_area box_convert box_iou box_levels check_boxes clip_boxes complete_box_iou
+    decode_boxes decode_distances default_boxes distance_box_iou encode_boxes encode_centers encode_distances
+    encode_heatmap gaussian_radius generalized_box_iou heatmap_peaks masks_to_boxes match_atss match_boxes
+    match_centers multiscale_roi_align nms polygon_masks roi_align roi_pool soft_argmax soft_nms star_distances
+    star_polygons"""
 LAYERS = """Conv ConvTranspose ConvLocal Dense MaxPool AvgPool LpPool GlobalAvgPool GlobalMaxPool AdaptiveAvgPool
     AdaptiveMaxPool Flatten BatchNorm LayerNorm GroupNorm InstanceNorm LocalResponseNorm Dropout DropPath LayerScale
-    PReLU Pad Resize PixelShuffle ChannelShuffle Identity Fn"""
+    PReLU UnitNorm Pad Resize PixelShuffle ChannelShuffle Identity Fn"""
 COMBINATORS = """serial parallel concat split frozen gate residual inline repeat remat mixed_precision map_layers
-    auxiliary backbone on_map resized top_down"""
+    auxiliary backbone each fpn heads on_map resized top_down"""
 OTHERS = (
     "fold fold_report predictor conv_output_size conv_transpose_output_size summary jit lowering explain convs_saveable"
 )
-EXAMPLES = f"{OPS} {LAYERS} {COMBINATORS} {OTHERS}".split()
+EXAMPLES = f"{OPS} {BOXES} {LAYERS} {COMBINATORS} {OTHERS}".split()
 TYPES = ["Layer", "ArgumentError", "PathError", "ShapeError", "DTypeError", "MissingKeyError", "ParameterError"]
 
 
@@ -67,7 +72,7 @@ print(json.dumps([sorted({name.partition(".")[0] for name in sys.modules}), xla_
     assert backends is False
 
 
-@pytest.mark.parametrize("name", f"{OPS} {LAYERS} {COMBINATORS} {OTHERS}".split() + TYPES)
+@pytest.mark.parametrize("name", [*EXAMPLES, *TYPES])
 def test_public_names_are_there(name):
     assert hasattr(jc, name)
     assert name in dir(jc)
@@ -91,7 +96,7 @@ def test_docstrings_of_what_looks_in_show_it_too(name):
     assert ">>> " in inspect.getdoc(getattr(jc.inspect, name))
 
 
-@pytest.mark.parametrize("name", ["data", "inspect", "interop", "metrics", "models", "train", "weights"])
+@pytest.mark.parametrize("name", "data detect inspect instances interop losses metrics models train weights".split())
 def test_sub_packages_load_when_asked_for(name):
     assert getattr(jc, name) is importlib.import_module(f"jaxconv.{name}")
     assert name in dir(jc)
@@ -105,9 +110,10 @@ def test_what_is_not_there_is_named():
 def test_public_names_are_listed_once():
     """Each module's __all__ is true, and no two of them export different things by one name."""
     owners = {}
-    modules = """backbones compose compose.structure compose.wrappers composite geometry layer layers.conv layers.noise
-        layers.norm layers.pool layers.shape ops.conv ops.dense ops.dropin ops.dropout ops.norm ops.pad
-        ops.pools.adaptive ops.pools.average ops.pools.maximum ops.pools.unpool ops.resize tree"""
+    modules = """backbones compose compose.maps compose.structure compose.wrappers composite geometry layer layers.conv
+        layers.noise layers.norm layers.pool layers.shape ops.anchors ops.boxes ops.conv ops.dense ops.dropin
+        ops.dropout ops.heatmaps ops.nms ops.norm ops.offsets ops.overlaps ops.pad ops.polygons ops.regions
+        ops.pools.adaptive ops.pools.average ops.pools.maximum ops.pools.unpool ops.resize pyramid tree"""
     for module in modules.split():
         loaded = importlib.import_module(f"jaxconv.{module}")
         for name in getattr(loaded, "__all__", ()):
@@ -117,7 +123,8 @@ def test_public_names_are_listed_once():
     assert len(owners) > 60
 
 
-SUBPACKAGES = "compose data inspect inspect.figures interop layers metrics models ops train weights"
+SUBPACKAGES = """compose data detect inspect inspect.figures instances interop layers losses metrics models ops
+    train weights"""
 PACKAGES = ["", *SUBPACKAGES.split()]
 
 
@@ -135,7 +142,7 @@ def test_dir_lists_public_names_once_and_nothing_else(package):
     assert all(name in vars(loaded) for name in public - subpackages - lazy)
 
 
-@pytest.mark.parametrize("package", ["ops", "layers", "compose", "models"])
+@pytest.mark.parametrize("package", ["ops", "layers", "compose", "detect", "models"])
 def test_a_package_exports_what_its_modules_export(package):
     loaded = importlib.import_module(f"jaxconv.{package}")
     folder = Path(loaded.__file__).parent
@@ -167,11 +174,12 @@ ORDER = """
     capture
     child
     composite
-    layers compiler equal_batches data metrics patch
+    layers compiler equal_batches data instances losses metrics patch
     compose
     backbones dataflow
     folding fusing
-    predict
+    predict pyramid
+    detect
     models interop weights inspect train
 """
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from jaxconv.compose.maps import *
 from jaxconv.compose.structure import *
 from jaxconv.compose.wrappers import *
 from jaxconv.names import public_names as _public_names

@@ -19,7 +19,7 @@ from jaxconv.ops.resize import check_method
 from jaxconv.structs import broadcasts
 
 
-def _children(layers: Sequence[LayerLike], named: dict[str, LayerLike]) -> Children:
+def children_of(layers: Sequence[LayerLike], named: dict[str, LayerLike]) -> Children:
     """Returns layers named by position, inlined layers named "", then the layers that the caller names."""
     children = []
     for i, value in enumerate(layers):
@@ -32,7 +32,7 @@ def _children(layers: Sequence[LayerLike], named: dict[str, LayerLike]) -> Child
 
 
 @dataclass(frozen=True, repr=False)
-class _Many(Composite):
+class Many(Composite):
     """The base class of composites with any number of named children."""
 
     least: ClassVar[int] = 1
@@ -56,7 +56,7 @@ class _Many(Composite):
         return shown
 
 
-class Serial(_Many):
+class Serial(Many):
     """Runs its children in sequence; created by `serial`."""
 
     call: ClassVar[str] = "serial"
@@ -68,7 +68,7 @@ class Serial(_Many):
         return x
 
 
-class Parallel(_Many):
+class Parallel(Many):
     """Runs its children on the same input; created by `parallel`."""
 
     call: ClassVar[str] = "parallel"
@@ -78,7 +78,7 @@ class Parallel(_Many):
         return tuple(run(name, layer, x) for name, layer in self.children)
 
 
-class Concat(_Many):
+class Concat(Many):
     """Runs its children on the same input and concatenates their channels; created by `concat`."""
 
     call: ClassVar[str] = "concat"
@@ -87,7 +87,7 @@ class Concat(_Many):
         return run.join(concatenate, *(run(name, layer, x) for name, layer in self.children))
 
 
-class Split(_Many):
+class Split(Many):
     """Runs each child on its part of the channels and concatenates the results; created by `split`."""
 
     call: ClassVar[str] = "split"
@@ -132,7 +132,7 @@ def serial(*layers: LayerLike, **named: LayerLike) -> Serial:
     >>> params["0"]["kernel"].shape, params["scores"]["kernel"].shape
     ((5, 5, 3, 6), (1536, 10))
     """
-    return Serial(_children(layers, named))
+    return Serial(children_of(layers, named))
 
 
 def parallel(*layers: LayerLike, **named: LayerLike) -> Parallel:
@@ -141,7 +141,7 @@ def parallel(*layers: LayerLike, **named: LayerLike) -> Parallel:
     >>> parallel(jnp.abs, jnp.negative).apply({}, {}, jnp.ones(1))[0]
     (Array([1.], dtype=float32), Array([-1.], dtype=float32))
     """
-    return Parallel(_children(layers, named))
+    return Parallel(children_of(layers, named))
 
 
 def concat(*layers: LayerLike, **named: LayerLike) -> Concat:
@@ -152,7 +152,7 @@ def concat(*layers: LayerLike, **named: LayerLike) -> Concat:
     >>> concat(jc.Identity(), jnp.abs).apply({}, {}, jnp.array([[-1.0]]))[0]
     Array([[-1.,  1.]], dtype=float32)
     """
-    return Concat(_children(layers, named))
+    return Concat(children_of(layers, named))
 
 
 def split(*layers: LayerLike, **named: LayerLike) -> Split:
@@ -163,7 +163,7 @@ def split(*layers: LayerLike, **named: LayerLike) -> Split:
     >>> split(jc.Identity(), jnp.negative).apply({}, {}, jnp.array([[1.0, 2.0]]))[0]
     Array([[ 1., -2.]], dtype=float32)
     """
-    return Split(_children(layers, named))
+    return Split(children_of(layers, named))
 
 
 @dataclass(frozen=True, repr=False)

@@ -230,6 +230,37 @@ class LayerScale(Leaf):
 
 
 @dataclass(frozen=True, repr=False)
+class UnitNorm(Leaf):
+    """Divides the channels of each position by their Euclidean norm: `jaxconv.unit_norm`, with a learned scale.
+
+    SSD scales its finest feature map so (Liu et al., 2015, "ParseNet"). Without a scale, the end of a network of
+    descriptors.
+
+    Args:
+      value: the initial value of the param scale of each channel; None for no scale.
+      eps: the smallest divisor.
+
+    >>> UnitNorm().apply({}, {}, jnp.array([[3.0, 4.0]]))[0]
+    Array([[0.6, 0.8]], dtype=float32)
+    """
+
+    value: float | None = None
+    eps: float = 1e-12
+
+    def check(self) -> None:
+        check_eps(self.eps)
+
+    def stored(self, x: Any = None) -> tuple[Stored, ...]:
+        shape = (None if x is None else x.shape[-1],)
+        # In torch a parameter of the module that has this layer.
+        return () if self.value is None else (Stored("scale", shape, self.value, torch=""),)
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        y = ops.unit_norm(x, eps=self.eps)
+        return y if self.value is None else y * to_rank(self.entries(params)["scale"], x.ndim)
+
+
+@dataclass(frozen=True, repr=False)
 class PReLU(Leaf):
     """``x`` where positive, ``scale * x`` elsewhere, with a learned slope (He et al., 2015): param scale.
 
@@ -269,4 +300,5 @@ __all__ = [
     "LayerScale",
     "LocalResponseNorm",
     "PReLU",
+    "UnitNorm",
 ]

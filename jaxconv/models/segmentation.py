@@ -1,20 +1,27 @@
 """Semantic segmentation with backbones whose last stages dilate their filters in place of striding.
 
 Long, Shelhamer and Darrell, "Fully convolutional networks for semantic segmentation", 2015: FCN.
+Howard et al., "Searching for MobileNetV3", 2019: LR-ASPP.
 Chen, Papandreou, Schroff and Adam, "Rethinking atrous convolution for semantic image segmentation", 2017: DeepLab v3.
 Names and shapes are torchvision's. An auxiliary head runs in training only, where the output is
 ``(scores, {"aux_classifier": scores})``; torchvision returns both in evaluation too.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 
-from jaxconv.backbones import auxiliary, backbone, backbone_in, on_map
+from jaxconv.backbones import auxiliary, backbone, backbone_in, map_of, on_map
 from jaxconv.compose import concat, resized, serial
+from jaxconv.composite import Composite, Run
+from jaxconv.described import name_of
 from jaxconv.errors import ArgumentError
-from jaxconv.layer import Layer
-from jaxconv.layers import AdaptiveAvgPool, BatchNorm, Conv, Dropout
+from jaxconv.layer import Children, Layer, Tree
+from jaxconv.layers import AdaptiveAvgPool, BatchNorm, Conv, Dropout, Resize
+from jaxconv.layers.base import batched_sizes
 from jaxconv.models.mobilenet import mobilenet_v3_large
 from jaxconv.models.resnet import resnet50, resnet101
 
@@ -209,6 +216,52 @@ def deeplabv3_mobilenet_v3_large(
     return deeplabv3(trunk, classes, width=width, rates=rates, aux_width=10 if aux_loss else None, dropout=dropout)
 
 
+@dataclass(frozen=True, repr=False)
+class Lraspp(Composite):
+    """The head of LR-ASPP, on feature maps "low" and "high"; created by `lraspp`."""
+
+    call: ClassVar[str] = "lraspp_head"
+    children: Children
+
+    def arguments(self) -> list[str]:
+        return [f"{name}={name_of(layer)}" for name, layer in self.children]
+
+    def route(self, run: Run, x: Tree) -> Tree:
+        layers = dict(self.children)
+        low, high = map_of(x, "low"), map_of(x, "high")
+        y = run.join(jnp.multiply, run("cbr", layers["cbr"], high), run("scale", layers["scale"], high))
+        y = run("", Resize(batched_sizes(low, 2)), y)
+        scores = run("low_classifier", layers["low_classifier"], low)
+        return run.join(jnp.add, scores, run("high_classifier", layers["high_classifier"], y))
+
+
+def lraspp(trunk: Layer, classes: int = 21, *, width: int = 128) -> Layer:
+    """Returns LR-ASPP on any backbone: scores ``(batch, height, width, classes)`` for each pixel of the image.
+
+    Args:
+      trunk: made by `jaxconv.backbone`, with feature maps "low", the finer, and "high".
+      classes: the number of classes, background included.
+      width: the channels of the head.
+
+    >>> trunk = jc.backbone(jc.models.resnet18(), {"layer2": "low", "layer4": "high"})
+    >>> jc.summary(lraspp(trunk, 5), (1, 64, 64, 3)).rows[-1].output.shape
+    (1, 64, 64, 5)
+    """
+    head = serial(
+        cbr=serial(_conv(width, 1), BatchNorm(), jax.nn.relu),
+        scale=serial(AdaptiveAvgPool(1), _conv(width, 1), jax.nn.sigmoid),
+        low_classifier=Conv(classes, 1),
+        high_classifier=Conv(classes, 1),
+    )
+    return resized(serial(backbone=trunk, classifier=Lraspp(head.children)))
+
+
+def lraspp_mobilenet_v3_large(classes: int = 21, *, width: int = 128) -> Layer:
+    """Returns LR-ASPP on MobileNet v3 large at a stride of 16: 3,221,538 parameters."""
+    features = dict(mobilenet_v3_large(dilate=True).children)["features"]  # type: ignore[attr-defined]
+    return lraspp(backbone(features, {"4": "low", "16": "high"}), classes, width=width)
+
+
 __all__ = [
     "deeplabv3",
     "deeplabv3_mobilenet_v3_large",
@@ -217,4 +270,6 @@ __all__ = [
     "fcn",
     "fcn_resnet50",
     "fcn_resnet101",
+    "lraspp",
+    "lraspp_mobilenet_v3_large",
 ]

@@ -264,4 +264,38 @@ def local_response_norm(x: ArrayLike, size: int, *, alpha: float = 1e-4, beta: f
     return (wide / (k + alpha / size * total) ** beta).astype(x.dtype)
 
 
-__all__ = ["batch_norm", "batch_statistics", "group_norm", "instance_norm", "layer_norm", "local_response_norm"]
+def unit_norm(x: ArrayLike, *, eps: float = 1e-12) -> Array:
+    """Divides the channels of each position by their Euclidean norm, or by ``eps`` where that is larger.
+
+    Args:
+      x: floating-point array of shape ``(*any, channels)``.
+      eps: the smallest divisor. The gradient at zero is ``1 / eps``.
+
+    Raises:
+      ShapeError: x has no axis, or eps is negative.
+      DTypeError: x is not floating-point.
+
+    Equals ``torch.nn.functional.normalize(x, dim=-1)``.
+
+    >>> unit_norm(jnp.array([3.0, 4.0]))
+    Array([0.6, 0.8], dtype=float32)
+    """
+    (x,) = as_floats(x=x)
+    _check_channels(x)
+    check_eps(eps)
+    wide = x.astype(accumulator(x.dtype))
+    total = jnp.sum(jnp.square(wide), -1, keepdims=True)
+    # The root of a number that is not zero, so that the gradient at zero is not NaN.
+    norm = jnp.sqrt(jnp.where(total > 0, total, 1))
+    return (wide / jnp.maximum(jnp.where(total > 0, norm, 0), eps)).astype(x.dtype)
+
+
+__all__ = [
+    "batch_norm",
+    "batch_statistics",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "local_response_norm",
+    "unit_norm",
+]

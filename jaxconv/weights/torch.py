@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from jaxconv.layer import Layer, Params, State, Tree
-from jaxconv.models.densenet import PUBLISHED_NAMES
+from jaxconv.models.densenet import PUBLISHED_NAMES as DENSENET
+from jaxconv.models.detection import PUBLISHED_NAMES as DETECTION
 from jaxconv.weights.arrays import Arrays, Path, arrays_in, number_array
 from jaxconv.weights.defaults import warn_of_functions
 from jaxconv.weights.errors import WeightsError, naming
@@ -75,6 +76,23 @@ def _of_average(tensors: Arrays) -> Arrays:
     return {name.removeprefix("module.") if averaged else name: tensor for name, tensor in rest.items()}
 
 
+def _current(tensors: Arrays, wanted: set[str]) -> Arrays:
+    """Returns tensors of torchvision's older files by the names that its networks have now.
+
+    A name changes only if the network lacks it, has the new name, and no tensor has that name.
+    """
+
+    def name_of(name: str) -> str:
+        if name not in wanted:
+            for pattern, replacement in (DENSENET, *DETECTION):
+                new = pattern.sub(replacement, name)
+                if new in wanted and new not in tensors:
+                    return new
+        return name
+
+    return {name_of(name): tensor for name, tensor in tensors.items()}
+
+
 def from_torch(
     net: Layer,
     source: str | os.PathLike[str] | Mapping[str, Any],
@@ -128,13 +146,11 @@ def from_torch(
     """
     check_net(net)
     tensors = renamed(arrays_of(source, key), rename, lambda name: name.split(".")[-1] in IGNORED)
-    pattern, replacement = PUBLISHED_NAMES
-    current = {name: pattern.sub(replacement, name) for name in tensors}
-    tensors = {name if current[name] in tensors else current[name]: tensor for name, tensor in tensors.items()}
     shapes = shapes_of(net, x)
     wanted = list(places(net, shapes))
+    tensors = _current(_of_average(tensors), {name for place in wanted for name in place.theirs})
     with naming(source):
-        params, state = fill(wanted, folded(wanted, _of_average(tensors)), shapes)
+        params, state = fill(wanted, folded(wanted, tensors), shapes)
     warn_of_flatten(net, params, channels_first=True)
     warn_of_functions(net, "torch")
     return params, state

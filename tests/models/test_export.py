@@ -11,6 +11,7 @@ import jaxconv as jc
 from tests.models.test_torchvision import SMALLEST
 from tests.models.zoo import Known, images
 
+RULES = jc.detect.RegionRules(before=10, after=8, max_detections=4)
 # By family: the smallest network that torchvision has too, and these.
 NETS = {known.family: known for known in reversed(SMALLEST)} | {
     known.family: known
@@ -19,6 +20,15 @@ NETS = {known.family: known for known in reversed(SMALLEST)} | {
         Known("convnet", "convnet", (16, 16)),
         Known("efficientnet_lite0", "efficientnet_lite", (32, 32)),
         Known("hed", "hed", (32, 32)),
+        Known("centernet_mobilenet_v2", "points", (64, 64), options={"classes": 3, "width": 8}),
+        Known("descriptor", "descriptor", (32, 32), options={"width": 8, "small_images": True}),
+        Known("dlinknet34", "linknet", (32, 32)),
+        Known("fcos_resnet50_fpn", "detection", (64, 64), options={"classes": 3}),
+        Known("nanodet_efficientnet_lite0", "nanodet", (64, 64), options={"classes": 3}),
+        Known("pnet", "mtcnn", (16, 16)),
+        Known("ssdlite320_mobilenet_v3_large", "ssd", (320, 320), options={"classes": 3}),
+        Known("stardist", "stardist", (32, 32), options={"width": 4, "norm": jc.BatchNorm(), "features": 8}),
+        Known("fasterrcnn_resnet50_fpn", "rcnn", (64, 64), options={"classes": 3, "rules": RULES}),
         Known("lenet5", "lenet", (28, 28)),
         Known("nin", "nin", (16, 16)),
         Known("transform_net", "style", (16, 16)),
@@ -26,7 +36,7 @@ NETS = {known.family: known for known in reversed(SMALLEST)} | {
     )
 }
 # XLA takes seconds to compile the others, twice each.
-QUICK = ("allconv", "convnet", "lenet", "nin", "resnet", "unet")
+QUICK = ("allconv", "convnet", "lenet", "mtcnn", "nin", "resnet", "unet")
 
 
 def weights(net, shape):
@@ -55,7 +65,9 @@ def test_a_network_comes_back_from_bytes_as_it_was(family):
     params, state = weights(net, known.shape)
 
     def output(params, state, x):
-        return net.apply(params, state, x)[0]
+        y = net.apply(params, state, x)[0]
+        # Of two stages the first: random scores leave no box.
+        return y["rpn"] if known.family == "rcnn" else y
 
     arguments = params, state, images(known.shape)
     exported = jax.export.export(jax.jit(output), platforms=("cpu", "cuda"))(*arguments)

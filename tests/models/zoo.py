@@ -75,6 +75,13 @@ KNOWN = (
         options={"aux_loss": True},
         their_options={"aux_loss": True, "weights_backbone": None},
     ),
+    Known(
+        "lraspp_mobilenet_v3_large",
+        "segmentation",
+        (24, 17),
+        theirs="segmentation",
+        their_options={"weights_backbone": None},
+    ),
     *_family("video", "r3d_18 mc3_18 r2plus1d_18", size=(4, 32, 32), theirs="video"),
     *_family("alexnet", "alexnet"),
     *_family("vgg", "vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn", size=(32, 32)),

@@ -97,6 +97,7 @@ PLAIN = {
     "group_norm": Case(lambda x, scale, bias: jc.group_norm(x, 4, scale, bias), (X, (8,), (8,))),
     "instance_norm": Case(jc.instance_norm, (X, (8,), (8,))),
     "local_response_norm": Case(on(jc.local_response_norm, size=5)),
+    "unit_norm": Case(jc.unit_norm),
     "dense": Case(jc.dense, ((16, 8), (8, 16), (16,))),
 }
 CASES = RULED | PLAIN

@@ -78,6 +78,7 @@ CASES = [
     case(jc.group_norm, 2),
     case(batch_norm),
     case(jc.local_response_norm, 3),
+    case(jc.unit_norm),
     gradient(conv, stride=2),
     gradient(jc.resize, 5, method="bicubic", antialias=True),
     gradient(jc.adaptive_avg_pool, 3),

@@ -56,6 +56,20 @@ def test_local_response_norm_equals_its_formula(size):
     assert_close(ours, want)
 
 
+def test_unit_norm_equals_its_formula():
+    x = uniform(1, (2, 3, 7)).astype(np.float32)
+    assert_close(jc.unit_norm(x), x / np.sqrt((x.astype(np.float64) ** 2).sum(-1, keepdims=True)))
+    assert_close(jc.unit_norm(x, eps=100.0), x / 100)
+    assert jc.unit_norm(x.astype(np.float16) * 200).dtype == np.float16
+    assert_close(jnp.linalg.norm(jc.unit_norm(x.astype(np.float16) * 200), axis=-1), np.ones((2, 3)), rtol=1e-3)
+
+
+def test_unit_norm_of_zeros_is_zero_with_a_finite_gradient():
+    zeros = jnp.zeros((2, 3))
+    assert not jc.unit_norm(zeros).any()
+    np.testing.assert_allclose(jax.grad(lambda x: jc.unit_norm(x, eps=0.1).sum())(zeros), 10)
+
+
 def test_scale_and_bias_are_each_optional():
     x, scale = uniform(1, (4, 3)).astype(np.float32), uniform(2, (3,)).astype(np.float32)
     plain = jc.layer_norm(x)

@@ -1,8 +1,4 @@
-"""Metrics of outputs and targets: a value for each example, or sums that are combined over batches and finished once.
-
-A metric of `jaxconv.train` is either a function ``f(outputs, targets)`` of a batch, whose values are averaged over the
-data set, or a `Metric`, for a value that is not a mean over examples, such as the mean IoU or the average precision.
-"""
+"""What a metric is, and those of classification."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +6,6 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxconv.errors import ShapeError
 from jaxconv.geometry import as_int
@@ -79,7 +74,7 @@ def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     if not is_classification(outputs, targets):
         raise ShapeError(
             f"accuracy: targets must be integers of the shape of outputs without the last axis, "
-            f"got {_described(targets)} and outputs {_described(outputs)}"
+            f"got {described(targets)} and outputs {described(outputs)}"
         )
     return jnp.argmax(outputs, -1) == targets
 
@@ -108,55 +103,9 @@ class _TopK:
         if not is_classification(outputs, targets) or self.k > outputs.shape[-1]:
             raise ShapeError(
                 f"top_k: outputs must be scores of at least {self.k} classes and targets their indices, "
-                f"got {_described(targets)} and outputs {_described(outputs)}"
+                f"got {described(targets)} and outputs {described(outputs)}"
             )
         return (jax.lax.top_k(outputs, self.k)[1] == targets[..., None]).any(-1)
-
-
-def mean_iou(classes: int) -> Metric:
-    """Returns the mean over classes of intersection over union of predicted and true pixels, over a whole data set.
-
-    Args:
-      classes: the number of classes, K.
-
-    Returns:
-      A `Metric` of outputs `(N, ..., K)`, scores, and integer targets `(N, ...)`. Targets outside of 0 to K - 1, such
-      as 255, are ignored. Classes that appear in neither predictions nor targets are left out of the mean.
-
-    >>> metric = mean_iou(2)
-    >>> metric.finish(metric.update(jnp.eye(2)[jnp.array([[0, 1, 1, 1]])], jnp.array([[0, 0, 1, 255]])))
-    0.5
-
-    Equals `sklearn.metrics.jaccard_score(average="macro")` of all pixels that are not ignored.
-    """
-    return Metric(_Confusion(as_int(classes, "classes", least=1)), add, _mean_iou)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Confusion:
-    """Counts `(K, K)` of pixels by true and predicted class."""
-
-    classes: int
-
-    def __call__(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        if not is_classification(outputs, targets) or outputs.shape[-1] != self.classes:
-            raise ShapeError(
-                f"mean_iou: outputs must be scores of {self.classes} classes and targets their indices, "
-                f"got {_described(targets)} and outputs {_described(outputs)}"
-            )
-        k = self.classes
-        # First int32: JAX converts k to the targets' type, in which 256 may be 0.
-        targets = targets.astype(jnp.int32)
-        index = targets * k + jnp.argmax(outputs, -1)
-        valid = (targets >= 0) & (targets < k)
-        counts = jnp.zeros(k * k + 1, jnp.int32).at[jnp.where(valid, index, k * k)].add(1)
-        return counts[:-1].reshape(k, k)
-
-
-def _mean_iou(confusion: Any) -> float:
-    both = np.diagonal(confusion).astype(float)
-    either = confusion.sum(0) + confusion.sum(1) - both
-    return float(np.mean(both[either > 0] / either[either > 0])) if (either > 0).any() else float("nan")
 
 
 def is_classification(outputs: Any, targets: Any) -> bool:
@@ -175,13 +124,14 @@ def is_classification(outputs: Any, targets: Any) -> bool:
     )
 
 
-def _described(tree: Any) -> str:
+def described(tree: Any) -> str:
+    """Returns the types and shapes of the arrays in a pytree, for messages.
+
+    >>> described({"a": jnp.zeros((2, 3))})
+    'float32 (2, 3)'
+    """
     leaves = jax.tree.leaves(tree)
     return ", ".join(f"{leaf.dtype} {tuple(leaf.shape)}" if hasattr(leaf, "shape") else repr(leaf) for leaf in leaves)
 
 
-__all__ = ["Metric", "accuracy", "add", "mean_iou", "top_k"]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__all__ = ["Metric", "accuracy", "add", "top_k"]
