@@ -1,7 +1,7 @@
 """Metrics of outputs and targets: a value for each example, or sums that are combined over batches and finished once.
 
 A metric of `jaxconv.train` is either a function ``f(outputs, targets)`` of a batch, whose values are averaged over the
-data set, or a `Metric`, for what is no mean over examples: mean IoU, average precision.
+data set, or a `Metric`, for a value that is not a mean over examples, such as the mean IoU or the average precision.
 """
 
 from jaxconv.metrics.base import Function as Function
