@@ -19,7 +19,9 @@ TESTS = Path(__file__).parent / "tests"
 OPTIMIZED = tuple(TESTS / name for name in ("ops", "experiments", "data", "inspect/test_units.py", "test_compiler.py"))
 # Of the functions, those whose tests compare values, and whose algorithms the other tests compile with all of them.
 QUICK = tuple(
-    TESTS / "ops" / f"test_{name}.py" for name in ("export", "norm", "onnx", "pad", "resize", "torch_records")
+    TESTS / "ops" / f"test_{name}.py"
+    for name in """anchors box_transforms boxes export heatmaps nms norm onnx pad polygons regions resize
+        torch_records""".split()
 )
 
 

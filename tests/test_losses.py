@@ -41,17 +41,20 @@ def test_losses_of_boxes_have_derivatives_of_both_orders(kind):
         loss = BOX_LOSSES["distance" if kind == "complete" else kind]  # whose weight is a constant in the gradient
         direction, step = RNG.normal(size=one.shape), 1e-6
 
-        def slope(a):
-            return jax.jvp(lambda a: loss(a, other).sum(), (a,), (direction,))[1]
+        @jax.jit
+        def slopes(a):
+            def slope(a):
+                return jax.jvp(lambda a: loss(a, other).sum(), (a,), (direction,))[1]
 
-        ends = [loss(one + s * direction, other).sum() for s in (step, -step)]
-        assert_allclose(slope(one), (ends[0] - ends[1]) / (2 * step), rtol=1e-5)
-        curvature = (jax.grad(slope)(one) * direction).sum()
-        assert_allclose(
-            curvature, (slope(one + step * direction) - slope(one - step * direction)) / (2 * step), rtol=1e-5
-        )
+            return loss(a, other).sum(), *jax.value_and_grad(slope)(a)
+
+        value, slope, gradient = slopes(one)
+        ends = [slopes(one + s * direction) for s in (step, -step)]
+        assert_allclose(slope, (ends[0][0] - ends[1][0]) / (2 * step), rtol=1e-5)
+        assert value > 0
+        assert_allclose((gradient * direction).sum(), (ends[0][1] - ends[1][1]) / (2 * step), rtol=1e-5)
     odd = np.array([[0, 0, 0, 0], [3, 3, 3, 3], [0, 0, 4, 4], [5, 5, 9, 9]], np.float32)
-    hessian = jax.hessian(lambda a: BOX_LOSSES[kind](a, odd[::-1]).sum())(odd)
+    hessian = jax.jit(jax.hessian(lambda a: BOX_LOSSES[kind](a, odd[::-1]).sum()))(odd)
     assert np.isfinite(hessian).all()
 
 
@@ -66,7 +69,7 @@ def test_focal_loss():
     # Far from the decision nothing is lost, in neither direction.
     far = np.array([100.0, -100.0], np.float32)
     assert_allclose(losses.sigmoid_focal_loss(far, np.array([0, 1], np.float32), alpha=None), 100)
-    assert np.isfinite(jax.hessian(lambda x: losses.sigmoid_focal_loss(x, t).sum())(x)).all()
+    assert np.isfinite(jax.jit(jax.hessian(lambda x: losses.sigmoid_focal_loss(x, t).sum()))(x)).all()
 
 
 def test_dice_tversky_and_lovasz():
@@ -123,7 +126,7 @@ def test_the_hardest_triplets_of_a_batch():
     assert losses.triplet_loss(x[:0], y[:0]).shape == (0,)
     # Two that are equal: the distance has no gradient there.
     x[1] = x[0]
-    assert np.isfinite(jax.grad(lambda x: losses.triplet_loss(x, y).sum())(x)).all()
+    assert np.isfinite(jax.jit(jax.grad(lambda x: losses.triplet_loss(x, y).sum()))(x)).all()
 
 
 def test_contrastive_loss_of_pairs():
@@ -132,7 +135,7 @@ def test_contrastive_loss_of_pairs():
     want = np.where(same, distance**2, np.maximum(2 - distance, 0) ** 2) / 2
     a, b = a.astype(np.float32), b.astype(np.float32)
     assert_allclose(losses.contrastive_loss(a, b, same, margin=2.0), want, rtol=1e-5)
-    gradient = jax.grad(lambda a: losses.contrastive_loss(a, a, same).sum())(a)
+    gradient = jax.jit(jax.grad(lambda a: losses.contrastive_loss(a, a, same).sum()))(a)
     assert np.isfinite(gradient).all()
 
 
@@ -150,12 +153,14 @@ def test_arcface_adds_a_margin_to_the_angle():
         want.append(np.log(np.exp(logits).sum()) - logits[y[n]])
     f = jax.jit(lambda x, w: losses.arcface_loss(x, w, y, margin=0.5, scale=10.0))
     assert_allclose(f(x.astype(np.float32), w.astype(np.float32)), want, rtol=1e-4)
-    plain = losses.arcface_loss(x.astype(np.float32), w.astype(np.float32), y, margin=0.0, scale=10.0)
+    plain = jax.jit(lambda x, w: losses.arcface_loss(x, w, y, margin=0.0, scale=10.0))(
+        x.astype(np.float32), w.astype(np.float32)
+    )
     entropy = np.log(np.exp(10 * cosines).sum(1)) - 10 * cosines[np.arange(8), y]
     assert_allclose(plain, entropy, rtol=1e-3, atol=1e-4)
     aligned = w[:, y].T.astype(np.float32)
-    for gradient in jax.grad(lambda *a: losses.arcface_loss(*a, y).sum(), (0, 1))(aligned, w.astype(np.float32)):
-        assert np.isfinite(gradient).all()
+    gradients = jax.jit(jax.grad(lambda *a: losses.arcface_loss(*a, y).sum(), (0, 1)))(aligned, w.astype(np.float32))
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
 B, P, E, L = np.ones((3, 4)), np.ones((1, 4, 4, 2)), np.ones((3, 5)), np.zeros(3, int)

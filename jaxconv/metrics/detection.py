@@ -150,7 +150,7 @@ class _Coco:
 
     def _annotations(self, arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """Returns the objects that count, as COCO's files have them."""
-        annotations = []
+        annotations: list[dict[str, Any]] = []
         for image, place in np.argwhere(arrays["valid"]):
             at = (image, place)
             row: dict[str, Any] = {
@@ -222,8 +222,9 @@ class _Instances:
                 f"instance_precision: outputs and targets must be integers (N, height, width) of one shape, "
                 f"got {described(targets)} and outputs {described(outputs)}"
             )
-        wrong = sum(jnp.sum((a < 0) | (a > self.most)) for a in (outputs, targets))
-        found, true = (jnp.clip(a.astype(jnp.int32), 0, self.most) for a in (outputs, targets))
+        both = jnp.stack([outputs, targets])
+        wrong = jnp.sum((both < 0) | (both > self.most))
+        found, true = jnp.clip(both, 0, self.most).astype(jnp.int32)
         matched, numbers = jax.vmap(self._image)(found, true)
         return {"matched": matched.sum(0), "objects": numbers.sum(), "wrong": wrong}
 

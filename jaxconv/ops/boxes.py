@@ -1,6 +1,7 @@
 """Boxes: formats, areas, limits. A box is ``(x1, y1, x2, y2)`` in pixels, as in torchvision."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -166,8 +167,8 @@ def check_boxes(
     return values
 
 
-def _refuse(wrong: np.ndarray, boxes: np.ndarray, name: str, expected: str) -> None:
-    if wrong.any():
+def _refuse(wrong: Any, boxes: np.ndarray, name: str, expected: str) -> None:
+    if np.any(wrong):
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         at = f" at index {index}" if index else ""
         raise ArgumentError(f"{name} must {expected}, got {[float(v) for v in boxes[index]]}{at}")

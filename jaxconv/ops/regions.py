@@ -231,9 +231,14 @@ def _grid(corners: Array, aligned: bool) -> tuple[Array, Array]:
     return (low - 0.5, extent) if aligned else (low, jnp.maximum(extent, 1))
 
 
+def _quotient(a: Array, divisor: int) -> Array:
+    """Returns a / divisor, rounded once: XLA multiplies by the reciprocal of what is broadcast, which is inexact."""
+    return a / lax.optimization_barrier(jnp.full_like(a, divisor))
+
+
 def _points(low: Array, extent: Array, bins: int, samples: int, count: Array) -> Array:
     """Returns along one axis the points of each bin ``(K, bins, samples)``, of which ``count`` are in the bin."""
-    each = (extent / bins)[:, None, None]
+    each = _quotient(extent, bins)[:, None, None]
     bin_ = lax.broadcasted_iota(low.dtype, (1, bins, 1), 1)
     sample = lax.broadcasted_iota(low.dtype, (1, 1, samples), 2)
     return low[:, None, None] + bin_ * each + (sample + 0.5) * each / count
@@ -289,10 +294,11 @@ def _adaptive(features: Array, low: Array, extent: Array, index: Array, size: tu
 
 def _matrix(low: Array, extent: Array, bins: int, pixels: int) -> Array:
     """Returns along one axis the weight of each pixel in each bin, ``(K, bins, pixels)``."""
-    count = jnp.maximum(jnp.ceil(extent / bins), 1)[:, None, None]
+    samples = jnp.ceil(_quotient(extent, bins))[:, None, None]  # none in a region without extent
+    count = jnp.maximum(samples, 1)
     point = _points(low, extent, bins, pixels, count)
     below, share, used = _interpolated(point, jnp.asarray(pixels - 1, low.dtype))
-    used = used & (lax.broadcasted_iota(low.dtype, point.shape, 2) < count)
+    used = used & (lax.broadcasted_iota(low.dtype, point.shape, 2) < samples)
 
     def one(below: Array, low_weight: Array, high_weight: Array) -> Array:
         line = jnp.zeros(pixels, low.dtype).at[below].add(low_weight)
@@ -373,7 +379,7 @@ def roi_pool(
 
 def _cells(low: Array, high: Array, bins: int, pixels: int) -> Array:
     """Returns along one axis which pixels are in each cell, ``(K, bins, pixels)``."""
-    each = (jnp.maximum(high - low + 1, 1) / bins)[:, None]
+    each = _quotient(jnp.maximum(high - low + 1, 1), bins)[:, None]
     bin_ = lax.broadcasted_iota(low.dtype, (1, bins), 1)
     start, stop = jnp.floor(bin_ * each) + low[:, None], jnp.ceil((bin_ + 1) * each) + low[:, None]
     pixel = lax.broadcasted_iota(low.dtype, (1, 1, pixels), 2)

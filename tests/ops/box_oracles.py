@@ -164,7 +164,7 @@ def roi_align(features, boxes, index, size, scale=1.0, sampling=2, aligned=False
         extent = np.array([y2 - y1, x2 - x1])
         extent = extent if aligned else np.maximum(extent, 1)
         each = extent / size
-        counts = [sampling] * 2 if sampling > 0 else np.maximum(np.ceil(each), 1).astype(int)
+        counts = [sampling] * 2 if sampling > 0 else np.ceil(each).astype(int)
         for i in range(size[0]):
             for j in range(size[1]):
                 points = [
@@ -176,17 +176,17 @@ def roi_align(features, boxes, index, size, scale=1.0, sampling=2, aligned=False
                     for a in range(counts[0])
                     for b in range(counts[1])
                 ]
-                out[k, i, j] = np.mean(points, 0)
+                out[k, i, j] = np.mean(points, 0) if points else 0
     return out
 
 
 def roi_pool(features, boxes, index, size, scale=1.0):
-    features, boxes = np.float64(features), np.float64(boxes)
+    features, boxes = np.float64(features), np.float32(boxes) * np.float32(scale)
     height, width = features.shape[1:3]
     out = np.zeros((len(boxes), *size, features.shape[3]))
     for k, box in enumerate(boxes):
-        x1, y1, x2, y2 = (math.copysign(math.floor(abs(v) + 0.5), v) for v in box * scale)
-        each = max(y2 - y1 + 1, 1) / size[0], max(x2 - x1 + 1, 1) / size[1]
+        x1, y1, x2, y2 = (math.copysign(math.floor(abs(v) + 0.5), v) for v in box)
+        each = [np.float32(max(n + 1, 1)) / np.float32(m) for n, m in zip((y2 - y1, x2 - x1), size, strict=True)]
         for i in range(size[0]):
             rows = [int(np.clip(v + y1, 0, height)) for v in (math.floor(i * each[0]), math.ceil((i + 1) * each[0]))]
             for j in range(size[1]):

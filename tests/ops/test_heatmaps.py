@@ -25,7 +25,7 @@ def test_gaussians_around_keypoints():
         squared = (x - points[n, k, 0]) ** 2 + (y - points[n, k, 1]) ** 2
         want = np.nan_to_num(np.exp(-squared / (2 * sigma[k] ** 2)))
         assert_allclose(got[n, ..., k], want, rtol=1e-5, atol=1e-6)
-    assert np.isfinite(jax.grad(lambda p: jc.encode_heatmap(p, (6, 9), sigma).sum())(points)).all()
+    assert np.isfinite(jax.jit(jax.grad(lambda p: jc.encode_heatmap(p, (6, 9), sigma).sum()))(points)).all()
 
 
 def test_expected_positions_are_those_of_narrow_gaussians():

@@ -141,6 +141,7 @@ def test_soft_scores_have_gradients():
         boxes, scores = draw_boxes(rng, 8, 30, dtype=np.float64), rng.uniform(0.1, 1, 8)
         for method in ("gaussian", "linear"):
 
+            @jax.jit
             def total(boxes, scores, method=method):
                 return (jnp.arange(1, 9) * jc.soft_nms(boxes, scores, 8, method=method)[1]).sum()
 
