@@ -1,14 +1,14 @@
 """What every docstring example may use without importing it."""
 
+import contextlib
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
-from jax._src import compiler
 
 import jaxconv as jc
-from tests.quick import quick_options
+from tests.quick import quick_compilation
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +34,5 @@ def _quick_compilation(request):
     """Compiles without most optimizations: compiling is what tests of networks do most."""
     folders = OPTIMIZED if "not slow" in request.config.option.markexpr else OPTIMIZED + LONG
     optimized = request.path not in QUICK and any(request.path.is_relative_to(folder) for folder in folders)
-    jax.config.update("jax_disable_most_optimizations", not optimized)
-    options = {} if optimized else quick_options()
-    usual = compiler.get_compile_options
-
-    def get_compile_options(*args, env_options_overrides=None, **kwargs):
-        return usual(*args, env_options_overrides=options | (env_options_overrides or {}), **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "get_compile_options", get_compile_options)
+    with contextlib.nullcontext() if optimized else quick_compilation():
         yield
