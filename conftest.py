@@ -1,5 +1,6 @@
 """What every docstring example may use without importing it."""
 
+import contextlib
 from pathlib import Path
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxconv as jc
+from tests.quick import quick_compilation
 
 
 @pytest.fixture(autouse=True)
@@ -14,19 +16,24 @@ def _doctest_names(doctest_namespace):
     doctest_namespace.update(jax=jax, jnp=jnp, jc=jc)
 
 
-# Where it matters what the compiler makes of an op, where much is computed, or two programs are compared closely.
+# Where it matters what the compiler makes of an op, or two programs are compared closely.
 TESTS = Path(__file__).parent / "tests"
-OPTIMIZED = tuple(TESTS / name for name in ("ops", "experiments", "data", "inspect/test_units.py", "test_compiler.py"))
+OPTIMIZED = tuple(TESTS / name for name in ("ops", "inspect/test_units.py", "test_compiler.py"))
+# Much is computed in their slow tests alone.
+LONG = tuple(TESTS / name for name in ("experiments", "data"))
 # Of the functions, those whose tests compare values, and whose algorithms the other tests compile with all of them.
 QUICK = tuple(
-    TESTS / "ops" / f"test_{name}.py"
-    for name in """anchors box_transforms boxes export heatmaps nms norm onnx pad polygons regions resize
-        torch_records""".split()
+    TESTS / "ops" / f"{name}.py"
+    for name in """lowering/test_forms lowering/test_maxima lowering/test_nonfinite lowering/test_resample
+    lowering/test_taylor test_anchors test_box_transforms test_boxes test_export test_heatmaps test_nms test_norm test_onnx
+    test_pad test_polygons test_regions test_resize test_torch_records""".split()
 )
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick_compilation(request):
     """Compiles without most optimizations: compiling is what tests of networks do most."""
-    optimized = request.path not in QUICK and any(request.path.is_relative_to(folder) for folder in OPTIMIZED)
-    jax.config.update("jax_disable_most_optimizations", not optimized)
+    folders = OPTIMIZED if "not slow" in request.config.option.markexpr else OPTIMIZED + LONG
+    optimized = request.path not in QUICK and any(request.path.is_relative_to(folder) for folder in folders)
+    with contextlib.nullcontext() if optimized else quick_compilation():
+        yield

@@ -1,6 +1,6 @@
 """Every op divided over devices, against one device: run by test_mesh.py in a process that has eight.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.ops.mesh_cases several|each|texts|disk
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.ops.mesh_cases several|plain|each|texts|disk
 
 prints a line of JSON for each case.
 """
@@ -139,9 +139,9 @@ def several_axes(case):
         yield (4, 2), [P(None, "a"), *(P(*(None,) * (len(shape) - 1), "b") for shape in others)]
 
 
-def divided(layouts) -> None:
+def divided(cases, layouts) -> None:
     """Each case in the layouts on meshes that it is given, against one device."""
-    for name, case in CASES.items():
+    for name, case in cases.items():
         arrays = [uniform(i, shape).astype(np.float32) for i, shape in enumerate(case.shapes)]
         run = quick_jit(everything(case.op))
         want = run(*arrays)
@@ -194,8 +194,9 @@ def disk() -> None:
 
 if __name__ == "__main__":
     jobs = {
-        "several": lambda: divided(several_axes),
-        "each": lambda: divided(each_axis),
+        "several": lambda: divided(RULED, several_axes),
+        "plain": lambda: divided(PLAIN, several_axes),
+        "each": lambda: divided(CASES, each_axis),
         "texts": texts,
         "disk": disk,
     }

@@ -33,9 +33,9 @@ def on_eight_devices(job, **environment):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def check(rows):
+def check(rows, cases):
     """The values and gradients of one device."""
-    assert {row["case"] for row in rows} == set(mesh_cases.CASES)
+    assert {row["case"] for row in rows} == set(cases)
     assert not [row for row in rows if not row["off"] < 1e-4]
 
 
@@ -43,12 +43,17 @@ def check(rows):
 
 
 def test_examples_rows_and_channels_over_devices():
-    check(on_eight_devices("several"))
+    check(on_eight_devices("several"), mesh_cases.RULED)
+
+
+@pytest.mark.slow
+def test_examples_rows_and_channels_over_devices_where_xla_divides():
+    check(on_eight_devices("plain"), mesh_cases.PLAIN)
 
 
 @pytest.mark.slow
 def test_each_axis_over_2_4_and_8_devices():
-    check(on_eight_devices("each"))
+    check(on_eight_devices("each"), mesh_cases.CASES)
 
 
 def test_what_devices_send():

@@ -19,13 +19,9 @@ from jax.sharding import PartitionSpec as P
 
 from tests.ops.compare import assert_close
 from tests.ops.draws import uniform
+from tests.quick import quick_jit
 
 DEVICES = 4
-
-# Programs that run once: what LLVM makes of them is seen to by all other tests, and takes most of the time.
-quick_jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-)
 
 
 @dataclasses.dataclass(frozen=True)

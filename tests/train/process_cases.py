@@ -14,6 +14,7 @@ import jax
 import optax
 
 from jaxconv.train import data_shard, fit, initialize_distributed
+from tests.quick import quick_compilation
 from tests.train.toys import Centered, cross_entropy, data
 
 TRAIN, HELD = data(48, classes=4), data(21, classes=4, seed=1)
@@ -52,7 +53,6 @@ def run(mesh, *, shard=(0, 1), epochs=3, on_batch=lambda batch: None, **options)
 
 
 def main(folder, name="", number=0):
-    initialize_distributed(heartbeat_seconds=10)
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
     def die(batch):
@@ -72,4 +72,6 @@ def main(folder, name="", number=0):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    initialize_distributed(heartbeat_seconds=10)
+    with quick_compilation():
+        main(*sys.argv[1:])

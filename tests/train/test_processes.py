@@ -16,6 +16,7 @@ from jaxconv.train.checkpoint import load
 from tests.train import process_cases
 
 ROOT = Path(__file__).parents[2]
+CASE = [sys.executable, "-m", "tests.train.process_cases"]
 ENVIRONMENT = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -43,9 +44,19 @@ def epochs_of(done):
     return [line for line in done.stdout.splitlines() if "epoch" in line]
 
 
-def test_two_processes_train_as_one_and_lose_nothing(tmp_path):
-    command = [sys.executable, "-m", "tests.train.process_cases", str(tmp_path)]
-    killed = launched(*command, "SIGKILL", "5")
+def ended(folder):
+    """The run to its end, in a folder where it was stopped."""
+    done = launched(*CASE, str(folder))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert epochs_of(done)[-1] == "epoch 3"
+    # Process 0 writes to the same pipe as the launcher, so that lines may be joined.
+    for line in ("process 0 of 2 is done", "[1] process 1 of 2 is done"):
+        assert line in done.stdout, (done.stdout, done.stderr[-3000:])
+
+
+@pytest.mark.slow
+def test_where_one_process_is_killed_the_others_stop_and_the_run_continues(tmp_path):
+    killed = launched(*CASE, str(tmp_path), "SIGKILL", "5")
     [at] = [line.split()[-1] for line in killed.stdout.splitlines() if "ends at" in line]
     assert time.time() - float(at) < 60, "the others stop within a minute"
     assert killed.returncode == 1
@@ -55,19 +66,16 @@ def test_two_processes_train_as_one_and_lose_nothing(tmp_path):
     assert "Traceback" not in killed.stderr
     assert epochs_of(killed) == ["epoch 1"]
     assert layout.checkpoints(tmp_path)[-1] == "1.1"
+    ended(tmp_path)
 
+
+def test_two_processes_train_as_one_and_lose_nothing(tmp_path):
     # All processes stop after the same step.
-    stopped = launched(*command, "SIGTERM", "4")
+    stopped = launched(*CASE, str(tmp_path), "SIGTERM", "4")
     assert stopped.returncode == 1, stopped.stderr
     said = [line for line in stopped.stderr.splitlines() if "SIGTERM: fit stopped after" in line]
     assert sorted(said) == [said[0].removeprefix("[1] "), f"[1] {said[0].removeprefix('[1] ')}"]
-
-    done = launched(*command)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert epochs_of(done)[-1] == "epoch 3"
-    # Process 0 writes to the same pipe as the launcher, so that lines may be joined.
-    for line in ("process 0 of 2 is done", "[1] process 1 of 2 is done"):
-        assert line in done.stdout, (done.stdout, done.stderr[-3000:])
+    ended(tmp_path)
 
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     want = process_cases.run(mesh)

@@ -1,5 +1,7 @@
 """The programs of each platform for maxima of windows, run here: the same values, winners and gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ import jaxconv as jc
 from jaxconv.ops.lowering import pool
 from jaxconv.ops.lowering.problem import Windows
 from jaxconv.ops.lowering.table import PLATFORMS as NAMED
+from tests.ops.transforms import quick_jit
 
 PLATFORMS = ("cpu", "cuda", None)
 
@@ -59,21 +62,27 @@ def test_all_platforms_find_the_same_winners_and_place_the_same_gradient(drawn, 
     rng = np.random.default_rng(seed)
     x = rng.integers(-2, 3, shape).astype(np.float32)  # with ties
     indices = np.arange(x.size, dtype=np.int32).reshape(x.shape)
-    found = {p: run(pool.best_p, p, jnp.asarray(x), jnp.asarray(indices), winners=False, axes=axes) for p in PLATFORMS}
-    for p in PLATFORMS:
-        for ours, theirs in zip(found[p], found["cpu"], strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-        (alone,) = run(pool.best_p, p, jnp.asarray(x), winners=False, axes=axes)
-        np.testing.assert_array_equal(alone, found["cpu"][0])
-    y = rng.standard_normal(found["cpu"][0].shape).astype(np.float32)
+    out = {w.axis: w.out for w in axes}
+    y = rng.standard_normal([out.get(axis - x.ndim, n) for axis, n in enumerate(x.shape)]).astype(np.float32)
+    t = rng.standard_normal(x.shape).astype(np.float32)
+
+    @functools.partial(quick_jit, static_argnums=0)
+    def everything(platform, x, indices, y, t):
+        found = run(pool.best_p, platform, x, indices, winners=False, axes=axes)
+        alone = run(pool.best_p, platform, x, winners=False, axes=axes)
+        _, *taps = run(pool.best_p, platform, x, winners=True, axes=axes)
+        placed = run(pool.place_p, platform, y, *taps, axes=axes, size=size)
+        picked = run(pool.pick_p, platform, t, *taps, axes=axes, size=size)
+        return *found, *alone, placed, picked
+
     expected = place_by_loops(y, x, axes)
+    want = everything("cpu", x, indices, y, t)
     for p in PLATFORMS:
-        _, *taps = run(pool.best_p, p, jnp.asarray(x), winners=True, axes=axes)
-        placed = run(pool.place_p, p, jnp.asarray(y), *taps, axes=axes, size=size)
+        *found, placed, picked = everything(p, x, indices, y, t)
+        for ours, theirs in zip(found, (*want[:2], want[0]), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
         np.testing.assert_allclose(placed, expected, rtol=1e-6, atol=1e-6)
-        t = jnp.asarray(rng.standard_normal(x.shape), jnp.float32)
-        picked = run(pool.pick_p, p, t, *taps, axes=axes, size=size)
-        np.testing.assert_allclose(jnp.vdot(picked, y), jnp.vdot(t, placed), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(np.vdot(picked, y), np.vdot(t, placed), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
