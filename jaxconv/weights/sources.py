@@ -74,4 +74,4 @@ def _check_prefixes(rename: Mapping[str, str | None], names: Iterable[str]) -> N
         if not any(_begins(name, prefix) for name in names):
             first = list(dict.fromkeys(re.split(r"(?<=[./])", name)[0] for name in names))
             begin = ", ".join(map(repr, first[:5])) + (", ..." if len(first) > 5 else "")
-            raise WeightsError(f"rename: the source must have names that begin with {prefix!r}, they begin with {begin}")
+            raise WeightsError(f"rename: a name of the source must begin with {prefix!r}, they begin with {begin}")

@@ -351,7 +351,7 @@ def test_rename_must_give_names():
 def test_a_prefix_that_begins_no_name_is_named(rename):
     wrong = next(prefix for prefix in rename if prefix not in ("fc.", "features.1"))
     refused(
-        f"rename: the source must have names that begin with '{wrong}', they begin with 'features.', .*'fc.'",
+        f"rename: a name of the source must begin with '{wrong}', they begin with 'features.', .*'fc.'",
         TENSORS,
         rename=rename,
     )
