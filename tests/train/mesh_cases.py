@@ -108,7 +108,7 @@ def evaluations():
 
 def creations():
     """A train state whose parts are made where they belong, against one that is made on one device and divided."""
-    net = jc.serial(jc.Conv(64), jc.BatchNorm(), jc.GlobalAvgPool(), *[jc.Dense(64) for _ in range(6)])
+    net = jc.serial(jc.Conv(64), jc.BatchNorm(), jc.GlobalAvgPool(), *[jc.Dense(64) for _ in range(3)])
     optimizer = optax.adam(1e-3)
     whole = TrainState.create(net, optimizer, 0, X, average=0.9)
     for kind, given in [(AxisType.Auto, False), (AxisType.Explicit, False), (AxisType.Auto, True)]:
