@@ -476,6 +476,28 @@ def compile_all(out: Path, names: Sequence[str], small: bool, device: Any = None
     return result
 
 
+def compiled_table(found: Found) -> str:
+    """Returns a Markdown table of the compiled programs."""
+    lines = [
+        "| program | batch | by | temporaries, MB | fusions | calls of cuDNN | of cuBLAS |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["programs"]:
+        names = ("cudnn", "cublas")
+        calls = [sum(n for target, n in row["calls"].items() if name in target) for name in names]
+        cells = [
+            row["program"],
+            row["batch"],
+            row["by"],
+            f"{row['temporaries_megabytes']:,.0f}",
+            row["fusions"],
+            *calls,
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("python", "jax", "jaxlib"))
+    return "\n".join([*lines, "", f"{found['device']}; {versions}."])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what is asked for; 1 if a part failed."""
     parser = argparse.ArgumentParser(
@@ -494,7 +516,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or FOLDER / ("gpu_compiled.json" if options.compile else "gpu.json")
     names = [name for name in options.only if name not in options.skip]
     if options.table:
-        print(table(json.loads(out.read_text())))
+        found = json.loads(out.read_text())
+        print(compiled_table(found) if options.compile else table(found))
     elif options.child:
         child(options.child, out, options.small)
     elif options.compile:
