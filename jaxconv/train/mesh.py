@@ -349,7 +349,8 @@ def _draws(draw: Callable[..., Any], key: Any, places: tuple[NamedSharding, ...]
     closed = jax.make_jaxpr(draw)(key)
     function = jax.extend.core.jaxpr_as_fun(closed)
     sizes = [math.prod(out.aval.shape) for out in closed.jaxpr.outvars]
-    most, groups, room = max([sum(sizes) // _GROUPS, *sizes]), [], -1
+    groups: list[list[int]] = []
+    most, room = max([sum(sizes) // _GROUPS, *sizes]), -1
     for i, size in enumerate(sizes):
         if size > room:
             groups.append([])

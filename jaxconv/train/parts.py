@@ -43,10 +43,11 @@ def array_parts(inputs: Any, targets: Any, batch_size: int, placement: Placement
     size = min(batch_size, count)
     size += 0 if placement is None else -size % placement.parts
     for part in equal_batches((inputs, targets), size):
-        items, stop = part.items, min(size, count)
+        items = part.items
         if placement is not None:
             items = placement.put_divided(jax.tree.map(functools.partial(filled, size=size), items))
-        yield Part(*items, ((part.skip, stop),))
+        some, theirs = items
+        yield Part(some, theirs, ((part.skip, min(size, count)),))
 
 
 def filled(leaf: Any, size: int) -> Any:

@@ -89,7 +89,7 @@ class TrainState:
         if placement is None:
             return _made(optimizer, average, key, _drawn(net, x, key) if init is None else init)
         structs, form = jax.tree.flatten(as_struct(x) if init is None else None)
-        settings = (net, tuple(structs), form, optimizer, average)
+        settings: Any = (net, tuple(structs), form, optimizer, average)
         try:
             draw, make = _cached_functions(*settings)
         except TypeError:  # what can't be hashed
