@@ -1,11 +1,11 @@
-"""Seconds that the initial weights of a kernel take to compile, drawn by JAX over its axes and by jaxconv along one.
+"""CPU seconds to compile the initial weights of a kernel, drawn by JAX over its axes and by jaxconv along one.
 
     python -m experiments.benchmarks.draws            # writes results/draws.json, the entry of this jaxlib
     python -m experiments.benchmarks.draws --table
 
 XLA:CPU takes long to compile random bits over several axes; `jaxconv.ops.draws` draws the same bits along one. Each
 measurement is the first compilation of a program in this process, after one of another initializer; the bits are
-compared.
+compared. CPU seconds of the process, so that other programs on the machine matter little.
 """
 
 import argparse
@@ -31,11 +31,11 @@ INITIALIZERS = ("he_uniform", "he_normal")
 
 
 def compiled(draw: Callable[[Any], Any]) -> tuple[float, Any]:
-    """Returns the seconds of tracing and compiling, and what is drawn."""
+    """Returns the CPU seconds of tracing and compiling, and what is drawn."""
     key = jax.random.key(0)
-    start = time.perf_counter()
+    start = time.process_time()
     program = jax.jit(draw).lower(key).compile()
-    return time.perf_counter() - start, program(key)
+    return time.process_time() - start, program(key)
 
 
 def _drawn(initializer: Any, shape: tuple[int, ...], key: Any) -> Any:
@@ -43,7 +43,7 @@ def _drawn(initializer: Any, shape: tuple[int, ...], key: Any) -> Any:
 
 
 def measure(names: Sequence[str] = INITIALIZERS, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[dict[str, Any]]:
-    """Returns the seconds for each initializer and shape."""
+    """Returns the CPU seconds for each initializer and shape."""
     compiled(lambda key: jax.random.normal(key, (7,)))
     rows = []
     for name in names:
