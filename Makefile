@@ -13,11 +13,12 @@ CANDIDATES = $(foreach v,3.13 3.12,$(wildcard $(HOME)/.pyenv/versions/$(v).*/bin
 NEWEST = $(shell for p in $(CANDIDATES); do $$p -c 'import ensurepip' 2>/dev/null && echo $$p && break; done)
 MINOR = -c 'import sys; print(sys.version_info.minor)'
 
-.PHONY: demo test test-newest test-parts lint oracle slow notebooks docs clean
+.PHONY: demo test test-newest test-parts lint oracle slow gpu notebooks docs clean
 
 $(VENV)/.test: EXTRAS = test
 $(VENV)/.demo: EXTRAS = data,train,viz
 $(VENV)/.docs: EXTRAS = docs
+$(VENV)/.gpu: EXTRAS = test,cuda
 $(VENV)/.test: WITHOUT_DEPENDENCIES = $(WEIGHTS)
 $(VENV)/.%: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
@@ -55,6 +56,10 @@ slow: $(VENV)/.test
 oracle: $(VENV)/.test
 	@$(RUN) -c 'import torch' || (echo 'make oracle compares with torch: $(VENV)/bin/pip install torch'; exit 1)
 	$(RUN) -m pytest -q -n $(CPUS) -m "torch or slow"
+
+# All that is to be measured on an NVIDIA GPU, in eight minutes; commits the results. torch is compared if it is installed.
+gpu: $(VENV)/.gpu
+	$(RUN) -m experiments.benchmarks.gpu --commit
 
 # Executes the notebooks; what is kept in them stays as it is.
 notebooks: $(VENV)/.test

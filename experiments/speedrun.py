@@ -171,6 +171,17 @@ def accuracy(net: jc.Layer, params: Any, state: Any, images: jax.Array, labels: 
     return jax.lax.scan(right, None, jnp.arange(0, len(images), batch))[1].sum() / len(images)
 
 
+def whole(net: jc.Layer, recipe: Recipe, statistics: Any, test_batch: int) -> Any:
+    """Returns the program of a run: training on images as bytes, and the accuracy on the test images."""
+
+    def program(params: Any, state: Any, images: Any, labels: Any, test_images: Any, test_labels: Any, key: Any) -> Any:
+        images, test_images = (normalize(x, *statistics) for x in (images, test_images))
+        params, state, losses = train(net, recipe, params, state, images, labels, key)
+        return accuracy(net, params, state, test_images, test_labels, test_batch), losses
+
+    return program
+
+
 def run(data: Dataset, recipe: Recipe, seed: int, program: Any = None) -> dict[str, Any]:
     """Trains and tests once; returns accuracy and seconds, from the bytes to the accuracy, without compilation."""
     net = network(recipe, data.train_images.shape[-1], len(data.classes))
@@ -184,14 +195,9 @@ def run(data: Dataset, recipe: Recipe, seed: int, program: Any = None) -> dict[s
         n for n in range(min(recipe.batch, len(data.test_images)), 0, -1) if len(data.test_images) % n == 0
     )
 
-    def whole(params: Any, state: Any, images: Any, labels: Any, test_images: Any, test_labels: Any, key: Any) -> Any:
-        images, test_images = (normalize(x, *statistics) for x in (images, test_images))
-        params, state, losses = train(net, recipe, params, state, images, labels, key)
-        return accuracy(net, params, state, test_images, test_labels, test_batch), losses
-
     arguments = (params, state, data.train_images, data.train_labels, data.test_images, data.test_labels, train_key)
     prepared = time.perf_counter()
-    compiled = program or jax.jit(whole).lower(*arguments).compile()
+    compiled = program or jax.jit(whole(net, recipe, statistics, test_batch)).lower(*arguments).compile()
     compiling = time.perf_counter()
     found, losses = jax.block_until_ready(compiled(*arguments))
     end = time.perf_counter()

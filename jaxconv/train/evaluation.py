@@ -1,5 +1,6 @@
 """Exact evaluation and prediction over a data set of any size, with one compiled program of the network."""
 
+import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -16,7 +17,9 @@ from jaxconv.metrics import Function, Metric, add
 from jaxconv.structs import struct_of
 from jaxconv.train.arguments import check_arrays, check_batch_size, check_classes, check_data, check_loss
 from jaxconv.train.measures import Loss, Metrics, as_metrics, finished, measure, ordered, sums_of, totals
-from jaxconv.train.sources import Batches, Part, array_parts, is_iterable
+from jaxconv.train.mesh import Placement
+from jaxconv.train.parts import Part, Spans, array_parts
+from jaxconv.train.sources import Batches, is_iterable
 
 
 @shortens_tracebacks
@@ -31,6 +34,7 @@ def evaluate(
     metrics: Mapping[str, Function | Metric] = {},
     batch_size: int = 256,
     preprocess: Preprocess | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, Any]:
     """The mean loss and the metrics over all of ``inputs``, whatever their number.
 
@@ -52,6 +56,10 @@ def evaluate(
       batch_size: examples in each call of the network; an iterable has its own.
       preprocess: ``preprocess(inputs)``, run inside the compiled program. Pass the same function each time: a new one,
         such as a lambda written in the call, compiles anew.
+      mesh: the devices that each batch is divided over, by the mesh's axis "data"; its size may be any. Parameters that
+        are divided over the mesh stay so, others are put on every device. Of several processes each gives the same
+        arrays, or an iterable of its part of each batch, whose last parts may differ in size. All get the values of the
+        whole.
 
     Returns:
       A dict: ``loss``; what the loss's dict has; ``accuracy`` where `train_step` has one; the metrics; ``count``.
@@ -74,23 +82,27 @@ def evaluate(
     """
     items = as_metrics(metrics)
     check_batch_size(batch_size)
-    source: Batches | None = None
-    if is_iterable(inputs, targets):
-        source = Batches(inputs)
-        some, theirs = source.example()
-    else:
-        count = check_data(inputs, targets)
-        inputs, targets = jax.tree.map(_as_array, (inputs, targets))
-        some, theirs = structs((inputs, targets), min(batch_size, count))
-    outputs = _forward.eval_shape(net, preprocess, params, state, some)
-    check_loss(loss, items, outputs, theirs)
-    if source is None:
-        check_classes(loss, items, outputs, targets)
-        parts = array_parts(inputs, targets, batch_size)
-    else:
-        source.check = class_check(loss, items, outputs)
-        parts = source.parts()
-    return measured(net, params, state, parts, loss=loss, metrics=items, preprocess=preprocess)
+    with _on(mesh) as placement:
+        source: Batches | None = None
+        if is_iterable(inputs, targets):
+            source = Batches(inputs, placement=placement)
+            some, theirs = source.example()
+        else:
+            count = check_data(inputs, targets)
+            inputs, targets = jax.tree.map(_as_array, (inputs, targets))
+            some, theirs = structs((inputs, targets), min(batch_size, count))
+        if placement is not None:
+            params, state = placement.put_params((params, state))
+        outputs = _forward.eval_shape(net, preprocess, params, state, some)
+        check_loss(loss, items, outputs, theirs)
+        if source is None:
+            check_classes(loss, items, outputs, targets)
+            parts = array_parts(inputs, targets, batch_size, placement)
+        else:
+            source.check = class_check(loss, items, outputs)
+            parts = source.parts()
+        options: dict[str, Any] = {"metrics": items, "preprocess": preprocess, "placement": placement}
+        return measured(net, params, state, parts, loss=loss, **options)
 
 
 def measured(
@@ -102,18 +114,16 @@ def measured(
     loss: Loss,
     metrics: Metrics,
     preprocess: Preprocess | None,
+    placement: Placement | None = None,
 ) -> dict[str, Any]:
     """`evaluate` without checks, for one who made them before."""
     sums = sums_of(metrics)
-    results = _one_behind(
-        (
-            part.rows,
-            _measure(
-                loss, metrics, part.skip, part.rows, _forward(net, preprocess, params, state, part.inputs), part.targets
-            ),
-        )
-        for part in parts
-    )
+    if placement is not None:
+        params, state = placement.put_params((params, state))
+    forward = functools.partial(_forward, net, preprocess, params, state)
+    everywhere = None if placement is None else jax.NamedSharding(placement.mesh, jax.P())
+    measure_part = functools.partial(_measure, loss, metrics, everywhere)
+    results = _one_behind((part.rows, measure_part(part.spans, forward(part.inputs), part.targets)) for part in parts)
     total, count = None, 0
     for rows, result in results:
         count += rows
@@ -136,6 +146,7 @@ def predict(
     *,
     batch_size: int = 256,
     preprocess: Preprocess | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Any:
     """The network's output for all of ``inputs``, in their order.
 
@@ -146,7 +157,7 @@ def predict(
       inputs: a pytree of arrays `(N, ...)`, or an iterable of batches (inputs, targets), as `evaluate` takes it; the
         targets are not used.
       batch_size: examples in each call of the network; an iterable has its own.
-      preprocess: as in `evaluate`.
+      preprocess, mesh: as in `evaluate`. Every process gets the outputs of all examples.
 
     Returns:
       NumPy arrays `(N, ...)` in the structure of the network's output: logits `(N, classes)`, say.
@@ -167,18 +178,22 @@ def predict(
     """
     check_batch_size(batch_size)
     arrays = isinstance(inputs, tuple | list | dict) or hasattr(inputs, "shape") or not is_iterable(inputs, None)
-    if arrays:
-        check_arrays(inputs)
-        parts = array_parts(jax.tree.map(_as_array, inputs), None, batch_size)
-    else:
-        parts = Batches(inputs).parts()
-    run = functools.partial(_forward, net, preprocess, params, state)
-    outputs = _one_behind((run(part.inputs), part) for part in parts)
-    pieces = [
-        jax.tree.map(lambda leaf, part=part: np.asarray(leaf)[part.skip : part.skip + part.rows], output)
-        for output, part in outputs
-    ]
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+    with _on(mesh) as placement:
+        if arrays:
+            check_arrays(inputs)
+            parts = array_parts(jax.tree.map(_as_array, inputs), None, batch_size, placement)
+        else:
+            parts = Batches(inputs, placement=placement).parts()
+        if placement is not None:
+            params, state = placement.put_params((params, state))
+        run = functools.partial(_forward, net, preprocess, params, state)
+        outputs = _one_behind((run(part.inputs), part.spans) for part in parts)
+        pieces = [
+            jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], output)
+            for output, spans in ((jax.tree.map(_whole, output), spans) for output, spans in outputs)
+            for start, stop in spans
+        ]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
 
 
 def structs(tree: Any, rows: int) -> Any:
@@ -194,6 +209,26 @@ def class_check(loss: Loss, metrics: Metrics, outputs: Any, *, name: str = "") -
             check_classes(loss, metrics, outputs, targets, name=f"{name} batch {step}:".strip())
 
     return check
+
+
+@contextlib.contextmanager
+def _on(mesh: jax.sharding.Mesh | None) -> Iterator[Placement | None]:
+    """The placement on a mesh, for the time of a call with Auto axes; None without one."""
+    if mesh is None:
+        yield None
+        return
+    placement = Placement(mesh).auto
+    with jax.set_mesh(placement.mesh):
+        yield placement
+
+
+def _whole(leaf: jax.Array) -> np.ndarray:
+    """An array on the host, the parts of other processes included."""
+    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return np.asarray(leaf)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
 
 def _as_array(leaf: Any) -> Any:
@@ -215,15 +250,21 @@ def _forward(net: Layer, preprocess: Preprocess | None, params: Any, state: Any,
 
 
 @functools.partial(jit, static_argnums=(0, 1, 2, 3))
-def _measure(loss: Loss, metrics: Metrics, skip: int, rows: int, outputs: Any, targets: Any) -> dict[str, Any]:
-    """Sums over ``rows`` examples of a batch from ``skip`` on. Only the last batch has others than all."""
-    size = len(jax.tree.leaves(targets)[0])
+def _measure(
+    loss: Loss, metrics: Metrics, everywhere: jax.NamedSharding | None, spans: Spans, outputs: Any, targets: Any
+) -> dict[str, Any]:
+    """Sums over the examples of a batch in ``spans``. Only the last batch has others than all."""
+    size, rows = len(jax.tree.leaves(targets)[0]), sum(stop - start for start, stop in spans)
+
+    def counted(leaf: Any) -> Any:
+        return jnp.concatenate([leaf[start:stop] for start, stop in spans]) if leaf.shape[:1] == (size,) else leaf
+
     if rows != size:
-        outputs, targets = jax.tree.map(
-            lambda leaf: leaf[skip : skip + rows] if leaf.shape[:1] == (size,) else leaf, (outputs, targets)
-        )
+        outputs, targets = jax.tree.map(counted, (outputs, targets))
     values, named = measure(loss, metrics, outputs, targets)
-    return totals({"loss": values, **named}, sums_of(metrics), rows)
+    found = totals({"loss": values, **named}, sums_of(metrics), rows)
+    # Every process reads them.
+    return found if everywhere is None else jax.lax.with_sharding_constraint(found, everywhere)
 
 
 def _exact(value: Any, metric: Metric | None) -> Any:

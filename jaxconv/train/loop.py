@@ -121,10 +121,12 @@ def fit(
         inside a scan; jaxconv's are not (experiments/benchmarks/scan.py measures it).
       progress: whether to show a bar: examples per second, loss, metrics, time left.
       mesh: the devices to train on: its axis "data" divides each batch, and ``batch_size`` must be a multiple of its
-        size. The result is that of one device up to the order of sums. Arrays are on every device. Of several
-        processes (`initialize_distributed`) each gives the same arrays, or an iterable of its own part of each batch
-        (`data_shard`); an iterable of validation gives each process all of it. ``log`` is called in the first one only.
-      shard_params: how parameters and the optimizer's state are divided, as `train_step` takes it.
+        size; so must the sizes of an iterable's batches. The result is that of one device up to the order of sums.
+        Arrays are on every device. Of several processes (`initialize_distributed`) each gives the same arrays, or an
+        iterable of its own part of each batch (`data_shard`), in validation too, where parts may differ in size and in
+        number. ``log`` is called in the first one only.
+      shard_params: how parameters and the optimizer's state are divided, as `train_step` takes it. From the first state
+        on each device has its part only.
 
     Returns:
       A `FitResult`. After Ctrl-C it is that of the steps so far, ``interrupted``; a checkpoint is saved first, if there

@@ -7,26 +7,33 @@ on the mesh but for the order of sums: batch statistics, losses and metrics are 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 import jax
+import jax.extend
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxconv.structs import struct_of
 from jaxconv.train import leaves
-from jaxconv.train.state import TrainState
 
 ShardParams: TypeAlias = str | Callable[[str, tuple[int, ...]], PartitionSpec] | None
-Step: TypeAlias = Callable[..., tuple[TrainState, Any]]
+# A `jaxconv.train.TrainState`, and a step of it.
+Tree: TypeAlias = Any
+Step: TypeAlias = Callable[..., tuple[Tree, Any]]
 T = TypeVar("T")
 
 DATA = "data"
+SHORT = '; leave out a last batch that is smaller, as remainder="drop" of jaxconv.data.batches does'
 
 # A vector, such as a bias or a scale, is not worth the message that gathers it: of ResNet-50 they are 0.3 %.
 _LEAST_RANK = 2
+
+# Initial weights are drawn in about this number of programs.
+_GROUPS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +78,11 @@ class Placement:
         """How many parts the batch has."""
         return int(self.mesh.shape[DATA])
 
-    def check_batch_size(self, size: int, name: str = "batch_size") -> None:
+    def check_batch_size(self, size: int, name: str = "batch_size", hint: str = "") -> None:
         """Raises ValueError where the mesh does not divide a batch of this size."""
         if size % self.parts:
             raise ValueError(
-                f"{name} must be a multiple of {self.parts}, the size of the mesh's axis {DATA!r}, got {size}"
+                f"{name} must be a multiple of {self.parts}, the size of the mesh's axis {DATA!r}, got {size}{hint}"
             )
 
     def shard(self) -> tuple[int, int]:
@@ -100,12 +107,23 @@ class Placement:
         count = self.shard()[1]
 
         def whole(leaf: Any) -> Any:
-            self.check_batch_size(leaf.shape[0] * count, "the size of a batch")
+            self.check_batch_size(leaf.shape[0] * count, "the size of a batch", SHORT)
             return struct_of((leaf.shape[0] * count, *leaf.shape[1:]), leaf.dtype)
 
         return jax.tree.map(whole, shapes)
 
-    def specs(self, train_state: TrainState) -> TrainState:
+    def counts(self, rows: int) -> list[int]:
+        """How many examples each process's part of a batch has, in the order of the parts. All processes call it."""
+        index, count = self.shard()
+        if jax.process_count() == 1 or count == 1:
+            return [rows]
+        from jax.experimental import multihost_utils
+
+        everyones = np.asarray(multihost_utils.process_allgather(np.array([index, rows])))
+        found = dict(everyones.tolist())
+        return [found[part] for part in range(count)]
+
+    def specs(self, train_state: Tree) -> Tree:
         """For each array of a train state the axes of the mesh that divide it.
 
         An array of the optimizer, or an average, whose path ends with that of a parameter of its shape is divided as
@@ -123,13 +141,52 @@ class Placement:
             specs.append(divided[found] if found else PartitionSpec())
         return jax.tree.unflatten(jax.tree.structure(train_state), specs)
 
-    def put(self, train_state: TrainState) -> TrainState:
+    def created(self, draw: Callable[..., Any], make: Callable[..., Tree], key: jax.Array, init: Any) -> Tree:
+        """The train state ``make(key, init)`` on the mesh. Every process gives the whole key and initial weights.
+
+        Where parameters are divided, each device makes its part of them, a few arrays at a time, so that none needs
+        room for all; initial weights go to the devices one array at a time.
+
+        Args:
+          draw: ``draw(key)``, the initial weights where ``init`` is None.
+          make: the train state of a key and (params, state).
+        """
+        if self.shard_params is None:
+            return self.put(make(key, draw(key) if init is None else init))
+        auto, drawn = self.auto, init is None
+        with jax.set_mesh(auto.mesh):
+            key = auto.put_whole(key)
+            shapes = jax.eval_shape(make, key, jax.eval_shape(draw, key) if drawn else init)
+            places = auto._shardings(shapes)
+            weights = places.params, places.state
+            if drawn:
+                each, form = jax.tree.flatten(weights)
+                programs = _draws(draw, jax.ShapeDtypeStruct(key.shape, key.dtype), tuple(each))
+                made = [leaf for program in programs for leaf in jax.block_until_ready(program(key))]
+                init = jax.tree.unflatten(form, made)
+            else:
+                init = jax.tree.map(_put_whole, tuple(init), weights)
+            state = jax.jit(make, out_shardings=places, donate_argnums=1 if drawn else ())(key, init)
+        return state if auto.mesh == self.mesh else self.moved(state)
+
+    def put(self, train_state: Tree) -> Tree:
         """The train state on the mesh, unless it is there. Every process gives all of it."""
         if getattr(train_state.step.sharding, "mesh", None) == self.mesh:
             return train_state
-        return jax.tree.map(
-            lambda leaf, spec: _put_whole(leaf, self._sharding(spec, leaf)), train_state, self.specs(train_state)
-        )
+        return jax.tree.map(_put_whole, train_state, self._shardings(train_state))
+
+    def put_params(self, tree: T) -> T:
+        """Parameters on the mesh: divided as they are where they are on its devices, else on every device."""
+        devices = self.mesh.devices.tolist()
+
+        def put(leaf: Any) -> Any:
+            found = getattr(leaf, "sharding", None)
+            if not isinstance(found, NamedSharding) or found.mesh.axis_names != self.mesh.axis_names:
+                return _put_whole(leaf, self._sharding(PartitionSpec(), leaf))
+            same = found.mesh.devices.tolist() == devices
+            return jax.device_put(leaf, self._sharding(found.spec if same else PartitionSpec(), leaf))
+
+        return jax.tree.map(put, tree)
 
     def put_whole(self, tree: T) -> T:
         """Arrays on every device. Every process gives all of them."""
@@ -146,7 +203,7 @@ class Placement:
         def put(leaf: Any) -> Any:
             sharding = self._sharding(PartitionSpec(DATA), leaf)
             whole = count == 1 or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable)
-            self.check_batch_size(np.shape(leaf)[0] * (1 if whole else count), "the size of a batch")
+            self.check_batch_size(np.shape(leaf)[0] * (1 if whole else count), "the size of a batch", SHORT)
             if whole:
                 return jax.device_put(leaf, sharding)
             return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
@@ -180,22 +237,26 @@ class Placement:
         they compute; what it returns has Explicit types again.
         """
 
-        def divided(train_state: TrainState, *batch: Any) -> tuple[TrainState, Any]:
+        def divided(train_state: Tree, *batch: Any) -> tuple[Tree, Any]:
             specs = self.specs(train_state)
 
-            def run(train_state: TrainState, *batch: Any) -> tuple[TrainState, Any]:
+            def run(train_state: Tree, *batch: Any) -> tuple[Tree, Any]:
                 split = [_constrain(leaf, PartitionSpec(DATA)) for leaf in batch]
                 train_state, metrics = step(_constrain(train_state, specs), *split)
                 return _constrain(train_state, specs), _constrain(metrics, PartitionSpec())
 
             for leaf in jax.tree.leaves(batch):
-                self.check_batch_size(leaf.shape[0], "the size of a batch")
+                self.check_batch_size(leaf.shape[0], "the size of a batch", SHORT)
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                 if AxisType.Explicit in self.mesh.axis_types:
                     run = jax.sharding.auto_axes(run, out_sharding=(specs, PartitionSpec()))
                 return run(train_state, *batch)
 
         return divided
+
+    def _shardings(self, train_state: Tree) -> Tree:
+        """The sharding of each array of a train state."""
+        return jax.tree.map(lambda leaf, spec: self._sharding(spec, leaf), train_state, self.specs(train_state))
 
     def _sharding(self, spec: PartitionSpec, leaf: Any) -> NamedSharding:
         """A sharding as a step returns it: of P() and P(None) JAX makes two types, and would compile twice."""
@@ -244,10 +305,10 @@ class PlacedStep:
     def __init__(self, compiled: Any, placement: Placement):
         self._compiled, self._placement = compiled, placement
 
-    def __call__(self, train_state: TrainState, *batch: Any) -> tuple[TrainState, Any]:
+    def __call__(self, train_state: Tree, *batch: Any) -> tuple[Tree, Any]:
         return self._compiled(self._placement.put(train_state), *self._placement.put_batch(batch))  # type: ignore[no-any-return]
 
-    def lower(self, train_state: TrainState, *batch: Any) -> Any:
+    def lower(self, train_state: Tree, *batch: Any) -> Any:
         """As that of a jitted function: ``lower(...).compile().as_text()`` shows what devices send."""
         return self._compiled.lower(self._placement.put(train_state), *self._placement.put_batch(batch))
 
@@ -277,6 +338,29 @@ def placement_of(mesh: Mesh | None, shard_params: ShardParams) -> Placement | No
     if shard_params is not None:
         raise ValueError(f"shard_params must come with a mesh, got mesh=None and {shard_params!r}")
     return None
+
+
+@functools.lru_cache(maxsize=16)
+def _draws(draw: Callable[..., Any], key: Any, places: tuple[NamedSharding, ...]) -> list[Callable[..., list[Any]]]:
+    """Programs that return the arrays of ``draw(key)``, each some of them, in their order.
+
+    XLA for CPU draws a kernel whole before it takes a device's part, and in one program all of them at the same time.
+    """
+    closed = jax.make_jaxpr(draw)(key)
+    function = jax.extend.core.jaxpr_as_fun(closed)
+    sizes = [math.prod(out.aval.shape) for out in closed.jaxpr.outvars]
+    groups: list[list[int]] = []
+    most, room = max([sum(sizes) // _GROUPS, *sizes]), -1
+    for i, size in enumerate(sizes):
+        if size > room:
+            groups.append([])
+            room = most
+        groups[-1].append(i)
+        room -= size
+    return [
+        jax.jit(lambda key, group=group: [function(key)[i] for i in group], out_shardings=[places[i] for i in group])
+        for group in groups
+    ]
 
 
 def _constrain(tree: T, specs: Any) -> T:

@@ -30,7 +30,7 @@ from jaxconv.train.measures import Loss, as_metrics, ordered, sums_of
 from jaxconv.train.mesh import Placement
 from jaxconv.train.result import AVERAGE, Monitor, choose_monitor
 from jaxconv.train.sources import Arrays, Batches, is_iterable, known_length
-from jaxconv.train.state import Augment, TrainState, copied, typed_key
+from jaxconv.train.state import Augment, TrainState, run_key, typed_key
 from jaxconv.train.step import prepared
 
 _VALIDATION = zlib.crc32(b"validation")
@@ -94,6 +94,7 @@ class Plan:
                         loss=self.recipe.loss,
                         metrics=self.recipe.metrics,
                         preprocess=self.held_preprocess,
+                        placement=self.recipe.placement,
                     )
                     found |= {f"{prefix}validation_{name}": values[name] for name in values if name != "count"}
         return found
@@ -161,13 +162,16 @@ def plan(
         optimizer = made(optimizer, total)
     recipe = Recipe(net, loss, optimizer, items, augment, preprocess, average, placement)
 
+    if isinstance(source, Batches):
+        source.check_sizes()
     some, theirs = source.example()
     if placement is not None and isinstance(source, Batches):
         some, theirs = placement.whole_batch((some, theirs))
     key_shape = jax.eval_shape(lambda: jax.random.key(0))
     prepare = functools.partial(prepared, augment=augment, preprocess=preprocess)
     x, y = jax.eval_shape(prepare, key_shape, some, theirs)
-    train_state = TrainState.create(net, optimizer, key, x, init=init, average=average)
+    where = {} if placement is None else {"mesh": placement.mesh, "shard_params": placement.shard_params}
+    train_state = TrainState.create(net, optimizer, key, x, init=init, average=average, **where)  # type: ignore[arg-type]
     outputs = _outputs(net, train_state, x, train=True)
     check_loss(loss, items, outputs, y)
     _check_classes(recipe, source, outputs, given[0], y)
@@ -183,9 +187,7 @@ def plan(
         raise ValueError("validation_preprocess must come with validation, got validation=None")
 
     made_program = program(recipe)
-    copy = copied(train_state.key)
-    if placement is not None:
-        train_state = placement.put(train_state)
+    copy = run_key(key)
     measured = jax.eval_shape(made_program.step, train_state, some, theirs)[1]
     prefixes = ["validation_"] if held is not None else []
     prefixes += [f"{AVERAGE}validation_"] if held is not None and average is not None else []

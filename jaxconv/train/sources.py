@@ -1,7 +1,6 @@
 """Where a run's batches come from: arrays on the device, or an iterable of batches."""
 
 import base64
-import dataclasses
 import functools
 import inspect
 import itertools
@@ -13,31 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.equal_batches import equal_batches
+from jaxconv.data.loader import Batches as Loader
 from jaxconv.ops.lowering.table import platform_of
 from jaxconv.structs import struct_of
 from jaxconv.train.arguments import check_batches_tree, check_pair, is_masked
 from jaxconv.train.epoch import Carry, Program, epoch_order
-from jaxconv.train.mesh import Placement
+from jaxconv.train.mesh import SHORT, Placement
+from jaxconv.train.parts import Part, array_parts, filled, merged
 from jaxconv.train.step import steps_per_epoch
 
 # Called with the carry and the number of steps of the epoch so far; whether to stop before the next one.
 OnStep = Callable[[Carry, int], bool | None]
 Check = Callable[[Any, Any, int], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A batch to evaluate: ``rows`` examples from ``skip`` on count.
-
-    Args:
-      inputs, targets: pytrees whose leaves share the first axis.
-    """
-
-    inputs: Any
-    targets: Any
-    skip: int
-    rows: int
 
 
 class Arrays:
@@ -113,12 +99,7 @@ class Arrays:
 
     def parts(self, batch_size: int) -> Iterator[Part]:
         """All examples once, in their order."""
-        placement = self._placement
-        if placement is None or self.count < placement.parts:
-            return array_parts(self.inputs, self.targets, batch_size)
-        size = min(batch_size, self.count)
-        parts = array_parts(self.inputs, self.targets, size - size % placement.parts)
-        return (Part(*placement.put_divided((part.inputs, part.targets)), part.skip, part.rows) for part in parts)
+        return array_parts(self.inputs, self.targets, batch_size, self._placement)
 
     def _order(self, key: jax.Array, epoch: int) -> jax.Array:
         return epoch_order(key, epoch, self.count, self.batch_size)
@@ -137,7 +118,7 @@ class Batches:
       steps: the steps of an epoch, of a source that has no end; by default it ends with the iterator.
       name: what errors call it.
       check: ``check(inputs, targets, step)``, called with each batch on the host.
-      placement: of the run. In training each of several processes has its part of a batch; in validation all of it.
+      placement: of the run. Each of several processes gives its part of each batch.
     """
 
     def __init__(
@@ -150,6 +131,11 @@ class Batches:
         placement: Placement | None = None,
     ):
         self._source, self._name, self.check, self._placement = source, name, check, placement
+        if placement is not None and isinstance(source, Loader) and (source.index, source.shards) != placement.shard():
+            raise ValueError(
+                f"{name}: shard must be {placement.shard()}, jaxconv.train.data_shard(mesh), for this process, "
+                f"got {(source.index, source.shards)}"
+            )
         self.steps = known_length(source) if steps is None else steps
         self._once = hasattr(source, "__next__")
         self._seeks = callable(getattr(source, "epoch", None))
@@ -172,6 +158,29 @@ class Batches:
             self._example = jax.tree.map(lambda leaf: struct_of(leaf.shape, leaf.dtype), pair)
         return self._example
 
+    def check_sizes(self) -> None:
+        """Raises ValueError where the mesh can't divide a batch, before one is read, if the source says their sizes."""
+        found = None if self._placement is None else known_sizes(self._source)
+        if found is None or self._placement is None:
+            return
+        sizes, count = found, self._placement.shard()[1]
+        if isinstance(self._source, Loader):
+            loader, count = self._source, 1  # Its batches are those of all parts.
+            if loader.broken == "skip" and loader.remainder != "drop":
+                raise ValueError(
+                    f'{self._name}: remainder must be "drop" with broken="skip" on a mesh, which divides no batch that '
+                    f"lacks an image, got {loader.remainder!r}"
+                )
+            if loader.shards > 1 and len(sizes) > 1:
+                raise ValueError(
+                    f'{self._name}: remainder must be "drop" where {loader.shards} processes train on {sizes[0]} '
+                    f"examples a batch, got {loader.remainder!r}: their parts of the last batch, of {sizes[-1]} "
+                    "examples, differ in size"
+                )
+        for size in sizes:
+            which = "a batch" if size == sizes[0] else "the last batch"
+            self._placement.check_batch_size(size * count, f"{self._name}: the size of {which}", SHORT)
+
     def run(
         self, program: Program, carry: Carry, *, epoch: int, start: int, stop: int | None, on_step: OnStep
     ) -> Carry:
@@ -181,7 +190,7 @@ class Batches:
         more than two batches wait for the device.
         """
         self._open(epoch, int(carry[0].step) if self._goes_on else start)
-        put = jax.device_put if self._placement is None else self._placement.put_batch
+        put = jax.device_put if self._placement is None else self._put
         pairs = map(put, self._pairs(epoch, start, stop))
         batch = next(pairs, None)
         before, step = None, start
@@ -218,19 +227,46 @@ class Batches:
     def parts(self, batch_size: int | None = None) -> Iterator[Part]:
         """All batches once, but those without an example.
 
-        Smaller ones are filled up to the largest before them, so that one program runs them.
+        Smaller ones are filled up to the largest before them, so that one program runs them. So are the parts of
+        several processes, which may differ in size and in number.
         """
         self._open(0, self._read if self._once else 0)
-        size = 0
-        for inputs, targets in self._pairs(0, 0, None, skip=True):
-            rows = len(jax.tree.leaves(inputs)[0])
-            size = max(size, rows)
-            size += 0 if self._placement is None else -size % self._placement.parts
-            put = jax.device_put if self._placement is None else self._placement.put_divided
-            some, theirs = put(jax.tree.map(functools.partial(_filled, size=size), (inputs, targets)))
-            yield Part(some, theirs, 0, rows)
+        placement, size, put = self._placement, 0, jax.device_put
+        multiple = 1
+        if placement is not None:
+            count = placement.shard()[1] if jax.process_count() > 1 else 1
+            multiple, put = placement.parts // count, placement.put_divided if count == 1 else placement.put_batch
+        for pair, counts in self._with_counts():
+            size = max(size, *counts)
+            size += -size % multiple
+            some, theirs = put(jax.tree.map(functools.partial(filled, size=size), pair))
+            yield Part(some, theirs, merged([(i * size, i * size + rows) for i, rows in enumerate(counts)]))
         if not size:
             raise ValueError(f"{self._name} must have at least one example, got only padding")
+
+    def _with_counts(self) -> Iterator[tuple[Any, list[int]]]:
+        """All batches, and how many examples each process's part has; a process without any more gives padding."""
+        pairs = self._pairs(0, 0, None, skip=True)
+        while True:
+            pair = next(pairs, None)
+            rows = 0 if pair is None else len(jax.tree.leaves(pair)[0])
+            counts = [rows] if self._placement is None else self._placement.counts(rows)
+            if not any(counts):
+                return
+            if pair is None:
+                pair = jax.tree.map(lambda one: np.zeros((1, *one.shape[1:]), one.dtype), self.example())
+            yield pair, counts
+
+    def _put(self, pair: tuple[Any, Any]) -> tuple[Any, Any]:
+        """A batch on the mesh. The parts of several processes have one size, which none of them could see later."""
+        assert self._placement is not None
+        rows, first = (len(jax.tree.leaves(tree)[0]) for tree in (pair, self.example()))
+        if jax.process_count() > 1 and rows != first:
+            raise ValueError(
+                f"{self._name}: of several processes each must give {first} examples of a batch, as of batch 1, "
+                f"got {rows}{SHORT}"
+            )
+        return self._placement.put_batch(pair)
 
     def _pairs(self, epoch: int, start: int, stop: int | None, *, skip: bool = False) -> Iterator[tuple[Any, Any]]:
         """The batches of an epoch, each checked against the first; with ``skip`` but those that are all padding."""
@@ -281,13 +317,6 @@ class Batches:
         return iter(source)
 
 
-def array_parts(inputs: Any, targets: Any, batch_size: int) -> Iterator[Part]:
-    """All examples of arrays once, in their order. NumPy arrays, memory maps included, go to the device by batches."""
-    for part in equal_batches((inputs, targets), batch_size):
-        some, theirs = part.items
-        yield Part(some, theirs, part.skip, len(jax.tree.leaves(some)[0]) - part.skip)
-
-
 def is_iterable(inputs: Any, targets: Any) -> bool:
     """Whether inputs give batches: they come without targets, and are no arrays."""
     plain = hasattr(inputs, "shape") or isinstance(inputs, dict)
@@ -304,13 +333,23 @@ def known_length(source: Any) -> int | None:
     return length if length < 2**31 else None
 
 
+def known_sizes(source: Any) -> list[int] | None:
+    """How many examples the batches have, and the last one if it has fewer, where an iterable says so; else None."""
+    if isinstance(source, list | tuple):
+        sizes = [len(leaf) for batch in source for leaf in jax.tree.leaves(batch)[:1] if np.ndim(leaf)]
+        return list(dict.fromkeys(sizes)) or None
+    if isinstance(source, Loader):
+        size, count, drops = source.batch_size, len(source.source), source.remainder == "drop"
+    else:
+        # A torch DataLoader.
+        size, drops = getattr(source, "batch_size", None), getattr(source, "drop_last", None)
+        count = known_length(getattr(source, "sampler", None))  # type: ignore[assignment]
+        if not isinstance(size, int) or not isinstance(drops, bool) or count is None:
+            return None
+    return [size] if drops or not count % size else [size, count % size] if count > size else [count]
+
+
 def takes_epoch(function: Callable[..., Any]) -> bool:
     """Whether a function wants an argument."""
     parameters = inspect.signature(function).parameters.values()
     return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
-
-
-def _filled(leaf: Any, size: int) -> Any:
-    """An array with its first row repeated up to ``size`` rows."""
-    missing = size - len(leaf)
-    return leaf if not missing else jnp.concatenate([leaf, jnp.repeat(leaf[:1], missing, 0)])

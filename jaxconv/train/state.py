@@ -1,6 +1,7 @@
 """Everything that training carries from one step to the next, as one pytree."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,9 @@ import optax
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Layer
 from jaxconv.ops.arrays import wider
+from jaxconv.structs import as_struct
 from jaxconv.train.leaves import is_key
+from jaxconv.train.mesh import ShardParams, placement_of
 
 # augment(key, x) -> x, or augment(key, x, y) -> (x, y)
 Augment = Callable[..., Any]
@@ -48,6 +51,8 @@ class TrainState:
         *,
         init: tuple[Any, Any] | None = None,
         average: float | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+        shard_params: ShardParams = None,
     ) -> "TrainState":
         """The state before the first step.
 
@@ -60,6 +65,9 @@ class TrainState:
           init: (params, state) to start from instead of calling ``net.init``, for fine-tuning. They are copied, so
             that a donating step leaves the caller's arrays alone.
           average: as in `train_step`; unless None, the state has an average, which begins with the parameters.
+          mesh, shard_params: as in `train_step`. With ``shard_params`` each device makes its part of the state, so that
+            the state need not fit on one: ``net.init`` and ``optimizer.init`` are compiled. Weights may differ from
+            those of one device in the last bit.
 
         Returns:
           A `TrainState` at step 0 which shares no buffer with anything.
@@ -77,10 +85,44 @@ class TrainState:
         """
         if init is None and x is None:
             raise ValueError("x: expected an input or its shape to initialize the network with, got None")
-        weights, own = jax.random.split(typed_key(key))
-        params, state = copied(net.init(weights, x) if init is None else init)
-        wide = None if average is None else copied(jax.tree.map(_widened, params))
-        return cls(params, state, copied(optimizer.init(params)), jnp.zeros((), jnp.int32), own, wide)
+        placement, key = placement_of(mesh, shard_params), typed_key(key)
+        if placement is None:
+            return _made(optimizer, average, key, _drawn(net, x, key) if init is None else init)
+        structs, form = jax.tree.flatten(as_struct(x) if init is None else None)
+        settings: Any = (net, tuple(structs), form, optimizer, average)
+        try:
+            draw, make = _cached_functions(*settings)
+        except TypeError:  # what can't be hashed
+            draw, make = _functions(*settings)
+        return placement.created(draw, make, key, init)  # type: ignore[no-any-return]
+
+
+def run_key(key: jax.Array) -> jax.Array:
+    """The key of the train state that `TrainState.create` makes of a key."""
+    return jax.random.split(key)[1]
+
+
+def _drawn(net: Layer, x: Any, key: jax.Array) -> tuple[Any, Any]:
+    """The initial weights."""
+    return net.init(jax.random.split(key)[0], x)
+
+
+def _made(
+    optimizer: optax.GradientTransformation, average: float | None, key: jax.Array, init: tuple[Any, Any]
+) -> TrainState:
+    """The state before the first step, from weights."""
+    params, state = copied(init)
+    wide = None if average is None else copied(jax.tree.map(_widened, params))
+    return TrainState(params, state, copied(optimizer.init(params)), jnp.zeros((), jnp.int32), run_key(key), wide)
+
+
+def _functions(net: Layer, structs: Any, form: Any, optimizer: Any, average: float | None) -> tuple[Any, Any]:
+    x = jax.tree.unflatten(form, structs)
+    return functools.partial(_drawn, net, x), functools.partial(_made, optimizer, average)
+
+
+# The same functions for equal settings: then JAX knows what it has compiled.
+_cached_functions = functools.lru_cache(maxsize=16)(_functions)
 
 
 def typed_key(key: KeyLike) -> jax.Array:

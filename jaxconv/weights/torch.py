@@ -123,13 +123,15 @@ def from_torch(
       x: the input of ``net.init``: array, ShapeDtypeStruct or shape tuple. With it all shapes are checked, and custom
         layers that do not declare their arrays are filled by the names and shapes of `init`.
       rename: the new names of tensors: a mapping from prefixes, whole parts of names, to replacements, of which the
-        longest that fits is used, such as ``{"module.": ""}``; or a function of the name. None omits the tensor.
+        longest that fits is used, such as ``{"module.": ""}``; or a function of the name. None omits the tensor. Each
+        prefix must begin a name.
       key: the name of the mapping to read, if a checkpoint has several mappings of tensors.
 
     Raises:
       WeightsError: tensors and network do not match (the message lists tensors without a layer and arrays without a
         tensor, with shapes and the nearest names), a shape does not fit, an array of a declared layer is not
-        floating-point, a value is not finite, two tensors have one name, or the file cannot be read.
+        floating-point, a value is not finite, two tensors have one name, a prefix of ``rename`` begins no name, or the
+        file cannot be read.
 
     >>> tensors = {"0.weight": jnp.ones((8, 3, 5, 5)), "0.bias": jnp.zeros(8)}
     >>> params, state = from_torch(jc.serial(jc.Conv(8, 5), jax.nn.relu), tensors)

@@ -14,7 +14,8 @@ import optax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxconv.train import TrainState, evaluate, fit, train_step
+import jaxconv as jc
+from jaxconv.train import TrainState, evaluate, fit, predict, train_step
 from jaxconv.train.mesh import Placement
 from tests.train.toys import Centered, Linear, assert_same, cross_entropy, data
 
@@ -38,10 +39,14 @@ def cases():
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def rows_of(what):
+    return [row for row in cases() if what in row]
+
+
 def test_steps_of_eight_devices_are_those_of_one():
     """Batch statistics, clipping by the norm of all gradients, augmentation and dropout included; one program each."""
-    assert len(cases()) == 6
-    for row in cases():
+    assert len(rows_of("shard_params")) == 6
+    for row in rows_of("shard_params"):
         assert row["off"] < 1e-4, row
         assert row["compiled_again"] == 0, row
         assert row["kinds"] == [row["kind"]]
@@ -49,7 +54,7 @@ def test_steps_of_eight_devices_are_those_of_one():
 
 def test_parameters_and_the_optimizer_s_state_are_divided():
     """And gathered once each for the forward pass; with whole parameters nothing is gathered."""
-    for row in cases():
+    for row in rows_of("shard_params"):
         kernel, momentum = row["specs"]
         assert kernel == momentum
         divided = {None: [], "data": ["data"], "model": ["model"], "by_path": ["data", "model"]}[row["shard_params"]]
@@ -58,6 +63,26 @@ def test_parameters_and_the_optimizer_s_state_are_divided():
         if row["shard_params"] in gathered:
             assert row["sent"].get("all-gather", 0) == gathered[row["shard_params"]], row
             assert not set(row["sent"]) & {"all-to-all", "collective-permute"}, row
+
+
+def test_evaluation_on_eight_devices_is_that_of_one():
+    """Batches of any size, the last ones smaller; metrics that are divided as the outputs are."""
+    assert len(rows_of("evaluated")) == 6
+    for row in rows_of("evaluated"):
+        assert row["off"] < 1e-5, row
+        assert row["count"] == 21, row
+
+
+def test_a_divided_train_state_is_made_in_parts():
+    """With the values and the shardings of one that was made on one device, and room for a part on each device."""
+    assert len(rows_of("created")) == 3
+    for row in rows_of("created"):
+        assert row["off"] < 1e-6, row
+        assert row["sharded_alike"], row
+        assert row["divided"] == 16, "four kernels, two moments of each, and its average"
+        assert row["bytes_a_device"] < row["bytes"] / 5, "biases are on each device"
+        assert row["temporaries"] < 5 * 64 * 64 * 4, "some times the room of one kernel, however many there are"
+        assert row["compiled_again"] == 0, row
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -204,6 +229,79 @@ def test_a_run_goes_on_on_another_mesh(tmp_path):
     ):
         got = run(epochs=epochs, validation=0.2, folder=tmp_path / "divided", resume=True, **options)
     assert_equal(got, want)
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 256), (3, 2), (21, 6), (21, 20), (24, 8)])
+@pytest.mark.parametrize("put", [np.asarray, jnp.asarray])
+def test_evaluation_of_any_count(count, batch_size, put):
+    images, labels = (put(leaf) for leaf in data(count, classes=4, seed=count))
+    net = Centered(4)
+    params, state = net.init(jax.random.key(0), images)
+    options = {"loss": cross_entropy, "batch_size": batch_size}
+    want, got = (evaluate(net, params, state, images, labels, mesh=m, **options) for m in (None, mesh_of(4)))
+    assert got == pytest.approx(want, rel=1e-6)
+    one, other = (predict(net, params, state, images, batch_size=batch_size, mesh=m) for m in (None, mesh_of(2, 2)))
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mesh_that_is_none_is_refused_in_evaluation():
+    for call in (
+        lambda: predict(Centered(4), {}, {}, TRAIN[0], mesh=4),
+        lambda: evaluate(Centered(4), {}, {}, *TRAIN, loss=cross_entropy, mesh=4),
+    ):
+        with pytest.raises(ValueError, match=r"mesh must be a jax.sharding.Mesh, got int"):
+            call()
+
+
+def loader(count=40, size=16, **options):
+    return jc.data.batches(list(zip(*data(count, classes=4), strict=True)), size, key=0, **options)
+
+
+class TorchLike:
+    """As a torch DataLoader says what its batches are."""
+
+    batch_size, drop_last, sampler = 16, False, range(40)
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        raise AssertionError("nothing is read")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (lambda: loader(42), "the size of the last batch must be a multiple of 4, the size .* 'data', got 10"),
+        (lambda: loader(42, remainder="pad"), "the size of the last batch must be a multiple of 4, .*, got 10"),
+        (lambda: loader(40, 10), "the size of a batch must be a multiple of 4, .*, got 10"),
+        (lambda: loader(broken="skip"), 'remainder must be "drop" with broken="skip" on a mesh, .*, got \'short\''),
+        (
+            lambda: loader(shard=(0, 2), remainder="drop"),
+            r"shard must be \(0, 1\), .* for this process, got \(0, 2\)",
+        ),
+        (lambda: [*batches(), (TRAIN[0][:5], TRAIN[1][:5])], "the size of the last batch must be .*, got 5; leave out"),
+        (TorchLike, "the size of a batch must be a multiple of 3, .*, got 16"),
+    ],
+)
+def test_batches_that_the_mesh_does_not_divide_are_refused_before_one_is_read(inputs, message):
+    with pytest.raises(ValueError, match=f"^inputs: {message}"):
+        run(inputs(), None, mesh=mesh_of(3) if inputs is TorchLike else mesh_of(4))
+
+
+def test_a_last_batch_that_the_mesh_divides_is_trained_on():
+    want, got = (run(loader(40), None, mesh=mesh) for mesh in (None, mesh_of(4)))
+    assert_equal(got, want)
+    assert got.history[-1]["step"] == 6, "of 16, 16 and 8 examples"
+
+
+def test_a_smaller_batch_of_a_generator_is_named_when_it_comes():
+    def generate():
+        yield from batches()
+        yield TRAIN[0][:5], TRAIN[1][:5]
+
+    with pytest.raises(ValueError, match=r"the size of a batch must be a multiple of 4, .*, got 5; leave out a last"):
+        run(generate, None, mesh=mesh_of(4))
 
 
 def test_what_fit_refuses():

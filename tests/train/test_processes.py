@@ -1,5 +1,6 @@
 """Several processes that train as one: the values of one process, and one that fails ends the others."""
 
+import json
 import os
 import subprocess
 import sys
@@ -78,6 +79,17 @@ def test_two_processes_train_as_one_and_lose_nothing(tmp_path):
     ended(tmp_path)
 
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    # Both processes say the same of the whole set.
+    wanted = [found for count in (21, 3) for found in process_cases.evaluated(mesh, count)]
+    for index in range(2):
+        said = json.loads(Path(f"{tmp_path}.{index}.json").read_text())
+        for one, other in zip(said["evaluated"], wanted, strict=True):
+            np.testing.assert_allclose(one.pop("predicted"), other["predicted"], rtol=1e-5, atol=1e-6)
+            assert one == pytest.approx({name: other[name] for name in one}, rel=1e-5)
+        assert said["refused"].startswith(
+            "inputs: remainder must be \"drop\" where 2 processes train on 8 examples a batch, got 'pad': their parts"
+        )
+
     want = process_cases.run(mesh)
     # Written by two processes in parts, and read by this one, onto four devices and onto one.
     assert check.main([str(tmp_path)]) == 0

@@ -347,6 +347,16 @@ def test_rename_must_give_names():
     refused("rename must give a string or None, it gives 3 for 'features.0.weight'", TENSORS, rename=lambda name: 3)
 
 
+@pytest.mark.parametrize("rename", [{"modul.": ""}, {"fc.": "fc.", "features.1": None, "feat": None}])
+def test_a_prefix_that_begins_no_name_is_named(rename):
+    wrong = next(prefix for prefix in rename if prefix not in ("fc.", "features.1"))
+    refused(
+        f"rename: a name of the source must begin with '{wrong}', they begin with 'features.', .*'fc.'",
+        TENSORS,
+        rename=rename,
+    )
+
+
 def test_rename_must_keep_names_apart():
     refused(
         "rename must keep names apart, it gives 'fc' for 'features.0.weight' and 'features.0.bias'",

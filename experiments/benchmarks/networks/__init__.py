@@ -7,7 +7,7 @@ last in jaxconv and Flax, first in Equinox and torch.
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -47,10 +47,26 @@ class Norm:
 
 @dataclass(frozen=True)
 class Pool:
-    """A max pool, its stride the window."""
+    """A max pool; without a stride its stride is the window."""
 
     window: int
     rank: int = 2
+    stride: int | None = None
+    padding: int = 0
+
+
+@dataclass(frozen=True)
+class ChannelNorm:
+    """A layer norm over the channels of each position, its eps 1e-6."""
+
+    channels: int
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A learned scale of each channel, at first 1e-6."""
+
+    channels: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +85,7 @@ class Flatten:
 
 @dataclass(frozen=True)
 class Dense:
-    """A fully connected layer, of a flattened map or of features."""
+    """A fully connected layer, of a flattened map, of features, or of the channels of each position."""
 
     inputs: int
     features: int
@@ -91,7 +107,7 @@ class Skip:
     body: "Plan"
 
 
-Part: TypeAlias = Conv | Up | Norm | Pool | Average | Flatten | Dense | Residual | Skip | str
+Part: TypeAlias = Conv | Up | Norm | ChannelNorm | Scale | Pool | Average | Flatten | Dense | Residual | Skip | str
 Plan: TypeAlias = tuple[Part, ...]
 Leaf: TypeAlias = dict[str, Any]
 
@@ -123,21 +139,35 @@ def resnet18() -> Plan:
     return (*plan, Average(), Dense(512, CLASSES))
 
 
-def resnet50() -> Plan:
-    """Returns ResNet-50 (He et al., 2016) with the 3x3 stem of small images."""
-    plan: Plan = (*_normed(3, 64), "relu")
+def resnet50(large: bool = False, classes: int = CLASSES, blocks: Sequence[int] = (3, 4, 6, 3)) -> Plan:
+    """Returns ResNet-50 (He et al., 2016) with the 3x3 stem of small images, or the 7x7 stem of large ones."""
+    plan: Plan = (*(_normed(3, 64, 7, 2) if large else _normed(3, 64)), "relu")
+    plan = (*plan, Pool(3, stride=2, padding=1)) if large else plan
     inputs = 64
-    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
-        for stride in (1 if width == 64 else 2, *(1,) * (blocks - 1)):
+    for width, repeats in zip((64, 128, 256, 512), blocks, strict=False):
+        for stride in (1 if width == 64 else 2, *(1,) * (repeats - 1)):
             inner = (*_normed(inputs, width, 1), "relu", *_normed(width, width, 3, stride), "relu")
             body = (*inner, *_normed(width, 4 * width, 1))
             shortcut = () if inputs == 4 * width else _normed(inputs, 4 * width, 1, stride)
             plan = (*plan, Residual(body, shortcut), "relu")
             inputs = 4 * width
-    return (*plan, Average(), Dense(2048, CLASSES))
+    return (*plan, Average(), Dense(inputs, classes))
 
 
-def mobilenetv2() -> Plan:
+def convnext_tiny(classes: int = CLASSES, blocks: Sequence[int] = (3, 3, 9, 3)) -> Plan:
+    """Returns ConvNeXt-T (Liu et al., 2022) without its stochastic depth."""
+    plan: Plan = (Conv(3, 96, 4, 4, 0), ChannelNorm(96))
+    inputs = 96
+    for width, repeats in zip((96, 192, 384, 768), blocks, strict=False):
+        if width != inputs:
+            plan = (*plan, ChannelNorm(inputs), Conv(inputs, width, 2, 2, 0))
+        hidden = (ChannelNorm(width), Dense(width, 4 * width), "gelu", Dense(4 * width, width), Scale(width))
+        plan = (*plan, *(Residual((Conv(width, width, 7, 1, 3, width), *hidden)),) * repeats)
+        inputs = width
+    return (*plan, Average(), ChannelNorm(inputs), Dense(inputs, classes))
+
+
+def mobilenetv2(classes: int = CLASSES, stages: int = 7) -> Plan:
     """Returns MobileNetV2 (Sandler et al., 2018) without its dropout."""
     plan: Plan = (*_normed(3, 32, stride=2), "relu6")
     inputs = 32
@@ -150,14 +180,14 @@ def mobilenetv2() -> Plan:
         (6, 160, 3, 2),
         (6, 320, 1, 1),
     )
-    for expansion, width, repeats, first in settings:
+    for expansion, width, repeats, first in settings[:stages]:
         for stride in (first, *(1,) * (repeats - 1)):
             hidden = inputs * expansion
             wide: Plan = () if expansion == 1 else (*_normed(inputs, hidden, 1), "relu6")
             body = (*wide, *_normed(hidden, hidden, 3, stride, hidden), "relu6", *_normed(hidden, width, 1))
             plan = (*plan, Residual(body)) if stride == 1 and inputs == width else (*plan, *body)
             inputs = width
-    return (*plan, *_normed(320, 1280, 1), "relu6", Average(), Dense(1280, CLASSES))
+    return (*plan, *_normed(inputs, 1280, 1), "relu6", Average(), Dense(1280, classes))
 
 
 def unet(base: int = 32, levels: int = 3) -> Plan:
@@ -199,7 +229,7 @@ def leaves(plan: Plan, tree: dict[str, Any]) -> Iterator[tuple[Part, Leaf]]:
     """Yields the parts that have weights, in the order in which they run, with their leaves of jaxconv's params."""
     for name, part in ((str(i), part) for i, part in enumerate(plan)):
         match part:
-            case Conv() | Up() | Norm() | Dense():
+            case Conv() | Up() | Norm() | ChannelNorm() | Scale() | Dense():
                 yield part, tree.get(name, {})
             case Residual(body, shortcut):
                 yield from leaves(body, tree.get(name, {}))

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.benchmarks.networks import (
     Average,
+    ChannelNorm,
     Conv,
     Dense,
     Flatten,
@@ -18,6 +19,7 @@ from experiments.benchmarks.networks import (
     Plan,
     Pool,
     Residual,
+    Scale,
     Skip,
     Up,
     channels_first,
@@ -71,8 +73,10 @@ def equinox_network(plan: Plan, params: dict[str, Any]) -> tuple[Any, Any]:
             case Norm(channels):
                 next(found)
                 return eqx.nn.BatchNorm(channels, "batch", momentum=0.9, mode="batch")
-            case Pool(window, rank):
-                return pools[rank](window, window)
+            case ChannelNorm() | Scale():
+                raise ValueError(f"plan must have parts that Equinox has, got {part}")
+            case Pool(window, rank, stride, padding):
+                return pools[rank](window, stride or window, padding)
             case Average(rank):
                 return eqx.nn.Lambda(functools.partial(jnp.mean, axis=tuple(range(1, rank + 1))))
             case Flatten():

@@ -10,6 +10,7 @@ from flax import nnx
 
 from experiments.benchmarks.networks import (
     Average,
+    ChannelNorm,
     Conv,
     Dense,
     Flatten,
@@ -19,17 +20,28 @@ from experiments.benchmarks.networks import (
     Plan,
     Pool,
     Residual,
+    Scale,
     Skip,
     Up,
     leaves,
 )
 
 
+class LinenScale(nn.Module):
+    """`Scale` in Flax."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        scale = self.param("scale", nn.initializers.constant(1e-6), x.shape[-1:])
+        return x * scale.astype(x.dtype)
+
+
 class Linen(nn.Module):
-    """The plan in Flax."""
+    """The plan in Flax; with ``dtype`` it computes in that, from parameters in float32."""
 
     plan: Plan
     conv_general_dilated: Callable[..., Any] | None = None
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
@@ -51,26 +63,31 @@ class Linen(nn.Module):
                         feature_group_count=groups,
                         use_bias=bias,
                         conv_general_dilated=self.conv_general_dilated,
+                        dtype=self.dtype,
                         name=name(),
                     )(x)
                 case Up(_, features):
                     return nn.ConvTranspose(features, (2, 2), (2, 2), "VALID", name=name())(x)
                 case Norm():
-                    return nn.BatchNorm(use_running_average=False, momentum=0.9, name=name())(x)
-                case Pool(window, rank):
-                    return nn.max_pool(x, (window,) * rank, (window,) * rank)
+                    return nn.BatchNorm(use_running_average=False, momentum=0.9, dtype=self.dtype, name=name())(x)
+                case ChannelNorm():
+                    return nn.LayerNorm(dtype=self.dtype, name=name())(x)
+                case Scale():
+                    return LinenScale(name=name())(x)
+                case Pool(window, rank, stride, padding):
+                    return nn.max_pool(x, (window,) * rank, (stride or window,) * rank, ((padding, padding),) * rank)
                 case Average(rank):
                     return jnp.mean(x, axis=tuple(range(1, rank + 1)))
                 case Flatten():
                     return x.reshape(x.shape[0], -1)
                 case Dense(_, features):
-                    return nn.Dense(features, name=name())(x)
+                    return nn.Dense(features, dtype=self.dtype, name=name())(x)
                 case Residual(body, shortcut):
                     y = run(body, x)
                     return y + run(shortcut, x)
                 case Skip(body):
                     return jnp.concatenate([x, run(body, x)], axis=-1)
-            return getattr(nn, part)(x)
+            return nn.gelu(x, approximate=False) if part == "gelu" else getattr(nn, part)(x)
 
         def run(plan: Plan, x: Any) -> Any:
             for part in plan:
@@ -100,6 +117,16 @@ class Joined(nnx.Module):
         return jnp.concatenate([x, self.body(x)], axis=-1)
 
 
+class NnxScale(nnx.Module):
+    """`Scale` in NNX."""
+
+    def __init__(self, channels: int):
+        self.scale = nnx.Param(jnp.full(channels, 1e-6))
+
+    def __call__(self, x: Any) -> Any:
+        return x * self.scale
+
+
 def nnx_network(plan: Plan, rngs: nnx.Rngs) -> nnx.Module:
     """Returns the plan in NNX, with the weights that ``rngs`` draws."""
 
@@ -112,8 +139,13 @@ def nnx_network(plan: Plan, rngs: nnx.Rngs) -> nnx.Module:
                 return nnx.ConvTranspose(inputs, features, (2, 2), (2, 2), padding="VALID", rngs=rngs)
             case Norm(channels):
                 return nnx.BatchNorm(channels, use_running_average=False, momentum=0.9, rngs=rngs)
-            case Pool(window, rank):
-                return functools.partial(nnx.max_pool, window_shape=(window,) * rank, strides=(window,) * rank)
+            case ChannelNorm(channels):
+                return nnx.LayerNorm(channels, rngs=rngs)
+            case Scale(channels):
+                return NnxScale(channels)
+            case Pool(window, rank, stride, padding):
+                strides, pads = (stride or window,) * rank, ((padding, padding),) * rank
+                return functools.partial(nnx.max_pool, window_shape=(window,) * rank, strides=strides, padding=pads)
             case Average(rank):
                 return functools.partial(jnp.mean, axis=tuple(range(1, rank + 1)))
             case Flatten():
@@ -124,7 +156,7 @@ def nnx_network(plan: Plan, rngs: nnx.Rngs) -> nnx.Module:
                 return Sum(nnx_network(body, rngs), nnx_network(shortcut, rngs))
             case Skip(body):
                 return Joined(nnx_network(body, rngs))
-        return getattr(nnx, part)
+        return functools.partial(nnx.gelu, approximate=False) if part == "gelu" else getattr(nnx, part)
 
     return nnx.Sequential(*map(layer, plan))
 

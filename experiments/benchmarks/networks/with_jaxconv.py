@@ -1,11 +1,26 @@
 """Plans in jaxconv."""
 
+import functools
 from typing import Any
 
 import jax
 
 import jaxconv as jc
-from experiments.benchmarks.networks import Average, Conv, Dense, Flatten, Norm, Part, Plan, Pool, Residual, Skip, Up
+from experiments.benchmarks.networks import (
+    Average,
+    ChannelNorm,
+    Conv,
+    Dense,
+    Flatten,
+    Norm,
+    Part,
+    Plan,
+    Pool,
+    Residual,
+    Scale,
+    Skip,
+    Up,
+)
 
 
 def jaxconv_network(plan: Plan) -> jc.Layer:
@@ -20,8 +35,12 @@ def jaxconv_network(plan: Plan) -> jc.Layer:
                 return jc.ConvTranspose(features, 2, stride=2, padding=0)
             case Norm():
                 return jc.BatchNorm()
-            case Pool(window, rank):
-                return jc.MaxPool((window,) * rank)
+            case ChannelNorm():
+                return jc.LayerNorm(1e-6)
+            case Scale():
+                return jc.LayerScale(1e-6)
+            case Pool(window, rank, stride, padding):
+                return jc.MaxPool((window,) * rank, stride=stride, padding=padding)
             case Average(rank):
                 return jc.GlobalAvgPool(rank=rank)
             case Flatten(shape):
@@ -32,6 +51,6 @@ def jaxconv_network(plan: Plan) -> jc.Layer:
                 return jc.residual(jaxconv_network(body), jaxconv_network(shortcut) if shortcut else None)
             case Skip(body):
                 return jc.concat(jc.Identity(), jaxconv_network(body))
-        return getattr(jax.nn, part)
+        return functools.partial(jax.nn.gelu, approximate=False) if part == "gelu" else getattr(jax.nn, part)
 
     return jc.serial(*map(layer, plan))

@@ -6,6 +6,7 @@ import torch
 
 from experiments.benchmarks.networks import (
     Average,
+    ChannelNorm,
     Conv,
     Dense,
     Flatten,
@@ -14,6 +15,7 @@ from experiments.benchmarks.networks import (
     Plan,
     Pool,
     Residual,
+    Scale,
     Skip,
     Up,
     channels_first,
@@ -41,6 +43,28 @@ class TorchSkip(torch.nn.Module):
 
     def forward(self, x: Any) -> Any:
         return torch.cat([x, self.body(x)], 1)
+
+
+class OnChannels(torch.nn.Module):
+    """A layer of the last axis, on the channels of each position: channels last in memory, this copies nothing."""
+
+    def __init__(self, layer: torch.nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Any) -> Any:
+        return self.layer(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class TorchScale(torch.nn.Module):
+    """`Scale` in torch."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.full((channels, 1, 1), 1e-6))
+
+    def forward(self, x: Any) -> Any:
+        return x * self.scale
 
 
 def torch_network(plan: Plan, params: dict[str, Any] | None = None) -> torch.nn.Module:
@@ -71,19 +95,25 @@ def torch_network(plan: Plan, params: dict[str, Any] | None = None) -> torch.nn.
             case Norm(channels):
                 next(found)
                 return of.BatchNorm2d(channels)
-            case Pool(window, rank):
-                return pools[rank](window)
+            case ChannelNorm(channels):
+                next(found)
+                return OnChannels(of.LayerNorm(channels, eps=1e-6))
+            case Scale(channels):
+                next(found)
+                return TorchScale(channels)
+            case Pool(window, rank, stride, padding):
+                return pools[rank](window, stride, padding)
             case Average(rank):
                 return of.Sequential(averages[rank](1), of.Flatten())
             case Flatten():
                 return of.Flatten()
             case Dense(inputs, features):
-                return loaded(of.Linear(inputs, features))
+                return OnChannels(loaded(of.Linear(inputs, features)))
             case Residual(body, shortcut):
                 return TorchResidual(serial(body), serial(shortcut))
             case Skip(body):
                 return TorchSkip(serial(body))
-        return {"relu": of.ReLU, "relu6": of.ReLU6}[part](inplace=True)
+        return of.GELU() if part == "gelu" else {"relu": of.ReLU, "relu6": of.ReLU6}[part](inplace=True)
 
     def serial(plan: Plan) -> torch.nn.Module:
         return of.Sequential(*map(module, plan))
