@@ -1,16 +1,23 @@
 """Interpretability: the structure of a network, its inner activations, and the pixels that its scores depend on.
 
 Pure functions, for use inside jit and vmap: activations, layer_statistics, the attributions and class activation maps,
-scores of objectives, PerceptualLoss, gram, the regularizers, pca. Loops on the host, which compile their step once and
-raise TypeError inside a trace: maximize, dream, invert, style_transfer, minimize, dead_units, top_patches, embed,
-nearest, precision_at_k. All other functions use shapes only, or draw.
+scores of objectives, PerceptualLoss, gram, the regularizers, pca. Loops on the host, which
+compile their step once and raise TypeError inside a trace: maximize, dream, invert,
+style_transfer, minimize, dead_units, top_patches, embed, nearest, precision_at_k. All other functions use shapes only, or draw.
 """
 
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 from jaxconv.inspect.activations import activations
-from jaxconv.inspect.attribution import guided_backprop, integrated_gradients, occlusion, saliency, smooth_grad
+from jaxconv.inspect.attribution import (
+    expected_gradients,
+    guided_backprop,
+    integrated_gradients,
+    occlusion,
+    saliency,
+    smooth_grad,
+)
 from jaxconv.inspect.cam import grad_cam, grad_cam_plus_plus
 from jaxconv.inspect.descent import NonFiniteGradientError, minimize
 from jaxconv.inspect.dreams import dream, octave_sizes
@@ -26,6 +33,8 @@ from jaxconv.inspect.images import (
 from jaxconv.inspect.inversion import invert
 from jaxconv.inspect.maximization import maximize
 from jaxconv.inspect.objectives import Objective, channel, layer, logit, unit
+from jaxconv.inspect.relevance import Rule, lrp
+from jaxconv.inspect.rescaling import deep_lift
 from jaxconv.inspect.retrieval import Neighbors, Pca, embed, nearest, pca, precision_at_k
 from jaxconv.inspect.statistics import LayerStatistics, Recorder, dead_units, layer_statistics
 from jaxconv.inspect.style import PerceptualLoss, fast_style_step, gram, style_transfer
@@ -46,6 +55,7 @@ __all__ = [
     "PerceptualLoss",
     "Recorder",
     "Row",
+    "Rule",
     "Summary",
     "TopPatches",
     "View",
@@ -55,8 +65,10 @@ __all__ = [
     "color_covariance",
     "color_matrix",
     "dead_units",
+    "deep_lift",
     "dream",
     "embed",
+    "expected_gradients",
     "fast_style_step",
     "filters",
     "grad_cam",
@@ -68,6 +80,7 @@ __all__ = [
     "layer",
     "layer_statistics",
     "logit",
+    "lrp",
     "maximize",
     "minimize",
     "nearest",
