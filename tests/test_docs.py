@@ -21,8 +21,8 @@ from experiments.docs import DOCS, ROOT, docstrings, notebooks, peers, pictures,
 # What a public name may lack, by the reason. Stars stand for any text.
 ERRORS = "ArgumentError DTypeError MissingKeyError ParameterError PathError ShapeError *.*Error"
 RETURNED = """fields.Field fields.InexactField data.Batches data.Dataset data.ImageCache
-    inspect.LayerStatistics inspect.Neighbors inspect.Pca inspect.Row
-    inspect.Summary inspect.TopPatches train.FitResult weights.Comparison"""
+    inspect.Concept inspect.LayerStatistics inspect.Neighbors inspect.Pca inspect.Row
+    inspect.SanityCheck inspect.Summary inspect.Tcav inspect.TopPatches train.FitResult weights.Comparison"""
 NO_FORMULA = {
     "errors": ERRORS,
     "records that functions return": RETURNED,

@@ -1,9 +1,9 @@
 """Interpretability: the structure of a network, its inner activations, and the pixels that its scores depend on.
 
 Pure functions, for use inside jit and vmap: activations, layer_statistics, the attributions and class activation maps,
-scores of objectives, PerceptualLoss, gram, the regularizers, pca. Loops on the host, which
+infidelity, max_sensitivity, scores of objectives, PerceptualLoss, gram, the regularizers, pca. Loops on the host, which
 compile their step once and raise TypeError inside a trace: maximize, dream, invert,
-style_transfer, minimize, dead_units, top_patches, embed, nearest, precision_at_k. All other functions use shapes only, or draw.
+style_transfer, minimize, dead_units, top_patches, concept_vector, tcav, sanity_check, embed, nearest, precision_at_k. All other functions use shapes only, or draw.
 """
 
 from importlib import import_module as _import_module
@@ -19,8 +19,10 @@ from jaxconv.inspect.attribution import (
     smooth_grad,
 )
 from jaxconv.inspect.cam import grad_cam, grad_cam_plus_plus
+from jaxconv.inspect.concepts import Concept, Tcav, concept_vector, tcav
 from jaxconv.inspect.descent import NonFiniteGradientError, minimize
 from jaxconv.inspect.dreams import dream, octave_sizes
+from jaxconv.inspect.fidelity import SanityCheck, infidelity, max_sensitivity, sanity_check
 from jaxconv.inspect.images import (
     PHOTOGRAPHS,
     PIXELS,
@@ -46,6 +48,7 @@ from jaxconv.inspect.views import View
 __all__ = [
     "PHOTOGRAPHS",
     "PIXELS",
+    "Concept",
     "LayerStatistics",
     "Neighbors",
     "NonFiniteGradientError",
@@ -56,7 +59,9 @@ __all__ = [
     "Recorder",
     "Row",
     "Rule",
+    "SanityCheck",
     "Summary",
+    "Tcav",
     "TopPatches",
     "View",
     "activations",
@@ -64,6 +69,7 @@ __all__ = [
     "channel",
     "color_covariance",
     "color_matrix",
+    "concept_vector",
     "dead_units",
     "deep_lift",
     "dream",
@@ -75,12 +81,14 @@ __all__ = [
     "grad_cam_plus_plus",
     "gram",
     "guided_backprop",
+    "infidelity",
     "integrated_gradients",
     "invert",
     "layer",
     "layer_statistics",
     "logit",
     "lrp",
+    "max_sensitivity",
     "maximize",
     "minimize",
     "nearest",
@@ -90,9 +98,11 @@ __all__ = [
     "precision_at_k",
     "receptive_field",
     "saliency",
+    "sanity_check",
     "smooth_grad",
     "style_transfer",
     "summary",
+    "tcav",
     "top_patches",
     "total_variation",
     "trace",
