@@ -21,7 +21,7 @@ from experiments.docs import DOCS, ROOT, docstrings, notebooks, peers, pictures,
 # What a public name may lack, by the reason. Stars stand for any text.
 ERRORS = "ArgumentError DTypeError MissingKeyError ParameterError PathError ShapeError *.*Error"
 RETURNED = """fields.Field fields.InexactField data.Batches data.Dataset data.ImageCache
-    inspect.Concept inspect.LayerStatistics inspect.Neighbors inspect.Pca inspect.Row
+    inspect.Atlas inspect.Concept inspect.LayerStatistics inspect.Neighbors inspect.Pca inspect.Row
     inspect.SanityCheck inspect.Summary inspect.Tcav inspect.TopPatches train.FitResult weights.Comparison"""
 NO_FORMULA = {
     "errors": ERRORS,

@@ -2,7 +2,7 @@
 
 Pure functions, for use inside jit and vmap: activations, layer_statistics, the attributions and class activation maps,
 infidelity, max_sensitivity, scores of objectives, PerceptualLoss, gram, the regularizers, pca. Loops on the host, which
-compile their step once and raise TypeError inside a trace: maximize, dream, invert,
+compile their step once and raise TypeError inside a trace: maximize, caricature, activation_atlas, dream, invert,
 style_transfer, minimize, dead_units, top_patches, concept_vector, tcav, sanity_check, embed, nearest, precision_at_k. All other functions use shapes only, or draw.
 """
 
@@ -10,6 +10,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 from jaxconv.inspect.activations import activations
+from jaxconv.inspect.atlas import Atlas, activation_atlas
 from jaxconv.inspect.attribution import (
     expected_gradients,
     guided_backprop,
@@ -19,6 +20,7 @@ from jaxconv.inspect.attribution import (
     smooth_grad,
 )
 from jaxconv.inspect.cam import grad_cam, grad_cam_plus_plus
+from jaxconv.inspect.caricatures import caricature
 from jaxconv.inspect.concepts import Concept, Tcav, concept_vector, tcav
 from jaxconv.inspect.descent import NonFiniteGradientError, minimize
 from jaxconv.inspect.dreams import dream, octave_sizes
@@ -48,6 +50,7 @@ from jaxconv.inspect.views import View
 __all__ = [
     "PHOTOGRAPHS",
     "PIXELS",
+    "Atlas",
     "Concept",
     "LayerStatistics",
     "Neighbors",
@@ -64,8 +67,10 @@ __all__ = [
     "Tcav",
     "TopPatches",
     "View",
+    "activation_atlas",
     "activations",
     "alpha_norm",
+    "caricature",
     "channel",
     "color_covariance",
     "color_matrix",
