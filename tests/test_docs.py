@@ -41,7 +41,7 @@ NO_FORMULA = {
         train.TrainState inspect.minimize inspect.Recorder""",
     "what a run does beside training, and a metric of the caller's": """train.csv_file train.early_stopping
         train.json_lines train.tensorboard train.data_shard train.initialize_distributed metrics.Metric metrics.add""",
-    "what a network holds or gives, as it is": """inspect.activations inspect.filters inspect.summary
+    "what a network holds or gives, as it is": """inspect.activations inspect.explore inspect.filters inspect.summary
         inspect.trace""",
     "settings": "inspect.Objective inspect.PIXELS inspect.PHOTOGRAPHS inspect.Rule inspect.View",
 }

@@ -3,7 +3,8 @@
 Pure functions, for use inside jit and vmap: activations, layer_statistics, the attributions and class activation maps,
 infidelity, max_sensitivity, scores of objectives, PerceptualLoss, gram, the regularizers, pca. Loops on the host, which
 compile their step once and raise TypeError inside a trace: maximize, caricature, activation_atlas, dream, invert,
-style_transfer, minimize, dead_units, top_patches, concept_vector, tcav, sanity_check, embed, nearest, precision_at_k. All other functions use shapes only, or draw.
+style_transfer, minimize, dead_units, top_patches, concept_vector, tcav, sanity_check, embed, nearest, precision_at_k,
+explore. All other functions use shapes only, or draw.
 """
 
 from importlib import import_module as _import_module
@@ -24,6 +25,7 @@ from jaxconv.inspect.caricatures import caricature
 from jaxconv.inspect.concepts import Concept, Tcav, concept_vector, tcav
 from jaxconv.inspect.descent import NonFiniteGradientError, minimize
 from jaxconv.inspect.dreams import dream, octave_sizes
+from jaxconv.inspect.explorer import explore
 from jaxconv.inspect.fidelity import SanityCheck, infidelity, max_sensitivity, sanity_check
 from jaxconv.inspect.images import (
     PHOTOGRAPHS,
@@ -80,6 +82,7 @@ __all__ = [
     "dream",
     "embed",
     "expected_gradients",
+    "explore",
     "fast_style_step",
     "filters",
     "grad_cam",
