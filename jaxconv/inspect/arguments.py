@@ -16,6 +16,7 @@ from jaxconv.geometry import as_int
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import ArrayLike
+from jaxconv.structs import broadcasts
 from jaxconv.tree import visits, walk
 
 Target = int | ArrayLike | Callable[[Tree], Array] | None
@@ -30,6 +31,13 @@ def as_input(x: ArrayLike, *, spatial: bool = False) -> Array:
         axes = "(batch, *spatial, channels)" if spatial else "(batch, ..., channels)"
         raise ShapeError(f"x must have shape {axes}, got {x.shape}")
     return x
+
+
+def like_input(value: ArrayLike, x: Array, name: str) -> Array:
+    """Returns ``value`` in x's type, or raises ShapeError if ``value`` does not broadcast to x."""
+    if not broadcasts(jnp.shape(value), x.shape):
+        raise ShapeError(f"{name} must broadcast to x {x.shape}, got shape {jnp.shape(value)}")
+    return jnp.asarray(value, x.dtype)
 
 
 def random_key(key: KeyLike | None) -> Array:

@@ -19,13 +19,12 @@ from jaxconv.child import child_key
 from jaxconv.compiler import jit
 from jaxconv.errors import ArgumentError, MissingKeyError, ShapeError
 from jaxconv.geometry import IntOrTuple, as_int, as_tuple
-from jaxconv.inspect.arguments import Target, as_input, scores, settled, split_target
+from jaxconv.inspect.arguments import Target, as_input, like_input, scores, settled, split_target
 from jaxconv.inspect.rectifiers import rectifies
 from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.layers import Fn
 from jaxconv.ops.arrays import ArrayLike, accumulator, apply_along
-from jaxconv.structs import broadcasts
 from jaxconv.tree import map_layers
 
 
@@ -69,22 +68,26 @@ def _gradient(net: Layer, params: Params, state: State, target: Target, x: Array
 def _mean_gradient(
     net: Layer,
     function: Callable[[Tree], Array] | None,
-    move: Callable[[Array, Array, Any], Array],
+    move: Callable[[Array, Array, Any], tuple[Array, Array | float]],
     index: Array | None,
     params: Params,
     state: State,
     x: Array,
     data: Array,
-    over: Array,
+    over: Tree,
 ) -> Array:
-    """Returns the mean of the gradients at ``move(x, data, o)`` over each ``o`` of ``over``, computed one at a time."""
+    """Returns the mean of the weighted gradients over each ``o`` of ``over``, computed one at a time.
+
+    ``move(x, data, o)`` returns the input of a gradient and its weight.
+    """
     fixed = settled(net, params, state, x, index if function is None else function)
 
     def add(total: Array, o: Any) -> tuple[Array, None]:
-        return total + _gradient(net, params, state, fixed, move(x, data, o)).astype(total.dtype), None
+        point, weight = move(x, data, o)
+        return total + weight * _gradient(net, params, state, fixed, point).astype(total.dtype), None
 
     total, _ = jax.lax.scan(add, jnp.zeros(x.shape, accumulator(x.dtype)), over)
-    return total / len(over)
+    return total / len(jax.tree.leaves(over)[0])
 
 
 def smooth_grad(
@@ -134,8 +137,8 @@ def smooth_grad(
     return _mean_gradient(net, split[0], _noisy, split[1], params, state, x, deviation, keys).astype(x.dtype)
 
 
-def _noisy(x: Array, deviation: Array, key: Array) -> Array:
-    return x + deviation * jax.random.normal(key, x.shape, x.dtype)
+def _noisy(x: Array, deviation: Array, key: Array) -> tuple[Array, float]:
+    return x + deviation * jax.random.normal(key, x.shape, x.dtype), 1.0
 
 
 def integrated_gradients(
@@ -174,22 +177,80 @@ def integrated_gradients(
     [0. 9.]
     """
     x = as_input(x)
-    start = _like(baseline, x, "baseline")
+    start = like_input(baseline, x, "baseline")
     parts = (jnp.arange(as_int(steps, "steps", least=1), dtype=accumulator(x.dtype)) + 0.5) / steps
     split = split_target(net, params, state, x, target)
     mean = _mean_gradient(net, split[0], _between, split[1], params, state, x, start, parts)
     return ((x - start) * mean).astype(x.dtype)
 
 
-def _between(x: Array, start: Array, part: Array) -> Array:
-    return (start + part * (x - start)).astype(x.dtype)
+def _between(x: Array, start: Array, part: Array) -> tuple[Array, float]:
+    return (start + part * (x - start)).astype(x.dtype), 1.0
 
 
-def _like(value: ArrayLike, x: Array, name: str) -> Array:
-    """Returns ``value`` in x's type, or raises ShapeError if ``value`` does not broadcast to x."""
-    if not broadcasts(jnp.shape(value), x.shape):
-        raise ShapeError(f"{name} must broadcast to x {x.shape}, got shape {jnp.shape(value)}")
-    return jnp.asarray(value, x.dtype)
+def expected_gradients(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: ArrayLike,
+    target: Target = None,
+    *,
+    baselines: ArrayLike,
+    key: KeyLike,
+    samples: int = 64,
+) -> Array:
+    """Returns the mean of `integrated_gradients` over the baselines of a data set, by sampling (Erion et al., 2021).
+
+    A sample is a baseline and a point on the line from it to x. All baselines are drawn equally often, in random order,
+    and the points are spread evenly over the lines. The attributions of an example sum to its score minus the mean
+    score of the baselines, up to the error of the sampling.
+
+    Args:
+      net, params, state, x: as in `saliency`.
+      target: as in `saliency`; None is the top class of x.
+      baselines: array of shape ``(count, ..., channels)``, such as some training images: the distribution that x is
+        compared with, instead of one image that no data set has.
+      key: a random key for the samples, which all examples share.
+      samples: the number of gradients; they are computed one at a time.
+
+    Returns:
+      Array of x's shape and type.
+
+    Raises:
+      As `saliency`; ShapeError where baselines are not like the examples of x, or samples is below 1.
+
+    Equals ``captum.attr.GradientShap(stdevs=0)``, which draws separate samples for each example, in the mean.
+
+    >>> net = jc.serial(jc.Flatten(), jnp.square)
+    >>> x, baselines = jnp.array([1.0, 3.0]).reshape(1, 1, 2, 1), jnp.zeros((4, 1, 2, 1)).at[:2].set(1.0)
+    >>> a = expected_gradients(net, {}, {}, x, 1, baselines=baselines, key=jax.random.key(0))
+    >>> print(a.reshape(2).round(1))
+    [0.  8.5]
+    """
+    x = as_input(x)
+    baselines = jnp.asarray(baselines, x.dtype)
+    if baselines.ndim != x.ndim or baselines.shape[1:] != x.shape[1:] or not len(baselines):
+        raise ShapeError(
+            f"baselines must have the shape (count, ...) of examples like {x.shape}, got {baselines.shape}"
+        )
+    sample_key = child_key(key, "samples")
+    if sample_key is None:
+        raise MissingKeyError("key must be a random key, got None")
+    order_key, offset_key = jax.random.split(sample_key)
+    n = as_int(samples, "samples", least=1)
+    # In each run through the baselines they have another order, so that a baseline meets points on its whole line.
+    rounds = jax.random.split(order_key, -(-n // len(baselines)))
+    order = jax.vmap(lambda key: jax.random.permutation(key, len(baselines)))(rounds).reshape(-1)[:n]
+    parts = (jnp.arange(n) + jax.random.uniform(offset_key, (n,), accumulator(x.dtype))) / n
+    split = split_target(net, params, state, x, target)
+    over = (order, parts)
+    return _mean_gradient(net, split[0], _toward, split[1], params, state, x, baselines, over).astype(x.dtype)
+
+
+def _toward(x: Array, baselines: Array, sample: tuple[Array, Array]) -> tuple[Array, Array]:
+    index, part = sample
+    start = baselines[index]
+    return (start + part * (x - start)).astype(x.dtype), x - start
 
 
 def guided_backprop(net: Layer, params: Params, state: State, x: ArrayLike, target: Target = None) -> Array:
@@ -276,7 +337,7 @@ def occlusion(
            [0., 0.]], dtype=float32)
     """
     x = as_input(x, spatial=True)
-    cover = _like(value, x, "value")
+    cover = like_input(value, x, "value")
     sizes = x.shape[1:-1]
     windows, strides = as_tuple(window, len(sizes), "window"), as_tuple(stride, len(sizes), "stride")
     for axis, (n, f, s) in enumerate(zip(sizes, windows, strides, strict=True)):
@@ -331,4 +392,4 @@ def _falls(
     return score(x)[None] - jax.lax.map(jax.vmap(covered), positions).reshape(-1, len(x))
 
 
-__all__ = ["guided_backprop", "integrated_gradients", "occlusion", "saliency", "smooth_grad"]
+__all__ = ["expected_gradients", "guided_backprop", "integrated_gradients", "occlusion", "saliency", "smooth_grad"]

@@ -73,7 +73,7 @@ class Summary:
         return [
             (
                 row.path,
-                _kind(row.layer) + (f" x{self.times[row.path]}" if row.path in self.times else ""),
+                type_of(row.layer) + (f" x{self.times[row.path]}" if row.path in self.times else ""),
                 _shapes(row.output),
                 _count(row.parameters),
                 _count(row.macs),
@@ -119,7 +119,7 @@ class Summary:
         )
 
 
-def _kind(layer: Layer) -> str:
+def type_of(layer: Layer) -> str:
     """Returns the name of the layer's class, of the function that it wraps, or its ``type_name``."""
     if isinstance(layer, Fn):
         return getattr(layer.function, "__name__", type(layer.function).__name__)

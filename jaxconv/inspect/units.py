@@ -98,7 +98,7 @@ def _spans(field: Field, count: int, size: int, clip: bool) -> np.ndarray:
     return np.clip(spans, 0, size) if clip else spans
 
 
-def _all_spans(row: Row, sizes: Sequence[int], clip: bool) -> list[np.ndarray]:
+def all_spans(row: Row, sizes: Sequence[int], clip: bool) -> list[np.ndarray]:
     """Returns `_spans` for each axis of the image. An axis that the feature map lacks has a single position."""
     assert row.receptive_field is not None
     counts = (*row.output.shape[1:-1], *(1,) * len(sizes))[: len(sizes)]
@@ -134,7 +134,7 @@ def unit_field(net: Layer, x: Tree, path: str, position: Sequence[int] = (), *, 
     position = tuple(as_int(i, "position") for i in position)
     if len(position) != len(size) or not all(0 <= i < n for i, n in zip(position, size, strict=True)):
         raise ArgumentError(f"position must be inside the feature map of {path!r}, of size {size}, got {position}")
-    spans = _all_spans(row, as_struct(x).shape[1:-1], clip)
+    spans = all_spans(row, as_struct(x).shape[1:-1], clip)
     positions = (*position, *(0,) * len(spans))
     return tuple((int(low), int(high)) for low, high in (span[i] for span, i in zip(spans, positions, strict=False)))
 
@@ -224,9 +224,9 @@ def top_patches(
     if not len(chosen) or chosen.min() < 0 or chosen.max() >= features:
         raise ArgumentError(f"channels must be from 0 to {features - 1} for {path!r}, got {channels}")
 
-    spans = _all_spans(row, sizes, True)
+    spans = all_spans(row, sizes, True)
     best = nothing_yet(len(chosen), k, accumulator(row.output.dtype), others=2)
-    excite = functools.partial(_excite, net, path, preprocess, params, state, chosen, _seeing(spans, len(size)))
+    excite = functools.partial(_excite, net, path, preprocess, params, state, chosen, seeing(spans, len(size)))
     for part in equal_batches(images, batch_size):
         best = excite(part.items, part.start, part.skip, best)
     scores, numbers, flat = map(np.asarray, best)
@@ -240,7 +240,7 @@ def top_patches(
     return TopPatches(chosen, scores, numbers, positions, boxes, _cut(images, numbers, boxes))
 
 
-def _seeing(spans: list[np.ndarray], rank: int) -> np.ndarray:
+def seeing(spans: list[np.ndarray], rank: int) -> np.ndarray:
     """Returns whether each position of a feature map, as one axis, sees a part of the image and not only padding."""
     sees = np.ones((), bool)
     for low, high in (s.T for s in spans[:rank]):

@@ -39,7 +39,7 @@ def small(monkeypatch, tmp_path):
 
 def test_every_layer_is_on_the_page(small, tmp_path):
     out = tmp_path / "out"
-    arguments = ["--channels", "2", "--patches", "3", "--steps", "2", "--quiet", "--out", str(out)]
+    arguments = ["--channels", "2", "--patches", "3", "--steps", "2", "--explain", "--quiet", "--out", str(out)]
     images = visualize.main(arguments)
     paths = ["_bn0", "_blocks.0", "_blocks.1", "_bn1", "_fc"]
     assert sorted(images) == sorted(paths)

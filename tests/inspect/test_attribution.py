@@ -9,8 +9,15 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxconv as jc
-from jaxconv.inspect import guided_backprop, integrated_gradients, occlusion, saliency, smooth_grad
-from tests.nets import ready
+from jaxconv.inspect import (
+    expected_gradients,
+    guided_backprop,
+    integrated_gradients,
+    occlusion,
+    saliency,
+    smooth_grad,
+)
+from tests.nets import normal, ready
 
 KEY = jax.random.key(3)
 SHAPE = (3, 6, 5, 2)
@@ -36,6 +43,9 @@ WAYS = {
     "saliency": saliency,
     "smooth_grad": functools.partial(smooth_grad, key=KEY, samples=3),
     "integrated_gradients": functools.partial(integrated_gradients, steps=3),
+    "expected_gradients": functools.partial(
+        expected_gradients, baselines=normal((2, *SHAPE[1:]), 7), key=KEY, samples=2
+    ),
     "guided_backprop": guided_backprop,
     "occlusion": functools.partial(occlusion, window=2),
 }
@@ -188,6 +198,30 @@ def test_integrated_gradients_of_a_square_are_its_terms():
     assert_allclose(got.ravel(), [1, 4, 9, 0], rtol=1e-6)
 
 
+def test_expected_gradients_are_complete(made):
+    net, params, state, x = made
+    baselines = normal((5, *SHAPE[1:]), 7) + 1
+
+    @jax.jit
+    def run(x):
+        scores = [net.apply(params, state, x)[0][:, 2] for x in (x, baselines)]
+        found = expected_gradients(net, params, state, x, 2, baselines=baselines, key=KEY, samples=1000)
+        return found, scores[0] - scores[1].mean()
+
+    got, want = run(x)
+    assert_allclose(got.sum((1, 2, 3)), want, atol=0.03 * np.abs(want).max())
+    assert np.abs(want).max() > 0.1
+
+
+def test_expected_gradients_of_a_linear_network_use_all_baselines_alike():
+    net = jc.serial(jc.Flatten(), jc.Dense(2))
+    params, state, x = ready(net, SHAPE)
+    baselines = normal((4, *SHAPE[1:]), 7)
+    got = expected_gradients(net, params, state, x, 1, baselines=baselines, key=KEY, samples=8)
+    kernel = np.asarray(params["1"]["kernel"])[:, 1].reshape(SHAPE[1:])
+    assert_allclose(got, (x - baselines.mean(0)) * kernel, rtol=1e-4, atol=1e-5)
+
+
 def test_half_types_stay_half_types(made):
     net, params, state, x = made
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, state, x))
@@ -205,6 +239,18 @@ def test_half_types_stay_half_types(made):
         (functools.partial(smooth_grad, key=KEY, noise=-1.0), "noise must be at least 0, got -1.0"),
         (functools.partial(smooth_grad, key=None), "key must be a random key, got None"),
         (functools.partial(integrated_gradients, steps=0), "steps must be at least 1, got 0"),
+        (
+            functools.partial(expected_gradients, baselines=np.ones((2, *SHAPE[1:])), key=None),
+            "key must be a random key",
+        ),
+        (
+            functools.partial(expected_gradients, baselines=np.ones((2, *SHAPE[1:])), key=KEY, samples=0),
+            "samples must be at least 1, got 0",
+        ),
+        (
+            functools.partial(expected_gradients, baselines=np.ones(SHAPE[1:]), key=KEY),
+            r"baselines must have the shape \(count, ...\) of examples like \(3, 6, 5, 2\), got \(6, 5, 2\)",
+        ),
         (
             functools.partial(integrated_gradients, baseline=np.ones((6, 4, 2))),
             r"baseline must broadcast to x \(3, 6, 5, 2\), got shape \(6, 4, 2\)",
