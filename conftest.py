@@ -25,8 +25,8 @@ LONG = tuple(TESTS / name for name in ("experiments", "data"))
 QUICK = tuple(
     TESTS / "ops" / f"{name}.py"
     for name in """lowering/test_forms lowering/test_maxima lowering/test_nonfinite lowering/test_resample
-    lowering/test_taylor test_anchors test_box_transforms test_boxes test_export test_heatmaps test_nms test_norm test_onnx
-    test_pad test_polygons test_regions test_resize test_torch_records""".split()
+    lowering/test_taylor test_anchors test_box_transforms test_boxes test_export test_heatmaps test_nms test_norm
+    test_onnx test_pad test_polygons test_regions test_resize test_torch_records""".split()
 )
 
 
