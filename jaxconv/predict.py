@@ -2,21 +2,30 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxconv import geometry as geo
-from jaxconv.compiler import jit
+from jaxconv.compiler import block_for, jit
 from jaxconv.errors import ShapeError
 from jaxconv.folding import FoldReport, fold, fold_report
 from jaxconv.fusing import fuse
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.table import platform_of
+from jaxconv.packing import Stored, pack
 from jaxconv.structs import as_struct
+
+
+class _Program(NamedTuple):
+    """A compiled program of stored weights and an input, these weights, and the number of examples of the input."""
+
+    run: Any
+    arrays: list[jax.Array]
+    count: int
 
 
 class Predictor:
@@ -40,28 +49,27 @@ class Predictor:
         # NumPy folds without compiling a program. Copies, since on CPU device_put may share the memory of an array.
         params, state = jax.tree.map(np.array, (params, state))
         self.report: FoldReport = fold_report(net, x)
-        self.net, params, state = fold(net, params, state, x)
-        self.weights = jax.device_put((params, state))
-        self._programs: dict[Any, Any] = {}
+        self.net, *weights = fold(net, params, state, x)
+        self.weights = tuple(weights)
+        self._stored: dict[Stored, jax.Array] = {}
+        self._programs: dict[Any, _Program] = {}
         self.function = fuse(lambda weights, x: self.net.apply(*weights, x)[0])  # type: ignore[call-arg]
-        self._run = jit(self.function)
         affinity = getattr(os, "sched_getaffinity", None)
         self.threads = len(affinity(0)) if affinity else os.cpu_count() or 1
-        self.left_out = onednn.left_out() if platform_of(jax.default_backend()).onednn else ""
+        with onednn.unstored():
+            self.left_out = onednn.left_out() if platform_of(jax.default_backend()).onednn else ""
         if x is not None:
             for size in self.batch_sizes:
-                self._program(
-                    jax.tree.map(lambda s, n=size: jax.ShapeDtypeStruct((n, *s.shape[1:]), s.dtype), as_struct(x))
-                )
+                self._program(_sized(as_struct(x), size))
 
     @property
     def memory(self) -> dict[int, int]:
         """By batch, the bytes that its largest program needs: weights, input, output and temporaries."""
         found: dict[int, int] = {}
-        for (size, *_), program in self._programs.items():
-            stats = program.memory_analysis()
+        for program in self._programs.values():
+            stats = program.run.memory_analysis()
             needed = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
-            found[size] = max(needed, found.get(size, 0))
+            found[program.count] = max(needed, found.get(program.count, 0))
         return dict(sorted(found.items()))
 
     def __repr__(self) -> str:
@@ -75,12 +83,28 @@ class Predictor:
         ]
         return f"predictor({', '.join(parts)})"
 
-    def _program(self, x: Tree) -> Any:
+    def _program(self, x: Tree) -> "_Program":
+        """Returns the program for an input of as many examples as ``x``, or for fewer: see `_fitting`."""
         leaves = jax.tree.leaves(x)
         key = (leaves[0].shape[0], jax.tree.structure(x), tuple((a.shape, str(a.dtype)) for a in leaves))
         if key not in self._programs:
-            self._programs[key] = self._run.lower(self.weights, x).compile()
+            traced = jax.jit(self.function).trace(self.weights, x)
+            count = _fitting(traced.jaxpr, key[0])
+            if count < key[0]:
+                self._programs[key] = self._program(_sized(x, count))
+            else:
+                self._programs[key] = self._compiled(traced, x, count)
         return self._programs[key]
+
+    def _compiled(self, traced: Any, x: Tree, count: int) -> "_Program":
+        with onednn.unstored():
+            run, wanted = pack(traced, platform_of(jax.default_backend()))
+            weights = jax.tree.leaves(self.weights)
+            for stored in wanted:
+                if stored not in self._stored:
+                    self._stored[stored] = jax.device_put(stored.array(weights))
+            arrays = [self._stored[stored] for stored in wanted]
+            return _Program(jit(run).lower(arrays, x).compile(), arrays, count)
 
     def __call__(self, x: Tree) -> Tree:
         """Returns the network's output for any number of examples.
@@ -99,10 +123,11 @@ class Predictor:
         pieces, start = [], 0
         while start < count:
             left = min(count - start, self.batch_sizes[-1])
-            size = next(n for n in self.batch_sizes if n >= left)
-            part = jax.tree.map(lambda a, i=start, n=left, m=size: _padded(a[i : i + n], m), x)
-            y = self._program(part)(self.weights, part)
-            pieces.append(jax.tree.map(lambda a, n=left, m=size: _first(a, n, m), y))
+            program = self._program(_sized(x, next(n for n in self.batch_sizes if n >= left)))
+            left = min(left, program.count)
+            part = x if left == count == program.count else _part(x, start, left, program.count)
+            y = program.run(program.arrays, part)
+            pieces.append(jax.tree.map(lambda a, n=left, m=program.count: _first(a, n, m), y))
             start += left
         return pieces[0] if len(pieces) == 1 else jax.tree.map(lambda *ys: jnp.concatenate(ys), *pieces)
 
@@ -111,6 +136,27 @@ def _as_array(a: Any) -> Any:
     a = a if isinstance(a, jax.Array) else np.asarray(a)
     # As jit would: float64 is float32 unless x64 is enabled.
     return a.astype(jax.dtypes.canonicalize_dtype(a.dtype), copy=False) if isinstance(a, np.ndarray) else a
+
+
+def _sized(x: Tree, count: int) -> Tree:
+    """Returns the types of an input of another number of examples."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape[1:]), a.dtype), x)
+
+
+def _fitting(closed: Any, count: int) -> int:
+    """Returns the most examples, a divisor of their number, for which the program's arrays fit in memory that is kept.
+
+    On CPU the system clears larger blocks at each call.
+    """
+    blocks = platform_of(jax.default_backend()).blocks
+    if blocks is None:
+        return count
+    block, most = block_for(closed.jaxpr), blocks.kept * count
+    return max((n for n in range(1, count + 1) if count % n == 0 and block * n <= most), default=1)
+
+
+def _part(x: Tree, start: int, left: int, size: int) -> Tree:
+    return jax.tree.map(lambda a: _padded(a[start : start + left], size), x)
 
 
 def _padded(a: Any, size: int) -> Any:

@@ -27,7 +27,7 @@ def check(net, shape=SHAPE):
     f, params, x = made(net, shape)
     got, want = jax.jit(fuse(f))(params, x), jax.jit(f)(params, x)
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-6 * max(1, np.abs(want).max()))
-    return [row.op for row in jc.explain(fuse(f), params, x) if row.op.startswith("conv")]
+    return [row.op for row in jc.explain(fuse(f), params, x) if row.op.startswith(("conv", "dense"))]
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -36,6 +36,26 @@ def test_activations(name, bias):
     function = ACTIVATIONS[name].function
     ops = ["conv + bias + " + name if bias else "conv + " + name]
     assert check(jc.serial(jc.Conv(6, bias=bias), function)) == ops
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("shape", [SHAPE, (2, 5)])
+def test_dense_layers(name, shape):
+    net = jc.serial(jc.Dense(6), ACTIVATIONS[name].function, jc.Dense(6, bias=False))
+    assert check(net, shape) == [f"dense + bias + {name}", "dense"]
+
+
+def test_the_sum_of_a_dense_layer():
+    net = jc.residual(jc.serial(jc.Dense(9), jax.nn.gelu, jc.Dense(4)))
+    assert check(net) == ["dense + bias + gelu_tanh", "dense + bias + add"]
+
+
+@pytest.mark.parametrize("function", [lambda x, k: jnp.einsum("nhwc,dc->nhwd", x, k), lambda x, k: k @ x[0, 0].T])
+def test_other_products_are_left_as_they_are(function):
+    x, kernel = jnp.ones(SHAPE), jnp.ones((5, 4))
+    assert jc.explain(fuse(function), x, kernel) == ()
+    with jc.lowering("portable"):
+        assert jc.explain(fuse(lambda x, k: x @ k.T), x, kernel) == ()
 
 
 CONVS = {

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import jaxconv as jc
+from jaxconv.ops.lowering import onednn
 
+LIMIT = "jax_persistent_cache_min_compile_time_secs"
 NET = jc.serial(jc.Conv(4), jc.BatchNorm(), jax.nn.relu, jc.GlobalAvgPool(), jc.Dense(3))
 
 
@@ -98,3 +100,21 @@ def test_explain_shows_what_is_compiled(made):
     predict = jc.predictor(NET, *made)
     rows = jc.explain(predict.function, predict.weights, jnp.ones((1, 6, 6, 2)))
     assert rows[0].op == "conv + bias + relu"
+
+
+@pytest.mark.skipif(not onednn.carried(), reason="this jaxlib's oneDNN is not called")
+def test_with_the_cache_on_a_disk_programs_call_onednn_and_are_not_stored(made, tmp_path):
+    before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", LIMIT)}
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    jax.config.update(LIMIT, 0.0)
+    try:
+        predict = jc.predictor(NET, *made, batch_sizes=(1,), x=(1, 6, 6, 2))
+        assert predict.left_out == ""
+        (program,) = predict._programs.values()
+        assert "__onednn$" in program.run.as_text()
+        assert getattr(jax.config, LIMIT) == 0.0
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    x = np.ones((1, 6, 6, 2), np.float32)
+    np.testing.assert_allclose(predict(x), NET.apply(*made, x)[0], atol=1e-5)
