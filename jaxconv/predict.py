@@ -15,6 +15,7 @@ from jaxconv.folding import FoldReport, fold, fold_report
 from jaxconv.fusing import fuse
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.ops.lowering import onednn
+from jaxconv.ops.lowering.explain import Explanation, explain
 from jaxconv.ops.lowering.table import platform_of
 from jaxconv.packing import Stored, pack
 from jaxconv.structs import as_struct
@@ -34,11 +35,11 @@ class Predictor:
     Attributes:
       net: the folded network.
       report: what was folded, see `fold_report`.
-      batch_sizes: the batches that programs are compiled for, smallest first.
+      batch_sizes: the batches that programs are compiled for, smallest first, or fewer examples of them at a time.
       threads: the CPU threads that a program uses: all that the process may run on. JAX has no setting for one program;
         ``taskset`` limits the process.
       left_out: why oneDNN is not called, or "".
-      function: of ``weights`` and an input; what is compiled, for `jaxconv.explain`.
+      function: of ``weights`` and an input; what is compiled, for `jaxconv.explain` and for other platforms.
       weights: the folded ``(params, state)``.
     """
 
@@ -72,6 +73,15 @@ class Predictor:
             found[program.count] = max(needed, found.get(program.count, 0))
         return dict(sorted(found.items()))
 
+    def explain(self, x: Tree) -> Explanation:
+        """Returns what computes each layer of the program for an input, as `jaxconv.explain` does.
+
+        Args:
+          x: an input, or its type.
+        """
+        with onednn.unstored():
+            return explain(self.function, self.weights, x)
+
     def __repr__(self) -> str:
         memory = ", ".join(f"{size}: {needed / 2**20:.0f} MiB" for size, needed in self.memory.items())
         parts = [
@@ -85,18 +95,15 @@ class Predictor:
 
     def _program(self, x: Tree) -> "_Program":
         """Returns the program for an input of as many examples as ``x``, or for fewer: see `_fitting`."""
-        leaves = jax.tree.leaves(x)
-        key = (leaves[0].shape[0], jax.tree.structure(x), tuple((a.shape, str(a.dtype)) for a in leaves))
-        if key not in self._programs:
+        (size, *_), key = jax.tree.leaves(x)[0].shape, _key(x)
+        if (size, key) not in self._programs:
             traced = jax.jit(self.function).trace(self.weights, x)
-            count = _fitting(traced.jaxpr, key[0])
-            if count < key[0]:
-                self._programs[key] = self._program(_sized(x, count))
-            else:
-                self._programs[key] = self._compiled(traced, x, count)
-        return self._programs[key]
+            count = _fitting(traced.jaxpr, size)
+            fits = count == size
+            self._programs[size, key] = self._compiled(traced, x) if fits else self._program(_sized(x, count))
+        return self._programs[size, key]
 
-    def _compiled(self, traced: Any, x: Tree, count: int) -> "_Program":
+    def _compiled(self, traced: Any, x: Tree) -> "_Program":
         with onednn.unstored():
             run, wanted = pack(traced, platform_of(jax.default_backend()))
             weights = jax.tree.leaves(self.weights)
@@ -104,7 +111,7 @@ class Predictor:
                 if stored not in self._stored:
                     self._stored[stored] = jax.device_put(stored.array(weights))
             arrays = [self._stored[stored] for stored in wanted]
-            return _Program(jit(run).lower(arrays, x).compile(), arrays, count)
+            return _Program(jit(run).lower(arrays, x).compile(), arrays, jax.tree.leaves(x)[0].shape[0])
 
     def __call__(self, x: Tree) -> Tree:
         """Returns the network's output for any number of examples.
@@ -119,11 +126,12 @@ class Predictor:
         counts = {a.shape[:1] for a in jax.tree.leaves(x)}
         if len(counts) != 1 or counts & {(), (0,)}:
             raise ShapeError(f"x must have arrays with one number of examples, at least 1, got {sorted(counts)}")
-        ((count,),) = counts
+        ((count,),), key = counts, _key(x)
         pieces, start = [], 0
         while start < count:
             left = min(count - start, self.batch_sizes[-1])
-            program = self._program(_sized(x, next(n for n in self.batch_sizes if n >= left)))
+            size = next(n for n in self.batch_sizes if n >= left)
+            program = self._programs.get((size, key)) or self._program(_sized(x, size))
             left = min(left, program.count)
             part = x if left == count == program.count else _part(x, start, left, program.count)
             y = program.run(program.arrays, part)
@@ -136,6 +144,12 @@ def _as_array(a: Any) -> Any:
     a = a if isinstance(a, jax.Array) else np.asarray(a)
     # As jit would: float64 is float32 unless x64 is enabled.
     return a.astype(jax.dtypes.canonicalize_dtype(a.dtype), copy=False) if isinstance(a, np.ndarray) else a
+
+
+def _key(x: Tree) -> Any:
+    """Returns what inputs of any number of examples for the same programs have in common."""
+    leaves, tree = jax.tree.flatten(x)
+    return tree, tuple((a.shape[1:], a.dtype) for a in leaves)
 
 
 def _sized(x: Tree, count: int) -> Tree:
@@ -177,12 +191,14 @@ def predictor(
 ) -> Predictor:
     """Returns a network with its weights as a function of inputs, for predictions of any number of examples.
 
-    The network is folded (`fold`), and each convolution and what follows it is one call where oneDNN has it. Programs
-    are compiled for fixed batches: an input of another number of examples is padded with zeros to the next batch, and
-    split into the largest ones. Images that need more memory than there is are to be cut into tiles by the caller.
+    The network is folded (`fold`), each layer and what follows it is one call where oneDNN has it, and kernels are
+    stored once in the order in which oneDNN reads them. Programs are compiled for fixed batches: an input of another
+    number of examples is padded with zeros to the next batch, and split into the largest ones. On CPU a program is for
+    fewer examples where its arrays would otherwise be larger than the memory that the C library keeps. Images that need
+    more memory than there is are to be cut into tiles by the caller.
 
-    jaxlib cannot store programs that call oneDNN. Where ``jax_compilation_cache_dir`` is set, programs do not call it,
-    and ``left_out`` says so. Without the cache, a program of calls has little that is left to compile.
+    jaxlib cannot store programs that call oneDNN. Programs call it also where ``jax_compilation_cache_dir`` is set, and
+    are compiled in each process: a program of calls has little that is left to compile.
 
     Args:
       net: a layer.

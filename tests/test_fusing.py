@@ -39,18 +39,30 @@ def test_activations(name, bias):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.parametrize("shape", [SHAPE, (2, 5)])
+@pytest.mark.parametrize("shape", [(2, 30, 40), (2, 5)])
 def test_dense_layers(name, shape):
-    net = jc.serial(jc.Dense(6), ACTIVATIONS[name].function, jc.Dense(6, bias=False))
+    net = jc.serial(jc.Dense(60), ACTIVATIONS[name].function, jc.Dense(60, bias=False))
     assert check(net, shape) == [f"dense + bias + {name}", "dense"]
 
 
 def test_the_sum_of_a_dense_layer():
-    net = jc.residual(jc.serial(jc.Dense(9), jax.nn.gelu, jc.Dense(4)))
-    assert check(net) == ["dense + bias + gelu_tanh", "dense + bias + add"]
+    net = jc.residual(jc.serial(jc.Dense(90), jax.nn.gelu, jc.Dense(40)))
+    assert check(net, (2, 30, 40)) == ["dense + bias + gelu_tanh", "dense + bias + add"]
 
 
-@pytest.mark.parametrize("function", [lambda x, k: jnp.einsum("nhwc,dc->nhwd", x, k), lambda x, k: jnp.tensordot(x, k, (1, 0))])
+@pytest.mark.parametrize(("layer", "form"), [(jc.Dense(8), "xla"), (jc.Conv(8, 1), "gemm > xla")])
+def test_small_products_are_xlas(layer, form):
+    f, params, x = made(jc.serial(layer, relu))
+    (row,) = jc.explain(fuse(f), params, x, platform="cpu")
+    assert row.form == form
+    if onednn.carried():
+        assert "so small a matrix product" in row.why
+        assert "onednn" not in jax.jit(fuse(f)).lower(params, x).as_text()
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x, k: jnp.einsum("nhwc,dc->nhwd", x, k), lambda x, k: jnp.tensordot(x, k, (1, 0))]
+)
 def test_other_products_are_left_as_they_are(function):
     x, kernel = jnp.ones(SHAPE), jnp.ones((7, 4))
     assert jc.explain(fuse(function), x, kernel) == ()
@@ -60,7 +72,7 @@ def test_other_products_are_left_as_they_are(function):
 
 CONVS = {
     "strided": jc.Conv(6, 3, stride=2, padding=1),
-    "1x1": jc.Conv(6, 1),
+    "1x1": jc.Conv(256, 1),
     "dilated": jc.Conv(6, 2, dilation=2),
     "grouped": jc.Conv(6, groups=2),
     "depthwise": jc.Conv(4, groups=4),

@@ -26,6 +26,10 @@ from jaxconv.ops.lowering.target import Platform, Target
 
 fused_p = Primitive("jaxconv_fused")
 
+# The multiply-adds of a matrix product that XLA computes in the time that a call of oneDNN takes to start, which was
+# measured to be 7 microseconds.
+SMALL = 2**16
+
 
 class Activation(NamedTuple):
     """An activation, and oneDNN's name for it."""
@@ -91,11 +95,19 @@ def unfused(x: Array, kernel: Array, *operands: Array, epilogue: Epilogue, conv:
 
 
 class Chosen(NamedTuple):
-    """What computes a layer with its epilogue: one call of oneDNN, or the solver of the layer alone."""
+    """What computes a layer with its epilogue: one call of oneDNN, or the solver of the layer alone.
+
+    Args:
+      problem: of the layer alone.
+      solve: its solver.
+      one_call: whether it is one call.
+      small: whether XLA computes the layer as a matrix product, since a call does not pay.
+    """
 
     problem: Any
     solve: Solver
     one_call: bool
+    small: bool = False
 
 
 def choose(platform: Platform, context: Any, x: Any, kernel: Any, conv: Any) -> Chosen:
@@ -113,7 +125,9 @@ def choose(platform: Platform, context: Any, x: Any, kernel: Any, conv: Any) -> 
         p = Product("channels", math.prod(x.shape[:-1]), *kernel.shape, dtype=x.dtype)
         able = platform.onednn and onednn.computes(x.dtype, 1)
         target = Target(platform, able and onednn.callable_here(context), left_out=onednn.left_out() if able else "")
-        return Chosen(p, Solver(target), known and target.onednn)
+        small = target.onednn and known and p.macs <= SMALL
+        solve = Solver(target, ("xla",)) if small else Solver(target)
+        return Chosen(p, solve, known and target.onednn and not small, small)
     params = dict(conv)
     q = problem_of(x, kernel, params, platform)
     solve = solver_for(q, params, platform, context)
@@ -121,13 +135,17 @@ def choose(platform: Platform, context: Any, x: Any, kernel: Any, conv: Any) -> 
     if not (able and known and onednn.fits(q)):
         return Chosen(q, solve, False)
     first = solve.steps(q)[0][1].form.name
-    return Chosen(q, solve, first == "onednn" or (first == "gemm" and q.taps == 1 and q.geometry.groups == 1))
+    product = first == "gemm" and q.taps == 1 and q.geometry.groups == 1
+    if product and q.macs <= SMALL:
+        return Chosen(q, replace(solve, mode=("gemm", "xla")), False, True)
+    return Chosen(q, solve, first == "onednn" or product)
 
 
 def _program(platform: Platform, context: Any, x: Array, kernel: Array, *operands: Array, **params: Any) -> Array:
     found, ops = choose(platform, context, x, kernel, params["conv"]), params["epilogue"].ops()
     if not found.one_call:
-        return unfused(x, kernel, *operands, **params)
+        conv = params["conv"] and tuple(sorted((dict(params["conv"]) | {"lowering": found.solve.mode}).items()))
+        return unfused(x, kernel, *operands, **params | {"conv": conv})
     if params["conv"] is None:
         return onednn.product_with_epilogue(x, kernel, operands, ops)
     return onednn.with_epilogue(found.problem, x, kernel, operands, ops)
@@ -150,7 +168,11 @@ class _Record:
             self.record.append((p, Choice(forms_of(type(p))["onednn"], why)))
             return jnp.zeros((), p.dtype)
         solve = replace(self.found.solve, record=self.record)
-        return solve(p, x, kernel)
+        y = solve(p, x, kernel)
+        if self.found.small:
+            why = "XLA computes so small a matrix product in less time than a call of oneDNN takes to start."
+            self.record[0] = (p, replace(self.record[0][1], why=why))
+        return y
 
 
 def _posed(platform: Platform, x: Any, kernel: Any, *operands: Any, epilogue: Epilogue, conv: Any) -> Posed:

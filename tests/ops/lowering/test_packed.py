@@ -52,15 +52,15 @@ def test_products_of_any_size(epilogue):
 NETS = {
     "few positions": (jc.serial(jc.Conv(70, 3, stride=2, padding=1), jax.nn.relu), (1, 9, 8, 5)),
     "dilated": (jc.serial(jc.Conv(40, 2, dilation=2), jax.nn.silu), (1, 6, 6, 5)),
-    "1x1": (jc.serial(jc.Conv(33, 1), jax.nn.relu6), (2, 9, 8, 5)),
-    "1x1 strided": (jc.serial(jc.Conv(33, 1, stride=2)), (2, 9, 8, 5)),
+    "1x1": (jc.serial(jc.Conv(33, 1), jax.nn.relu6), (2, 9, 8, 40)),
+    "1x1 strided": (jc.serial(jc.Conv(33, 1, stride=2)), (2, 19, 18, 40)),
     "1-D and 3-D": (
         jc.parallel(jc.serial(jc.Conv(40, (3,))), jc.serial(lambda x: x[:, None, None], jc.Conv(40, (1, 1, 3)))),
         (1, 6, 4),
     ),
-    "dense": (jc.residual(jc.serial(jc.Dense(20), jax.nn.gelu, jc.Dense(5))), (2, 3, 5)),
-    "run twice": (Twice((("a", jc.Dense(5)),)), (2, 5)),
-    "repeated": (jc.repeat(jc.serial(jc.Conv(5, 1), jax.nn.relu), 3), (2, 4, 4, 5)),
+    "dense": (jc.residual(jc.serial(jc.Dense(70), jax.nn.gelu, jc.Dense(40))), (2, 30, 40)),
+    "run twice": (Twice((("a", jc.Dense(40)),)), (50, 40)),
+    "repeated": (jc.repeat(jc.serial(jc.Conv(40, 1), jax.nn.relu), 3), (2, 5, 5, 40)),
     "grouped": (jc.serial(jc.Conv(6, groups=3), jax.nn.relu), (1, 4, 4, 6)),
 }
 
