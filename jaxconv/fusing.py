@@ -134,8 +134,9 @@ def _bias(v: Any, eqn: Any, makers: dict[Any, Any]) -> Any:
     made, channels = makers.get(found), v.aval.shape[-1:]
     if found.aval.shape == (*(1,) * (v.aval.ndim - 1), *channels):
         return found
-    wide = made is not None and made.primitive.name == "broadcast_in_dim" and made.invars[0].aval.shape == channels
-    return made.invars[0] if wide and made.params["broadcast_dimensions"] == (v.aval.ndim - 1,) else None
+    if made is None or made.primitive.name != "broadcast_in_dim" or made.invars[0].aval.shape != channels:
+        return None
+    return made.invars[0] if made.params["broadcast_dimensions"] == (v.aval.ndim - 1,) else None
 
 
 def _added(v: Any, eqn: Any, makers: dict[Any, Any]) -> Any:

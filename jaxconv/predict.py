@@ -26,7 +26,7 @@ class _Program(NamedTuple):
 
     run: Any
     arrays: list[jax.Array]
-    count: int
+    size: int
 
 
 class Predictor:
@@ -47,11 +47,13 @@ class Predictor:
         self.batch_sizes = tuple(sorted({geo.as_int(n, "batch_sizes", least=1) for n in batch_sizes}))
         if not self.batch_sizes:
             raise ShapeError("batch_sizes must have at least one size, got none")
-        # NumPy folds without compiling a program. Copies, since on CPU device_put may share the memory of an array.
-        params, state = jax.tree.map(np.array, (params, state))
+        # NumPy folds without compiling a program.
+        given = jax.tree.map(np.asarray, (params, state))
         self.report: FoldReport = fold_report(net, x)
-        self.net, *weights = fold(net, params, state, x)
-        self.weights = tuple(weights)
+        self.net, *weights = fold(net, *given, x)
+        # Copies of what is not folded, since on CPU device_put may share the memory of an array.
+        kept = set(map(id, jax.tree.leaves(given)))
+        self.weights = jax.tree.map(lambda a: np.array(a) if id(a) in kept else a, tuple(weights))
         self._stored: dict[Stored, jax.Array] = {}
         self._programs: dict[Any, _Program] = {}
         self.function = fuse(lambda weights, x: self.net.apply(*weights, x)[0])  # type: ignore[call-arg]
@@ -70,7 +72,7 @@ class Predictor:
         for program in self._programs.values():
             stats = program.run.memory_analysis()
             needed = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
-            found[program.count] = max(needed, found.get(program.count, 0))
+            found[program.size] = max(needed, found.get(program.size, 0))
         return dict(sorted(found.items()))
 
     def explain(self, x: Tree) -> Explanation:
@@ -132,10 +134,10 @@ class Predictor:
             left = min(count - start, self.batch_sizes[-1])
             size = next(n for n in self.batch_sizes if n >= left)
             program = self._programs.get((size, key)) or self._program(_sized(x, size))
-            left = min(left, program.count)
-            part = x if left == count == program.count else _part(x, start, left, program.count)
+            left = min(left, program.size)
+            part = x if left == count == program.size else _part(x, start, left, program.size)
             y = program.run(program.arrays, part)
-            pieces.append(jax.tree.map(lambda a, n=left, m=program.count: _first(a, n, m), y))
+            pieces.append(jax.tree.map(lambda a, n=left, m=program.size: _first(a, n, m), y))
             start += left
         return pieces[0] if len(pieces) == 1 else jax.tree.map(lambda *ys: jnp.concatenate(ys), *pieces)
 

@@ -122,7 +122,7 @@ def choose(platform: Platform, context: Any, x: Any, kernel: Any, conv: Any) -> 
     sizes = (*x.shape, *kernel.shape)
     known = all(isinstance(n, int) and n for n in sizes)
     if conv is None:
-        p = Product("channels", math.prod(x.shape[:-1]), *kernel.shape, dtype=x.dtype)
+        p = Product("channels", math.prod(x.shape[:-1]), kernel.shape[0], kernel.shape[1], x.dtype)
         able = platform.onednn and onednn.computes(x.dtype, 1)
         target = Target(platform, able and onednn.callable_here(context), left_out=onednn.left_out() if able else "")
         small = target.onednn and known and p.macs <= SMALL

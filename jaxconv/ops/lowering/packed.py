@@ -19,8 +19,9 @@ from jaxconv.ops.lowering.windows import taps
 
 # The most elements of a matrix that is stored in another order.
 _MOST = 2**24
-# Elements repeat after so many; a prime, so that no other order has the same elements.
+# The elements of a matrix whose order is learned; their number is a prime, so that no other order has the same.
 _PERIOD = 251
+_ELEMENTS = (np.arange(_PERIOD) / _PERIOD).astype(np.float32)
 
 
 class Call(NamedTuple):
@@ -46,8 +47,10 @@ class Order(NamedTuple):
         matrix = kernel.reshape(-1, kernel.shape[-1])
         inner, columns = matrix.shape
         height, blocks = self.height(inner), -(-columns // self.columns)
-        full = np.zeros((height, blocks * self.columns), matrix.dtype)
-        full[:inner, :columns] = matrix
+        full = matrix
+        if full.shape != (height, blocks * self.columns):
+            full = np.zeros((height, blocks * self.columns), matrix.dtype)
+            full[:inner, :columns] = matrix
         return np.ascontiguousarray(full.reshape(height, blocks, self.columns).swapaxes(0, 1)).reshape(-1)
 
     def indices(self, rows: list[int], inner: int, columns: int) -> np.ndarray:
@@ -85,11 +88,15 @@ def orders(calls: Iterable[Call]) -> dict[Call, Order]:
     calls = list(calls)
     wanted = [call for call in dict.fromkeys(calls) if call not in _learned and _room(call) <= _MOST]
     if wanted:
+        # One program, whose arrays are made outside of it: so there is little to compile.
+        matrix = np.resize(_ELEMENTS, max(map(_room, wanted)))
         with onednn.unstored():
-            found = jax.device_get(jax.jit(lambda: [_read(call) for call in wanted])())
-        for call, (table, read) in zip(wanted, found, strict=True):
+            read = jax.jit(lambda matrix, given: [_read(*each, matrix) for each in zip(wanted, given, strict=True)])
+            found = jax.device_get(read(matrix, [_given(call) for call in wanted]))
+        for call, (table, rows) in zip(wanted, found, strict=True):
             at = {order: order.indices(_selected(call), call.inner, call.columns) for order in _orders(call)}
-            fit = (o for o in at if np.allclose(table[at[o] % _PERIOD], read, rtol=0, atol=1e-4))
+            read_rows = np.concatenate(rows)
+            fit = (o for o in at if np.allclose(table[at[o] % _PERIOD], read_rows, rtol=0, atol=1e-4))
             _learned[call] = next(fit, None)
     return {call: order for call in calls if (order := _learned.get(call))}
 
@@ -112,17 +119,25 @@ def _selected(call: Call) -> list[int]:
     return sorted({i for i in (0, 1, 15, 16, call.inner // 2, call.inner - 1) if i < call.inner})
 
 
-def _read(call: Call) -> tuple[Array, Array]:
+def _given(call: Call) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Returns arrays of as many rows as the call has, each of which selects a row of the matrix, and zeros to add."""
+    selected, arrays = _selected(call), []
+    for i in range(0, len(selected), call.rows):
+        some = selected[i : i + call.rows]
+        a = np.zeros((call.rows, call.inner), np.float32)
+        a[range(len(some)), some] = 1
+        arrays.append(a)
+    shapes = [(call.columns,)] * call.epilogue.bias + [(call.rows, call.columns)] * call.epilogue.added
+    return arrays, [np.zeros(shape, np.float32) for shape in shapes]
+
+
+def _read(call: Call, given: tuple[list[Array], list[Array]], matrix: Array) -> tuple[Array, list[Array]]:
     """Returns what an epilogue makes of each element, and what the call finds in the selected rows."""
-    elements = jnp.arange(_PERIOD) / _PERIOD
-    matrix = jnp.take(elements, jnp.arange(_room(call)) % _PERIOD)
-    operands = [jnp.zeros(call.columns)] * call.epilogue.bias
-    operands += [jnp.zeros((call.rows, call.columns))] * call.epilogue.added
-    rows, found = jnp.array(_selected(call)), []
-    for i in range(0, len(rows), call.rows):
-        some = rows[i : i + call.rows]
-        a = jnp.pad(jax.nn.one_hot(some, call.inner), ((0, call.rows - len(some)), (0, 0)))
+    arrays, operands = given
+    found, left = [], len(_selected(call))
+    for a in arrays:
         y = onednn.product_with_epilogue(a, matrix, operands, call.epilogue.ops(), call.columns)
-        found.append(y[: len(some)])
+        found.append(y[:left])
+        left -= call.rows
     activation = ACTIVATIONS.get(call.epilogue.activation)
-    return activation.function(elements) if activation else elements, jnp.concatenate(found)
+    return activation.function(jnp.asarray(_ELEMENTS)) if activation else jnp.asarray(_ELEMENTS), found
