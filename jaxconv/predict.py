@@ -50,7 +50,7 @@ class Predictor:
         # NumPy folds without compiling a program.
         given = jax.tree.map(np.asarray, (params, state))
         self.report: FoldReport = fold_report(net, x)
-        self.net, *weights = fold(net, *given, x)
+        self.net, *weights = fold(net, given[0], given[1], x)
         # Copies of what is not folded, since on CPU device_put may share the memory of an array.
         kept = set(map(id, jax.tree.leaves(given)))
         self.weights = jax.tree.map(lambda a: np.array(a) if id(a) in kept else a, tuple(weights))
