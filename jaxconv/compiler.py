@@ -52,13 +52,18 @@ def helpful_options() -> dict[str, Any]:
 
 
 def _block_limit(blocks: Blocks, jaxpr: Any) -> dict[str, int]:
-    """Returns the option with 1.5 times the bytes of the largest array in the trace: convolutions pad their arrays.
+    """Returns the option for a trace.
 
     A constant would not do: the compiler logs a warning for each array that is larger than a block, and a block that
     is large enough for every program is allocated anew at each call, as without the option.
     """
-    size = max(blocks.least, _largest(jaxpr) * 3 // 2)
+    size = max(blocks.least, block_for(jaxpr))
     return {blocks.option: size} if size <= blocks.most else {}
+
+
+def block_for(jaxpr: Any) -> int:
+    """Returns 1.5 times the bytes of the largest array in a trace: convolutions pad their arrays."""
+    return _largest(jaxpr) * 3 // 2
 
 
 def _largest(jaxpr: Any) -> int:

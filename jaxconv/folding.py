@@ -1,8 +1,9 @@
 """Batch norms folded into the convolution or dense layer beside them, for inference.
 
 In evaluation a batch norm multiplies each channel by a number and adds another; a linear layer beside it does the same
-with another kernel and bias (Jacob et al., 2018). `fold` finds the pairs by structure: it follows values through the
-``route`` of each composite, and looks for batch norms that have one linear layer as their only neighbor on a side.
+with another kernel and bias (Jacob et al., 2018). So does a layer scale, which adds nothing. `fold` finds the pairs by
+structure: it follows values through the ``route`` of each composite, and looks for batch norms and layer scales that
+have one linear layer as their only neighbor on a side.
 """
 
 import dataclasses
@@ -20,19 +21,20 @@ from jaxconv.dataflow import Call, Key, Path, Seen, follow, leaves
 from jaxconv.errors import ParameterError, ShapeError, located
 from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Layer, Params, State, Tree, take
-from jaxconv.layers import BatchNorm, Conv, ConvLocal, ConvTranspose, Dense, Fn, Identity, base
+from jaxconv.layers import BatchNorm, Conv, ConvLocal, ConvTranspose, Dense, Fn, Identity, LayerScale, base
 from jaxconv.ops.arrays import window_tuple
 from jaxconv.tree import check_acyclic, map_some
 
 LINEAR = (Conv, ConvTranspose, ConvLocal, Dense)
+SCALING = (BatchNorm, LayerScale)
 
 
 @dataclass(frozen=True, repr=False)
 class Folded(Identity):
-    """Returns its input, in place of a batch norm that `jaxconv.fold` has folded; refuses training.
+    """Returns its input, in place of a layer that `jaxconv.fold` has folded; refuses training.
 
     Args:
-      into: the path of the layer that computes the batch norm too.
+      into: the path of the layer that computes that layer too.
     """
 
     into: str
@@ -41,7 +43,7 @@ class Folded(Identity):
         self, params: Params, state: State, x: Tree, *, train: bool = False, key: KeyLike | None = None
     ) -> tuple[Tree, State]:
         if train:
-            raise ShapeError(f"train must be False where a batch norm is folded into {self.into!r}, got True")
+            raise ShapeError(f"train must be False where a layer is folded into {self.into!r}, got True")
         return x, {}
 
 
@@ -49,9 +51,9 @@ class Folded(Identity):
 
 
 class _Step(NamedTuple):
-    """One batch norm to fold: both layers with their paths, and whether the linear layer comes first."""
+    """One batch norm or layer scale to fold: both layers with paths, and whether the linear layer comes first."""
 
-    norm: BatchNorm
+    norm: BatchNorm | LayerScale
     norm_path: Path
     linear: Any
     linear_path: Path
@@ -61,11 +63,11 @@ class _Step(NamedTuple):
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What `fold` does with each batch norm of a network; ``str()`` is a table.
+    """What `fold` does with each batch norm and layer scale of a network; ``str()`` is a table.
 
     Attributes:
-      folded: the path of the layer that a batch norm is folded into, by the batch norm's path.
-      kept: why a batch norm is not folded, by its path.
+      folded: the path of the layer that one is folded into, by its own path.
+      kept: why one is not folded, by its path.
       unseen: the types of layers whose inside is not seen, such as Flax modules, by path. They are left as they are.
     """
 
@@ -78,7 +80,8 @@ class FoldReport:
         rows += [(path, f"kept: {reason}") for path, reason in self.kept.items()]
         rows += [(path, f"left as it is: {name}") for path, name in self.unseen.items()]
         total = len(self.folded) + len(self.kept)
-        count = f"{len(self.folded)} of {total} batch norms folded" if total else "no batch norm: nothing to fold"
+        nothing = "no batch norm or layer scale: nothing to fold"
+        count = f"{len(self.folded)} of {total} layers folded" if total else nothing
         width = max((len(path) for path, _ in rows), default=0)
         return "\n".join([*(f"{path:{width}}  {text}" for path, text in rows), count])
 
@@ -121,19 +124,20 @@ class _Plan:
         self.steps: list[_Step] = []
         self.kept: dict[str, str] = {}
         for key, (path, layer) in self.leaves.items():
-            if isinstance(layer, BatchNorm):
+            if isinstance(layer, SCALING):
                 step = self._step(key, layer)
                 if isinstance(step, str):
                     self.kept[_text(path)] = step
                 else:
                     self.steps.append(step)
 
-    def _step(self, key: Key, norm: BatchNorm) -> _Step | str:
-        """Returns how to fold a batch norm, or why not."""
+    def _step(self, key: Key, norm: BatchNorm | LayerScale) -> _Step | str:
+        """Returns how to fold a layer, or why not."""
         if key in self.hidden:
             return self.hidden[key]
-        if type(norm) is not BatchNorm:
-            return f"{type(norm).__name__} is a subclass of BatchNorm"
+        if type(norm) not in SCALING:
+            parent = next(one.__name__ for one in SCALING if isinstance(norm, one))
+            return f"{type(norm).__name__} is a subclass of {parent}"
         if key not in self.calls:
             return "it does not run in evaluation"
         reasons = []
@@ -232,7 +236,7 @@ def fold_report(net: Layer, x: Tree = None) -> FoldReport:
     >>> print(fold_report(jc.serial(jc.Conv(8), jc.BatchNorm(), jax.nn.relu, jc.BatchNorm())))
     1  folded into 0
     3  kept: its input is the output of '2' (Fn); its output is joined with others, or returned
-    1 of 2 batch norms folded
+    1 of 2 layers folded
     """
     folded, _, kept = _plans(net, x)
     rows = [(_text(path), layer) for path, layer in leaves(folded)]
@@ -249,8 +253,10 @@ def fold_report(net: Layer, x: Tree = None) -> FoldReport:
 # NumPy's arrays are folded by NumPy, which compiles no program; others by JAX.
 
 
-def _affine(xp: Any, norm: BatchNorm, params: Params, state: State) -> tuple[Array, Array]:
+def _affine(xp: Any, norm: BatchNorm | LayerScale, params: Params, state: State) -> tuple[Array, Array]:
     """Returns the scale and the shift of each channel in evaluation."""
+    if isinstance(norm, LayerScale):
+        return params["scale"], xp.zeros_like(params["scale"])
     scale = 1 / xp.sqrt(state["var"] + norm.eps)
     scale = scale * params["scale"] if norm.scale else scale
     shift = -state["mean"] * scale
@@ -319,9 +325,11 @@ def _with_arrays(step: _Step, params: Params, state: State) -> tuple[Params, Sta
     layer, norm = step.linear, step.norm
     with located(_text(step.linear_path), layer):
         linear = _taken(_at(params, step.linear_path), {"kernel": True, "bias": layer.bias}, "params")
+    normalizes = isinstance(norm, BatchNorm)
     with located(_text(step.norm_path), norm):
-        affine = _taken(_at(params, step.norm_path), {"scale": norm.scale, "bias": norm.bias}, "params")
-        statistics = _taken(_at(state, step.norm_path), {"mean": True, "var": True}, "state")
+        names = {"scale": norm.scale, "bias": norm.bias} if isinstance(norm, BatchNorm) else {"scale": True}
+        affine = _taken(_at(params, step.norm_path), names, "params")
+        statistics = _taken(_at(state, step.norm_path), {"mean": normalizes, "var": normalizes}, "state")
         kernel = linear["kernel"]
         outputs = kernel.shape[-2] * layer.groups if type(layer) is ConvTranspose else kernel.shape[-1]
         inputs = kernel.shape[-2] * layer.groups if type(layer) is Conv else kernel.shape[-2]
@@ -329,21 +337,22 @@ def _with_arrays(step: _Step, params: Params, state: State) -> tuple[Params, Sta
         for name, a in {**affine, **statistics}.items():
             if a.shape != wanted:
                 raise ShapeError(f"{name} must have shape {wanted}, as {_text(step.linear_path)!r} has, got {a.shape}")
-        _check_finite(**statistics)
+        _check_finite(statistics)
     new = _computed(step, linear, affine, statistics)
     params = _put(params, step.norm_path, lambda level: {n: a for n, a in level.items() if n not in affine})
     state = _put(state, step.norm_path, lambda level: {n: a for n, a in level.items() if n not in statistics})
     return _put(params, step.linear_path, lambda level: level | new), state
 
 
-def _check_finite(mean: Array, var: Array) -> None:
+def _check_finite(statistics: Mapping[str, Array]) -> None:
     """Raises ParameterError for statistics that no batch has. The values of traced arrays are unknown."""
-    for name, array, rule in (("mean", mean, "finite"), ("var", var, "finite and not negative")):
+    rules = {"mean": "finite", "var": "finite and not negative"}
+    for name, array in statistics.items():
         if not isinstance(array, jax.core.Tracer):
             known = np.asarray(array)
             wrong = known[~np.isfinite(known) | (known < (0 if name == "var" else -np.inf))]
             if wrong.size:
-                raise ParameterError(f"state's {name} must be {rule}, got {wrong[0]}")
+                raise ParameterError(f"state's {name} must be {rules[name]}, got {wrong[0]}")
 
 
 def _at(tree: Tree, path: Path) -> Tree:
@@ -364,7 +373,7 @@ def _put(tree: dict[str, Any], path: Path, change: Callable[[dict[str, Any]], di
 
 
 def fold(net: Layer, params: Params, state: State, x: Tree = None) -> tuple[Layer, Params, State]:
-    """Folds batch norms into the convolutions and dense layers beside them, for inference.
+    """Folds batch norms and layer scales into the convolutions and dense layers beside them, for inference.
 
     The folded network computes what ``net`` computes with ``train=False``, up to rounding. A batch norm is folded into
     the `Conv`, `ConvTranspose`, `ConvLocal` or `Dense` whose output it alone reads, or else into the one that alone
@@ -373,8 +382,9 @@ def fold(net: Layer, params: Params, state: State, x: Tree = None) -> tuple[Laye
     are fixed, training goes on. All other layers and their arrays keep their paths. The layer at a convolution's path
     now returns the batch norm's output: so does `jaxconv.inspect.activations`.
 
-    `fold_report` says what is folded, and why other batch norms are kept. A network of which nothing can be folded is
-    returned as it is. Layers of other libraries are left as they are, and composites that are no `Composite`.
+    A layer scale is folded likewise. `fold_report` says what is folded, and why other layers are kept. A network of
+    which nothing can be folded is returned as it is. Layers of other libraries are left as they are, and composites
+    that are no `Composite`.
 
     The new arrays are JAX functions of ``params`` and ``state``: `fold` can be called inside jit and grad.
 
@@ -400,7 +410,7 @@ def fold(net: Layer, params: Params, state: State, x: Tree = None) -> tuple[Laye
     ({'conv': ['kernel', 'bias']}, {})
     >>> folded.apply(params, state, jnp.ones((1, 8, 8, 3)), train=True)
     Traceback (most recent call last):
-    jaxconv.errors.ShapeError: bn (Folded): train must be False where a batch norm is folded into 'conv', got True
+    jaxconv.errors.ShapeError: bn (Folded): train must be False where a layer is folded into 'conv', got True
     """
     folded, steps, _ = _plans(net, x)
     for step in steps:

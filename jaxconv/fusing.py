@@ -1,22 +1,24 @@
-"""Functions in which each convolution and what follows it are one call: programs rewritten before compilation."""
+"""Functions in which each layer and what follows it are one call: programs rewritten before compilation."""
 
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 from jaxconv.ops.lowering.fused import ACTIVATIONS, Epilogue, fused
+from jaxconv.ops.lowering.modes import lowering_mode
 from jaxconv.ops.lowering.primitive import conv_p
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "remat2")
 
 
 class _Chain(NamedTuple):
-    """A convolution, and the operations that its call computes too; the last of them gives the result."""
+    """A convolution or a matrix product, and the operations that its call computes too; the last gives the result."""
 
-    conv: Any
+    first: Any
     bias: Any
     added: Any
     activation: str
@@ -28,21 +30,53 @@ def _inner(eqn: Any) -> Any:
 
 
 def _signature(eqn: Any) -> str:
-    """Returns what two operations of one argument have in common if they compute the same."""
-    literals = [str(v) for v in eqn.invars if isinstance(v, core.Literal)]
-    return f"{eqn.primitive.name} {_inner(eqn)} {literals}"
+    """Returns what two operations have in common if they compute the same of their operands."""
+    inner = _inner(eqn)
+    params = sorted(eqn.params.items(), key=str) if inner is None else inner
+    return f"{eqn.primitive.name} {params}"
 
 
-def _activation(eqn: Any) -> str:
-    """Returns the name of the activation that an operation computes, or an empty string."""
-    if len(eqn.invars) > 2 or len(eqn.outvars) != 1:
-        return ""
-    aval = eqn.outvars[0].aval
-    for name, activation in ACTIVATIONS.items():
-        eqns = jax.make_jaxpr(activation.function)(jax.ShapeDtypeStruct(aval.shape, aval.dtype)).jaxpr.eqns
-        if len(eqns) == 1 and _signature(eqns[0]) == _signature(eqn):
-            return name
-    return ""
+@functools.cache
+def _patterns(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+    """Returns the operations of each activation of such an array."""
+    struct = jax.ShapeDtypeStruct(shape, dtype)
+    return {name: jax.make_jaxpr(activation.function)(struct).jaxpr for name, activation in ACTIVATIONS.items()}
+
+
+def _activation(v: Any, following: Sequence[Any]) -> tuple[str, list[Any]]:
+    """Returns the name of the activation that the following operations compute of a value, and these operations."""
+    for name, pattern in _patterns(v.aval.shape, v.aval.dtype).items():
+        eqns = following[: len(pattern.eqns)]
+        if len(eqns) == len(pattern.eqns) and _same(pattern, eqns, v):
+            return name, list(eqns)
+    return "", []
+
+
+def _same(pattern: Any, eqns: Sequence[Any], v: Any) -> bool:
+    """Whether operations compute of a value what the pattern computes of its argument."""
+    known = {pattern.invars[0]: v}
+    for want, eqn in zip(pattern.eqns, eqns, strict=True):
+        if len(want.invars) != len(eqn.invars) or _signature(want) != _signature(eqn):
+            return False
+        for w, got in zip(want.invars, eqn.invars, strict=True):
+            literal = isinstance(w, core.Literal)
+            if literal != isinstance(got, core.Literal) or (w.val != got.val if literal else known[w] is not got):
+                return False
+        known.update(zip(want.outvars, eqn.outvars, strict=True))
+    return known[pattern.outvars[0]] is eqns[-1].outvars[0]
+
+
+def _starts(eqn: Any) -> bool:
+    """Whether an operation is a convolution, or the product of an array's last axis with a matrix."""
+    if eqn.primitive is conv_p:
+        return bool(eqn.params["role"] == "output")
+    if eqn.primitive.name != "dot_general" or lowering_mode() != "auto":
+        return False
+    x, kernel = (v.aval for v in eqn.invars)
+    contracted = ((x.ndim - 1,), (0,)), ((), ())
+    types = {x.dtype, kernel.dtype, eqn.outvars[0].aval.dtype}
+    same = types == {jnp.dtype("float32")} and eqn.params["precision"] is None
+    return same and x.ndim > 1 and kernel.ndim == 2 and eqn.params["dimension_numbers"] == contracted
 
 
 def _chains(jaxpr: Any) -> dict[int, _Chain]:
@@ -56,64 +90,64 @@ def _chains(jaxpr: Any) -> dict[int, _Chain]:
     for v in jaxpr.outvars:
         if not isinstance(v, core.Literal):
             readers.setdefault(v, []).append(None)
-    taken: dict[int, _Chain] = {}
+    place = {id(eqn): i for i, eqn in enumerate(jaxpr.eqns)}
+    chains: dict[int, _Chain] = {}
+    taken: set[int] = set()
 
-    def only(v: Any) -> Any:
-        found = readers.get(v, [])
-        return found[0] if len(found) == 1 and found[0] is not None and id(found[0]) not in taken else None
+    def free(eqns: Sequence[Any], v: Any) -> bool:
+        """Whether a value, and the values between some operations, are read by these operations alone."""
+        among = {id(eqn) for eqn in eqns}
+        between = [v, *(w for eqn in eqns[:-1] for w in eqn.outvars)]
+        return not among & taken and all(id(reader) in among for w in between for reader in readers.get(w, []))
 
-    def other(eqn: Any, v: Any) -> Any:
-        return next((w for w in eqn.invars if w is not v), None) if eqn.primitive.name == "add" else None
-
-    for conv in jaxpr.eqns:
-        if conv.primitive is not conv_p or conv.params["role"] != "output":
-            continue
-        v = conv.outvars[0]
+    for first in filter(_starts, jaxpr.eqns):
+        v, eqns = first.outvars[0], [first]
         parts: dict[str, Any] = {"bias": None, "added": None, "activation": ""}
-        last, eqn = conv, only(v)
         for part in ("bias", "added", "activation"):
-            if eqn is None:
+            reader = next(iter(readers.get(v, [])), None)
+            if reader is None:
                 break
             if part == "activation":
-                found: Any = _activation(eqn)
+                found, more = _activation(v, jaxpr.eqns[place[id(reader)] :])
             else:
-                found = other(eqn, v)
-                shape = getattr(getattr(found, "aval", None), "shape", None)
-                if isinstance(found, core.Literal) or found is None or found.aval.dtype != v.aval.dtype:
-                    found = None
-                elif part == "bias":
-                    made: Any = makers.get(found)
-                    flat = shape == (*(1,) * (v.aval.ndim - 1), v.aval.shape[-1])
-                    wide = (
-                        made is not None
-                        and made.primitive.name == "broadcast_in_dim"
-                        and (
-                            made.invars[0].aval.shape == v.aval.shape[-1:]
-                            and made.params["broadcast_dimensions"] == (v.aval.ndim - 1,)
-                        )
-                    )
-                    found = made.invars[0] if wide else found if flat else None
-                elif shape != v.aval.shape:
-                    found = None
-            if found is not None and found != "":
-                parts[part], last, v = found, eqn, eqn.outvars[0]
-                taken[id(eqn)] = None  # type: ignore[assignment]
-                eqn = only(v)
-        if last is conv:
-            continue
-        chain = _Chain(conv, **parts, last=last)
-        step: Any = conv
-        while True:
-            taken[id(step)] = chain
-            if step is last:
-                break
-            step = readers[step.outvars[0]][0]
-    return taken
+                found, more = (_bias if part == "bias" else _added)(v, reader, makers), [reader]
+            if found and free(more, v):
+                parts[part], v = found, more[-1].outvars[0]
+                eqns += more
+        taken |= {id(eqn) for eqn in eqns}
+        chains |= {id(eqn): _Chain(first, **parts, last=eqns[-1]) for eqn in eqns}
+    return chains
 
 
-def _has_conv(jaxpr: Any) -> bool:
+def _other(v: Any, eqn: Any) -> Any:
+    """Returns the array that an operation adds to a value, or None."""
+    others = [w for w in eqn.invars if w is not v] if eqn.primitive.name == "add" else []
+    fits = len(others) == 1 and not isinstance(others[0], core.Literal) and others[0].aval.dtype == v.aval.dtype
+    return others[0] if fits else None
+
+
+def _bias(v: Any, eqn: Any, makers: dict[Any, Any]) -> Any:
+    """Returns the array of one number for each channel that an operation adds to a value, or None."""
+    found = _other(v, eqn)
+    if found is None:
+        return None
+    made, channels = makers.get(found), v.aval.shape[-1:]
+    if found.aval.shape == (*(1,) * (v.aval.ndim - 1), *channels):
+        return found
+    if made is None or made.primitive.name != "broadcast_in_dim" or made.invars[0].aval.shape != channels:
+        return None
+    return made.invars[0] if made.params["broadcast_dimensions"] == (v.aval.ndim - 1,) else None
+
+
+def _added(v: Any, eqn: Any, makers: dict[Any, Any]) -> Any:
+    """Returns the array of the same shape that an operation adds to a value, or None."""
+    found = _other(v, eqn)
+    return found if found is not None and found.aval.shape == v.aval.shape else None
+
+
+def _has_start(jaxpr: Any) -> bool:
     eqns = getattr(jaxpr, "jaxpr", jaxpr).eqns
-    return any(eqn.primitive is conv_p or any(map(_has_conv, core.jaxprs_in_params(eqn.params))) for eqn in eqns)
+    return any(_starts(eqn) or any(map(_has_start, core.jaxprs_in_params(eqn.params))) for eqn in eqns)
 
 
 def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
@@ -130,16 +164,16 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
                 operands = [] if chain.bias is None else [read(chain.bias).reshape(-1)]
                 operands += [] if chain.added is None else [read(chain.added)]
                 epilogue = Epilogue(chain.bias is not None, chain.added is not None, chain.activation)
-                x, kernel = map(read, chain.conv.invars)
-                values[eqn.outvars[0]] = fused(x, kernel, *operands, epilogue=epilogue, conv=chain.conv.params)
+                conv = chain.first.params if chain.first.primitive is conv_p else None
+                values[eqn.outvars[0]] = fused(*map(read, chain.first.invars), *operands, epilogue=epilogue, conv=conv)
             continue
         found = [read(v) for v in eqn.invars]
         inner = _inner(eqn)
-        if eqn.primitive.name in _CALLS and inner is not None and _has_conv(inner):
+        if eqn.primitive.name in _CALLS and inner is not None and _has_start(inner):
             results = _evaluate(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), found)
         else:
             params = eqn.params
-            if eqn.primitive.name == "scan" and _has_conv(inner):
+            if eqn.primitive.name == "scan" and _has_start(inner):
                 body = functools.partial(_evaluate, inner.jaxpr, inner.consts)
                 params = params | {"jaxpr": jax.make_jaxpr(lambda *args, body=body: body(args))(*inner.in_avals)}
             results = eqn.primitive.bind(*found, **eqn.primitive.get_bind_params(params))
@@ -149,10 +183,11 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
 
 
 def fuse(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that computes the same, each convolution and what follows it in one call where there is one.
+    """Returns a function that computes the same, each layer and what follows it in one call where there is one.
 
-    On CPU oneDNN computes a bias, the sum with another array and a ReLU, ReLU6, SiLU, sigmoid or tanh within its
-    convolution. Elsewhere, and in derivatives, the function computes what it computed before.
+    On CPU oneDNN computes a bias, the sum with another array and an activation within its convolution and its matrix
+    product: ReLU, ReLU6, SiLU, sigmoid, tanh or GELU. Elsewhere, and in derivatives, the function computes what it
+    computed before.
 
     Args:
       function: takes and returns pytrees of arrays.

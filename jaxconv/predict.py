@@ -2,21 +2,31 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxconv import geometry as geo
-from jaxconv.compiler import jit
+from jaxconv.compiler import block_for, jit
 from jaxconv.errors import ShapeError
 from jaxconv.folding import FoldReport, fold, fold_report
 from jaxconv.fusing import fuse
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.ops.lowering import onednn
+from jaxconv.ops.lowering.explain import Explanation, explain
 from jaxconv.ops.lowering.table import platform_of
+from jaxconv.packing import Stored, pack
 from jaxconv.structs import as_struct
+
+
+class _Program(NamedTuple):
+    """A compiled program of stored weights and an input, these weights, and the number of examples of the input."""
+
+    run: Any
+    arrays: list[jax.Array]
+    size: int
 
 
 class Predictor:
@@ -25,11 +35,11 @@ class Predictor:
     Attributes:
       net: the folded network.
       report: what was folded, see `fold_report`.
-      batch_sizes: the batches that programs are compiled for, smallest first.
+      batch_sizes: the batches that programs are compiled for, smallest first, or fewer examples of them at a time.
       threads: the CPU threads that a program uses: all that the process may run on. JAX has no setting for one program;
         ``taskset`` limits the process.
       left_out: why oneDNN is not called, or "".
-      function: of ``weights`` and an input; what is compiled, for `jaxconv.explain`.
+      function: of ``weights`` and an input; what is compiled, for `jaxconv.explain` and for other platforms.
       weights: the folded ``(params, state)``.
     """
 
@@ -37,32 +47,42 @@ class Predictor:
         self.batch_sizes = tuple(sorted({geo.as_int(n, "batch_sizes", least=1) for n in batch_sizes}))
         if not self.batch_sizes:
             raise ShapeError("batch_sizes must have at least one size, got none")
-        # NumPy folds without compiling a program. Copies, since on CPU device_put may share the memory of an array.
-        params, state = jax.tree.map(np.array, (params, state))
+        # NumPy folds without compiling a program.
+        given = jax.tree.map(np.asarray, (params, state))
         self.report: FoldReport = fold_report(net, x)
-        self.net, params, state = fold(net, params, state, x)
-        self.weights = jax.device_put((params, state))
-        self._programs: dict[Any, Any] = {}
+        self.net, *weights = fold(net, given[0], given[1], x)
+        # Copies of what is not folded, since on CPU device_put may share the memory of an array.
+        kept = set(map(id, jax.tree.leaves(given)))
+        self.weights = jax.tree.map(lambda a: np.array(a) if id(a) in kept else a, tuple(weights))
+        self._stored: dict[Stored, jax.Array] = {}
+        self._programs: dict[Any, _Program] = {}
         self.function = fuse(lambda weights, x: self.net.apply(*weights, x)[0])  # type: ignore[call-arg]
-        self._run = jit(self.function)
         affinity = getattr(os, "sched_getaffinity", None)
         self.threads = len(affinity(0)) if affinity else os.cpu_count() or 1
-        self.left_out = onednn.left_out() if platform_of(jax.default_backend()).onednn else ""
+        with onednn.unstored():
+            self.left_out = onednn.left_out() if platform_of(jax.default_backend()).onednn else ""
         if x is not None:
             for size in self.batch_sizes:
-                self._program(
-                    jax.tree.map(lambda s, n=size: jax.ShapeDtypeStruct((n, *s.shape[1:]), s.dtype), as_struct(x))
-                )
+                self._program(_sized(as_struct(x), size))
 
     @property
     def memory(self) -> dict[int, int]:
         """By batch, the bytes that its largest program needs: weights, input, output and temporaries."""
         found: dict[int, int] = {}
-        for (size, *_), program in self._programs.items():
-            stats = program.memory_analysis()
+        for program in self._programs.values():
+            stats = program.run.memory_analysis()
             needed = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
-            found[size] = max(needed, found.get(size, 0))
+            found[program.size] = max(needed, found.get(program.size, 0))
         return dict(sorted(found.items()))
+
+    def explain(self, x: Tree) -> Explanation:
+        """Returns what computes each layer of the program for an input, as `jaxconv.explain` does.
+
+        Args:
+          x: an input, or its type.
+        """
+        with onednn.unstored():
+            return explain(self.function, self.weights, x)
 
     def __repr__(self) -> str:
         memory = ", ".join(f"{size}: {needed / 2**20:.0f} MiB" for size, needed in self.memory.items())
@@ -75,12 +95,25 @@ class Predictor:
         ]
         return f"predictor({', '.join(parts)})"
 
-    def _program(self, x: Tree) -> Any:
-        leaves = jax.tree.leaves(x)
-        key = (leaves[0].shape[0], jax.tree.structure(x), tuple((a.shape, str(a.dtype)) for a in leaves))
-        if key not in self._programs:
-            self._programs[key] = self._run.lower(self.weights, x).compile()
-        return self._programs[key]
+    def _program(self, x: Tree) -> "_Program":
+        """Returns the program for an input of as many examples as ``x``, or for fewer: see `_fitting`."""
+        (size, *_), key = jax.tree.leaves(x)[0].shape, _key(x)
+        if (size, key) not in self._programs:
+            traced = jax.jit(self.function).trace(self.weights, x)
+            count = _fitting(traced.jaxpr, size)
+            fits = count == size
+            self._programs[size, key] = self._compiled(traced, x) if fits else self._program(_sized(x, count))
+        return self._programs[size, key]
+
+    def _compiled(self, traced: Any, x: Tree) -> "_Program":
+        with onednn.unstored():
+            run, wanted = pack(traced, platform_of(jax.default_backend()))
+            weights = jax.tree.leaves(self.weights)
+            for stored in wanted:
+                if stored not in self._stored:
+                    self._stored[stored] = jax.device_put(stored.array(weights))
+            arrays = [self._stored[stored] for stored in wanted]
+            return _Program(jit(run).lower(arrays, x).compile(), arrays, jax.tree.leaves(x)[0].shape[0])
 
     def __call__(self, x: Tree) -> Tree:
         """Returns the network's output for any number of examples.
@@ -95,14 +128,16 @@ class Predictor:
         counts = {a.shape[:1] for a in jax.tree.leaves(x)}
         if len(counts) != 1 or counts & {(), (0,)}:
             raise ShapeError(f"x must have arrays with one number of examples, at least 1, got {sorted(counts)}")
-        ((count,),) = counts
+        ((count,),), key = counts, _key(x)
         pieces, start = [], 0
         while start < count:
             left = min(count - start, self.batch_sizes[-1])
             size = next(n for n in self.batch_sizes if n >= left)
-            part = jax.tree.map(lambda a, i=start, n=left, m=size: _padded(a[i : i + n], m), x)
-            y = self._program(part)(self.weights, part)
-            pieces.append(jax.tree.map(lambda a, n=left, m=size: _first(a, n, m), y))
+            program = self._programs.get((size, key)) or self._program(_sized(x, size))
+            left = min(left, program.size)
+            part = x if left == count == program.size else _part(x, start, left, program.size)
+            y = program.run(program.arrays, part)
+            pieces.append(jax.tree.map(lambda a, n=left, m=program.size: _first(a, n, m), y))
             start += left
         return pieces[0] if len(pieces) == 1 else jax.tree.map(lambda *ys: jnp.concatenate(ys), *pieces)
 
@@ -111,6 +146,33 @@ def _as_array(a: Any) -> Any:
     a = a if isinstance(a, jax.Array) else np.asarray(a)
     # As jit would: float64 is float32 unless x64 is enabled.
     return a.astype(jax.dtypes.canonicalize_dtype(a.dtype), copy=False) if isinstance(a, np.ndarray) else a
+
+
+def _key(x: Tree) -> Any:
+    """Returns what inputs of any number of examples for the same programs have in common."""
+    leaves, tree = jax.tree.flatten(x)
+    return tree, tuple((a.shape[1:], a.dtype) for a in leaves)
+
+
+def _sized(x: Tree, count: int) -> Tree:
+    """Returns the types of an input of another number of examples."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape[1:]), a.dtype), x)
+
+
+def _fitting(closed: Any, count: int) -> int:
+    """Returns the most examples, a divisor of their number, for which the program's arrays fit in memory that is kept.
+
+    On CPU the system clears larger blocks at each call.
+    """
+    blocks = platform_of(jax.default_backend()).blocks
+    if blocks is None:
+        return count
+    block, most = block_for(closed.jaxpr), blocks.kept * count
+    return max((n for n in range(1, count + 1) if count % n == 0 and block * n <= most), default=1)
+
+
+def _part(x: Tree, start: int, left: int, size: int) -> Tree:
+    return jax.tree.map(lambda a: _padded(a[start : start + left], size), x)
 
 
 def _padded(a: Any, size: int) -> Any:
@@ -131,12 +193,14 @@ def predictor(
 ) -> Predictor:
     """Returns a network with its weights as a function of inputs, for predictions of any number of examples.
 
-    The network is folded (`fold`), and each convolution and what follows it is one call where oneDNN has it. Programs
-    are compiled for fixed batches: an input of another number of examples is padded with zeros to the next batch, and
-    split into the largest ones. Images that need more memory than there is are to be cut into tiles by the caller.
+    The network is folded (`fold`), each layer and what follows it is one call where oneDNN has it, and kernels are
+    stored once in the order in which oneDNN reads them. Programs are compiled for fixed batches: an input of another
+    number of examples is padded with zeros to the next batch, and split into the largest ones. On CPU a program is for
+    fewer examples where its arrays would otherwise be larger than the memory that the C library keeps. Images that need
+    more memory than there is are to be cut into tiles by the caller.
 
-    jaxlib cannot store programs that call oneDNN. Where ``jax_compilation_cache_dir`` is set, programs do not call it,
-    and ``left_out`` says so. Without the cache, a program of calls has little that is left to compile.
+    jaxlib cannot store programs that call oneDNN. Programs call it also where ``jax_compilation_cache_dir`` is set, and
+    are compiled in each process: a program of calls has little that is left to compile.
 
     Args:
       net: a layer.

@@ -1,4 +1,4 @@
-"""Batch norms folded into linear layers: the same outputs, and what is said of each batch norm."""
+"""Batch norms and layer scales folded into linear layers: the same outputs, and what is said of each."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxconv as jc
+from jaxconv.folding import SCALING
 from jaxconv.tree import walk
 from tests.nets import Twice, networks
 
@@ -44,10 +45,10 @@ def check(net, x=SHAPE, given_x=None):
     report = jc.fold_report(net, given_x)
     close(folded.apply(new, left, value)[0], net.apply(params, state, value)[0])
     assert jc.fold_report(folded, given_x) == report
-    # Every batch norm is in the report, and only those that are folded are gone.
-    norms = {path for path, layer in walk(net) if isinstance(layer, jc.BatchNorm)}
+    # Every one is in the report, and only those that are folded are gone.
+    norms = {path for path, layer in walk(net) if isinstance(layer, SCALING)}
     assert norms <= report.folded.keys() | report.kept.keys()
-    assert norms & report.kept.keys() == {p for p, layer in walk(folded) if isinstance(layer, jc.BatchNorm)}
+    assert norms & report.kept.keys() == {p for p, layer in walk(folded) if isinstance(layer, SCALING)}
     # The other layers keep their places and their arrays.
     assert [path for path, _ in walk(folded)] == [path for path, _ in walk(net)]
     wanted = jax.eval_shape(lambda key: folded.init(key, x), jax.random.key(0))
@@ -402,13 +403,13 @@ def test_a_network_without_batch_norm_is_returned_as_it_is():
     params, state, _ = drawn(net, SHAPE)
     folded = jc.fold(net, params, state)
     assert all(a is b for a, b in zip(folded, (net, params, state), strict=True))
-    assert str(jc.fold_report(net)) == "no batch norm: nothing to fold"
+    assert str(jc.fold_report(net)) == "no batch norm or layer scale: nothing to fold"
 
 
 def test_the_report_is_a_table():
     text = str(jc.fold_report(jc.serial(conv=jc.Conv(8), norm=jc.BatchNorm(), relu=relu, last=jc.BatchNorm())))
     assert text.splitlines()[0] == "norm  folded into conv"
-    assert text.splitlines()[-1] == "1 of 2 batch norms folded"
+    assert text.splitlines()[-1] == "1 of 2 layers folded"
 
 
 def test_what_it_is_given_does_not_change():
@@ -465,3 +466,36 @@ def test_a_shape_that_does_not_fit_the_network():
     net = jc.serial(conv=jc.Conv(3, groups=3), bn=jc.BatchNorm())
     with pytest.raises(jc.ShapeError, match="conv"):
         jc.fold_report(net, (1, 8, 8, 4))
+
+
+@pytest.mark.parametrize("linear", [jc.Dense(4), jc.Dense(4, bias=False), jc.Conv(4), jc.Conv(4, groups=4)])
+def test_layer_scales(linear):
+    body = jc.serial(linear, jc.LayerScale(), jc.DropPath(0.5))
+    assert check(jc.residual(body, after=relu)).folded == {"1": "0"}
+    assert check(jc.serial(jc.LayerScale(), jc.BatchNorm(), linear)).kept.keys() <= {"0", "1"}
+
+
+def test_a_layer_scale_that_is_missing_is_named():
+    net = jc.serial(dense=jc.Dense(3), scale=jc.LayerScale())
+    params, state, _ = drawn(net, SHAPE)
+    with pytest.raises(jc.ParameterError, match=r"^scale .*'scale'"):
+        jc.fold(net, {"dense": params["dense"]}, state)
+
+
+def test_a_network_of_an_onnx_file():
+    pytest.importorskip("onnx")
+    net = jc.serial(
+        jc.Conv(6, 3, stride=2, padding=1, bias=False),
+        jc.BatchNorm(),
+        relu,
+        jc.residual(jc.serial(jc.Conv(6, bias=False), jc.BatchNorm(), relu, jc.Conv(6), jc.BatchNorm()), after=relu),
+        jc.GlobalAvgPool(),
+        jc.Dense(3),
+    )
+    params, state, x = drawn(net, SHAPE)
+    file = jc.interop.onnx.to_onnx(net, params, state, SHAPE).SerializeToString()
+    read, *weights = jc.interop.onnx.from_onnx(file)
+    report = jc.fold_report(read, SHAPE)
+    assert (len(report.folded), len(report.kept)) == (3, 0)
+    folded, *weights = jc.fold(read, *weights, SHAPE)
+    close(folded.apply(*weights, x)[0], net.apply(params, state, x)[0])

@@ -27,7 +27,7 @@ def check(net, shape=SHAPE):
     f, params, x = made(net, shape)
     got, want = jax.jit(fuse(f))(params, x), jax.jit(f)(params, x)
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-6 * max(1, np.abs(want).max()))
-    return [row.op for row in jc.explain(fuse(f), params, x) if row.op.startswith("conv")]
+    return [row.op for row in jc.explain(fuse(f), params, x) if row.op.startswith(("conv", "dense"))]
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -38,9 +38,41 @@ def test_activations(name, bias):
     assert check(jc.serial(jc.Conv(6, bias=bias), function)) == ops
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(2, 30, 40), (2, 5)])
+def test_dense_layers(name, shape):
+    net = jc.serial(jc.Dense(60), ACTIVATIONS[name].function, jc.Dense(60, bias=False))
+    assert check(net, shape) == [f"dense + bias + {name}", "dense"]
+
+
+def test_the_sum_of_a_dense_layer():
+    net = jc.residual(jc.serial(jc.Dense(90), jax.nn.gelu, jc.Dense(40)))
+    assert check(net, (2, 30, 40)) == ["dense + bias + gelu_tanh", "dense + bias + add"]
+
+
+@pytest.mark.parametrize(("layer", "form"), [(jc.Dense(8), "xla"), (jc.Conv(8, 1), "gemm > xla")])
+def test_small_products_are_xlas(layer, form):
+    f, params, x = made(jc.serial(layer, relu))
+    (row,) = jc.explain(fuse(f), params, x, platform="cpu")
+    assert row.form == form
+    if onednn.carried():
+        assert "so small a matrix product" in row.why
+        assert "onednn" not in jax.jit(fuse(f)).lower(params, x).as_text()
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x, k: jnp.einsum("nhwc,dc->nhwd", x, k), lambda x, k: jnp.tensordot(x, k, (1, 0))]
+)
+def test_other_products_are_left_as_they_are(function):
+    x, kernel = jnp.ones(SHAPE), jnp.ones((7, 4))
+    assert jc.explain(fuse(function), x, kernel) == ()
+    with jc.lowering("portable"):
+        assert jc.explain(fuse(lambda x, k: x @ k.T), x, kernel) == ()
+
+
 CONVS = {
     "strided": jc.Conv(6, 3, stride=2, padding=1),
-    "1x1": jc.Conv(6, 1),
+    "1x1": jc.Conv(256, 1),
     "dilated": jc.Conv(6, 2, dilation=2),
     "grouped": jc.Conv(6, groups=2),
     "depthwise": jc.Conv(4, groups=4),

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 import jaxconv as jc
+from jaxconv.ops.lowering import onednn
 
+LIMIT = "jax_persistent_cache_min_compile_time_secs"
 NET = jc.serial(jc.Conv(4), jc.BatchNorm(), jax.nn.relu, jc.GlobalAvgPool(), jc.Dense(3))
 
 
@@ -98,3 +101,34 @@ def test_explain_shows_what_is_compiled(made):
     predict = jc.predictor(NET, *made)
     rows = jc.explain(predict.function, predict.weights, jnp.ones((1, 6, 6, 2)))
     assert rows[0].op == "conv + bias + relu"
+
+
+@pytest.mark.skipif(not onednn.carried(), reason="this jaxlib's oneDNN is not called")
+def test_with_the_cache_on_a_disk_programs_call_onednn_and_are_not_stored(made, tmp_path):
+    before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", LIMIT)}
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    jax.config.update(LIMIT, 0.0)
+    try:
+        predict = jc.predictor(NET, *made, batch_sizes=(1,), x=(1, 6, 6, 2))
+        assert predict.left_out == ""
+        (program,) = predict._programs.values()
+        assert "__onednn$" in program.run.as_text()
+        assert getattr(jax.config, LIMIT) == 0.0
+        assert [row.form for row in predict.explain(np.ones((1, 6, 6, 2)))] == ["onednn", "xla"]
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        reset_cache()  # JAX goes on with the folder that it has used once
+    assert not list(tmp_path.glob("jit_run*"))
+    x = np.ones((1, 6, 6, 2), np.float32)
+    np.testing.assert_allclose(predict(x), NET.apply(*made, x)[0], atol=1e-5)
+
+
+def test_large_arrays_are_computed_for_fewer_examples_at_a_time():
+    net = jc.serial(jc.Conv(64, 1), jax.nn.relu, jc.GlobalAvgPool())
+    x = np.random.default_rng(0).normal(size=(5, 200, 200, 1)).astype(np.float32)
+    params, state = net.init(0, x)
+    predict = jc.predictor(net, params, state, batch_sizes=(4,))
+    # Of one example 9.8 MiB, of which 1.5 times as much is allocated.
+    np.testing.assert_allclose(predict(x), net.apply(params, state, x)[0], atol=1e-5)
+    assert set(predict.memory) == ({2} if jax.default_backend() == "cpu" else {4})

@@ -28,7 +28,7 @@ PASSED = ("REDUCE", "DOT", "INDIVIDUAL_DOT")
 # XLA allocates the temporary arrays of a program in one block at each call. glibc requests a block above 32 MB from the
 # system each time, and the system clears it page by page on first access; glibc keeps many smaller blocks. With this
 # option XLA allocates several blocks of at most n bytes, an int32: docs/steps.md has the page faults.
-BLOCKS = Blocks("xla_multiheap_size_constraint_per_heap", 2**24, 2**31 - 1)
+BLOCKS = Blocks("xla_multiheap_size_constraint_per_heap", 2**24, 2**31 - 1, kept=2**25)
 
 
 def _passes_convolutions(options: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
 from jaxconv.ops.lowering.define import POSED
-from jaxconv.ops.lowering.problem import Problem, Shape
+from jaxconv.ops.lowering.problem import Pool, Shape
 from jaxconv.ops.lowering.table import PLATFORMS, named, platform_of
 from jaxconv.ops.lowering.target import ANY, Platform
 from jaxconv.ops.lowering.traced import chosen_p
@@ -136,8 +136,7 @@ def _explained(eqn: Any, inside: tuple[str, ...], platform: Platform) -> Explain
     """Reads the record of what was chosen for a primitive and for the problems that its form leaves."""
     arrays = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
     op, how, p, solve = POSED[eqn.primitive](platform, *arrays, **eqn.params)
-    conv = isinstance(p, Problem)
-    shapes = tuple(a.shape for a in (arrays if conv else arrays[:1]))
+    shapes = tuple(a.shape for a in (arrays[:1] if isinstance(p, Pool) else arrays))
     how = ", ".join(filter(None, [how, "" if arrays[0].dtype == jnp.float32 else str(arrays[0].dtype)]))
     if any(0 in a.shape for a in arrays):
         return Explained(op, shapes, how, inside, "none", "An array is empty.", 0)
@@ -145,7 +144,7 @@ def _explained(eqn: Any, inside: tuple[str, ...], platform: Platform) -> Explain
     why, left_out = solve.record[0][1].why, solve.target.left_out
     if left_out:
         why += f" oneDNN is not called, since {left_out}."
-    macs = p.macs * (p.ensemble or 1) if conv else 0
+    macs = 0 if isinstance(p, Pool) else p.macs * (p.ensemble or 1)
     return Explained(op, shapes, how, inside, named(solve.record), why, macs)
 
 

@@ -5,10 +5,12 @@ A program can call them by name, as JAX's own attention calls cuDNN's. They are 
 fail: see `fits`.
 """
 
+import contextlib
 import functools
 import json
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -70,12 +72,35 @@ def left_out() -> str:
 
 
 _CACHE = "jax_compilation_cache_dir is set and jaxlib cannot store its calls"
+# Whether JAX may store the program that is lowered. Part of the key of jit's cache.
+_stored = jax.make_user_context(True)
 
 
 def _cached() -> bool:
     """Whether JAX stores compiled programs on a disk."""
     config: Any = jax.config
-    return bool(config.jax_enable_compilation_cache and config.jax_compilation_cache_dir)
+    return bool(_stored.value and config.jax_enable_compilation_cache and config.jax_compilation_cache_dir)
+
+
+@contextlib.contextmanager
+def unstored() -> Iterator[None]:
+    """A context in which JAX stores no compiled program on a disk, so that programs may call it.
+
+    JAX does not store programs that compile faster than a limit. The limit is global: a program that another thread
+    compiles meanwhile is not stored either.
+    """
+    with _one_at_a_time:
+        before = getattr(jax.config, _LIMIT)
+        jax.config.update(_LIMIT, math.inf)
+        try:
+            with _stored(False):
+                yield
+        finally:
+            jax.config.update(_LIMIT, before)
+
+
+_LIMIT = "jax_persistent_cache_min_compile_time_secs"
+_one_at_a_time = threading.RLock()
 
 
 def fits(p: Problem) -> bool:
@@ -245,6 +270,21 @@ def product(p: Product, a: Array, b: Array, solve: Solve) -> Array:
     config = {"transpose_a": True} if p.role == "positions" else {"transpose_b": p.role == "features"}
     y = _call("matmul", {"onednn_matmul_config": config}, (p.rows, p.columns), a, b)
     return y.reshape(*lead, p.columns)
+
+
+def product_with_epilogue(
+    a: Array, b: Array, operands: Sequence[Array], ops: Sequence[str], columns: int | None = None
+) -> Array:
+    """The product of the last axis of ``a`` with a matrix, with what follows it within the call.
+
+    With ``columns``, ``b`` is flat and has the elements of the matrix in the order in which oneDNN reads them: see
+    `jaxconv.ops.lowering.packed`.
+    """
+    shape = (math.prod(a.shape[:-1]), b.shape[-1] if columns is None else columns)
+    more = (r[None] if r.ndim == 1 else r.reshape(shape) for r in operands)
+    config = {"fusions": {"ops": list(ops)}, "optimization_config": {"weights_prepacked": columns is not None}}
+    y = _call("matmul", {"onednn_matmul_config": config}, shape, a.reshape(shape[0], a.shape[-1]), b, *more)
+    return y.reshape(*a.shape[:-1], shape[1])
 
 
 def _call(name: str, config: dict[str, Any], shape: tuple[int, ...], *arrays: Array) -> Array:

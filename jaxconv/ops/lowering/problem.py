@@ -156,6 +156,10 @@ class Product:
     ensemble = 0
     half = False
 
+    @property
+    def macs(self) -> int:
+        return self.rows * self.inner * self.columns
+
 
 class Windows(NamedTuple):
     """``out`` windows along one axis, counted from the end of the shape; the windows just cover the axis."""

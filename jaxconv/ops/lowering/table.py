@@ -131,7 +131,7 @@ def named(steps: list[Step]) -> str:
     """Returns the names of the forms, outermost first, as `jaxconv.explain` shows them."""
     names: list[str] = []
     for p, choice in steps:
-        if not isinstance(p, Product):
+        if not names or not isinstance(p, Product):
             names.append(choice.form.name)
         elif not names[-1].endswith(after := f" > {choice.form.name}"):
             names[-1] += after

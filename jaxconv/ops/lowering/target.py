@@ -14,11 +14,13 @@ class Blocks(NamedTuple):
     Args:
       option: the compiler option that limits the bytes of a block.
       least, most: the smallest and the largest limit that is set.
+      kept: the bytes of a block above which the system clears it at each call.
     """
 
     option: str
     least: int
     most: int
+    kept: int
 
 
 @dataclass(frozen=True, eq=False)
