@@ -1,6 +1,7 @@
 """What every docstring example may use without importing it."""
 
 import contextlib
+import gc
 from pathlib import Path
 
 import jax
@@ -16,6 +17,11 @@ def _doctest_names(doctest_namespace):
     doctest_namespace.update(jax=jax, jnp=jnp, jc=jc)
 
 
+def pytest_collection_finish():
+    """The garbage collector need not look at what imports made, which stays."""
+    gc.freeze()
+
+
 # Where it matters what the compiler makes of an op, or two programs are compared closely.
 TESTS = Path(__file__).parent / "tests"
 OPTIMIZED = tuple(TESTS / name for name in ("ops", "inspect/test_units.py", "test_compiler.py"))
@@ -26,7 +32,7 @@ QUICK = tuple(
     TESTS / "ops" / f"{name}.py"
     for name in """lowering/test_forms lowering/test_maxima lowering/test_nonfinite lowering/test_resample
     lowering/test_taylor test_anchors test_box_transforms test_boxes test_export test_heatmaps test_nms test_norm
-    test_onnx test_pad test_polygons test_regions test_resize test_torch_records""".split()
+    test_onnx test_pad test_peers test_polygons test_regions test_resize test_torch_records test_transforms""".split()
 )
 
 
