@@ -251,7 +251,7 @@ def missing(dtype: str) -> list[str]:
 
 def layers(dtype: str, small: bool) -> Iterator[Found]:
     """Yields how many of the missing layers were measured; they are in a file of their own."""
-    names = ["conv 8x28x28x1->6 k5 p2"] if small else missing(dtype)
+    names = ["conv 8x14x14x576->576 k3 s2 p1 g576"] if small else missing(dtype)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "layers.json"
         command = [
