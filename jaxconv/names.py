@@ -12,7 +12,7 @@ def public_names(namespace: dict[str, Any]) -> list[str]:
 
     >>> import jaxconv.ops
     >>> public_names(vars(jaxconv.ops))[:3]
-    ['adaptive_avg_pool', 'adaptive_max_pool', 'avg_pool']
+    ['adaptive_avg_pool', 'adaptive_max_pool', 'anchor_grid']
     """
     return sorted(
         name

@@ -178,7 +178,8 @@ ORDER = """
     compose
     backbones dataflow
     folding fusing
-    predict pyramid
+    packing pyramid
+    predict
     detect
     models interop weights inspect train
 """

@@ -54,7 +54,7 @@ def anchor_grid(
       sizes of the first aspect ratio, then those of the next. Sides are rounded to whole pixels as in torchvision.
 
     Raises:
-      ShapeError: a size or stride is not a positive integer.
+      ArgumentError: a size or stride is not a positive integer.
       ArgumentError: a size or ratio of anchors is not positive.
 
     Equals ``torchvision.models.detection.anchor_utils.AnchorGenerator``; a pyramid has one call for each level.
@@ -101,7 +101,7 @@ def default_boxes(
       boxes for each aspect ratio.
 
     Raises:
-      ShapeError: sizes are not positive integers.
+      ArgumentError: sizes are not positive integers.
       ArgumentError: the numbers of grids, aspect ratios, scales and steps do not fit together.
 
     Equals ``torchvision.models.detection.anchor_utils.DefaultBoxGenerator``.

@@ -72,7 +72,8 @@ def nms(
       valid: bool ``(max_outputs,)``: where there is an index.
 
     Raises:
-      ShapeError: shapes differ, or ``max_outputs`` is not positive.
+      ShapeError: shapes differ.
+      ArgumentError: ``max_outputs`` is not positive.
       ArgumentError: ``iou_threshold`` is not from 0 to 1.
 
     Memory is linear in N, and time in N times the number of boxes kept. No gradient flows through indices; select from
@@ -214,7 +215,8 @@ def soft_nms(
       valid: bool ``(max_outputs,)``: where there is an index.
 
     Raises:
-      ShapeError: shapes differ, or ``max_outputs`` is not positive.
+      ShapeError: shapes differ.
+      ArgumentError: ``max_outputs`` is not positive.
       ArgumentError: an unknown method, ``iou_threshold`` is not from 0 to 1, or ``sigma`` is not positive.
 
     Memory is linear in N, and time in N times ``max_outputs``; the gradient stores N numbers for each output.

@@ -62,7 +62,8 @@ def star_distances(labels: ArrayLike, rays: int = 32) -> Array:
       it ends half a pixel, along the longer axis, after the last pixel of the object. 0 on the background.
 
     Raises:
-      ShapeError: not two axes, or fewer than 3 rays.
+      ShapeError: not two axes.
+      ArgumentError: fewer than 3 rays.
       DTypeError: labels are not integers.
 
     Equals `stardist.geometry.star_dist`.

@@ -32,7 +32,7 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
-@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("cached", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_grows_its_images_learns_and_continues(folder, tmp_path, monkeypatch, capsys, cached):
     monkeypatch.setitem(imagenet_train.MODELS, "resnet18", small)
     options = ["--folder", str(folder), "--model", "resnet18", "--size", "48", "--validation-size", "32", "--quiet"]

@@ -86,7 +86,7 @@ def test_welch_is_that_of_scipy():
         ({"path": "rely"}, jc.PathError, "path must name a layer of net, got 'rely'"),
         ({"concept": images(2, 1)}, jc.ShapeError, "concept must have at least 3 images, and others twice as many"),
         ({"others": images(9, 1)}, jc.ShapeError, "twice as many, got 8 and 9"),
-        ({"runs": 1}, jc.ShapeError, "runs must be at least 2, got 1"),
+        ({"runs": 1}, jc.ArgumentError, "runs must be at least 2, got 1"),
         ({"ridge": 0.0}, jc.ArgumentError, "ridge must be positive, got 0.0"),
         ({"concept": np.zeros((0, *SHAPE))}, jc.ShapeError, "concept must be an array with at least one item"),
         ({"others": np.full((20, *SHAPE), np.nan, np.float32)}, FloatingPointError, "finite activations on others"),

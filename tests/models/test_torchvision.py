@@ -25,9 +25,8 @@ def ours(known: Known) -> jc.Layer:
     return getattr(jc.models, known.name)(**known.options)
 
 
-# The networks of up to 330 arrays. The others of a family repeat its blocks: their tests are slow ones.
-LARGE = [known for known in KNOWN if not known.smallest and len(recorded_shapes()[known.name]) > 330]
-NETWORKS = [pytest.param(known, marks=pytest.mark.slow) if known in LARGE else known for known in KNOWN]
+# The others of a family repeat its blocks: their tests are slow ones.
+NETWORKS = [known if known.smallest else pytest.param(known, marks=pytest.mark.slow) for known in KNOWN]
 
 
 @pytest.mark.parametrize("known", NETWORKS, ids=str)

@@ -132,7 +132,7 @@ B = np.ones((3, 4), np.float32)
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        (lambda: jc.anchor_grid((2, 0), 8, sizes=1), jc.ShapeError, "grid_size must be at least 1, got 0"),
+        (lambda: jc.anchor_grid((2, 0), 8, sizes=1), jc.ArgumentError, "grid_size must be at least 1, got 0"),
         (lambda: jc.anchor_grid((2, 2), 8, sizes=()), jc.ArgumentError, r"sizes must be positive numbers, got \(\)"),
         (lambda: jc.anchor_grid(2, 8, sizes=1, aspect_ratios=-1), jc.ArgumentError, "aspect_ratios must be positive"),
         (lambda: jc.default_boxes([(1, 1)], (8, 8), []), jc.ArgumentError, "aspect_ratios and steps must have one"),

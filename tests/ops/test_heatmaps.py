@@ -108,7 +108,7 @@ P = np.ones((3, 2), np.float32)
     ("wrong", "error", "message"),
     [
         (lambda: jc.heatmap_peaks(H[0], 1), jc.ShapeError, r"heatmap must have shape \(..., height, width, classes\)"),
-        (lambda: jc.heatmap_peaks(H, 0), jc.ShapeError, "max_outputs must be at least 1, got 0"),
+        (lambda: jc.heatmap_peaks(H, 0), jc.ArgumentError, "max_outputs must be at least 1, got 0"),
         (lambda: jc.heatmap_peaks(H, 33), jc.ShapeError, "max_outputs must be at most 32, got 33"),
         (lambda: jc.heatmap_peaks(H, 3, window=2), jc.ShapeError, "window must be odd, got 2"),
         (
@@ -123,7 +123,7 @@ P = np.ones((3, 2), np.float32)
         (lambda: jc.gaussian_radius(P, min_overlap=2), jc.ArgumentError, "min_overlap must be a number from 0 to 1"),
         (lambda: jc.encode_centers(P, P[:, 0], 1, 4, 2), jc.DTypeError, "labels must be integers, got float32"),
         (lambda: jc.encode_centers(P, np.ones(2, int), 1, 4, 2), jc.ShapeError, r"labels must have shape \(3,\)"),
-        (lambda: jc.encode_centers(P, np.ones(3, int), 1, 4, 0), jc.ShapeError, "classes must be at least 1, got 0"),
+        (lambda: jc.encode_centers(P, np.ones(3, int), 1, 4, 0), jc.ArgumentError, "classes must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_one_clear_error(wrong, error, message):

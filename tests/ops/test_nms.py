@@ -171,15 +171,15 @@ B, S = np.ones((3, 4), np.float32), np.ones(3, np.float32)
         (lambda: jc.nms(B, S, 1.5, 1), jc.ArgumentError, "iou_threshold must be a number from 0 to 1, got 1.5"),
         (lambda: jc.nms(B, S, float("nan"), 1), jc.ArgumentError, "iou_threshold must be .*got nan"),
         (lambda: jc.nms(B, S, -0.1, 1), jc.ArgumentError, "iou_threshold must be .*got -0.1"),
-        (lambda: jc.nms(B, S, 0.5, 0), jc.ShapeError, "max_outputs must be at least 1, got 0"),
-        (lambda: jc.nms(B, S, 0.5, 1.5), jc.ShapeError, "max_outputs must be an integer, got 1.5"),
+        (lambda: jc.nms(B, S, 0.5, 0), jc.ArgumentError, "max_outputs must be at least 1, got 0"),
+        (lambda: jc.nms(B, S, 0.5, 1.5), jc.ArgumentError, "max_outputs must be an integer, got 1.5"),
         (lambda: jc.nms(B, S, 0.5, 1, valid=S), jc.DTypeError, "valid must be bool, got float32"),
         (lambda: jc.nms(B, S, 0.5, 1, valid=S[:1] > 0), jc.ShapeError, r"valid must have shape \(3,\), .*got \(1,\)"),
         (lambda: jc.batched_nms(B, S, S, 0.5, 1), jc.DTypeError, "labels must be integers, got float32"),
         (lambda: jc.batched_nms(B, S, np.ones(2, int), 0.5, 1), jc.ShapeError, r"labels must have shape \(3,\)"),
         (lambda: jc.soft_nms(B, S, 1, method="hard"), jc.ArgumentError, "method must be one of gaussian, linear, got"),
         (lambda: jc.soft_nms(B, S, 1, sigma=0), jc.ArgumentError, "sigma must be positive, got 0"),
-        (lambda: jc.soft_nms(B, S, 0), jc.ShapeError, "max_outputs must be at least 1, got 0"),
+        (lambda: jc.soft_nms(B, S, 0), jc.ArgumentError, "max_outputs must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_one_clear_error(wrong, error, message):

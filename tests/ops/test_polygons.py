@@ -67,7 +67,7 @@ def test_masks_are_those_that_scikit_image_draws():
     [
         (lambda: jc.star_distances(np.ones((3, 3))), jc.DTypeError, "labels must be integers, got float"),
         (lambda: jc.star_distances(np.ones(3, int)), jc.ShapeError, r"labels must have shape \(height, width\), got"),
-        (lambda: jc.star_distances(np.ones((3, 3), int), 2), jc.ShapeError, "rays must be at least 3, got 2"),
+        (lambda: jc.star_distances(np.ones((3, 3), int), 2), jc.ArgumentError, "rays must be at least 3, got 2"),
         (lambda: jc.star_polygons(np.ones(3), np.ones(8)), jc.ShapeError, r"points must have shape \(..., 2\), got"),
         (lambda: jc.star_polygons(np.ones(2), np.ones(2)), jc.ShapeError, "with at least 3 rays"),
         (lambda: jc.polygon_masks(np.ones((2, 2)), 4), jc.ShapeError, "with at least 3 corners"),

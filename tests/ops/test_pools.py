@@ -64,7 +64,7 @@ def check_lp_pool(draws: Draws):
 
 
 @given(st.data())
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_max_pool_equals_the_loop(data):
     check_max_pool(Searched(data))
 
@@ -242,7 +242,7 @@ def test_global_pools_equal_one_window_over_everything():
 
 
 @given(st.data())
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_adaptive_pools_take_bins_from_floor_to_ceil(data):
     draws = Searched(data)
     rank = draws.integer(1, 2)
