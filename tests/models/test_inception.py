@@ -40,6 +40,7 @@ def test_without_auxiliary_heads_the_rest_is_the_same():
     assert by_shapes(NARROW(aux_logits=False, dropout=0.0), SHAPE)[1]().shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_dropout_draws_in_training_only():
     with pytest.raises(jc.MissingKeyError, match=r"aux1\.dropout \(Dropout\)"):
         by_shapes(NARROW(), SHAPE)[1]()

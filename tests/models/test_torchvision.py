@@ -25,6 +25,8 @@ def ours(known: Known) -> jc.Layer:
     return getattr(jc.models, known.name)(**known.options)
 
 
+# These take seconds to compile or to multiply; their layers are in others.
+LONG = {"alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "inception_v3", "vgg11"}
 # The others of a family repeat its blocks: their tests are slow ones.
 NETWORKS = [known if known.smallest else pytest.param(known, marks=pytest.mark.slow) for known in KNOWN]
 
@@ -38,7 +40,9 @@ def test_names_and_shapes_are_torchvisions(known):
     assert found == recorded_shapes()[known.name]
 
 
-@pytest.mark.parametrize("known", SMALLEST, ids=str)
+@pytest.mark.parametrize(
+    "known", [pytest.param(k, marks=[pytest.mark.slow] * (k.name in LONG)) for k in SMALLEST], ids=str
+)
 def test_the_smallest_of_each_family_gives_torchvisions_numbers(known):
     net = ours(known)
     params, state = jc.weights.from_torch(net, tensors(recorded_shapes()[known.name]))

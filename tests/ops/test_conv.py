@@ -90,13 +90,13 @@ def check_against_loops(op, loops, x_shape, kernel_shape, bias_shape, options, d
 
 
 @given(st.data())
-@settings(max_examples=12)
+@settings(max_examples=10)
 def test_conv_equals_the_loop(data):
     check_conv(Searched(data))
 
 
 @given(st.data())
-@settings(max_examples=12)
+@settings(max_examples=10)
 def test_conv_transpose_equals_the_scatter(data):
     check_conv_transpose(Searched(data))
 

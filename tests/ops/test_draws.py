@@ -25,7 +25,14 @@ INITIALIZERS = {
 }
 
 
-@pytest.mark.parametrize("initializer", INITIALIZERS.values(), ids=INITIALIZERS)
+# Those that draw as others do are slow tests.
+ALIKE = {"he_normal", "normal", "fan out"}
+
+
+@pytest.mark.parametrize(
+    "initializer",
+    [pytest.param(f, id=name, marks=[pytest.mark.slow] * (name in ALIKE)) for name, f in INITIALIZERS.items()],
+)
 @pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 def test_the_bits_are_those_of_the_initializer(initializer, dtype):
     if initializer is INITIALIZERS["orthogonal"] and dtype == jnp.bfloat16:

@@ -192,7 +192,7 @@ def held():
     return [(HELD[0][i : i + 6], HELD[1][i : i + 6]) for i in range(0, 21, 6)]
 
 
-@pytest.mark.parametrize("kind", ["arrays", "scan", "batches"])
+@pytest.mark.parametrize("kind", [pytest.param("arrays", marks=pytest.mark.slow), "scan", "batches"])
 def test_fit_on_a_mesh(kind):
     options = {"validation": HELD, "epoch_scan": kind == "scan"}
     if kind == "batches":

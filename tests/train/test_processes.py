@@ -163,6 +163,7 @@ while True:
     assert "another process of this run ended" in said or "another task died" in said
 
 
+@pytest.mark.slow
 def test_an_exception_ends_its_process_at_once():
     """It does not wait for the others, which wait for it."""
     program = """
