@@ -48,8 +48,8 @@ def roi_align(
       output_size: height and width of the output, an int or a pair.
       spatial_scale: what the coordinates of boxes are multiplied by: 1 over the stride of ``features``.
       sampling_ratio: each output is the mean of this number of points along each axis. 0 or less, torchvision's
-        default, takes as many as the region has pixels for each output, at most those of the whole feature map: time
-        then grows with the feature map.
+        default, takes one point for each pixel of the region in an output, at most one for each pixel of the feature
+        map: time then grows with the feature map.
       aligned: pixel centers are at half integers, as in Detectron2; otherwise at integers, and regions are at least one
         pixel large.
 
@@ -57,8 +57,8 @@ def roi_align(
       Array ``(K, *output_size, channels)`` of the type of ``features``. Points more than one pixel outside count as 0.
 
     Raises:
-      ShapeError: a wrong shape or size.
-      ArgumentError: ``spatial_scale`` is not positive.
+      ShapeError: a wrong shape.
+      ArgumentError: ``output_size`` is not positive integers, or ``spatial_scale`` is not positive.
       DTypeError: ``batch_indices`` are not integers.
 
     There are gradients in features and, for a positive ``sampling_ratio``, in boxes; torchvision has the former only.
@@ -135,11 +135,12 @@ def multiscale_roi_align(
       Array ``(K, *output_size, channels)`` of the common type of ``features``.
 
     Raises:
-      ShapeError: a wrong shape or size.
-      ArgumentError: there is not one scale for each feature map.
+      ShapeError: a wrong shape.
+      ArgumentError: ``output_size`` is not positive integers, there is not one scale for each feature map, or scales
+        are not powers of 2, each half of the one before.
       DTypeError: ``batch_indices`` are not integers.
 
-    Each box is computed once, on its level.
+    With a positive ``sampling_ratio`` each box is computed once, on its level; otherwise on all levels.
 
     Equals ``torchvision.ops.MultiScaleRoIAlign``.
 
@@ -236,11 +237,10 @@ def _quotient(a: Array, divisor: int) -> Array:
     return a / lax.optimization_barrier(jnp.full_like(a, divisor))
 
 
-def _points(low: Array, extent: Array, bins: int, samples: int, count: Array) -> Array:
-    """Returns along one axis the points of each bin ``(K, bins, samples)``, of which ``count`` are in the bin."""
+def _points(low: Array, extent: Array, bins: int, sample: Array, count: Array) -> Array:
+    """Returns along one axis the points of each bin with the numbers ``sample``, of ``count`` that are in the bin."""
     each = _quotient(extent, bins)[:, None, None]
     bin_ = lax.broadcasted_iota(low.dtype, (1, bins, 1), 1)
-    sample = lax.broadcasted_iota(low.dtype, (1, 1, samples), 2)
     return low[:, None, None] + bin_ * each + (sample + 0.5) * each / count
 
 
@@ -258,7 +258,8 @@ def _taps(low: Array, extent: Array, bins: int, samples: int, size: Array) -> tu
     A point between two pixels reads both; the weights of an output are the products of those of the two axes.
     """
     last = (size - 1)[:, None, None]
-    point = _points(low, extent, bins, samples, jnp.full((1, 1, 1), samples, low.dtype))
+    sample = lax.broadcasted_iota(low.dtype, (1, 1, samples), 2)
+    point = _points(low, extent, bins, sample, jnp.full((1, 1, 1), samples, low.dtype))
     below, share, used = _interpolated(point, last.astype(low.dtype))
     pixels = jnp.concatenate([below, jnp.minimum(below + 1, last)], -1)
     weights = jnp.where(jnp.concatenate([used, used], -1), jnp.concatenate([1 - share, share], -1) / samples, 0)
@@ -278,7 +279,7 @@ def _gathered(flat: Array, y: Array, weight_y: Array, x: Array, weight_x: Array)
 
 
 def _adaptive(features: Array, low: Array, extent: Array, index: Array, size: tuple[int, ...]) -> Array:
-    """Returns the means over as many points as a bin has pixels: two matrix products for each region."""
+    """Returns means over one point for each pixel of a bin, by two matrix products for each region."""
     weights = [
         _matrix(low[:, axis], extent[:, axis], bins, pixels)
         for axis, bins, pixels in zip((1, 0), size, features.shape[1:3], strict=True)
@@ -296,9 +297,14 @@ def _matrix(low: Array, extent: Array, bins: int, pixels: int) -> Array:
     """Returns along one axis the weight of each pixel in each bin, ``(K, bins, pixels)``."""
     samples = jnp.ceil(_quotient(extent, bins))[:, None, None]  # none in a region without extent
     count = jnp.maximum(samples, 1)
-    point = _points(low, extent, bins, pixels, count)
+    # A bin may be larger than the feature map: only the points near the map are computed, from the one before it on.
+    # Points are at most one pixel apart, so that a large bin has fewer than pixels + 4 on the map.
+    start = _points(low, extent, bins, jnp.full((1, 1, 1), -0.5, low.dtype), count)
+    first = jnp.floor((-1 - start) * count / jnp.maximum(_quotient(extent, bins)[:, None, None], 1)) - 1
+    sample = jnp.maximum(first, 0) + lax.broadcasted_iota(low.dtype, (1, 1, pixels + 6), 2)
+    point = _points(low, extent, bins, sample, count)
     below, share, used = _interpolated(point, jnp.asarray(pixels - 1, low.dtype))
-    used = used & (lax.broadcasted_iota(low.dtype, point.shape, 2) < samples)
+    used = used & (sample < samples)
 
     def one(below: Array, low_weight: Array, high_weight: Array) -> Array:
         line = jnp.zeros(pixels, low.dtype).at[below].add(low_weight)
@@ -329,8 +335,8 @@ def roi_pool(
       Array ``(K, *output_size, channels)`` of the type of ``features``; 0 where a cell contains no pixel.
 
     Raises:
-      ShapeError: a wrong shape or size.
-      ArgumentError: ``spatial_scale`` is not positive.
+      ShapeError: a wrong shape.
+      ArgumentError: ``output_size`` is not positive integers, or ``spatial_scale`` is not positive.
       DTypeError: ``batch_indices`` are not integers.
 
     One pixel of each cell takes the whole gradient. Each region reads its whole feature map, so prefer `roi_align` on
