@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxconv import geometry as geo
 from jaxconv.compiler import block_for, jit
-from jaxconv.errors import ShapeError
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.folding import FoldReport, fold, fold_report
 from jaxconv.fusing import fuse
 from jaxconv.layer import Layer, Params, State, Tree
@@ -46,7 +46,7 @@ class Predictor:
     def __init__(self, net: Layer, params: Params, state: State, batch_sizes: Sequence[int], x: Tree = None):
         self.batch_sizes = tuple(sorted({geo.as_int(n, "batch_sizes", least=1) for n in batch_sizes}))
         if not self.batch_sizes:
-            raise ShapeError("batch_sizes must have at least one size, got none")
+            raise ArgumentError("batch_sizes must have at least one size, got none")
         # NumPy folds without compiling a program.
         given = jax.tree.map(np.asarray, (params, state))
         self.report: FoldReport = fold_report(net, x)
@@ -209,7 +209,8 @@ def predictor(
       x: the shape of an input; then all programs are compiled now.
 
     Raises:
-      ShapeError: ``batch_sizes`` is empty, or has a size below 1.
+      ArgumentError: ``batch_sizes`` is empty.
+      ArgumentError: ``batch_sizes`` has a size below 1.
       ParameterError, ShapeError: those of `fold`.
 
     >>> net = jc.serial(jc.Conv(4), jc.BatchNorm(), jax.nn.relu, jc.GlobalAvgPool())

@@ -1,7 +1,8 @@
 """Detection of objects: what turns a network's outputs into boxes, and compares them with targets.
 
 `jaxconv.models` makes the networks. Each is a layer, and has ``decode(outputs)``, which returns `Detections`, and
-``loss(outputs, targets)``, which `jaxconv.train.fit` takes. All are pure functions of arrays of static shapes.
+``loss(outputs, targets)``, which `jaxconv.train.fit` accepts; `PoseNet` has only ``decode``, which returns keypoints
+and scores. All are pure functions of arrays of static shapes.
 """
 
 from typing import TYPE_CHECKING

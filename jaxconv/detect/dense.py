@@ -48,7 +48,7 @@ class Detector(Wrapper):
         ]
 
     def _columns(self) -> tuple[int, ...]:
-        """Returns the numbers of each anchor in the heads."""
+        """Returns for each head the number of values of one anchor."""
         return (self.classes, 4, 1)
 
     def image_size(self, outputs: Tree) -> Size:
@@ -148,7 +148,7 @@ class RetinaNet(Detector):
           image_size: height and width of the padded images; by default the finest level's size times its stride.
           sizes: ``(batch, 2)`` heights and widths of the images without padding, to which boxes are clipped.
           score_threshold: scores must be above it.
-          iou_threshold: of boxes of one class that overlap more, the better is returned.
+          iou_threshold: a box whose IoU with a better one of its class is greater is suppressed.
           max_detections: the number of detections for each image.
           candidates: the number of boxes of each level that are compared.
         """

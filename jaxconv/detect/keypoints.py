@@ -51,7 +51,8 @@ def keypoints_of(maps: Array, boxes: Array, valid: Array, limit: int) -> tuple[A
         inside = (jnp.arange(limit)[:, None] < whole[1]) & (jnp.arange(limit) < whole[0])
 
         def point(heat: Array) -> tuple[Array, Array]:
-            enlarged = jnp.where(inside, rows @ heat @ columns.T, -jnp.inf).reshape(-1)
+            enlarged = jnp.einsum("ih,hw,jw->ij", rows, heat, columns, precision="highest")
+            enlarged = jnp.where(inside, enlarged, -jnp.inf).reshape(-1)
             best = jnp.argmax(enlarged)
             at = jnp.stack([best % limit, best // limit]) + 0.5
             return jnp.append(low + at * size / whole, 1.0), enlarged[best]

@@ -59,7 +59,7 @@ def project_masks(masks: ArrayLike, boxes: ArrayLike, matched: ArrayLike, size: 
 
     def one(given: tuple[Array, Array, Array]) -> Array:
         row, column, i = given
-        return row @ masks[i].astype(row.dtype) @ column.T
+        return jnp.einsum("ih,hw,jw->ij", row, masks[i].astype(row.dtype), column, precision="highest")
 
     # One after another, so that the masks are not copied for each box.
     return lax.map(one, (rows, columns, jnp.asarray(matched)))
@@ -104,7 +104,8 @@ def paste_masks(masks: ArrayLike, boxes: ArrayLike, image_size: tuple[int, int])
     def one(given: tuple[Array, Array, Array]) -> Array:
         mask, low, high = given
         height, width = image_size
-        return weights(low[1], high[1], height) @ mask @ weights(low[0], high[0], width).T
+        rows, columns = weights(low[1], high[1], height), weights(low[0], high[0], width)
+        return jnp.einsum("ih,hw,jw->ij", rows, mask, columns, precision="highest")
 
     return lax.map(one, (padded, low, high))
 

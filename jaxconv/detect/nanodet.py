@@ -12,6 +12,7 @@ from jaxconv.detect.dense import Detector, best_of, candidates_of, matched_boxes
 from jaxconv.detect.results import Detections, Losses, check_targets, clipped, total
 from jaxconv.layer import Array, Tree
 from jaxconv.losses import generalized_box_iou_loss
+from jaxconv.ops.arrays import accumulator
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,7 +43,8 @@ class NanoDet(Detector):
 
     def _distances(self, bins: Array) -> Array:
         """Returns the expected distances in sides of the anchor."""
-        return jax.nn.softmax(bins) @ jnp.arange(self.bins, dtype=bins.dtype) / self.scale
+        wide = bins.astype(accumulator(bins.dtype))
+        return (jax.nn.softmax(wide) * jnp.arange(self.bins, dtype=wide.dtype)).sum(-1) / self.scale
 
     def decode(
         self,

@@ -15,9 +15,15 @@ from jaxconv.compose.base import Wrapper
 from jaxconv.detect.results import Detections, Losses, check_targets, clipped, per_image, total
 from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Tree
+from jaxconv.ops.arrays import accumulator
 
 # What MoveNet adds to distances that it divides by, in positions.
 NEAR = 1.8
+
+
+def _wide(outputs: Tree) -> Tree:
+    """Converts half precision to float32: bfloat16 has no integers beyond 256 other than even ones."""
+    return jax.tree.map(lambda y: y.astype(accumulator(y.dtype)), outputs)
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,6 +58,7 @@ class CenterNet(Wrapper):
           score_threshold: scores must be above it.
           max_detections: the number of detections of each image.
         """
+        outputs = _wide(outputs)
         heat = jax.nn.sigmoid(outputs["hm"])
         n = min(max_detections, heat.shape[1] * heat.shape[2] * heat.shape[3])
         points, labels, scores, valid = ops.heatmap_peaks(heat, n)
@@ -136,6 +143,7 @@ class PoseNet(Wrapper):
         Returns:
           ``(batch, points, 2)``, x and y in pixels; and scores ``(batch, points)``.
         """
+        outputs = _wide(outputs)
         center, heat = (jax.nn.sigmoid(outputs[name]) for name in ("center", "heat"))
         height, width = center.shape[1:3]
         grid = jnp.stack(jnp.meshgrid(jnp.arange(width), jnp.arange(height)), -1).astype(heat.dtype)

@@ -32,15 +32,17 @@ class RegionRules(Described):
     """The numbers and thresholds of a detector of two stages; the defaults are torchvision's.
 
     Args:
-      before, after: boxes of each level that are compared for proposals, and proposals that are left of all.
+      before, after: the number of boxes of each level that are candidates for proposals, and the number of proposals.
       training_before, training_after: the same for an input with targets.
-      proposal_iou, proposal_score: of proposals that overlap more the better is left; scores are at least this.
+      proposal_iou, proposal_score: a proposal whose IoU with a better one is greater is suppressed; so is one with a
+        lower score.
       anchor_iou: an anchor whose IoU with a target is below the first is background, from the second on an object.
-      anchor_samples, anchor_fraction: how many anchors of an image the loss compares; objects are at most the fraction.
+      anchor_samples, anchor_fraction: the number of anchors of an image in the loss, and the largest fraction of them
+        that are objects.
       region_iou: a proposal whose IoU with a target is at least this has its class.
       region_samples, region_fraction: the same for proposals.
-      score_threshold, iou_threshold, max_detections: scores of detections are above the threshold, of detections of one
-        class that overlap more the better is left, and this is their number.
+      score_threshold, iou_threshold, max_detections: scores of detections are above the threshold; a detection whose
+        IoU with a better one of its class is greater is suppressed; and the number of detections.
     """
 
     before: int = 1000

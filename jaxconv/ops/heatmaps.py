@@ -47,6 +47,7 @@ def encode_heatmap(points: ArrayLike, size: IntOrTuple, sigma: ArrayLike) -> Arr
 
     Raises:
       ShapeError: the last axis is not 2, or there is no axis before it.
+      ArgumentError: ``size`` is not positive integers.
 
     >>> encode_heatmap(jnp.array([[1.0, 0.0]]), (1, 3), 1.0)[0, :, 0].round(2)
     Array([0.61, 1.  , 0.61], dtype=float32)
@@ -120,6 +121,7 @@ def encode_centers(
 
     Raises:
       ShapeError: a wrong shape.
+      ArgumentError: ``size`` or ``classes`` is not positive integers.
       DTypeError: labels are not integers.
 
     >>> encode_centers(jnp.array([[1.5, 0.0]]), jnp.array([1]), 1.0, (1, 4), 2)[0].round(3)
@@ -170,7 +172,8 @@ def heatmap_peaks(heatmap: ArrayLike, max_outputs: int, *, window: int = 3) -> t
       valid: bool ``(..., max_outputs)``: where there is a peak.
 
     Raises:
-      ShapeError: fewer than three axes, ``max_outputs`` is not from 1 to the number of elements, or an even window.
+      ShapeError: fewer than three axes, ``max_outputs`` is greater than the number of elements, or an even window.
+      ArgumentError: ``max_outputs`` or ``window`` is not a positive integer.
 
     >>> points, labels, scores, valid = heatmap_peaks(jnp.array([[0.1, 0.9, 0.2, 0.5]])[..., None], 3)
     >>> points.tolist(), scores.tolist(), valid.tolist()
@@ -185,7 +188,7 @@ def heatmap_peaks(heatmap: ArrayLike, max_outputs: int, *, window: int = 3) -> t
         raise ShapeError(f"max_outputs must be at most {height * width * classes}, got {max_outputs}")
     window = as_int(window, "window", least=1)
     if window % 2 == 0:
-        raise ShapeError(f"window must be odd, got {window}")
+        raise ArgumentError(f"window must be odd, got {window}")
     flat = (*x.shape[:-3], height * width * classes)
     index, valid = _peaks(jax.lax.stop_gradient(x), max_outputs, window)
     scores = jnp.where(valid, jnp.take_along_axis(x.reshape(flat), index, -1), 0)

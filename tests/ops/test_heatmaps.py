@@ -110,7 +110,7 @@ P = np.ones((3, 2), np.float32)
         (lambda: jc.heatmap_peaks(H[0], 1), jc.ShapeError, r"heatmap must have shape \(..., height, width, classes\)"),
         (lambda: jc.heatmap_peaks(H, 0), jc.ArgumentError, "max_outputs must be at least 1, got 0"),
         (lambda: jc.heatmap_peaks(H, 33), jc.ShapeError, "max_outputs must be at most 32, got 33"),
-        (lambda: jc.heatmap_peaks(H, 3, window=2), jc.ShapeError, "window must be odd, got 2"),
+        (lambda: jc.heatmap_peaks(H, 3, window=2), jc.ArgumentError, "window must be odd, got 2"),
         (
             lambda: jc.soft_argmax(H[0]),
             jc.ShapeError,

@@ -155,7 +155,7 @@ def explore(
     sides = work.sides_of(made, layers, size)
     jobs = {
         "survey": -(-len(given) // min(batch_size, len(given))),
-        "feeds": -(-2 * sum(len(e.units) for e in layers) // batch_size),
+        "feeds": -(-min(2, patches, len(given)) * sum(len(e.units) for e in layers) // batch_size),
         "images": shown,
         "preferred": steps * sum(-(-len(e.units) // batch_size) for e in layers),
     }
