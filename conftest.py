@@ -18,14 +18,14 @@ def _doctest_names(doctest_namespace):
 
 
 def pytest_collection_finish():
-    """The garbage collector need not look at what imports made, which stays."""
+    """Excludes the objects that imports created from garbage collection: they are never freed."""
     gc.freeze()
 
 
-# Where it matters what the compiler makes of an op, or two programs are compared closely.
+# Tests that depend on what the compiler makes of an op, or compare two programs closely.
 TESTS = Path(__file__).parent / "tests"
 OPTIMIZED = tuple(TESTS / name for name in ("ops", "inspect/test_units.py", "test_compiler.py"))
-# Much is computed in their slow tests alone.
+# Tests of which only the slow ones compute much.
 LONG = tuple(TESTS / name for name in ("experiments", "data"))
 # Of the functions, those whose tests compare values, and whose algorithms the other tests compile with all of them.
 QUICK = tuple(

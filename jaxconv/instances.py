@@ -33,7 +33,8 @@ def connected_components(mask: Any, *, connectivity: int = 1) -> np.ndarray:
       int32 array of the same shape: 0 outside the mask, parts from 1 in row-major order of their first element.
 
     Raises:
-      ShapeError: another number of axes, or ``connectivity`` is not from 1 to that number.
+      ShapeError: another number of axes, or ``connectivity`` is greater than that number.
+      ArgumentError: ``connectivity`` is not a positive integer.
 
     Equals `scipy.ndimage.label`.
 

@@ -181,7 +181,7 @@ def dice_loss(probabilities: ArrayLike, targets: ArrayLike, *, smooth: float = 1
     Raises:
       ShapeError: shapes differ, or there are no spatial axes.
 
-    Milletari et al., 2016. It is `tversky_loss` with weights of 0.5.
+    Milletari et al., 2016, whose denominator has the sums of squares. It is `tversky_loss` with weights of 0.5.
 
     >>> dice_loss(jnp.array([[[1.0], [1.0], [0.0]]]), jnp.array([[[1.0], [0.0], [0.0]]]), smooth=0.0).round(3)
     Array([[0.333]], dtype=float32)
@@ -267,7 +267,7 @@ def triplet_loss(embeddings: ArrayLike, labels: ArrayLike, *, margin: float = 1.
     Array([0.5, 1.5, 0. ], dtype=float32)
     """
     x, y = _embeddings(embeddings, labels)
-    # Differences rather than a product of matrices: near distances keep their digits.
+    # Differences rather than a product of matrices: small distances keep their precision.
     distance = _root(jnp.sum((x[:, None] - x[None]) ** 2, -1))
     same = y[:, None] == y[None]
     positive = same & ~jnp.eye(len(y), dtype=bool)

@@ -1,4 +1,4 @@
-"""All that is to be measured on a GPU, in one run of less than eight minutes.
+"""All measurements on a GPU, in one run that stops within eight minutes.
 
     make gpu                                                    # writes results/gpu.json and commits it
     python -m experiments.benchmarks.gpu --only resnet50        # one part again, the others are kept

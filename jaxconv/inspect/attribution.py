@@ -217,7 +217,8 @@ def expected_gradients(
       Array of x's shape and type.
 
     Raises:
-      As `saliency`; ShapeError where baselines are not like the examples of x, or samples is below 1.
+      As `saliency`; ShapeError where baselines do not have the shape of examples of x; ArgumentError where samples is
+      below 1; MissingKeyError where key is None.
 
     Equals ``captum.attr.GradientShap(stdevs=0)``, which draws separate samples for each example, in the mean.
 

@@ -67,6 +67,7 @@ class Tcav(NamedTuple):
 
 @functools.partial(jit, static_argnums=(0, 1, 2))
 def layer_output(net: Layer, path: str, preprocess: Preprocess | None, params: Params, state: State, x: Array) -> Array:
+    """Returns the output of one layer for a batch of images, ``(batch, ..., channels)``."""
     x = preprocess(x) if preprocess else x
     found = activations(net, params, state, x, paths=[path])[1][path]
     return one_array(found, path, count=len(x))
@@ -235,7 +236,7 @@ def tcav(
       A `Tcav`.
 
     Raises:
-      As `concept_vector`; ShapeError where there are too few other images or runs.
+      As `concept_vector`; ShapeError where there are too few other images; ArgumentError where runs is below 2.
 
     >>> net = jc.serial(features=jc.Identity(), scores=jc.Dense(1, bias=False))
     >>> params = {"scores": {"kernel": jnp.array([[1.0], [0.0]])}}

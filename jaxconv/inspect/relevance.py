@@ -1,8 +1,8 @@
 """Layer-wise relevance propagation: a score is distributed backward over the inputs of each layer.
 
 The backward pass carries relevance divided by the element that the relevance belongs to. In this form a layer without a
-rule of its own has its true gradient: sums, concatenations, average pools and shortcuts share relevance in proportion
-to their contributions.
+rule has its true gradient: sums, concatenations, average pools and shortcuts share relevance in proportion to their
+contributions.
 """
 
 import dataclasses

@@ -15,7 +15,7 @@ def descriptor(
     """Returns a residual network whose output has norm 1: images of one person, or thing, are to be near each other.
 
     The distance of two descriptors is between 0 and 2; their product is the cosine of the angle between them. Train it
-    with a loss of pairs, of triplets, or of angles.
+    with `jaxconv.losses.contrastive_loss`, `jaxconv.losses.triplet_loss` or `jaxconv.losses.arcface_loss`.
 
     Args:
       dims: the length of a descriptor.

@@ -185,6 +185,7 @@ def match_boxes(
     Raises:
       ShapeError: a wrong shape.
       ArgumentError: thresholds are not from 0 to 1, or ``low`` is greater than ``high``.
+      DTypeError: ``valid`` is not bool.
 
     Equals ``torchvision.models.detection._utils.Matcher``, and with ``force_best`` ``SSDMatcher``. Without any box all
     anchors are background.
@@ -249,6 +250,8 @@ def match_atss(
 
     Raises:
       ShapeError: a wrong shape, or ``level_sizes`` do not sum to N.
+      ArgumentError: ``candidates`` or a level size is not a positive integer.
+      DTypeError: ``valid`` is not bool.
 
     >>> anchors = anchor_grid((4, 4), 8, sizes=8, aspect_ratios=1)
     >>> int((match_atss(jnp.array([[4.0, 4.0, 20.0, 20.0]]), anchors, [16]) == 0).sum())
@@ -288,7 +291,7 @@ def match_centers(
 ) -> Array:
     """Returns for each position its box by center sampling, as FCOS does (Tian et al., 2019).
 
-    A position is matched to a box if it is inside, at most ``radius`` strides from its center along each axis, and if
+    A position is matched to a box if it is inside, less than ``radius`` strides from its center along each axis, and if
     the farthest side of the box is between 4 and 8 strides away; without the lower limit on the first level and without
     the upper on the last.
 
@@ -304,6 +307,8 @@ def match_centers(
 
     Raises:
       ShapeError: a wrong shape, or ``level_sizes`` do not sum to N.
+      ArgumentError: a level size is not a positive integer.
+      DTypeError: ``valid`` is not bool.
 
     Equals ``torchvision.models.detection.FCOS``, the matching inside of its loss.
 

@@ -75,6 +75,7 @@ def nms(
       ShapeError: shapes differ.
       ArgumentError: ``max_outputs`` is not positive.
       ArgumentError: ``iou_threshold`` is not from 0 to 1.
+      DTypeError: ``valid`` is not bool.
 
     Memory is linear in N, and time in N times the number of boxes kept. No gradient flows through indices; select from
     scores and boxes by them.
@@ -113,7 +114,7 @@ def batched_nms(
     Raises:
       ShapeError: as in `nms`.
       ArgumentError: as in `nms`.
-      DTypeError: labels are not integers.
+      DTypeError: labels are not integers, or ``valid`` is not bool.
 
     Equals ``torchvision.ops.batched_nms``, which for few boxes shifts each label's boxes apart, and so rounds them.
 

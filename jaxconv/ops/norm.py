@@ -272,7 +272,8 @@ def unit_norm(x: ArrayLike, *, eps: float = 1e-12) -> Array:
       eps: the smallest divisor. The gradient at zero is ``1 / eps``.
 
     Raises:
-      ShapeError: x has no axis, or eps is negative.
+      ShapeError: x has no axis.
+      ArgumentError: eps is negative.
       DTypeError: x is not floating-point.
 
     Equals ``torch.nn.functional.normalize(x, dim=-1)``.

@@ -119,6 +119,7 @@ def polygon_masks(polygons: ArrayLike, size: IntOrTuple) -> Array:
 
     Raises:
       ShapeError: fewer than 3 corners, or the last axis is not 2.
+      ArgumentError: ``size`` is not positive integers.
 
     >>> square = jnp.array([[0.5, 0.5], [2.5, 0.5], [2.5, 1.5], [0.5, 1.5]])
     >>> polygon_masks(square, (3, 4)).astype(int)

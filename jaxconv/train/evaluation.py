@@ -253,7 +253,7 @@ def _forward(net: Layer, preprocess: Preprocess | None, params: Any, state: Any,
 def _measure(
     loss: Loss, metrics: Metrics, everywhere: jax.NamedSharding | None, spans: Spans, outputs: Any, targets: Any
 ) -> dict[str, Any]:
-    """Sums over the examples of a batch in ``spans``. Only the last batch has others than all."""
+    """Sums over the examples of a batch in ``spans``. In all batches but the last, all examples count."""
     size, rows = len(jax.tree.leaves(targets)[0]), sum(stop - start for start, stop in spans)
 
     def counted(leaf: Any) -> Any:

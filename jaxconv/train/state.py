@@ -121,7 +121,7 @@ def _functions(net: Layer, structs: Any, form: Any, optimizer: Any, average: flo
     return functools.partial(_drawn, net, x), functools.partial(_made, optimizer, average)
 
 
-# The same functions for equal settings: then JAX knows what it has compiled.
+# The same functions for equal settings, so that JAX finds the programs that it has compiled.
 _cached_functions = functools.lru_cache(maxsize=16)(_functions)
 
 

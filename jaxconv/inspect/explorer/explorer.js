@@ -2,7 +2,7 @@
 // Draws the pages of EXPLORER (data.js). The part of the address after # chooses the page, so that Back works.
 
 const SVG = "http://www.w3.org/2000/svg";
-const HEAT = 48; // the side of a map, as in build.py
+const HEAT = 48; // the side of a map, _HEAT of steps.py
 const layers = EXPLORER.layers;
 const [height, width] = EXPLORER.input;
 const main = document.getElementById("main");
