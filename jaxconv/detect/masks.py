@@ -1,36 +1,18 @@
 """Masks of objects: as R-CNN's targets on a region's grid, and from a region's grid back into the image."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxconv.errors import ShapeError
 from jaxconv.layer import Array
 from jaxconv.ops.arrays import ArrayLike
+from jaxconv.ops.regions import roi_align
 
 
 def _bilinear(point: Array, n: int) -> Array:
     """Returns ``(*point.shape, n)``: the weights of n positions in a bilinear interpolation at ``point``."""
     point = jnp.clip(point, 0, n - 1)
     return jnp.maximum(0, 1 - jnp.abs(point[..., None] - jnp.arange(n)))
-
-
-def _mean_weights(low: Array, high: Array, bins: int, n: int) -> Array:
-    """Returns ``(boxes, bins, n)``: what each of n pixels contributes to each bin of RoIAlign along one axis.
-
-    The number of samples of a bin is that of its pixels, rounded up, as in ``torchvision.ops.roi_align`` without a
-    sampling ratio; at most n of them are inside the image.
-    """
-    size = jnp.maximum(high - low, 1) / bins
-    count = jnp.ceil(size)
-    bin_, sample = jnp.arange(bins)[:, None], jnp.arange(n // bins + 1)
-
-    def one(low: Array, size: Array, count: Array) -> Array:
-        point = low + size * (bin_ + (sample + 0.5) / count)
-        use = (sample < count) & (point >= -1) & (point <= n)
-        return jnp.sum(jnp.where(use[..., None], _bilinear(point, n), 0), 1) / count
-
-    return jax.vmap(one)(low, size, count)
 
 
 def project_masks(masks: ArrayLike, boxes: ArrayLike, matched: ArrayLike, size: int) -> Array:
@@ -52,17 +34,9 @@ def project_masks(masks: ArrayLike, boxes: ArrayLike, matched: ArrayLike, size: 
     Array([[0.88, 0.88],
            [0.  , 0.  ]], dtype=float32)
     """
-    masks, boxes = jnp.asarray(masks), jnp.asarray(boxes)
-    height, width = masks.shape[1:]
-    rows = _mean_weights(boxes[:, 1], boxes[:, 3], size, height)
-    columns = _mean_weights(boxes[:, 0], boxes[:, 2], size, width)
-
-    def one(given: tuple[Array, Array, Array]) -> Array:
-        row, column, i = given
-        return jnp.einsum("ih,hw,jw->ij", row, masks[i].astype(row.dtype), column, precision="highest")
-
-    # One after another, so that the masks are not copied for each box.
-    return lax.map(one, (rows, columns, jnp.asarray(matched)))
+    boxes = jnp.asarray(boxes)
+    features = jnp.asarray(masks).astype(boxes.dtype)[..., None]
+    return roi_align(features, boxes, matched, size, sampling_ratio=-1)[..., 0]
 
 
 def paste_masks(masks: ArrayLike, boxes: ArrayLike, image_size: tuple[int, int]) -> Array:

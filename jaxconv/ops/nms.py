@@ -11,7 +11,7 @@ from jaxconv.errors import ArgumentError, DTypeError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats
 from jaxconv.ops.boxes import area, as_boxes
-from jaxconv.ops.overlaps import ratio
+from jaxconv.ops.overlaps import intersection, ratio
 
 
 def check_fraction(value: float, name: str) -> float:
@@ -245,9 +245,7 @@ def soft_nms(
         alive = alive & (scores > score_threshold)
         current = jnp.argmax(jnp.where(alive, scores, -jnp.inf)).astype(jnp.int32)
         found = alive[current]
-        width = jnp.minimum(b[:, 2], b[current, 2]) - jnp.maximum(b[:, 0], b[current, 0])
-        height = jnp.minimum(b[:, 3], b[current, 3]) - jnp.maximum(b[:, 1], b[current, 1])
-        shared = jnp.maximum(width, 0) * jnp.maximum(height, 0)
+        shared = intersection(b, b[current])
         iou = ratio(shared, areas[current] + areas - shared)
         linear = jnp.where(iou > iou_threshold, 1 - iou, 1)
         weight = linear if method == "linear" else jnp.exp(-(iou**2) / sigma)

@@ -36,11 +36,6 @@ class Explored(NamedTuple):
     row: Row
     units: tuple[int, ...]
 
-    @property
-    def channels(self) -> int:
-        """The number of channels."""
-        return int(self.row.output.shape[-1])
-
 
 def _parts(layer: Layer, path: tuple[str, ...], top: bool = True) -> Iterator[tuple[str, Layer]]:
     """Yields the layers and blocks that a network is a sequence of, with their paths."""

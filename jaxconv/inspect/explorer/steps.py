@@ -38,8 +38,7 @@ class Explorer:
     """The network, the images, and what is shown of them."""
 
     def __init__(self, net: Layer, params: Params, state: State, images: np.ndarray, preprocess: Preprocess | None):
-        self.net, self.params, self.state, self.images, self.preprocess = net, params, state, images, preprocess
-        self.model = params, state
+        self.net, self.model, self.images, self.preprocess = net, (params, state), images, preprocess
 
     def floats(self, chosen: Any) -> np.ndarray:
         """Returns some images as floats in [0, 1]."""
