@@ -301,7 +301,7 @@ def test_the_speed_tables_are_those_of_the_measurements():
 
 
 def test_the_tables_of_a_gpu_are_those_of_the_measurements():
-    from experiments.benchmarks import gpu, layers, programs, reported
+    from experiments.benchmarks import gpu_compiled, layers, programs, reported
 
     results, page = layers.RESULTS.parent, DOCS["gpu"]
     tables = {
@@ -310,7 +310,7 @@ def test_the_tables_of_a_gpu_are_those_of_the_measurements():
     }
     assert [name for name, table in tables.items() if table not in page] == []
     assert programs.summary(json.loads(programs.RESULTS.read_text())["cases"]) in page
-    assert gpu.compiled_table(json.loads((results / "gpu_compiled.json").read_text())) in page
+    assert gpu_compiled.table(json.loads((results / "gpu_compiled.json").read_text())) in page
 
 
 def test_the_figures_of_transfer_are_those_measured():

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import gpu
+from experiments.benchmarks import gpu, gpu_compiled
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_programs_are_compiled_and_kept(tmp_path, name):
     out.write_text(
         json.dumps({"programs": [{"program": "resnet50", "by": "flax"}, {"program": name, "by": "jaxconv"}]})
     )
-    gpu.compile_all(out, [name], True, jax.devices("cpu")[0])
+    gpu_compiled.compile_all(out, [name], True, jax.devices("cpu")[0])
     first, *rows = json.loads(out.read_text())["programs"]
     assert first == {"program": "resnet50", "by": "flax"}
     assert [(row["program"], row["by"]) for row in rows] == [
@@ -99,7 +99,7 @@ def test_calls_and_kernels_of_a_program_are_counted():
         def memory_analysis(self):
             return type("S", (), {"argument_size_in_bytes": 1e6, "temp_size_in_bytes": 2e6})
 
-    assert gpu.counted(Program()) == {
+    assert gpu_compiled.counted(Program()) == {
         "arguments_megabytes": 1.0,
         "temporaries_megabytes": 2.0,
         "fusions": 2,
