@@ -43,6 +43,8 @@ from jaxconv.compiler import helpful_options
 RESULTS = Path(__file__).parent / "results" / "layers.json"
 PASSES = ("forward", "gradients")
 OURS = ("jaxconv", "jaxconv.jit")
+# What `jaxconv.jit` is compared with beside plain lax, and its name in tables.
+BASES = {"lax, options": "lax with options", "torch": "torch"}
 STEPS = 4  # of a scan
 MEGA = 1e6
 
@@ -293,7 +295,7 @@ def by_family(found: Found) -> dict[str, list[Found]]:
 def _bases(found: Found) -> list[str]:
     """Returns the programs that the file compares with, besides lax."""
     compared = [case[what]["jaxconv.jit"] for case in found["cases"] for what in PASSES]
-    return [base for base in ("lax, options", "torch") if any(base in row for row in compared)]
+    return [base for base in BASES if any(base in row for row in compared)]
 
 
 def table(found: Found) -> str:
@@ -305,7 +307,7 @@ def table(found: Found) -> str:
     jits = {"jaxconv": "jax.jit", "jaxconv.jit": "jaxconv.jit"} if found["options"] else {"jaxconv": "jax.jit"}
     bases = _bases(found)
     heads = [f"{what}, `{jit}`" for what in PASSES for jit in jits.values()]
-    heads += [f"{what}, {base.split()[-1]} = 1" for base in bases for what in PASSES]
+    heads += [f"{what}, over {BASES[base]}" for base in bases for what in PASSES]
     lines = [f"| layers | | {' | '.join(heads)} | slowest against lax |", "|" + "---|" * (len(heads) + 3)]
     for family, members in {**families, "all": cases}.items():
         rows = {(w, c): [(m[w][c]["speedup"], m["case"]) for m in members] for w in PASSES for c in jits}
@@ -320,8 +322,8 @@ def table(found: Found) -> str:
 def short_table(found: Found) -> str:
     """Returns the README's table: geometric means under `jaxconv.jit`, over lax, lax with options, and torch."""
     bases = _bases(found)
-    heads = ["forward", "with gradients"]
-    heads += [f"{head}, {base.split()[-1]} = 1" for base in bases for head in heads]
+    names = ["lax", *(BASES[base] for base in bases)]
+    heads = [f"{what}, over {name}" for name in names for what in PASSES]
     lines = [f"| layers | number | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 2)]
     for family, members in {**by_family(found), "all": found["cases"]}.items():
         cells = [mean([member[what]["jaxconv.jit"]["speedup"] for member in members]) for what in PASSES]
