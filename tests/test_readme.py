@@ -287,13 +287,15 @@ def test_the_flax_example_explains_what_it_says(capsys):
 
 
 def test_the_speed_tables_are_those_of_the_measurements():
-    from experiments.benchmarks import digits, layers, training
+    from experiments.benchmarks import digits, draws, first_step, layers, training
 
     assert layers.short_table(json.loads(layers.RESULTS.read_text())) in README
     steps = DOCS["steps"]
     assert training.table(json.loads(training.RESULTS.read_text())) in steps
     assert training.table(json.loads(training.HUGE_PAGES.read_text())) in steps
     assert training.faults_table(json.loads(training.RESULTS.read_text())) in steps
+    assert first_step.table(json.loads(first_step.RESULTS.read_text())["seconds"]) in steps
+    assert draws.table(json.loads(draws.RESULTS.read_text())) in steps
     page = DOCS["speed"]
     assert layers.table(json.loads(layers.RESULTS.read_text())) in page
     assert layers.notes(json.loads(layers.RESULTS.read_text())) in page

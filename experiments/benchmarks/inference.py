@@ -2,12 +2,15 @@
 
     python -m experiments.benchmarks.inference resnet50 8            # one row; updates results/inference.json
     python -m experiments.benchmarks.inference --alone resnet50 1    # first prediction and memory, a process each
+    python -m experiments.benchmarks.inference --table               # prints the tables of the file, measures nothing
 
 Float32, 224x224, evaluation, random weights, two threads. All engines have the same weights: torchvision's network
 has those that `jaxconv.weights.to_torch` writes, onnxruntime and OpenVINO read the model that
 `jaxconv.interop.onnx.to_onnx` writes. One process calls the engines in turn; figures are medians. Before each engine
-is a pause, in which threads of others stop waiting for work, and a call that does not count. `cpu_ms` is the processor
-time of all threads. Needs torch, torchvision, onnx, onnxruntime and openvino.
+is a pause, in which threads of others stop waiting for work. Then follow calls for a tenth of a second that do not
+count, and calls for a tenth of a second whose mean counts: after a pause, Linux may run the threads of an engine on one
+core for the first calls. `first_ms` is the time of the first call after the pause, `cpu_ms` the processor time of all
+threads. Needs torch, torchvision, onnx, onnxruntime and openvino.
 """
 
 import argparse
@@ -34,6 +37,7 @@ NETWORKS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "convnext
 BATCHES = (1, 8)
 THREADS = 2
 PAUSE = 0.25  # seconds; OpenMP's threads wait for 0.2
+SAMPLE = 0.1  # seconds of calls
 Call = Callable[[], Any]
 
 
@@ -139,6 +143,15 @@ def engines(name: str, batch: int) -> dict[str, Callable[[], Call]]:
     }
 
 
+def _mean(call: Call, seconds: float) -> tuple[float, float]:
+    """Returns the mean time and the mean processor time of calls for some seconds, at least one."""
+    start, used, count = time.perf_counter(), time.process_time(), 0
+    while count == 0 or time.perf_counter() - start < seconds:
+        call()
+        count += 1
+    return (time.perf_counter() - start) / count, (time.process_time() - used) / count
+
+
 def measure(name: str, batch: int, seconds: float, without: list[str]) -> dict[str, Any]:
     """Returns each engine's median time and the largest difference of its output from jaxconv's."""
     calls = {who: prepare() for who, prepare in engines(name, batch).items() if who not in without}
@@ -146,22 +159,23 @@ def measure(name: str, batch: int, seconds: float, without: list[str]) -> dict[s
     different = {
         who: float(np.abs(np.asarray(call()) - want).max() / np.abs(want).max()) for who, call in calls.items()
     }
-    times: dict[str, list[tuple[float, float]]] = {who: [] for who in calls}
+    samples: dict[str, list[tuple[float, float, float]]] = {who: [] for who in calls}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or min(map(len, times.values())) < 5:
+    while time.perf_counter() < end or min(map(len, samples.values())) < 5:
         for who, call in calls.items():
             time.sleep(PAUSE)
-            call()
-            start, used = time.perf_counter(), time.process_time()
-            call()
-            times[who].append((time.perf_counter() - start, time.process_time() - used))
+            first, _ = _mean(call, 0)
+            _mean(call, SAMPLE)
+            samples[who].append((*_mean(call, SAMPLE), first))
+    figures = {who: 1e3 * np.array(taken) for who, taken in samples.items()}
     return {
         "network": name,
         "batch": batch,
-        "rounds": len(times["jaxconv"]),
-        "ms": {who: float(np.median([wall for wall, _ in taken])) * 1e3 for who, taken in times.items()},
-        "least_ms": {who: min(wall for wall, _ in taken) * 1e3 for who, taken in times.items()},
-        "cpu_ms": {who: float(np.median([cpu for _, cpu in taken])) * 1e3 for who, taken in times.items()},
+        "rounds": len(samples["jaxconv"]),
+        "ms": {who: float(np.median(taken[:, 0])) for who, taken in figures.items()},
+        "least_ms": {who: float(taken[:, 0].min()) for who, taken in figures.items()},
+        "cpu_ms": {who: float(np.median(taken[:, 1])) for who, taken in figures.items()},
+        "first_ms": {who: float(np.median(taken[:, 2])) for who, taken in figures.items()},
         "difference": {who: float(f"{value:.1g}") for who, value in different.items()},
     }
 
@@ -247,6 +261,32 @@ def mean(rows: list[dict[str, Any]], who: str, key: str) -> float:
     return float(np.exp(np.mean([np.log(row[key][who] / row[key]["jaxconv"]) for row in rows if who in row[key]])))
 
 
+COLUMNS = {
+    "jaxconv": "predictor",
+    "jaxconv.jit": "`jaxconv.jit`",
+    "onnxruntime": "onnxruntime",
+    "openvino": "OpenVINO",
+    "torch": "torch",
+    "torch.compile": "torch.compile",
+}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Returns a Markdown table of the calls, and one of new processes."""
+    rows = found["rows"]
+    shown = {who: name for who, name in COLUMNS.items() if all(who in row["ms"] for row in rows)}
+    lines = [f"| network | batch | {' | '.join(shown.values())} |", "|---" * (len(shown) + 2) + "|"]
+    for row in rows:
+        cells = [f"{row['ms'][who]:.3g}" for who in shown]
+        lines.append(f"| {row['network']} | {row['batch']} | {' | '.join(cells)} |")
+    means = [f"{mean(rows, who, 'ms'):.2f}" for who in shown]
+    lines += [f"| geometric mean, time / time of the predictor | | {' | '.join(means)} |", ""]
+    lines += ["| | seconds | seconds of processor time | peak of memory, MB |", "|---|---|---|---|"]
+    for who, one in found["alone"][0]["engines"].items():
+        lines.append(f"| {who} | {one['first_s']:.1f} | {one['first_cpu_s']:.1f} | {one['peak_mb']:.0f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("python -m experiments.benchmarks.inference")
     parser.add_argument("network", nargs="?", choices=NETWORKS, default="resnet50")
@@ -255,12 +295,16 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], help="engines to leave out")
     parser.add_argument("--alone", action="store_true", help="each engine in a process of its own")
     parser.add_argument("--loaded", action="store_true", help="note that the machine was not idle")
+    parser.add_argument("--table", action="store_true", help="print the tables of the file, measure nothing")
     parser.add_argument("--one-thread", action="store_true", help="processor time, which other programs change little")
     arguments = parser.parse_args()
     if arguments.one_thread:
         globals()["THREADS"] = 1
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if arguments.table:
+        print(table(kept))
+        return
     key = "alone" if arguments.alone else "one_thread" if arguments.one_thread else "rows"
     rows = {(row["network"], row["batch"]): row for row in kept.get(key, [])}
     if arguments.alone:
