@@ -25,10 +25,13 @@ class Stored:
     leaf: int
     order: Order | None
 
-    def array(self, weights: Sequence[np.ndarray]) -> np.ndarray:
-        """Returns its elements."""
-        given = weights[self.leaf]
-        return given if self.order is None else self.order.pack(given)
+    def array(self, weight: np.ndarray) -> np.ndarray:
+        """Returns the elements of a weight in this order."""
+        return weight if self.order is None else self.order.pack(weight)
+
+    def weight(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns the weight of this shape whose elements `array` returned."""
+        return array if self.order is None else self.order.unpack(array, shape)
 
 
 def pack(traced: Any, platform: Platform) -> tuple[Callable[..., Any], list[Stored]]:

@@ -40,7 +40,6 @@ class Predictor:
         ``taskset`` limits the process.
       left_out: why oneDNN is not called, or "".
       function: of ``weights`` and an input; what is compiled, for `jaxconv.explain` and for other platforms.
-      weights: the folded ``(params, state)``.
     """
 
     def __init__(self, net: Layer, params: Params, state: State, batch_sizes: Sequence[int], x: Tree = None):
@@ -53,7 +52,10 @@ class Predictor:
         self.net, *weights = fold(net, given[0], given[1], x)
         # Copies of what is not folded, since on CPU device_put may share the memory of an array.
         kept = set(map(id, jax.tree.leaves(given)))
-        self.weights = jax.tree.map(lambda a: np.array(a) if id(a) in kept else a, tuple(weights))
+        leaves, self._tree = jax.tree.flatten(tuple(weights))
+        self._structs = [jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype)) for a in leaves]
+        # Each weight is held once: here until a program reads it, then in the orders in which programs read it.
+        self._waiting = {i: np.array(a) if id(a) in kept else a for i, a in enumerate(leaves)}
         self._stored: dict[Stored, jax.Array] = {}
         self._programs: dict[Any, _Program] = {}
         self.function = fuse(lambda weights, x: self.net.apply(*weights, x)[0])  # type: ignore[call-arg]
@@ -64,6 +66,17 @@ class Predictor:
         if x is not None:
             for size in self.batch_sizes:
                 self._program(_sized(as_struct(x), size))
+
+    @property
+    def weights(self) -> tuple[Params, State]:
+        """The folded ``(params, state)``, made anew from the arrays that the programs read."""
+        return self._tree.unflatten(map(self._weight, range(len(self._structs))))
+
+    def _weight(self, leaf: int) -> np.ndarray:
+        if leaf in self._waiting:
+            return self._waiting[leaf]
+        stored = next(stored for stored in self._stored if stored.leaf == leaf)
+        return stored.weight(np.asarray(self._stored[stored]), self._structs[leaf].shape)
 
     @property
     def memory(self) -> dict[int, int]:
@@ -82,7 +95,7 @@ class Predictor:
           x: an input, or its type.
         """
         with onednn.unstored():
-            return explain(self.function, self.weights, x)
+            return explain(self.function, self._tree.unflatten(self._structs), x)
 
     def __repr__(self) -> str:
         memory = ", ".join(f"{size}: {needed / 2**20:.0f} MiB" for size, needed in self.memory.items())
@@ -99,7 +112,7 @@ class Predictor:
         """Returns the program for an input of as many examples as ``x``, or for fewer: see `_fitting`."""
         (size, *_), key = jax.tree.leaves(x)[0].shape, _key(x)
         if (size, key) not in self._programs:
-            traced = jax.jit(self.function).trace(self.weights, x)
+            traced = jax.jit(self.function).trace(self._tree.unflatten(self._structs), x)
             count = _fitting(traced.jaxpr, size)
             fits = count == size
             self._programs[size, key] = self._compiled(traced, x) if fits else self._program(_sized(x, count))
@@ -108,10 +121,10 @@ class Predictor:
     def _compiled(self, traced: Any, x: Tree) -> "_Program":
         with onednn.unstored():
             run, wanted = pack(traced, platform_of(jax.default_backend()))
-            weights = jax.tree.leaves(self.weights)
             for stored in wanted:
                 if stored not in self._stored:
-                    self._stored[stored] = jax.device_put(stored.array(weights))
+                    self._stored[stored] = jax.device_put(stored.array(self._weight(stored.leaf)))
+                    self._waiting.pop(stored.leaf, None)
             arrays = [self._stored[stored] for stored in wanted]
             return _Program(jit(run).lower(arrays, x).compile(), arrays, jax.tree.leaves(x)[0].shape[0])
 

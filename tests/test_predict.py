@@ -60,6 +60,19 @@ def test_later_changes_of_the_weights_have_no_effect():
     np.testing.assert_array_equal(predict(np.ones((1, 3))), before)
 
 
+def test_weights_are_those_folded_after_programs_store_them_in_other_orders():
+    net = jc.serial(jc.Conv(64, 1), jc.BatchNorm(), jax.nn.relu, jc.GlobalAvgPool(), jc.Dense(70))
+    params, state = net.init(0, (1, 16, 16, 48))
+    predict = jc.predictor(net, params, state, batch_sizes=(1, 2))
+    before = jax.tree.map(np.array, predict.weights)
+    for count in (1, 2, 1):
+        predict(np.ones((count, 16, 16, 48)))
+        jax.tree.map(np.testing.assert_array_equal, predict.weights, before)
+    if onednn.carried():
+        assert any(stored.order for stored in predict._stored)
+        assert not predict._waiting.keys() & {stored.leaf for stored in predict._stored}
+
+
 def test_what_it_says(made):
     predict = jc.predictor(NET, *made, batch_sizes=(2,), x=(1, 6, 6, 2))
     assert predict.threads >= 1

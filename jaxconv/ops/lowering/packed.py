@@ -5,6 +5,7 @@ own order too, but XLA has no call that returns this order. So it is learned: th
 of a matrix of known elements shows where oneDNN reads that row.
 """
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -52,6 +53,13 @@ class Order(NamedTuple):
             full = np.zeros((height, blocks * self.columns), matrix.dtype)
             full[:inner, :columns] = matrix
         return np.ascontiguousarray(full.reshape(height, blocks, self.columns).swapaxes(0, 1)).reshape(-1)
+
+    def unpack(self, flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns the kernel of this shape whose elements `pack` returned."""
+        columns = shape[-1]
+        inner = math.prod(shape[:-1])
+        blocks = flat.reshape(-1, self.height(inner), self.columns)
+        return blocks.swapaxes(0, 1)[:inner].reshape(inner, -1)[:, :columns].reshape(shape)
 
     def indices(self, rows: list[int], inner: int, columns: int) -> np.ndarray:
         """Returns where the elements of some rows of a matrix are in this order."""

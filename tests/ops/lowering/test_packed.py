@@ -21,6 +21,9 @@ def test_an_order_puts_each_element_where_it_says(order):
     flat = order.pack(matrix)
     np.testing.assert_array_equal(flat[order.indices(list(range(7)), 7, 10)], matrix)
     assert np.count_nonzero(flat) == matrix.size
+    np.testing.assert_array_equal(order.unpack(flat, matrix.shape), matrix)
+    kernel = matrix.reshape(7, 1, 2, 5)
+    np.testing.assert_array_equal(order.unpack(order.pack(kernel), kernel.shape), kernel)
 
 
 EPILOGUES = {name: Epilogue(True, False, name) for name in ("", *ACTIVATIONS)} | {
