@@ -1,5 +1,6 @@
 """Convolution, transposed convolution and locally connected maps, channels last, any number of spatial axes."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from jaxconv.geometry import (
 from jaxconv.ops.arrays import (
     Array,
     ArrayLike,
+    DType,
     accumulator,
     add_bias,
     as_floats,
@@ -30,6 +32,7 @@ from jaxconv.ops.arrays import (
     spatial_sizes,
     wider,
 )
+from jaxconv.ops.lowering.native import in_sums
 from jaxconv.ops.lowering.primitive import convolve
 from jaxconv.ops.lowering.problem import Geometry
 from jaxconv.ops.lowering.strided import strided
@@ -289,8 +292,8 @@ def conv_local(
     if bias is not None and bias.shape not in ((kernel.shape[-1],), (*out, kernel.shape[-1])):
         raise ShapeError(f"bias must have shape ({kernel.shape[-1]},) or {(*out, kernel.shape[-1])}, got {bias.shape}")
     taps = _taps(pad_axes(x, pairs), out, window, strides, dilations)
-    y = _local_products(taps, kernel.reshape(*out, len(taps), *kernel.shape[-2:]), rank)
-    return add_bias(y, bias, x.dtype)
+    patches, kernel = jnp.stack(taps, axis=-2), kernel.reshape(*out, len(taps), *kernel.shape[-2:])
+    return in_sums(functools.partial(_local_products, rank), patches, kernel, *([] if bias is None else [bias]))
 
 
 def _taps(
@@ -307,16 +310,11 @@ def _taps(
     return taps
 
 
-def _local_products(taps: list[Array], kernel: Array, rank: int) -> Array:
+def _local_products(rank: int, sums: DType, patches: Array, kernel: Array, bias: Array | None = None) -> Array:
     """Sums ``tap @ kernel[position, tap]`` over the taps; positions are batch axes of one matrix product."""
-    patches = jnp.stack(taps, axis=-2)
     positions, batch = "abcdefg"[:rank], "..."
-    return jnp.einsum(
-        f"{batch}{positions}ti,{positions}tio->{batch}{positions}o",
-        patches,
-        kernel,
-        preferred_element_type=accumulator(patches.dtype),
-    )
+    terms = f"{batch}{positions}ti,{positions}tio->{batch}{positions}o"
+    return add_bias(jnp.einsum(terms, patches, kernel, preferred_element_type=sums), bias, patches.dtype)
 
 
 __all__ = ["conv", "conv_local", "conv_transpose"]

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 
 from jaxconv.errors import ShapeError
-from jaxconv.ops.arrays import Array, ArrayLike, accumulator, add_bias, as_floats
+from jaxconv.ops.arrays import Array, ArrayLike, DType, add_bias, as_floats
+from jaxconv.ops.lowering.native import in_sums
 
 
 def dense(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None) -> Array:
@@ -36,8 +37,11 @@ def dense(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None) -> Arr
         raise ShapeError(f"kernel {kernel.shape} takes {kernel.shape[0]} inputs, x has {got}{why}: shape {x.shape}")
     if bias is not None and bias.shape != kernel.shape[1:]:
         raise ShapeError(f"bias must have shape {kernel.shape[1:]}, got {bias.shape}")
-    y = jnp.matmul(x, kernel, preferred_element_type=accumulator(x.dtype))
-    return add_bias(y, bias, x.dtype)
+    return in_sums(_product, x, kernel, *([] if bias is None else [bias]))
+
+
+def _product(sums: DType, x: Array, kernel: Array, bias: Array | None = None) -> Array:
+    return add_bias(jnp.matmul(x, kernel, preferred_element_type=sums), bias, x.dtype)
 
 
 __all__ = ["dense"]
