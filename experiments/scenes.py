@@ -108,14 +108,24 @@ def backgrounds(names: Sequence[str] = TRAINING) -> list[np.ndarray]:
     return found
 
 
+def background(random: np.random.Generator, size: int, photographs: Sequence[np.ndarray] = ()) -> np.ndarray:
+    """Returns a crop of a photograph or, without photographs and for one in three, a texture.
+
+    Args:
+      random: draws the background.
+      size: the side of the result, ``(size, size, 3)`` float32 from 0 to 255.
+      photographs: images ``(height, width, 3)`` uint8.
+    """
+    if len(photographs) and random.random() < 2 / 3:
+        return _crop(random, photographs[random.integers(len(photographs))], size)
+    return _texture(random, size, *_colors(random))
+
+
 def _scene(
     random: np.random.Generator, size: int, most: int, photographs: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Returns an image, its instances, and the class of each instance."""
-    if len(photographs) and random.random() < 2 / 3:
-        image = _crop(random, photographs[random.integers(len(photographs))], size)
-    else:
-        image = _texture(random, size, *_colors(random))
+    image = background(random, size, photographs)
     instances, kinds = np.zeros((size, size), np.uint8), list[int]()
     wanted = int(random.integers(1, most + 1))
     # A place that hides too much of another object is drawn again.
