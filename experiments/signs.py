@@ -139,8 +139,8 @@ def board(sign: Sign) -> Image.Image:
             down = 0.1 * CANVAS if sign.board == "warning" else -0.1 * CANVAS
             turn = up if sign.board == "warning" else -up
             polygon(3, 1.12 * radius, turn, RED, down)
-            polygon(3, 0.7 * radius, turn, WHITE, down)
-            share = 0.4
+            polygon(3, 0.8 * radius, turn, WHITE, down)
+            share = 0.46
     if sign.content:
         _write(draw, sign.content, ink, share * CANVAS, middle + down)
     return image
