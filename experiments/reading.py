@@ -1,0 +1,269 @@
+"""Reads the text in pictures with PP-OCR, whose networks are ONNX files.
+
+    python -m experiments.reading --image page.png --out runs/reading
+
+Networks: PP-OCRv4 (Du et al., 2020) of PyPI's rapidocr-onnxruntime 1.4.4, read by `jaxconv.interop.onnx.from_onnx`: one
+that finds text (Liao et al., 2020) and one that reads lines of it, by connectionist temporal classification (Graves et
+al., 2006). Its 6,623 characters are those of Chinese and English. Weights and photographs are real. Lines must be about
+horizontal: boxes are not rotated.
+
+Prints the lines from top to bottom, and, if onnxruntime is installed, the largest difference of the two networks'
+outputs to its own. Writes NAME_text.png, the picture with the boxes of its lines and their text, and NAME.txt.
+"""
+
+import argparse
+import functools
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxconv as jc
+from experiments import report
+from experiments.pictures import pictures
+from experiments.pretrained import packaged
+from jaxconv.inspect import figures
+
+INSTALL = "rapidocr-onnxruntime==1.4.4"
+# The settings of rapidocr-onnxruntime: thresholds of pixels, of boxes and of lines, and how much boxes grow.
+PIXEL, BOX, LINE, GROWTH = 0.3, 0.5, 0.5, 1.6
+SHORTER, DIVISOR, LONGEST = 736, 32, 2016
+HEIGHT, WIDTH, AT_ONCE = 48, 320, 4
+
+
+class Model(NamedTuple):
+    """A network of an ONNX file."""
+
+    net: jc.Layer
+    params: Any
+    state: Any
+    path: Path
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(_applied(self.net, self.params, self.state, x))
+
+    def by_onnxruntime(self, x: np.ndarray) -> np.ndarray:
+        """Returns what onnxruntime computes for the same input, as a reference."""
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(self.path), providers=["CPUExecutionProvider"])
+        (y,) = session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(x.transpose(0, 3, 1, 2))})
+        return y.transpose(0, 2, 3, 1) if y.ndim == 4 else y
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _applied(net: jc.Layer, params: Any, state: Any, x: jax.Array) -> jax.Array:
+    return net.apply(params, state, x)[0]
+
+
+class Reader(NamedTuple):
+    """The network that finds text, the one that reads a line, and the characters of its outputs."""
+
+    finds: Model
+    reads: Model
+    characters: tuple[str, ...]
+
+
+class Line(NamedTuple):
+    """A line of text: its box x1, y1, x2, y2 in pixels, the text, and the mean probability of its characters."""
+
+    box: np.ndarray
+    text: str
+    probability: float
+
+
+def reader(folder: Path | None = None) -> Reader:
+    """Returns PP-OCR's networks, of a folder with ``*det*.onnx`` and ``*rec*.onnx``, or of the installed package.
+
+    Raises:
+      FileNotFoundError: a file is missing, or the package is not installed.
+    """
+    from jaxconv.interop.onnx import from_onnx  # Its error says how to install onnx.
+
+    onnx = importlib.import_module("onnx")
+
+    paths = []
+    for part in ("det", "rec"):
+        found = (
+            sorted(folder.glob(f"*{part}*.onnx"))
+            if folder
+            else [packaged("rapidocr_onnxruntime", f"models/*{part}_infer.onnx", INSTALL)]
+        )
+        if not found:
+            raise FileNotFoundError(f"{folder} must have a file *{part}*.onnx of PP-OCR")
+        paths.append(found[0])
+    finds, reads = (Model(*from_onnx(path), path) for path in paths)
+    metadata = {entry.key: entry.value for entry in onnx.load(paths[1], load_external_data=False).metadata_props}
+    if "character" not in metadata:
+        raise ValueError(
+            f"{paths[1]} must have its list of characters in the metadata 'character', got {list(metadata)}"
+        )
+    # The first output is the blank of CTC, the last a space.
+    return Reader(finds, reads, ("", *metadata["character"].splitlines(), " "))
+
+
+def scaled(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Returns an image as the networks take it, ``(height, width, 3)`` from -1 to 1, blue first."""
+    x = jc.resize(jnp.asarray(image[..., ::-1], jnp.float32), (height, width), method="bilinear")
+    return np.asarray(x) / 127.5 - 1
+
+
+def text_map(model: Reader, image: np.ndarray, shorter: int = SHORTER) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the network's input ``(1, height, width, 3)``, and the probability of text ``(height, width)``."""
+    factor = min(max(1.0, shorter / min(image.shape[:2])), LONGEST / max(image.shape[:2]))
+    height, width = (max(DIVISOR, round(n * factor / DIVISOR) * DIVISOR) for n in image.shape[:2])
+    x = scaled(image, height, width)[None]
+    return x, model.finds(x)[0, ..., 0]
+
+
+def boxes_of(probability: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Returns the boxes of lines, ``(n, 4)``, from top to bottom, in pixels of the image of this height and width.
+
+    A connected part of the probable pixels is the shrunken middle of a line: its box grows by its area divided by its
+    perimeter, times `GROWTH`, to all sides.
+    """
+    parts = jc.instances.connected_components(probability > PIXEL, connectivity=2)
+    boxes = []
+    for number in range(1, parts.max() + 1):
+        rows, columns = np.nonzero(parts == number)
+        low, high = np.array([columns.min(), rows.min()]), np.array([columns.max(), rows.max()]) + 1
+        mean = probability[low[1] : high[1], low[0] : high[0]].mean()
+        width, height = high - low
+        if mean < BOX or min(width, height) < 3:
+            continue
+        growth = width * height * GROWTH / (2 * (width + height))
+        boxes.append([*(low - growth), *(high + growth)])
+    scale = np.array(size)[::-1] / np.array(probability.shape)[::-1]
+    found = np.array(boxes, np.float32).reshape(-1, 4) * np.tile(scale, 2).astype(np.float32)
+    found = np.round(np.asarray(jc.clip_boxes(jnp.asarray(found), tuple(size))))
+    found = found[np.all(found[:, 2:] - found[:, :2] > 3, -1)]
+    # Boxes whose upper edges differ by less than half of their height are on the same line.
+    order = np.argsort(found[:, 1], kind="stable")
+    lines: list[list[np.ndarray]] = []
+    for box in found[order]:
+        if lines and box[1] - lines[-1][0][1] < 0.5 * (lines[-1][0][3] - lines[-1][0][1]):
+            lines[-1].append(box)
+        else:
+            lines.append([box])
+    return np.array([box for line in lines for box in sorted(line, key=lambda b: b[0])]).reshape(-1, 4)
+
+
+def line_input(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Returns the input of the reading network for a box: 48 pixels high, padded with zeros on the right.
+
+    The width is a multiple of 320, so that few programs are compiled.
+    """
+    left, top, right, bottom = box.astype(int)
+    piece = image[top:bottom, left:right]
+    width = max(1, round(HEIGHT * piece.shape[1] / piece.shape[0]))
+    x = np.zeros((HEIGHT, -(-width // WIDTH) * WIDTH, 3), np.float32)
+    x[:, :width] = scaled(piece, HEIGHT, width)
+    return x
+
+
+def decoded(probabilities: np.ndarray, characters: Sequence[str]) -> tuple[str, float]:
+    """Returns the text of ``(steps, characters)`` and its mean probability: repetitions and blanks are dropped.
+
+    >>> decoded(np.eye(3)[[1, 1, 0, 1, 2]], ("", "a", "b"))
+    ('aab', 1.0)
+    """
+    best = probabilities.argmax(-1)
+    kept = (best > 0) & (best != np.concatenate([[-1], best[:-1]]))
+    text = "".join(characters[i] for i in best[kept])
+    return text, float(probabilities.max(-1)[kept].mean()) if kept.any() else 0.0
+
+
+def read(model: Reader, image: np.ndarray, shorter: int = SHORTER) -> tuple[list[Line], dict[str, np.ndarray]]:
+    """Returns the lines of text in an image, from top to bottom, and the networks' last inputs by "finds", "reads".
+
+    Args:
+      model: the networks.
+      image: ``(height, width, 3)`` uint8. An image without text has no lines.
+      shorter: the shorter side is enlarged to this for the first network.
+    """
+    x, probability = text_map(model, image, shorter)
+    inputs = {"finds": x}
+    boxes = boxes_of(probability, image.shape[:2])
+    crops = [line_input(image, box) for box in boxes]
+    texts: dict[int, tuple[str, float]] = {}
+    for width in sorted({crop.shape[1] for crop in crops}):
+        chosen = [i for i, crop in enumerate(crops) if crop.shape[1] == width]
+        for start in range(0, len(chosen), AT_ONCE):
+            some = chosen[start : start + AT_ONCE]
+            batch = np.zeros((AT_ONCE, HEIGHT, width, 3), np.float32)
+            batch[: len(some)] = [crops[i] for i in some]
+            inputs["reads"] = batch
+            texts |= {i: decoded(y, model.characters) for i, y in zip(some, model.reads(batch), strict=False)}
+    lines = [Line(box, *texts[i]) for i, box in enumerate(boxes)]
+    return [line for line in lines if line.probability >= LINE], inputs
+
+
+def figure(image: np.ndarray, lines: Sequence[Line]) -> Any:
+    """Draws the boxes of the lines with their text."""
+    boxes = np.array([line.box for line in lines]).reshape(-1, 4)
+    # The fonts of figures have no Chinese characters.
+    texts = ["".join(c if c.isascii() else "?" for c in line.text).replace("$", r"\$") for line in lines]
+    return figures.boxes([image], [boxes], [texts], columns=1)
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser("python -m experiments.reading", description=(__doc__ or "").split("\n", 1)[0])
+    arguments.add_argument(
+        "--image",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="files, or names of packaged photographs; default: page.png",
+    )
+    arguments.add_argument("--folder", metavar="DIR", help="a folder of pictures")
+    arguments.add_argument("--weights", type=Path, metavar="DIR", help="default: those of the installed package")
+    arguments.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/reading"),
+        metavar="DIR",
+        help="a folder for the PNGs; default: runs/reading",
+    )
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, list[str]]:
+    options = parser().parse_args(argv)
+    sources = options.image or ([] if options.folder else ["page.png"])
+    images = pictures(sources, options.folder)
+    names = [Path(source).stem for source in images]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--image must have files of different names, got {', '.join(names)}")
+    model = reader(options.weights)
+    options.out.mkdir(parents=True, exist_ok=True)
+    texts = {}
+    for name, image in zip(names, images.values(), strict=True):
+        lines, inputs = read(model, image)
+        texts[name] = [line.text for line in lines]
+        picture = options.out / f"{name}_text.png"
+        report.write(picture, report.png(figure(image, lines)))
+        report.write(options.out / f"{name}.txt", "".join(f"{text}\n" for text in texts[name]).encode())
+        print(picture)
+        print("\n".join(f"  {line.probability:.0%}  {line.text}" for line in lines) or "  no text found")
+        if importlib.util.find_spec("onnxruntime"):
+            differences = [
+                np.abs(part(x) - part.by_onnxruntime(x)).max()
+                for part, x in ((getattr(model, key), x) for key, x in inputs.items())
+            ]
+            print(f"  differs from onnxruntime by at most {max(differences):.1e}")
+        else:
+            print("  not compared with onnxruntime, which is not installed")
+    return texts
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(str(error))
