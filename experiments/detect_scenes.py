@@ -16,6 +16,7 @@ the figures and report.html under --out.
 """
 
 import argparse
+import importlib.util
 import sys
 import time
 from collections import OrderedDict
@@ -201,6 +202,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
     if options.size % DIVISOR:
         raise ValueError(f"--size must be a multiple of {DIVISOR}, got {options.size}")
+    if not importlib.util.find_spec("pycocotools"):
+        raise ImportError(
+            "average precision is computed by pycocotools, which is not installed: pip install pycocotools"
+        )
     start, began = time.perf_counter(), time.process_time()
     mine = pictures(options.image, options.folder)
     data = own(options.table, options.size, options.seed) if options.table else simulated(options)
