@@ -32,11 +32,11 @@ import jaxconv as jc
 from experiments import report, scenes
 from experiments.classify import Help, positive
 from experiments.pictures import pictures
+from experiments.recognize import centered, scaled
 from jaxconv.inspect import figures
 from jaxconv.models.blocks import conv_norm_act
 
 STRIDE, DIVISOR = 8, 16
-MEAN, STD = (0.5,) * 3, (0.25,) * 3
 # A shifted object counts if this share of its box is inside of the image.
 INSIDE = 0.4
 SHOWN = 8
@@ -64,6 +64,7 @@ def detector(classes: int, width: int = 64) -> jc.detect.FCOS:
         return conv_norm_act(features, stride=stride)
 
     net = jc.serial(
+        center=centered,
         stem=jc.serial(stage(width // 4), stage(width // 2)),
         fine=jc.serial(stage(width), stage(width, 1)),
         coarse=jc.serial(stage(3 * width // 2), stage(3 * width // 2, 1)),
@@ -86,11 +87,7 @@ def augment(key: jax.Array, images: jax.Array, targets: dict[str, Any]) -> tuple
     boxes = jc.data.warp_boxes(targets["boxes"], draws)
     grown = abs(jax.numpy.linalg.det(draws.matrix[..., :2]))[:, None]
     seen = jc.box_area(boxes) > INSIDE * grown * jc.box_area(targets["boxes"])
-    return jc.data.warp(images, draws, value=127), targets | {"boxes": boxes, "valid": targets["valid"] & seen}
-
-
-def preprocess(images: jax.Array) -> jax.Array:
-    return jc.data.normalize(images, MEAN, STD)
+    return jc.data.warp(images, draws, value=0.5), targets | {"boxes": boxes, "valid": targets["valid"] & seen}
 
 
 def precision(net: jc.detect.FCOS) -> jc.metrics.Metric:
@@ -117,7 +114,7 @@ def detect(
         boxes = net.decode(outputs, sizes=x["size"], score_threshold=threshold)
         return jc.detect.rescale(boxes, x["size"], x["original"])
 
-    options: dict[str, Any] = {"mean": MEAN, "std": STD, "divisor": DIVISOR}
+    options: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "divisor": DIVISOR}
     prepared = (jc.detect.preprocess([image], min_size=size, max_size=2 * size, **options) for image in images)
     return [jc.detect.found_in(found(x)) for x in prepared]
 
@@ -228,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             batch_size=min(options.batch, len(data.images)),
             key=options.seed,
             augment=augment,
-            preprocess=preprocess,
+            preprocess=scaled,
             progress=not options.quiet,
         )
         params, state = fitted.params, fitted.state
@@ -243,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         loss=net.loss,
         metrics={"boxes": precision(net)},
         batch_size=64,
-        preprocess=preprocess,
+        preprocess=scaled,
     )
     values = {name.removeprefix("boxes_"): value for name, value in measured.items() if name.startswith("boxes_AP")}
     seconds = {"seconds": time.perf_counter() - start, "processor_seconds": time.process_time() - began}

@@ -32,7 +32,6 @@ from experiments.images import central_crop
 from experiments.pictures import photograph, pictures
 from jaxconv.data import Dataset
 from jaxconv.inspect import figures
-from jaxconv.models.blocks import conv_norm_act
 
 SIZE = 64
 HUBBLE = "hubble_deep_field.jpg"
@@ -187,22 +186,6 @@ def largest(image: np.ndarray, count: int = 12, least: int = 16) -> list[np.ndar
     return boxes[:count]
 
 
-def network(classes: int) -> jc.Layer:
-    """Returns a ConvNet whose last feature maps, "maps", are averaged: Grad-CAM is exact there."""
-
-    def stage(features: int, stride: int) -> jc.Layer:
-        return conv_norm_act(features, stride=stride)
-
-    return jc.serial(
-        stem=jc.serial(stage(24, 1), jc.MaxPool(2)),
-        middle=jc.serial(stage(48, 2), stage(48, 1)),
-        maps=jc.serial(stage(96, 2), stage(96, 1)),
-        pool=jc.GlobalAvgPool(),
-        dropout=jc.Dropout(0.2),
-        scores=jc.Dense(classes),
-    )
-
-
 def augment(key: jax.Array, images: jax.Array) -> jax.Array:
     """Rotates, mirrors, scales and shifts: a galaxy has no upper side."""
     place, color = jax.random.split(key)
@@ -218,7 +201,7 @@ def shown(model: recognize.Recognizer, data: Dataset) -> list[recognize.Part]:
     spirals = [i for i, name in enumerate(data.classes) if "spiral" in name and "no spiral" not in name]
     those = np.flatnonzero(np.isin(data.test_labels, spirals))[:6]
     if len(those):
-        x = model.preprocess(data.test_images[those])
+        x = recognize.scaled(data.test_images[those])
         target = np.asarray(data.test_labels[those])
         maps = jc.inspect.grad_cam(model.net, model.params, model.state, x, target, path="maps", resize=True)
         picture = figures.heat_maps(data.test_images[those], maps, [data.classes[i] for i in target], columns=6)
@@ -253,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             for i, count in enumerate((options.images, options.test_images))
         )
         data = Dataset("galaxies", *train, *test, tuple(SHAPES))
-    net = network(len(data.classes))
+    net = recognize.network(len(data.classes), stem_stride=2)
     return recognize.run("Galaxies", net, data, options, augment, mine, lambda model: shown(model, data))
 
 

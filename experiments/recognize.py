@@ -5,7 +5,6 @@ al., 2016), as in `experiments.classify`. The test images are used once, at the 
 """
 
 import argparse
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,9 @@ import jaxconv as jc
 from experiments import report
 from experiments.classify import Help, mistakes, optimizer, positive, smoothed_loss
 from experiments.images import central_crop
-from jaxconv.data import Dataset, normalize
+from jaxconv.data import Dataset
 from jaxconv.inspect import figures
+from jaxconv.models.blocks import conv_norm_act
 
 Part = tuple[str, str, Any]
 
@@ -30,14 +30,43 @@ class Recognizer(NamedTuple):
     net: jc.Layer
     params: Any
     state: Any
-    preprocess: Callable[[Any], jax.Array]
     classes: tuple[str, ...]
     size: int
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each class, ``(count, classes)``."""
-        logits = jc.train.predict(self.net, self.params, self.state, images, preprocess=self.preprocess)
+        logits = jc.train.predict(self.net, self.params, self.state, images, preprocess=scaled)
         return np.asarray(jax.nn.softmax(logits))
+
+
+def scaled(images: Any) -> jax.Array:
+    """Returns uint8 images as floats in [0, 1], as augmentations of colors take them."""
+    return jc.data.normalize(images, 0.0, 1.0)
+
+
+def centered(x: jax.Array) -> jax.Array:
+    return (x - 0.5) / 0.25
+
+
+def network(classes: int, width: int = 24, stem_stride: int = 1) -> jc.Layer:
+    """Returns a small ConvNet on images in [0, 1]: its last feature maps, "maps", are averaged.
+
+    >>> jc.inspect.trace(network(5, 8), (1, 32, 32, 3))[-1].output.shape
+    (1, 5)
+    """
+
+    def stage(features: int, stride: int) -> jc.Layer:
+        return conv_norm_act(features, stride=stride)
+
+    return jc.serial(
+        center=centered,
+        stem=stage(width, stem_stride),
+        middle=jc.serial(stage(2 * width, 2), stage(2 * width, 1)),
+        maps=jc.serial(stage(4 * width, 2), stage(4 * width, 1)),
+        pool=jc.GlobalAvgPool(),
+        dropout=jc.Dropout(0.2),
+        scores=jc.Dense(classes),
+    )
 
 
 def parser(name: str, doc: str, **defaults: Any) -> argparse.ArgumentParser:
@@ -93,7 +122,6 @@ def run(
       more: further parts of the report.
     """
     start, began = time.perf_counter(), time.process_time()
-    preprocess = functools.partial(normalize, mean=(0.5,) * 3, std=(0.25,) * 3)
     options.out.mkdir(parents=True, exist_ok=True)
     parts: list[Part] = []
     if options.weights:
@@ -109,13 +137,13 @@ def run(
             batch_size=min(options.batch, len(data.train_images)),
             key=options.seed,
             augment=augment,
-            preprocess=preprocess,
+            preprocess=scaled,
             progress=not options.quiet,
         )
         params, state = fitted.params, fitted.state
         jc.weights.save(options.out / "weights.safetensors", net, params, state)
         parts.append(("learning_curves", "Learning curves", figures.learning_curves(fitted.history)))
-    model = Recognizer(net, params, state, preprocess, data.classes, data.test_images.shape[1])
+    model = Recognizer(net, params, state, data.classes, data.test_images.shape[1])
     probabilities = model.probabilities(data.test_images)
     predicted = probabilities.argmax(1)
     counts = confusion(data.test_labels, predicted, len(data.classes))

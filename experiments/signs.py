@@ -213,11 +213,11 @@ def augment(key: jax.Array, images: jax.Array) -> jax.Array:
     """Turns, scales and shifts signs a little, and changes their light; nothing is mirrored: left is not right."""
     place, color = jax.random.split(key)
     draws = jc.data.draw_affine(place, images.shape, rotate=5, scale=0.1, shift=0.06)
-    return jc.data.warp(jc.data.color_jitter(color, images, brightness=0.2, contrast=0.2), draws, value=127)
+    return jc.data.warp(jc.data.color_jitter(color, images, brightness=0.2, contrast=0.2), draws, value=0.5)
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = recognize.parser("signs", __doc__ or "", images=5200, test_images=1040, epochs=10, lr=5e-3)
+    arguments = recognize.parser("signs", __doc__ or "", images=5200, test_images=1040, epochs=8, lr=5e-3)
     arguments.add_argument("--gtsrb", type=Path, metavar="DIR", help="the unpacked files of GTSRB")
     return arguments
 
@@ -235,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             )
         )
         data = Dataset("signs", *train, *test, tuple(SIGNS))
-    net = jc.models.convnet(len(data.classes), widths=(32, 64, 128), dropout=0.2)
+    net = recognize.network(len(data.classes))
 
     def examples(model: recognize.Recognizer) -> list[recognize.Part]:
         chosen = np.linspace(0, len(data.test_labels) - 1, min(32, len(data.test_labels))).astype(int)

@@ -74,8 +74,8 @@ def test_held_out_scenes_have_an_ap50_of_nine_tenths(tmp_path):
 
 def test_boxes_are_moved_with_their_images(monkeypatch):
     monkeypatch.setattr(jc.data, "color_jitter", lambda key, images, **_: images)
-    images = np.zeros((16, 64, 64, 3), np.uint8)
-    images[:, 20:40, 16:44] = 255
+    images = np.zeros((16, 64, 64, 3), np.float32)
+    images[:, 20:40, 16:44] = 1
     targets = {
         "boxes": np.tile(np.float32([[16, 20, 44, 40], [0, 0, 0, 0]]), (16, 1, 1)),
         "labels": np.zeros((16, 2), np.int32),
@@ -83,7 +83,7 @@ def test_boxes_are_moved_with_their_images(monkeypatch):
     }
     moved, found = detect_scenes.augment(jax.random.key(0), images, targets)
     for image, box in zip(np.asarray(moved), np.asarray(found["boxes"])[:, 0], strict=True):
-        rows, columns = np.nonzero(image[..., 0] > 190)
+        rows, columns = np.nonzero(image[..., 0] > 0.75)
         seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert np.abs(seen - box).max() <= 1
     assert np.asarray(found["valid"]).tolist() == [[True, False]] * 16
@@ -91,7 +91,7 @@ def test_boxes_are_moved_with_their_images(monkeypatch):
 
 
 def test_an_object_that_has_left_the_image_does_not_count():
-    images = np.zeros((64, 32, 32, 3), np.uint8)
+    images = np.zeros((64, 32, 32, 3), np.float32)
     targets = {
         "boxes": np.tile(np.float32([[0, 10, 3, 20]]), (64, 1, 1)),
         "labels": np.zeros((64, 1), np.int32),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxconv as jc
-from experiments import galaxies
+from experiments import galaxies, recognize
 from tests.data.test_galaxies import write
 
 QUIET = ["--quiet", "--out"]
@@ -59,7 +59,7 @@ def test_the_largest_objects_are_cut_out():
 def test_a_run_on_galaxy10s_layout(tmp_path, monkeypatch):
     pytest.importorskip("h5py")
     small = jc.serial(maps=jc.serial(jc.Conv(4, 3, stride=4)), pool=jc.GlobalAvgPool(), scores=jc.Dense(10))
-    monkeypatch.setattr(galaxies, "network", lambda classes: small)
+    monkeypatch.setattr(recognize, "network", lambda classes, **_: small)
     monkeypatch.setattr(galaxies, "SIZE", 16)
     path = write(tmp_path / "Galaxy10.h5", count=40)
     metrics = galaxies.main(["--galaxy10", str(path), "--epochs", "1", *QUIET, str(tmp_path / "out")])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxconv as jc
-from experiments import signs
+from experiments import recognize, signs
 from tests.data.test_signs import photograph, write
 
 
@@ -60,11 +60,9 @@ def test_a_perspective_maps_corners_to_corners():
 def test_a_run_on_gtsrbs_layout(tmp_path, monkeypatch):
     write(tmp_path / "GTSRB")
     photograph(tmp_path / "mine" / "sign.png", (0, 200, 0))
-    monkeypatch.setattr(jc.models, "convnet", lambda classes, **_: jc.serial(jc.Flatten(), jc.Dense(classes)))
-    arguments = (
-        f"--gtsrb {tmp_path / 'GTSRB'} --folder {tmp_path / 'mine'} --epochs 20 --quiet --out {tmp_path / 'out'}"
-    )
-    metrics = signs.main(arguments.split())
+    monkeypatch.setattr(recognize, "network", lambda classes: jc.serial(jc.GlobalAvgPool(), jc.Dense(classes)))
+    arguments = f"--gtsrb {tmp_path / 'GTSRB'} --folder {tmp_path / 'mine'} --epochs 30 --lr 0.3 --quiet"
+    metrics = signs.main([*arguments.split(), "--out", str(tmp_path / "out")])
     assert metrics["test_accuracy"] == 1
     assert metrics["images"] == [4, 1]
     (guess,) = metrics["pictures"].values()
