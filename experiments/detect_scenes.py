@@ -66,7 +66,7 @@ def detector(classes: int, width: int = 64) -> jc.detect.FCOS:
     net = jc.serial(
         center=centered,
         stem=jc.serial(stage(width // 4), stage(width // 2)),
-        fine=jc.serial(stage(width), stage(width, 1)),
+        fine=jc.serial(stage(width), stage(width, 1), stage(width, 1)),
         coarse=jc.serial(stage(3 * width // 2), stage(3 * width // 2, 1)),
     )
     trunk = jc.serial(body=jc.backbone(net, {"fine": "0", "coarse": "1"}), fpn=jc.fpn(["0", "1"], width), finest=finest)
@@ -101,7 +101,7 @@ def precision(net: jc.detect.FCOS) -> jc.metrics.Metric:
 
 
 def detect(
-    net: jc.detect.FCOS, params: Any, state: Any, images: Sequence[np.ndarray], size: int, threshold: float = 0.4
+    net: jc.detect.FCOS, params: Any, state: Any, images: Sequence[np.ndarray], size: int, threshold: float = 0.5
 ) -> list[dict[str, np.ndarray]]:
     """Returns boxes, scores and labels for each image; images whose shorter side is not ``size`` are resized.
 
@@ -182,11 +182,11 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--folder", metavar="DIR", help="a folder of such pictures")
     arguments.add_argument("--table", type=Path, metavar="FILE", help="a .jsonl of your own images and boxes")
     arguments.add_argument("--weights", type=Path, metavar="FILE", help="of an earlier run: skip the training")
-    arguments.add_argument("--scenes", type=positive(int), default=1536, help="scenes to train on")
+    arguments.add_argument("--scenes", type=positive(int), default=2560, help="scenes to train on")
     arguments.add_argument("--test-scenes", type=positive(int), default=256, help="held-out scenes")
     arguments.add_argument("--size", type=positive(int), default=96, help="height and width of images, in training")
     arguments.add_argument("--width", type=positive(int), default=64, help="channels of the feature pyramid")
-    arguments.add_argument("--epochs", type=positive(int), default=24, help="passes over the training images")
+    arguments.add_argument("--epochs", type=positive(int), default=20, help="passes over the training images")
     arguments.add_argument("--batch", type=positive(int), default=32, help="images in each step")
     arguments.add_argument("--lr", type=positive(float), default=4e-3, help="the peak learning rate")
     arguments.add_argument("--seed", type=int, default=0, help="the seed of scenes, weights and augmentation")

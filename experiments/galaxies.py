@@ -62,13 +62,13 @@ def _turned(random: Random, profile: Any, least: float) -> Any:
 
 def elliptical(random: Random, scale: float) -> list[Light]:
     profile = galsim().Sersic(random.choice((2.0, 3.0, 4.0)), half_light_radius=random.uniform(0.5, 0.9) * scale)
-    return [(_turned(random, profile, 0.55), OLD * random.uniform(0.9, 1.1, 3))]
+    return [(_turned(random, profile, 0.4), OLD * random.uniform(0.9, 1.1, 3))]
 
 
 def edge_on(random: Random, scale: float) -> list[Light]:
     lib = galsim()
     angle = random.uniform(0, math.pi) * lib.radians
-    tilt = random.uniform(84, 90) * lib.degrees
+    tilt = random.uniform(80, 90) * lib.degrees
     disk = lib.InclinedExponential(tilt, half_light_radius=1.3 * scale, scale_h_over_r=random.uniform(0.06, 0.14))
     bulge = lib.Sersic(3.0, half_light_radius=0.25 * scale, flux=random.uniform(0, 0.35))
     young = random.uniform(0.2, 0.8)
@@ -84,7 +84,7 @@ def spiral(random: Random, scale: float) -> list[Light]:
     wave = np.cos(arms * (angle - random.choice([-1, 1]) * np.log(radius) / math.tan(pitch)))
     pattern = np.exp(-radius) * np.minimum(radius, 1) * ((1 + wave) / 2) ** random.uniform(2, 4)
     winding = lib.InterpolatedImage(lib.Image(pattern.astype(np.float32)), scale=3.6 * scale / n, flux=1.0)
-    disk = lib.Exponential(half_light_radius=1.1 * scale, flux=random.uniform(0.3, 0.6))
+    disk = lib.Exponential(half_light_radius=1.1 * scale, flux=random.uniform(0.3, 1.0))
     stars, count = disk.withFlux(random.uniform(0.05, 0.2)), int(random.integers(8, 25))
     knots = lib.RandomKnots(count, profile=stars, rng=lib.BaseDeviate(int(random.integers(1, 2**31))))
     bulge = lib.Sersic(2.5, half_light_radius=0.25 * scale, flux=random.uniform(0.15, 0.5))
@@ -95,7 +95,7 @@ def spiral(random: Random, scale: float) -> list[Light]:
 
 def merging(random: Random, scale: float) -> list[Light]:
     lib = galsim()
-    apart, direction = random.uniform(1.2, 2.4) * scale, random.uniform(0, 2 * math.pi)
+    apart, direction = random.uniform(0.9, 2.4) * scale, random.uniform(0, 2 * math.pi)
     step = apart / 2 * np.array([math.cos(direction), math.sin(direction)])
     lights: list[Light] = []
     for sign, share in ((1, 1.0), (-1, random.uniform(0.4, 1.0))):
@@ -135,7 +135,7 @@ def simulated(kind: str, seed: Sequence[int], size: int = SIZE) -> np.ndarray:
       size: height and width.
     """
     lib, random = galsim(), np.random.default_rng(seed)
-    lights = SHAPES[kind](random, size * random.uniform(0.09, 0.17))
+    lights = SHAPES[kind](random, size * random.uniform(0.06, 0.17))
     center = random.uniform(-0.04, 0.04, 2) * size
     lights = [(profile.shift(*map(float, center)), color) for profile, color in lights]
     # Small neighbors, as in deep fields.
@@ -143,7 +143,7 @@ def simulated(kind: str, seed: Sequence[int], size: int = SIZE) -> np.ndarray:
         place = random.uniform(-0.48, 0.48, 2) * size
         small = lib.Gaussian(half_light_radius=random.uniform(0.5, 1.8), flux=random.uniform(0.01, 0.06))
         lights.append((small.shift(*map(float, place)), random.uniform(0.6, 1.3, 3)))
-    blur = lib.Moffat(beta=random.uniform(2.5, 4.5), fwhm=random.uniform(1.6, 3.2))
+    blur = lib.Moffat(beta=random.uniform(2.5, 4.5), fwhm=random.uniform(1.6, 4.5))
     # More than enough for eight bits, and several times faster than the defaults.
     accuracy = lib.GSParams(folding_threshold=0.02, maxk_threshold=0.01, kvalue_accuracy=1e-3)
     image = np.zeros((size, size, 3))
@@ -152,7 +152,7 @@ def simulated(kind: str, seed: Sequence[int], size: int = SIZE) -> np.ndarray:
         image += drawn.array[..., None] * color
     # The middle is as bright as the camera can show; asinh keeps the faint parts visible.
     image = image / np.quantile(image.mean(-1), 0.995) * random.uniform(0.7, 1.4) * random.uniform(0.75, 1.3, 3)
-    image += random.normal(0, random.uniform(0.004, 0.03), image.shape)
+    image += random.normal(0, random.uniform(0.004, 0.06), image.shape)
     soft = random.uniform(4, 15)
     shown = np.arcsinh(soft * np.maximum(image, 0)) / math.asinh(soft) + random.uniform(0, 0.06)
     return np.clip(np.round(255 * shown), 0, 255).astype(np.uint8)

@@ -4,8 +4,8 @@
 
 Networks: PP-OCRv4 (Du et al., 2020) of PyPI's rapidocr-onnxruntime 1.4.4, read by `jaxconv.interop.onnx.from_onnx`: one
 that finds text (Liao et al., 2020) and one that reads lines of it, by connectionist temporal classification (Graves et
-al., 2006). Its 6,623 characters are those of Chinese and English. Weights and photographs are real. Lines must be about
-horizontal: boxes are not rotated.
+al., 2006). Its 6,623 characters are those of Chinese and English. Weights and photographs are real. Lines are
+turned upright, if they slope by less than an eighth of a turn.
 
 Prints the lines from top to bottom, and, if onnxruntime is installed, the largest difference of the two networks'
 outputs to its own. Writes NAME_text.png, the picture with the boxes of its lines and their text, and NAME.txt.
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 import jaxconv as jc
 from experiments import report
@@ -71,9 +72,9 @@ class Reader(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of text: its box x1, y1, x2, y2 in pixels, the text, and the mean probability of its characters."""
+    """A line of text: its four corners in pixels, the text, and the mean probability of its characters."""
 
-    box: np.ndarray
+    corners: np.ndarray
     text: str
     probability: float
 
@@ -122,48 +123,70 @@ def text_map(model: Reader, image: np.ndarray, shorter: int = SHORTER) -> tuple[
     return x, model.finds(x)[0, ..., 0]
 
 
-def boxes_of(probability: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Returns the boxes of lines, ``(n, 4)``, from top to bottom, in pixels of the image of this height and width.
+def corners_of(probability: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Returns the corners of lines, ``(n, 4, 2)``, from top to bottom, in pixels of the image of this height and width.
 
-    A connected part of the probable pixels is the shrunken middle of a line: its box grows by its area divided by its
+    The corners of a line are its left upper, right upper, right lower and left lower one, x and y. A connected part of
+    the probable pixels is the shrunken middle of a line: the rectangle around it grows by its area divided by its
     perimeter, times `GROWTH`, to all sides.
     """
     parts = jc.instances.connected_components(probability > PIXEL, connectivity=2)
-    boxes = []
+    found = []
     for number in range(1, parts.max() + 1):
         rows, columns = np.nonzero(parts == number)
-        low, high = np.array([columns.min(), rows.min()]), np.array([columns.max(), rows.max()]) + 1
-        mean = probability[low[1] : high[1], low[0] : high[0]].mean()
-        width, height = high - low
-        if mean < BOX or min(width, height) < 3:
+        if probability[rows, columns].mean() < BOX:
             continue
-        growth = width * height * GROWTH / (2 * (width + height))
-        boxes.append([*(low - growth), *(high + growth)])
-    scale = np.array(size)[::-1] / np.array(probability.shape)[::-1]
-    found = np.array(boxes, np.float32).reshape(-1, 4) * np.tile(scale, 2).astype(np.float32)
-    found = np.round(np.asarray(jc.clip_boxes(jnp.asarray(found), tuple(size))))
-    found = found[np.all(found[:, 2:] - found[:, :2] > 3, -1)]
-    # Boxes whose upper edges differ by less than half of their height are on the same line.
-    order = np.argsort(found[:, 1], kind="stable")
+        points = np.stack([columns, rows], -1) + 0.5
+        low, high, axes = min((_rectangle(points, angle) for angle in (0.0, _slant(points))), key=_area)
+        if (high - low).min() < 3:
+            continue
+        growth = np.prod(high - low) * GROWTH / (2 * (high - low).sum())
+        low, high = low - growth, high + growth
+        found.append(np.array([low, (high[0], low[1]), high, (low[0], high[1])]) @ axes)
+    scale = np.array(size[::-1]) / probability.shape[::-1]
+    corners = sorted((quad * scale for quad in found), key=lambda quad: quad[:, 1].mean())
+    # Lines whose middles differ by less than half of their height are beside each other.
     lines: list[list[np.ndarray]] = []
-    for box in found[order]:
-        if lines and box[1] - lines[-1][0][1] < 0.5 * (lines[-1][0][3] - lines[-1][0][1]):
-            lines[-1].append(box)
+    for quad in corners:
+        if lines and quad[:, 1].mean() - lines[-1][0][:, 1].mean() < 0.5 * np.linalg.norm(quad[3] - quad[0]):
+            lines[-1].append(quad)
         else:
-            lines.append([box])
-    return np.array([box for line in lines for box in sorted(line, key=lambda b: b[0])]).reshape(-1, 4)
+            lines.append([quad])
+    ordered = [quad for line in lines for quad in sorted(line, key=lambda quad: quad[:, 0].mean())]
+    return np.array(ordered).reshape(-1, 4, 2)
 
 
-def line_input(image: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Returns the input of the reading network for a box: 48 pixels high, padded with zeros on the right.
+def _slant(points: np.ndarray) -> float:
+    """Returns the angle of a line's direction, at most an eighth of a turn."""
+    (x, xy), (_, y) = np.cov(points.T) if len(points) > 1 else np.eye(2)
+    return float(np.clip(0.5 * np.arctan2(2 * xy, x - y), -np.pi / 4, np.pi / 4))
+
+
+def _rectangle(points: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the rectangle around pixels: its limits along two axes, and the axes."""
+    axes = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    along = points @ axes.T
+    return along.min(0) - 0.5, along.max(0) + 0.5, axes
+
+
+def _area(rectangle: tuple[np.ndarray, np.ndarray, np.ndarray]) -> float:
+    return float(np.prod(rectangle[1] - rectangle[0]))
+
+
+def line_input(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Returns the input of the reading network for a line: upright, 48 pixels high, padded with zeros on the right.
 
     The width is a multiple of 320, so that few programs are compiled.
     """
-    left, top, right, bottom = box.astype(int)
-    piece = image[top:bottom, left:right]
-    width = max(1, round(HEIGHT * piece.shape[1] / piece.shape[0]))
-    x = np.zeros((HEIGHT, -(-width // WIDTH) * WIDTH, 3), np.float32)
-    x[:, :width] = scaled(piece, HEIGHT, width)
+    width, height = (max(1, round(float(np.linalg.norm(corners[i] - corners[0])))) for i in (1, 3))
+    (a, d), (b, e) = (corners[1] - corners[0]) / width, (corners[3] - corners[0]) / height
+    matrix = (a, b, corners[0, 0], d, e, corners[0, 1])
+    upright = Image.fromarray(image).transform(
+        (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
+    )
+    wide = max(1, round(HEIGHT * width / height))
+    x = np.zeros((HEIGHT, -(-wide // WIDTH) * WIDTH, 3), np.float32)
+    x[:, :wide] = scaled(np.asarray(upright), HEIGHT, wide)
     return x
 
 
@@ -189,8 +212,8 @@ def read(model: Reader, image: np.ndarray, shorter: int = SHORTER) -> tuple[list
     """
     x, probability = text_map(model, image, shorter)
     inputs = {"finds": x}
-    boxes = boxes_of(probability, image.shape[:2])
-    crops = [line_input(image, box) for box in boxes]
+    quads = corners_of(probability, image.shape[:2])
+    crops = [line_input(image, quad) for quad in quads]
     texts: dict[int, tuple[str, float]] = {}
     for width in sorted({crop.shape[1] for crop in crops}):
         chosen = [i for i, crop in enumerate(crops) if crop.shape[1] == width]
@@ -200,13 +223,13 @@ def read(model: Reader, image: np.ndarray, shorter: int = SHORTER) -> tuple[list
             batch[: len(some)] = [crops[i] for i in some]
             inputs["reads"] = batch
             texts |= {i: decoded(y, model.characters) for i, y in zip(some, model.reads(batch), strict=False)}
-    lines = [Line(box, *texts[i]) for i, box in enumerate(boxes)]
+    lines = [Line(quad, *texts[i]) for i, quad in enumerate(quads)]
     return [line for line in lines if line.probability >= LINE], inputs
 
 
 def figure(image: np.ndarray, lines: Sequence[Line]) -> Any:
     """Draws the boxes of the lines with their text."""
-    boxes = np.array([line.box for line in lines]).reshape(-1, 4)
+    boxes = np.array([[*line.corners.min(0), *line.corners.max(0)] for line in lines]).reshape(-1, 4)
     # The fonts of figures have no Chinese characters.
     texts = ["".join(c if c.isascii() else "?" for c in line.text).replace("$", r"\$") for line in lines]
     return figures.boxes([image], [boxes], [texts], columns=1)

@@ -138,6 +138,7 @@ def run(
             key=options.seed,
             augment=augment,
             preprocess=scaled,
+            metrics={"accuracy": jc.metrics.accuracy},
             progress=not options.quiet,
         )
         params, state = fitted.params, fitted.state

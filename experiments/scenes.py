@@ -19,7 +19,19 @@ from jaxconv.geometry import as_int
 
 CLASSES = ("disc", "square", "triangle", "star", "ring")
 # Photographs of scikit-image and scikit-learn: held-out scenes have backgrounds that training has not.
-TRAINING = ("astronaut.png", "brick.png", "chelsea.png", "coffee.png", "flower.jpg", "grass.png", "rocket.jpg")
+TRAINING = (
+    "astronaut.png",
+    "brick.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "flower.jpg",
+    "grass.png",
+    "hubble_deep_field.jpg",
+    "page.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
 HELD_OUT = ("china.jpg", "gravel.png", "ihc.png", "motorcycle_left.png")
 # Shapes are drawn larger, and averaged, so that their edges are smooth.
 FINER = 4

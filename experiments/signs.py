@@ -217,7 +217,7 @@ def augment(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = recognize.parser("signs", __doc__ or "", images=5200, test_images=1040, epochs=8, lr=5e-3)
+    arguments = recognize.parser("signs", __doc__ or "", images=3900, test_images=1040, epochs=8, lr=5e-3)
     arguments.add_argument("--gtsrb", type=Path, metavar="DIR", help="the unpacked files of GTSRB")
     return arguments
 

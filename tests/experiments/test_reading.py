@@ -24,20 +24,38 @@ def written(text, size=(64, 320)):
     return np.asarray(picture)
 
 
-def test_lines_are_boxes_that_grow_from_top_to_bottom():
+def test_lines_are_rectangles_that_grow_from_top_to_bottom():
     probability = np.zeros((64, 128))
     probability[40:46, 10:50] = 0.9
     probability[8:14, 70:110] = 0.8
     probability[9:15, 10:50] = 0.9
     probability[30:36, 10:50] = 0.35
     probability[60, 60] = 1.0
-    found = reading.boxes_of(probability, (128, 256))
+    found = reading.corners_of(probability, (128, 256))
     growth = 6 * 40 * 1.6 / 92
-    wanted = [
-        np.array([x - growth, y - growth, x + 40 + growth, y + 6 + growth]) for x, y in ((10, 9), (70, 8), (10, 40))
-    ]
-    np.testing.assert_array_equal(found, np.round(2 * np.array(wanted)))
-    assert reading.boxes_of(np.zeros((32, 32)), (40, 40)).shape == (0, 4)
+    assert found.shape == (3, 4, 2)
+    for quad, (x, y) in zip(found / 2, ((10, 9), (70, 8), (10, 40)), strict=True):
+        left, top, right, bottom = x - growth, y - growth, x + 40 + growth, y + 6 + growth
+        np.testing.assert_allclose(quad, [[left, top], [right, top], [right, bottom], [left, bottom]])
+    assert reading.corners_of(np.zeros((32, 32)), (40, 40)).shape == (0, 4, 2)
+
+
+def test_a_sloping_line_is_turned_upright():
+    y, x = np.mgrid[:100, :200] + 0.5
+    along, across = (x - 100) * np.cos(0.2) + (y - 50) * np.sin(0.2), (y - 50) * np.cos(0.2) - (x - 100) * np.sin(0.2)
+    inside = (abs(along) < 70) & (abs(across) < 8)
+    (quad,) = reading.corners_of(inside.astype(float), (100, 200))
+    slope = np.arctan2(*(quad[1] - quad[0])[::-1])
+    assert slope == pytest.approx(0.2, abs=0.02)
+    growth = 140 * 16 * 1.6 / 312
+    assert np.linalg.norm(quad[1] - quad[0]) == pytest.approx(140 + 2 * growth, abs=3)
+    assert np.linalg.norm(quad[3] - quad[0]) == pytest.approx(16 + 2 * growth, abs=3)
+    # Upright, the line's left half is dark and its right half is light.
+    image = np.repeat(np.uint8(255 * (along > 0))[..., None], 3, -1)
+    piece = reading.line_input(image, quad)
+    width = int(48 * (140 + 2 * growth) / (16 + 2 * growth))
+    assert piece[:, : width // 2 - 8].max() < -0.9
+    assert piece[:, width // 2 + 8 : width - 8].min() > 0.9
 
 
 def test_repetitions_and_blanks_are_dropped():
@@ -50,7 +68,7 @@ def test_repetitions_and_blanks_are_dropped():
 def test_a_line_is_scaled_and_padded():
     image = np.full((30, 200, 3), 255, np.uint8)
     image[..., 2] = 0
-    x = reading.line_input(image, np.array([0.0, 5.0, 180.0, 29.0]))
+    x = reading.line_input(image, np.array([[0, 5], [180, 5], [180, 29], [0, 29]]))
     assert x.shape == (48, 640, 3)
     np.testing.assert_allclose(x[:, :360], np.broadcast_to([-1, 1, 1], (48, 360, 3)))
     assert not x[:, 360:].any()
