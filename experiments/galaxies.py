@@ -10,7 +10,8 @@ noise. For show, the network also classifies the largest objects of a real photo
 scikit-image, which has no labels. --galaxy10 trains on and tests with real photographs, which this command does not
 download.
 
-Prints the test accuracy. Writes weights.safetensors, metrics.json, the figures (Grad-CAM of spirals among them) and
+Prints the test accuracy: 98% of 600 simulated galaxies, after 36 s of processor time on two cores of an AMD EPYC
+(AVX-512), beside other programs. Accuracy on simulated galaxies says nothing about real ones. Writes weights.safetensors, metrics.json, the figures (Grad-CAM of spirals among them) and
 report.html under --out.
 """
 
@@ -195,9 +196,7 @@ def augment(key: jax.Array, images: jax.Array) -> jax.Array:
 
 def shown(model: recognize.Recognizer, data: Dataset) -> list[recognize.Part]:
     """Returns the parts of the report that only galaxies have."""
-    chosen = np.linspace(0, len(data.test_labels) - 1, min(24, len(data.test_labels))).astype(int)
-    titles = [data.classes[i] for i in data.test_labels[chosen]]
-    parts: list[recognize.Part] = [("galaxies", "Test images", figures.images(data.test_images[chosen], titles))]
+    parts = [recognize.examples(data, "galaxies")]
     spirals = [i for i, name in enumerate(data.classes) if "spiral" in name and "no spiral" not in name]
     those = np.flatnonzero(np.isin(data.test_labels, spirals))[:6]
     if len(those):

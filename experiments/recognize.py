@@ -101,6 +101,13 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
     return counts
 
 
+def examples(data: Dataset, name: str, count: int = 24) -> Part:
+    """Returns the part of a report with test images drawn at random, and their classes."""
+    chosen = np.sort(np.random.default_rng(0).permutation(len(data.test_labels))[:count])
+    titles = [data.classes[i] for i in data.test_labels[chosen]]
+    return (name, "Test images", figures.images(data.test_images[chosen], titles))
+
+
 def run(
     title: str,
     net: jc.Layer,

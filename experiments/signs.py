@@ -9,7 +9,8 @@ from an angle, in changing light, blurred and with noise, in front of textures a
 behind the test signs are others than in training. --gtsrb trains on and tests with real photographs, which this command
 does not download. `experiments.reading` reads the text in pictures.
 
-Prints the test accuracy. Writes weights.safetensors, metrics.json, the figures and report.html under --out.
+Prints the test accuracy: 99% of 1,040 drawn signs, after 35 s of processor time on two cores of an AMD EPYC (AVX-512),
+beside other programs. Accuracy on drawn signs says nothing about real ones. Writes weights.safetensors, metrics.json, the figures and report.html under --out.
 """
 
 import argparse
@@ -236,13 +237,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         )
         data = Dataset("signs", *train, *test, tuple(SIGNS))
     net = recognize.network(len(data.classes))
-
-    def examples(model: recognize.Recognizer) -> list[recognize.Part]:
-        chosen = np.linspace(0, len(data.test_labels) - 1, min(32, len(data.test_labels))).astype(int)
-        titles = [data.classes[i] for i in data.test_labels[chosen]]
-        return [("signs", "Test images", recognize.figures.images(data.test_images[chosen], titles))]
-
-    return recognize.run("Traffic signs", net, data, options, augment, mine, examples)
+    parts = [recognize.examples(data, "signs", 32)]
+    return recognize.run("Traffic signs", net, data, options, augment, mine, lambda _: parts)
 
 
 if __name__ == "__main__":
