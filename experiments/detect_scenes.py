@@ -12,8 +12,8 @@ held-out scenes. Images and boxes are scaled, shifted and mirrored together duri
 ``{"path": "a.jpg", "boxes": [[10, 20, 50, 80]], "labels": [0]}`` with corners x1, y1, x2, y2 in pixels.
 
 Prints COCO's average precision on held-out images, computed by pycocotools: AP50 is 92% on 256 scenes, after 162 s of
-processor time (215 s) on two cores of an AMD EPYC (AVX-512), beside other programs. Writes weights.safetensors, metrics.json,
-the figures and report.html under --out.
+processor time (215 s) on two cores of an AMD EPYC (AVX-512), beside other programs. Writes weights.safetensors,
+metrics.json, the figures and report.html under --out.
 """
 
 import argparse
@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     values = {name.removeprefix("boxes_"): value for name, value in measured.items() if name.startswith("boxes_AP")}
     seconds = {"seconds": time.perf_counter() - start, "processor_seconds": time.process_time() - began}
     print(f"held-out images: AP50 {values['AP50']:.1%}, AP75 {values['AP75']:.1%}, AP {values['AP']:.1%}")
-    shown = data.test_images[:SHOWN]
+    shown = list(data.test_images[:SHOWN])
     found = detect(net, params, state, shown, options.size)
     parts.append(("held_out", "Held-out images, with the boxes found", drawn(shown, found, data.classes)))
     metrics: dict[str, Any] = {

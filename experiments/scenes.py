@@ -129,7 +129,7 @@ def background(random: np.random.Generator, size: int, photographs: Sequence[np.
       photographs: images ``(height, width, 3)`` uint8.
     """
     if len(photographs) and random.random() < 2 / 3:
-        return _crop(random, photographs[random.integers(len(photographs))], size)
+        return _crop(random, photographs[int(random.integers(len(photographs)))], size)
     return _texture(random, size, *_colors(random))
 
 

@@ -10,7 +10,8 @@ behind the test signs are others than in training. --gtsrb trains on and tests w
 does not download. `experiments.reading` reads the text in pictures.
 
 Prints the test accuracy: 99% of 1,040 drawn signs, after 35 s of processor time on two cores of an AMD EPYC (AVX-512),
-beside other programs. Accuracy on drawn signs says nothing about real ones. Writes weights.safetensors, metrics.json, the figures and report.html under --out.
+beside other programs. Accuracy on drawn signs says nothing about real ones. Writes weights.safetensors, metrics.json,
+the figures and report.html under --out.
 """
 
 import argparse
@@ -177,7 +178,8 @@ def distorted(random: np.random.Generator, sign: Image.Image, background: np.nda
     corners = corners @ rotation + CANVAS / 2 + random.uniform(-0.08, 0.08, 2) * CANVAS
     corners += random.uniform(-0.08, 0.08, (4, 2)) * CANVAS
     target = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * side
-    seen = sign.transform((side, side), Image.Transform.PERSPECTIVE, _perspective(target, corners), Image.BILINEAR)
+    numbers = _perspective(target, corners)
+    seen = sign.transform((side, side), Image.Transform.PERSPECTIVE, numbers, Image.Resampling.BILINEAR)
     pixels = np.asarray(seen, np.float32)
     alpha = pixels[..., 3:] / 255
     light = random.uniform(0.35, 1.1) * (1 + random.uniform(-0.15, 0.15, 3))

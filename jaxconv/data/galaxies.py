@@ -80,13 +80,10 @@ def _read(path: Path, size: int) -> tuple[str, tuple[str, ...], np.ndarray, np.n
     library = _h5py()
     try:
         with library.File(path, "r") as file:
-            found = [
-                file[name] if name in file and _is_own(library, file, name) else None for name in ("images", "ans")
-            ]
-            if None in found:
+            if not all(name in file and _is_own(library, file, name) for name in ("images", "ans")):
                 names = ", ".join(sorted(file)) or "none"
                 raise DataError(f"{path} must have the datasets images and ans, got {names}")
-            images, labels = found
+            images, labels = file["images"], file["ans"]
             version = VERSIONS.get(images.shape[1]) if images.ndim == 4 else None
             if version is None or images.shape[1:] != (images.shape[1],) * 2 + (3,) or images.dtype != np.uint8:
                 sides = " or ".join(f"(N, {side}, {side}, 3)" for side in VERSIONS)

@@ -74,34 +74,34 @@ def test_held_out_scenes_have_an_ap50_of_nine_tenths(tmp_path):
 
 def test_boxes_are_moved_with_their_images(monkeypatch):
     monkeypatch.setattr(jc.data, "color_jitter", lambda key, images, **_: images)
-    images = np.zeros((16, 64, 64, 3), np.float32)
+    images = np.zeros((32, 64, 64, 3), np.float32)
     images[:, 20:40, 16:44] = 1
     targets = {
-        "boxes": np.tile(np.float32([[16, 20, 44, 40], [0, 0, 0, 0]]), (16, 1, 1)),
-        "labels": np.zeros((16, 2), np.int32),
-        "valid": np.tile([True, False], (16, 1)),
+        "boxes": np.tile(np.float32([[16, 20, 44, 40], [0, 0, 0, 0]]), (32, 1, 1)),
+        "labels": np.zeros((32, 2), np.int32),
+        "valid": np.tile([True, False], (32, 1)),
     }
     moved, found = detect_scenes.augment(jax.random.key(0), images, targets)
     for image, box in zip(np.asarray(moved), np.asarray(found["boxes"])[:, 0], strict=True):
         rows, columns = np.nonzero(image[..., 0] > 0.75)
         seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert np.abs(seen - box).max() <= 1
-    assert np.asarray(found["valid"]).tolist() == [[True, False]] * 16
+    assert np.asarray(found["valid"]).tolist() == [[True, False]] * 32
     assert np.ptp(found["boxes"][:, 0, 0]) > 5
 
 
 def test_an_object_that_has_left_the_image_does_not_count():
-    images = np.zeros((64, 32, 32, 3), np.float32)
+    images = np.zeros((32, 64, 64, 3), np.float32)
     targets = {
-        "boxes": np.tile(np.float32([[0, 10, 3, 20]]), (64, 1, 1)),
-        "labels": np.zeros((64, 1), np.int32),
-        "valid": np.ones((64, 1), bool),
+        "boxes": np.tile(np.float32([[0, 20, 6, 40], [0, 0, 0, 0]]), (32, 1, 1)),
+        "labels": np.zeros((32, 2), np.int32),
+        "valid": np.tile([True, False], (32, 1)),
     }
     _, found = detect_scenes.augment(jax.random.key(0), images, targets)
     area, valid = np.asarray(jc.box_area(found["boxes"]))[:, 0], np.asarray(found["valid"])[:, 0]
-    assert 0 < valid.sum() < 64
-    assert area[~valid].max() < 0.4 * 1.2**2 * 30
-    assert area[valid].min() > 0.4 * 0.8**2 * 30
+    assert 0 < valid.sum() < 32
+    assert area[~valid].max() < 0.4 * 1.2**2 * 120
+    assert area[valid].min() > 0.4 * 0.8**2 * 120
 
 
 def test_a_table_is_resized_with_its_boxes(table):

@@ -56,6 +56,7 @@ def test_the_largest_objects_are_cut_out():
     assert galaxies.largest(np.zeros((50, 50, 3), np.uint8)) == []
 
 
+@pytest.mark.slow
 def test_a_run_on_galaxy10s_layout(tmp_path, monkeypatch):
     pytest.importorskip("h5py")
     small = jc.serial(maps=jc.serial(jc.Conv(4, 3, stride=4)), pool=jc.GlobalAvgPool(), scores=jc.Dense(10))

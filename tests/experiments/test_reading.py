@@ -74,6 +74,7 @@ def test_a_line_is_scaled_and_padded():
     assert not x[:, 360:].any()
 
 
+@pytest.mark.slow
 def test_drawn_text_is_read_and_the_outputs_are_onnxruntimes(model):
     assert len(model.characters) == 6625
     lines, inputs = reading.read(model, written("Stop 425"), shorter=64)
