@@ -82,8 +82,8 @@ def finest(maps: OrderedDict[str, jax.Array]) -> OrderedDict[str, jax.Array]:
 
 def augment(key: jax.Array, images: jax.Array, targets: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
     """Scales, shifts and mirrors images with their boxes, and changes colors."""
-    place, color = jax.random.split(key)
-    draws = jc.data.draw_affine(place, images.shape, scale=0.2, shift=0.1, flip=True)
+    position, color = jax.random.split(key)
+    draws = jc.data.draw_affine(position, images.shape, scale=0.2, shift=0.1, flip=True)
     images = jc.data.color_jitter(color, images, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
     boxes = jc.data.warp_boxes(targets["boxes"], draws)
     grown = abs(jax.numpy.linalg.det(draws.matrix[..., :2]))[:, None]

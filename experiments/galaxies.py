@@ -56,14 +56,14 @@ def galsim() -> Any:
         raise ModuleNotFoundError(message, name="galsim") from error
 
 
-def _turned(random: Random, profile: Any, least: float) -> Any:
+def _inclined(random: Random, profile: Any, least: float) -> Any:
     """Returns a profile with a random ratio of its axes, at least ``least``, in a random direction."""
     return profile.shear(q=random.uniform(least, 1.0), beta=random.uniform(0, math.pi) * galsim().radians)
 
 
 def elliptical(random: Random, scale: float) -> list[Light]:
     profile = galsim().Sersic(random.choice((2.0, 3.0, 4.0)), half_light_radius=random.uniform(0.5, 0.9) * scale)
-    return [(_turned(random, profile, 0.4), OLD * random.uniform(0.9, 1.1, 3))]
+    return [(_inclined(random, profile, 0.4), OLD * random.uniform(0.9, 1.1, 3))]
 
 
 def edge_on(random: Random, scale: float) -> list[Light]:
@@ -100,7 +100,7 @@ def merging(random: Random, scale: float) -> list[Light]:
     step = apart / 2 * np.array([math.cos(direction), math.sin(direction)])
     lights: list[Light] = []
     for sign, share in ((1, 1.0), (-1, random.uniform(0.4, 1.0))):
-        disk = _turned(random, lib.Exponential(half_light_radius=random.uniform(0.5, 0.8) * scale, flux=share), 0.4)
+        disk = _inclined(random, lib.Exponential(half_light_radius=random.uniform(0.5, 0.8) * scale, flux=share), 0.4)
         bulge = lib.Sersic(2.5, half_light_radius=0.2 * scale, flux=0.4 * share)
         # A tail: stars along an arc that begins at the galaxy and bends away from the other.
         bend, reach = random.choice([-1, 1]) * random.uniform(0.6, 1.2), random.uniform(1.2, 2.2) * scale
@@ -141,9 +141,9 @@ def simulated(kind: str, seed: Sequence[int], size: int = SIZE) -> np.ndarray:
     lights = [(profile.shift(*map(float, center)), color) for profile, color in lights]
     # Small neighbors, as in deep fields.
     for _ in range(random.poisson(1.2)):
-        place = random.uniform(-0.48, 0.48, 2) * size
+        position = random.uniform(-0.48, 0.48, 2) * size
         small = lib.Gaussian(half_light_radius=random.uniform(0.5, 1.8), flux=random.uniform(0.01, 0.06))
-        lights.append((small.shift(*map(float, place)), random.uniform(0.6, 1.3, 3)))
+        lights.append((small.shift(*map(float, position)), random.uniform(0.6, 1.3, 3)))
     blur = lib.Moffat(beta=random.uniform(2.5, 4.5), fwhm=random.uniform(1.6, 4.5))
     # More than enough for eight bits, and several times faster than the defaults.
     accuracy = lib.GSParams(folding_threshold=0.02, maxk_threshold=0.01, kvalue_accuracy=1e-3)
@@ -160,7 +160,7 @@ def simulated(kind: str, seed: Sequence[int], size: int = SIZE) -> np.ndarray:
 
 
 def galaxies(count: int, seed: int, *, quiet: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Returns simulated galaxies, ``(count, 64, 64, 3)`` uint8, and their labels; the shapes take turns."""
+    """Returns simulated galaxies, ``(count, 64, 64, 3)`` uint8, and their labels; the shapes alternate."""
     kinds, labels = list(SHAPES), np.arange(count, dtype=np.int32) % len(SHAPES)
     numbered = tqdm(enumerate(labels), "simulating", total=count, disable=quiet)
     return np.stack([simulated(kinds[label], (seed, i)) for i, label in numbered]), labels
@@ -189,8 +189,8 @@ def largest(image: np.ndarray, count: int = 12, least: int = 16) -> list[np.ndar
 
 def augment(key: jax.Array, images: jax.Array) -> jax.Array:
     """Rotates, mirrors, scales and shifts: a galaxy has no upper side."""
-    place, color = jax.random.split(key)
-    draws = jc.data.draw_affine(place, images.shape, rotate=180, scale=0.15, shift=0.05, flip=True)
+    position, color = jax.random.split(key)
+    draws = jc.data.draw_affine(position, images.shape, rotate=180, scale=0.15, shift=0.05, flip=True)
     return jc.data.warp(jc.data.color_jitter(color, images, brightness=0.2, saturation=0.3), draws)
 
 
@@ -204,7 +204,7 @@ def shown(model: recognize.Recognizer, data: Dataset) -> list[recognize.Part]:
         target = np.asarray(data.test_labels[those])
         maps = jc.inspect.grad_cam(model.net, model.params, model.state, x, target, path="maps", resize=True)
         picture = figures.heat_maps(data.test_images[those], maps, [data.classes[i] for i in target], columns=6)
-        parts.append(("grad_cam", "Where the network looks for a spiral (Grad-CAM)", picture))
+        parts.append(("grad_cam", "Grad-CAM of the class spiral", picture))
     try:
         objects = largest(photograph(HUBBLE))
     except FileNotFoundError as error:

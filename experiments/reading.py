@@ -5,7 +5,7 @@
 Networks: PP-OCRv4 (Du et al., 2020) of PyPI's rapidocr-onnxruntime 1.4.4, read by `jaxconv.interop.onnx.from_onnx`: one
 that finds text (Liao et al., 2020) and one that reads lines of it, by connectionist temporal classification (Graves et
 al., 2006). Its 6,623 characters are those of Chinese and English. Weights and photographs are real. Lines are
-turned upright, if they slope by less than an eighth of a turn.
+rotated to be horizontal, if they slope by less than 45 degrees.
 
 Prints the lines from top to bottom, and, if onnxruntime is installed, the largest difference of the two networks'
 outputs to its own. Writes NAME_text.png, the picture with the boxes of its lines and their text, and NAME.txt.
@@ -157,7 +157,7 @@ def corners_of(probability: np.ndarray, size: Sequence[int]) -> np.ndarray:
 
 
 def _slant(points: np.ndarray) -> float:
-    """Returns the angle of a line's direction, at most an eighth of a turn."""
+    """Returns the angle of a line's direction, at most 45 degrees."""
     (x, xy), (_, y) = np.cov(points.T) if len(points) > 1 else np.eye(2)
     return float(np.clip(0.5 * np.arctan2(2 * xy, x - y), -np.pi / 4, np.pi / 4))
 
@@ -174,19 +174,19 @@ def _area(rectangle: tuple[np.ndarray, np.ndarray, np.ndarray]) -> float:
 
 
 def line_input(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Returns the input of the reading network for a line: upright, 48 pixels high, padded with zeros on the right.
+    """Returns the input of the reading network for a line: horizontal, 48 pixels high, padded with zeros on the right.
 
     The width is a multiple of 320, so that few programs are compiled.
     """
     width, height = (max(1, round(float(np.linalg.norm(corners[i] - corners[0])))) for i in (1, 3))
     (a, d), (b, e) = (corners[1] - corners[0]) / width, (corners[3] - corners[0]) / height
     matrix = (a, b, corners[0, 0], d, e, corners[0, 1])
-    upright = Image.fromarray(image).transform(
+    horizontal = Image.fromarray(image).transform(
         (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
     )
     wide = max(1, round(HEIGHT * width / height))
     x = np.zeros((HEIGHT, -(-wide // WIDTH) * WIDTH, 3), np.float32)
-    x[:, :wide] = scaled(np.asarray(upright), HEIGHT, wide)
+    x[:, :wide] = scaled(np.asarray(horizontal), HEIGHT, wide)
     return x
 
 

@@ -140,7 +140,7 @@ def _scene(
     image = background(random, size, photographs)
     instances, kinds = np.zeros((size, size), np.uint8), list[int]()
     wanted = int(random.integers(1, most + 1))
-    # A place that hides too much of another object is drawn again.
+    # A position that hides too much of another object is drawn again.
     for _ in range(8 * wanted):
         if len(kinds) == wanted:
             break
@@ -156,21 +156,21 @@ def _scene(
         image = image + alpha[..., None] * (paint - image)
         kinds.append(kind)
         instances[inside] = len(kinds)
-    # A shadow or a light that falls on everything, and the sensor's noise.
+    # The brightness of the whole scene, and the noise of a sensor.
     image = image * random.uniform(0.8, 1.1) + random.normal(0, random.uniform(0, 6), image.shape)
     return np.clip(np.round(image), 0, 255).astype(np.uint8), instances, kinds
 
 
 def _shape(random: np.random.Generator, kind: str, size: int) -> np.ndarray:
-    """Returns the share of each pixel that a shape at a random place covers, ``(size, size)``."""
+    """Returns the share of each pixel that a shape at a random position covers, ``(size, size)``."""
     radius = size * random.uniform(0.09, 0.21)
     center = random.uniform(0.8 * radius, size - 0.8 * radius, 2)
-    turn = random.uniform(0, 2 * math.pi)
+    angle = random.uniform(0, 2 * math.pi)
     canvas = Image.new("L", (size * FINER, size * FINER))
     draw = ImageDraw.Draw(canvas)
 
     def polygon(radii: Sequence[float], fill: int = 255) -> None:
-        angles = turn + 2 * math.pi * np.arange(len(radii)) / len(radii)
+        angles = angle + 2 * math.pi * np.arange(len(radii)) / len(radii)
         points = center + radius * np.array(radii)[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
         draw.polygon([tuple(point) for point in points * FINER], fill=fill)
 
@@ -201,9 +201,9 @@ def _colors(random: np.random.Generator, against: np.ndarray | None = None) -> t
 def _texture(random: np.random.Generator, size: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Returns a plain color, a gradient, stripes, checks or clouds of two colors, ``(size, size, 3)`` float32."""
     y, x = np.mgrid[:size, :size].astype(np.float32)
-    turn, period = random.uniform(0, 2 * math.pi), random.uniform(5, 16)
-    along = math.cos(turn) * x + math.sin(turn) * y
-    across = math.cos(turn) * y - math.sin(turn) * x
+    angle, period = random.uniform(0, 2 * math.pi), random.uniform(5, 16)
+    along = math.cos(angle) * x + math.sin(angle) * y
+    across = math.cos(angle) * y - math.sin(angle) * x
     match random.integers(5):
         case 0:
             share = np.zeros_like(x)

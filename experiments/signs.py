@@ -111,8 +111,8 @@ def board(sign: Sign) -> Image.Image:
     def disc(r: float, color: tuple[int, int, int]) -> None:
         draw.ellipse((middle - r, middle - r, middle + r, middle + r), fill=color)
 
-    def polygon(corners: int, r: float, turn: float, color: tuple[int, int, int], down: float = 0.0) -> None:
-        angles = [turn + 2 * math.pi * i / corners for i in range(corners)]
+    def polygon(corners: int, r: float, angle: float, color: tuple[int, int, int], down: float = 0.0) -> None:
+        angles = [angle + 2 * math.pi * i / corners for i in range(corners)]
         points = [(middle + r * math.cos(a), middle + down + r * math.sin(a)) for a in angles]
         draw.polygon(points, fill=color)
 
@@ -139,9 +139,9 @@ def board(sign: Sign) -> Image.Image:
             polygon(4, 0.75 * radius, 0, YELLOW)
         case "warning" | "yield":
             down = 0.1 * CANVAS if sign.board == "warning" else -0.1 * CANVAS
-            turn = up if sign.board == "warning" else -up
-            polygon(3, 1.12 * radius, turn, RED, down)
-            polygon(3, 0.8 * radius, turn, WHITE, down)
+            angle = up if sign.board == "warning" else -up
+            polygon(3, 1.12 * radius, angle, RED, down)
+            polygon(3, 0.8 * radius, angle, WHITE, down)
             share = 0.46
     if sign.content:
         _write(draw, sign.content, ink, share * CANVAS, middle + down)
@@ -171,10 +171,10 @@ def distorted(random: np.random.Generator, sign: Image.Image, background: np.nda
       background: ``(64, 64, 3)``, from 0 to 255.
     """
     side = 2 * SIDE
-    # Where the corners of the result are on the canvas: turned, scaled, shifted, and moved one by one.
-    turn, scale = random.normal(0, 0.12), random.uniform(1.0, 1.35)
+    # Where the corners of the result are on the canvas: rotated, scaled, shifted, then each moved separately.
+    angle, scale = random.normal(0, 0.12), random.uniform(1.0, 1.35)
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * scale * CANVAS / 2
-    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     corners = corners @ rotation + CANVAS / 2 + random.uniform(-0.08, 0.08, 2) * CANVAS
     corners += random.uniform(-0.08, 0.08, (4, 2)) * CANVAS
     target = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * side
@@ -203,7 +203,7 @@ def _perspective(target: np.ndarray, source: np.ndarray) -> list[float]:
 
 
 def drawn(count: int, seed: int, photographs: Sequence[np.ndarray] = ()) -> tuple[np.ndarray, np.ndarray]:
-    """Returns distorted signs, ``(count, 32, 32, 3)``, and their labels; the classes take turns."""
+    """Returns distorted signs, ``(count, 32, 32, 3)``, and their labels; the classes alternate."""
     boards = [board(sign) for sign in SIGNS.values()]
     images, labels = np.zeros((count, SIDE, SIDE, 3), np.uint8), np.arange(count, dtype=np.int32) % len(boards)
     for i, label in enumerate(labels):
@@ -213,9 +213,9 @@ def drawn(count: int, seed: int, photographs: Sequence[np.ndarray] = ()) -> tupl
 
 
 def augment(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Turns, scales and shifts signs a little, and changes their light; nothing is mirrored: left is not right."""
-    place, color = jax.random.split(key)
-    draws = jc.data.draw_affine(place, images.shape, rotate=5, scale=0.1, shift=0.06)
+    """Rotates, scales and shifts signs slightly, and changes their brightness; left and right are different signs."""
+    position, color = jax.random.split(key)
+    draws = jc.data.draw_affine(position, images.shape, rotate=5, scale=0.1, shift=0.06)
     return jc.data.warp(jc.data.color_jitter(color, images, brightness=0.2, contrast=0.2), draws, value=0.5)
 
 

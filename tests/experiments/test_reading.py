@@ -40,7 +40,7 @@ def test_lines_are_rectangles_that_grow_from_top_to_bottom():
     assert reading.corners_of(np.zeros((32, 32)), (40, 40)).shape == (0, 4, 2)
 
 
-def test_a_sloping_line_is_turned_upright():
+def test_a_sloping_line_becomes_horizontal():
     y, x = np.mgrid[:100, :200] + 0.5
     along, across = (x - 100) * np.cos(0.2) + (y - 50) * np.sin(0.2), (y - 50) * np.cos(0.2) - (x - 100) * np.sin(0.2)
     inside = (abs(along) < 70) & (abs(across) < 8)
@@ -50,7 +50,7 @@ def test_a_sloping_line_is_turned_upright():
     growth = 140 * 16 * 1.6 / 312
     assert np.linalg.norm(quad[1] - quad[0]) == pytest.approx(140 + 2 * growth, abs=3)
     assert np.linalg.norm(quad[3] - quad[0]) == pytest.approx(16 + 2 * growth, abs=3)
-    # Upright, the line's left half is dark and its right half is light.
+    # The line's left half is dark and its right half is light.
     image = np.repeat(np.uint8(255 * (along > 0))[..., None], 3, -1)
     piece = reading.line_input(image, quad)
     width = int(48 * (140 + 2 * growth) / (16 + 2 * growth))
