@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import jaxconv as jc
 from experiments import report
 from experiments.images import read_image
 from experiments.pretrained import packaged
+from jaxconv.data.images import ENDINGS
 
 PACKAGES = (("skimage", "data", "scikit-image"), ("sklearn", "datasets/images", "scikit-learn"))
 PHOTOGRAPHS = (
@@ -50,6 +51,24 @@ def photograph(source: str) -> np.ndarray:
             return read_image(packaged(module, f"{folder}/{source}", install))
     packages = " nor ".join(install for *_, install in PACKAGES)
     raise FileNotFoundError(f"{source} is no file, and neither {packages} has a photograph of that name installed")
+
+
+def pictures(sources: Sequence[str], folder: str | None = None) -> dict[str, np.ndarray]:
+    """Returns images as uint8 RGB by name: of files or packaged photographs, and all images below a folder.
+
+    Raises:
+      FileNotFoundError: a file or the folder does not exist.
+      ValueError: a file is not an image, or the folder has none.
+    """
+    found = {source: photograph(source) for source in sources}
+    if folder is not None:
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"--folder must be a folder, got {folder}")
+        paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in ENDINGS)
+        if not paths:
+            raise ValueError(f"--folder must have at least one image, got {folder}")
+        found |= {str(path): read_image(path) for path in paths}
+    return found
 
 
 def sized(image: np.ndarray, side: int) -> np.ndarray:

@@ -33,8 +33,9 @@ NO_FORMULA = {
     "layers and tools of any function, which compute nothing of their own": """Layer Composite Run Fn Identity Flatten
         map_layers inline shared each heads backbone fpn auxiliary on_map resized top_down frozen remat
         mixed_precision jit explain lowering patch_lax convs_saveable fold_report predictor""",
-    "files and data sets": """data.batches data.cifar10 data.fashion_mnist data.ImageFolder data.image_cache
-        data.image_folder data.mnist5k data.read_idx data.read_image data.split train.save train.restore""",
+    "files and data sets": """data.batches data.cifar10 data.fashion_mnist data.galaxy10 data.gtsrb data.ImageFolder
+        data.image_cache data.image_folder data.mnist5k data.read_idx data.read_image data.split
+        train.save train.restore""",
     "draws of where to cut, flip or cover": """data.random_* data.cutout data.CenterCrop data.RandomResizedCrop
         data.draw_* data.Affine""",
     "draws of colors and operations": "data.color_jitter data.rand_augment",

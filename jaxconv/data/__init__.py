@@ -19,6 +19,7 @@ from jaxconv.data.crops import (
 )
 from jaxconv.data.dataset import DataError, Dataset, split
 from jaxconv.data.folder import ImageFolder, image_folder
+from jaxconv.data.galaxies import galaxy10
 from jaxconv.data.idx import read_idx
 from jaxconv.data.images import read_image
 from jaxconv.data.loader import Batches, batches
@@ -26,6 +27,7 @@ from jaxconv.data.mixing import cutmix, cutout, mixup
 from jaxconv.data.mnist import fashion_mnist, mnist5k
 from jaxconv.data.normalize import channel_statistics, normalize
 from jaxconv.data.rand_augment import draw_rand_augment, rand_augment
+from jaxconv.data.signs import gtsrb
 from jaxconv.data.windows import CenterCrop, RandomResizedCrop
 
 __all__ = [
@@ -50,6 +52,8 @@ __all__ = [
     "draw_resized_crop",
     "draw_shift",
     "fashion_mnist",
+    "galaxy10",
+    "gtsrb",
     "image_cache",
     "image_folder",
     "mixup",

@@ -71,9 +71,10 @@ def test_activation_maps_have_a_row_for_each_layer_with_maps():
 
 def test_learning_curves_draw_what_the_history_has():
     history = [{"epoch": 1, "loss": 2.0, "validation_loss": 2.5}, {"epoch": 2, "loss": 1.0, "validation_loss": 1.5}]
-    loss, accuracy = figures.learning_curves(history).axes
+    (loss,) = figures.learning_curves(history).axes
     assert [list(line.get_ydata()) for line in loss.lines] == [[2.0, 1.0], [2.5, 1.5]]
-    assert not accuracy.lines
+    _, accuracy = figures.learning_curves([row | {"validation_accuracy": 0.5} for row in history]).axes
+    assert [list(line.get_ydata()) for line in accuracy.lines] == [[0.5, 0.5]]
 
 
 def test_confusion_matrix_writes_each_count():

@@ -6,11 +6,13 @@ except ImportError as error:
     raise ImportError("jaxconv.inspect.figures needs matplotlib: pip install 'jaxconv[viz]'") from error
 
 from jaxconv.inspect.figures.charts import confusion_matrix, layer_statistics, learning_curves, scatter
+from jaxconv.inspect.figures.objects import boxes, poses
 from jaxconv.inspect.figures.overlays import fields, heat_maps
 from jaxconv.inspect.figures.pictures import activation_maps, filters, images, mosaic, neighbors, patches
 
 __all__ = [
     "activation_maps",
+    "boxes",
     "confusion_matrix",
     "fields",
     "filters",
@@ -21,6 +23,7 @@ __all__ = [
     "mosaic",
     "neighbors",
     "patches",
+    "poses",
     "scatter",
 ]
 

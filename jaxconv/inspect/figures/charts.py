@@ -17,7 +17,7 @@ from jaxconv.inspect.statistics import LayerStatistics, Recorder
 
 
 def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Draws loss and accuracy of training and validation by epoch.
+    """Draws loss and accuracy of training and validation by epoch; the loss alone if the history has no accuracy.
 
     Args:
       history: the ``history`` of `jaxconv.train.fit`.
@@ -30,8 +30,10 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     """
     if not history:
         raise ArgumentError("history must have at least one epoch, got none")
-    fig = new_figure(8, 3)
-    for ax, name in zip(fig.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    has_accuracy = any(key.endswith("accuracy") for row in history for key in row)
+    names = ("loss", "accuracy") if has_accuracy else ("loss",)
+    fig = new_figure(4 * len(names), 3)
+    for ax, name in zip(fig.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for key, label in ((name, "training"), (f"validation_{name}", "validation")):
             points = [(row.get("epoch", i), row[key]) for i, row in enumerate(history, 1) if key in row]
             if points:
