@@ -1,0 +1,224 @@
+"""A small tree search (PUCT) guided by KataGo's network, and matches against the network's policy, by mctx and pgx.
+
+Rosin, "Multi-armed bandits with episode context", 2011; Silver et al., "Mastering the game of Go without human
+knowledge", 2017. All searches of a batch run in one compiled program: the rules are those of pgx, the inputs those of
+`experiments.goban.states`.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxconv as jc
+from experiments.goban.states import observe
+from jaxconv.models.katago import KataGo
+
+KOMI = 7.5
+# In units of values from -1 to 1, as in KataGo: the weight of the prior, and how much worse a move that was not tried
+# is assumed to be than its position.
+EXPLORATION, CAUTION = 1.1, 0.2
+ILLEGAL = -1e9
+
+
+class Player(NamedTuple):
+    """Compiled functions on batches of states of pgx.
+
+    Attributes:
+      env: pgx's environment.
+      start: (keys) -> states.
+      step: (states, actions) -> states.
+      judge: (params, states) -> (logits of the moves, value for the player to move).
+      search: (params, states, key) -> (actions, values); the move with the most visits.
+    """
+
+    env: Any
+    start: Callable[..., Any]
+    step: Callable[..., Any]
+    judge: Callable[..., Any]
+    search: Callable[..., Any]
+
+
+def players(net: KataGo, size: int = 9, simulations: int = 8, komi: float = KOMI) -> Player:
+    """Returns the functions of a network that plays Go on a board of ``size`` lines.
+
+    Args:
+      net: the network; ``params`` of the functions is the pair (params, state).
+      size: the number of lines.
+      simulations: evaluations of the network in a search, beside that of its root.
+      komi: points for white.
+
+    Raises:
+      ImportError: mctx or pgx is not installed.
+    """
+    try:
+        import mctx
+        from pgx.go import Go
+    except ImportError as error:
+        raise ImportError("matches need mctx and pgx: pip install 'jaxconv[go]'") from error
+
+    env = Go(size=size, komi=komi)
+
+    def judge(params: Any, states: Any) -> tuple[jax.Array, jax.Array]:
+        x = jax.vmap(functools.partial(observe, komi=komi))(states._x)
+        outputs, _ = net.apply(*params, x)
+        logits = jnp.where(states.legal_action_mask, outputs["policy"][..., 0], ILLEGAL)
+        win = jax.nn.softmax(outputs["value"][:, :2], axis=-1)
+        return logits, jnp.where(states.terminated, 0.0, win[:, 0] - win[:, 1])
+
+    def expand(params: Any, key: jax.Array, actions: jax.Array, states: Any) -> tuple[Any, Any]:
+        mover = states.current_player
+        states = jax.vmap(env.step)(states, actions)
+        logits, values = judge(params, states)
+        reward = jnp.take_along_axis(states.rewards, mover[:, None], axis=1)[:, 0]
+        discount = jnp.where(states.terminated, 0.0, -1.0)
+        return mctx.RecurrentFnOutput(reward=reward, discount=discount, prior_logits=logits, value=values), states
+
+    def search(params: Any, states: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits, values = judge(params, states)
+        found = mctx.muzero_policy(
+            params,
+            key,
+            mctx.RootFnOutput(prior_logits=logits, value=values, embedding=states),
+            expand,
+            simulations,
+            invalid_actions=~states.legal_action_mask,
+            qtransform=_values,
+            dirichlet_fraction=0.0,
+            pb_c_init=EXPLORATION,
+        )
+        summary = found.search_tree.summary()
+        # Of moves with as many visits the one with the higher value.
+        score = jnp.where(summary.visit_counts > 0, summary.visit_counts + 0.49 * summary.qvalues, -jnp.inf)
+        return score.argmax(-1), summary.value
+
+    return Player(env, jax.jit(jax.vmap(env.init)), jax.jit(jax.vmap(env.step)), jc.jit(judge), jc.jit(search))
+
+
+def _values(tree: Any, node: Any) -> jax.Array:
+    """Returns the values of the moves at a node of mctx's tree."""
+    values, visits = tree.qvalues(node), tree.children_visits[node]
+    return jnp.where(visits > 0, values, tree.node_values[node] - CAUTION)
+
+
+class Played(NamedTuple):
+    """A finished game.
+
+    Attributes:
+      opening: the number of its opening.
+      searcher: 0 if the search plays black, else 1.
+      won: whether the search wins.
+      moves: the actions, the opening included; the number of points stands for a pass.
+      judged: whether the network's value ended the game, not the rules.
+    """
+
+    opening: int
+    searcher: int
+    won: bool
+    moves: list[int]
+    judged: bool
+
+
+def openings(player: Player, params: Any, count: int, plies: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ``count`` balanced openings, int ``(count, plies)``, drawn from the policy, and their values for black.
+
+    Three times as many are drawn; those are returned whose value is nearest to 0.
+    """
+    first, *keys = jax.random.split(key, plies + 1)
+    states = player.start(jax.random.split(first, 3 * count))
+    moves = []
+    for ply_key in keys:
+        logits, _ = player.judge(params, states)
+        actions = jax.random.categorical(ply_key, logits)
+        moves.append(np.asarray(actions))
+        states = player.step(states, actions)
+    _, values = player.judge(params, states)
+    black = np.asarray(values) * (1 if plies % 2 == 0 else -1)
+    best = np.argsort(np.abs(black), kind="stable")[:count]
+    return np.stack(moves, axis=1)[best], black[best]
+
+
+def match(
+    player: Player,
+    params: Any,
+    lines: np.ndarray,
+    key: jax.Array,
+    *,
+    slots: int = 16,
+    certain: float = 0.97,
+    patience: int = 3,
+) -> Iterator[Played]:
+    """Plays each opening twice, the search against the policy's most probable move, and yields the games as they end.
+
+    In half of the slots the search plays black, in the other half white, so that at each ply it moves in one half. A
+    game that ends makes room for the next.
+
+    Args:
+      player: see `players`.
+      params: the network's (params, state).
+      lines: openings, int ``(count, plies)`` with an even number of plies.
+      key: the key of ties in the search.
+      slots: games at a time, an even number.
+      certain: a game ends if the winning probability of one side is at least this,
+      patience: at this many positions in a row.
+    """
+    half = slots // 2
+    waiting = [list(range(len(lines))) for _ in range(2)]
+    game: list[tuple[int, list[int], list[float]] | None] = [None] * slots
+    states = player.start(jax.random.split(key, slots))
+    ply = 0
+    while any(waiting) or any(game):
+        if ply % 2 == 0:
+            fresh = {}
+            for slot in range(slots):
+                side = slot // half
+                if game[slot] is None and waiting[side]:
+                    fresh[slot] = waiting[side].pop(0)
+                    game[slot] = (fresh[slot], lines[fresh[slot]].tolist(), [])
+            if fresh:
+                states = _restart(player, states, {slot: lines[i] for slot, i in fresh.items()}, key)
+        key, search_key = jax.random.split(key)
+        searching = ply % 2  # which half the search moves in
+        parts = [jax.tree.map(lambda leaf, i=i: leaf[i * half : (i + 1) * half], states) for i in range(2)]
+        found, values = player.search(params, parts[searching], search_key)
+        logits, other_values = player.judge(params, parts[1 - searching])
+        pairs = [(found, values), (logits.argmax(-1), other_values)]
+        actions, values = (
+            np.concatenate([np.asarray(p[i]) for p in (pairs[::-1] if searching else pairs)]) for i in (0, 1)
+        )
+        states = player.step(states, jnp.asarray(actions))
+        over, rewards = np.asarray(states.terminated), np.asarray(states.rewards)
+        order = np.asarray(states._player_order)
+        for slot, entry in enumerate(game):
+            if entry is None:
+                continue
+            opening, moves, black = entry
+            moves.append(int(actions[slot]))
+            black.append(float(values[slot]) * (1 if ply % 2 == 0 else -1))
+            last = black[-patience:]
+            sure = (
+                len(last) == patience and min(abs(v) for v in last) >= 2 * certain - 1 and len(set(np.sign(last))) == 1
+            )
+            if over[slot] or sure:
+                black_wins = rewards[slot][order[slot][0]] > 0 if over[slot] else last[-1] > 0
+                searcher = slot // half
+                yield Played(opening, searcher, bool(black_wins) == (searcher == 0), moves, not over[slot])
+                game[slot] = None
+        ply += 1
+
+
+def _restart(player: Player, states: Any, lines: dict[int, np.ndarray], key: jax.Array) -> Any:
+    """Returns the states with new games in some slots, after their openings."""
+    slots = states.terminated.shape[0]
+    plies = len(next(iter(lines.values())))
+    moves = np.full((slots, plies), states.legal_action_mask.shape[1] - 1)
+    for slot, line in lines.items():
+        moves[slot] = line
+    new = player.start(jax.random.split(key, slots))
+    for i in range(plies):
+        new = player.step(new, jnp.asarray(moves[:, i]))
+    chosen = np.isin(np.arange(slots), list(lines))
+    return jax.tree.map(lambda a, b: jnp.where(chosen.reshape((-1,) + (1,) * (a.ndim - 1)), a, b), new, states)
