@@ -178,10 +178,11 @@ def play(network: Network, options: argparse.Namespace) -> dict[str, Any]:
     player = players(network.net, 9, options.simulations)
     params = network.params, network.state
     key, line_key = jax.random.split(jax.random.key(options.seed))
-    lines, _ = openings(player, params, options.match // 2, PLIES, line_key)
+    slots = min(options.slots, options.match)
+    lines, _ = openings(player, params, options.match // 2, PLIES, line_key, chunk=slots)
     games = []
     with tqdm(total=options.match, desc="games", disable=options.quiet) as bar:
-        for played in match(player, params, lines, key, slots=min(options.slots, options.match)):
+        for played in match(player, params, lines, key, slots=slots):
             games.append(played)
             bar.update()
             bar.set_postfix(wins=sum(game.won for game in games))

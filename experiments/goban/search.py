@@ -32,7 +32,7 @@ class Player(NamedTuple):
       start: (keys) -> states.
       step: (states, actions) -> states.
       judge: (params, states) -> (logits of the moves, value for the player to move).
-      search: (params, states, key) -> (actions, values); the move with the most visits.
+      search: (params, states, logits, values, key) -> actions; the moves with the most visits.
     """
 
     env: Any
@@ -77,8 +77,7 @@ def players(net: KataGo, size: int = 9, simulations: int = 8, komi: float = KOMI
         discount = jnp.where(states.terminated, 0.0, -1.0)
         return mctx.RecurrentFnOutput(reward=reward, discount=discount, prior_logits=logits, value=values), states
 
-    def search(params: Any, states: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits, values = judge(params, states)
+    def search(params: Any, states: Any, logits: jax.Array, values: jax.Array, key: jax.Array) -> jax.Array:
         found = mctx.muzero_policy(
             params,
             key,
@@ -93,7 +92,7 @@ def players(net: KataGo, size: int = 9, simulations: int = 8, komi: float = KOMI
         summary = found.search_tree.summary()
         # Of moves with as many visits the one with the higher value.
         score = jnp.where(summary.visit_counts > 0, summary.visit_counts + 0.49 * summary.qvalues, -jnp.inf)
-        return score.argmax(-1), summary.value
+        return score.argmax(-1)
 
     return Player(env, jax.jit(jax.vmap(env.init)), jax.jit(jax.vmap(env.step)), jc.jit(judge), jc.jit(search))
 
@@ -122,23 +121,27 @@ class Played(NamedTuple):
     judged: bool
 
 
-def openings(player: Player, params: Any, count: int, plies: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def openings(
+    player: Player, params: Any, count: int, plies: int, key: jax.Array, *, chunk: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns ``count`` balanced openings, int ``(count, plies)``, drawn from the policy, and their values for black.
 
-    Three times as many are drawn; those are returned whose value is nearest to 0.
+    At least three times as many are drawn, ``chunk`` at a time; those are returned whose value is nearest to 0.
     """
-    first, *keys = jax.random.split(key, plies + 1)
-    states = player.start(jax.random.split(first, 3 * count))
-    moves = []
-    for ply_key in keys:
-        logits, _ = player.judge(params, states)
-        actions = jax.random.categorical(ply_key, logits)
-        moves.append(np.asarray(actions))
-        states = player.step(states, actions)
-    _, values = player.judge(params, states)
-    black = np.asarray(values) * (1 if plies % 2 == 0 else -1)
-    best = np.argsort(np.abs(black), kind="stable")[:count]
-    return np.stack(moves, axis=1)[best], black[best]
+    lines, black = [], []
+    for _ in range(-(-3 * count // chunk)):
+        key, first, *keys = jax.random.split(key, plies + 2)
+        states = player.start(jax.random.split(first, chunk))
+        moves = []
+        for ply_key in keys:
+            logits, _ = player.judge(params, states)
+            moves.append(np.asarray(jax.random.categorical(ply_key, logits)))
+            states = player.step(states, jnp.asarray(moves[-1]))
+        lines.append(np.stack(moves, axis=1))
+        black.append(np.asarray(player.judge(params, states)[1]) * (1 if plies % 2 == 0 else -1))
+    values = np.concatenate(black)
+    best = np.argsort(np.abs(values), kind="stable")[:count]
+    return np.concatenate(lines)[best], values[best]
 
 
 def match(
@@ -181,14 +184,11 @@ def match(
             if fresh:
                 states = _restart(player, states, {slot: lines[i] for slot, i in fresh.items()}, key)
         key, search_key = jax.random.split(key)
-        searching = ply % 2  # which half the search moves in
-        parts = [jax.tree.map(lambda leaf, i=i: leaf[i * half : (i + 1) * half], states) for i in range(2)]
-        found, values = player.search(params, parts[searching], search_key)
-        logits, other_values = player.judge(params, parts[1 - searching])
-        pairs = [(found, values), (logits.argmax(-1), other_values)]
-        actions, values = (
-            np.concatenate([np.asarray(p[i]) for p in (pairs[::-1] if searching else pairs)]) for i in (0, 1)
-        )
+        logits, values = player.judge(params, states)
+        actions = np.array(logits.argmax(-1))
+        part = slice(ply % 2 * half, (ply % 2 + 1) * half)  # the half in which it is the turn of the search
+        some = jax.tree.map(lambda leaf, part=part: leaf[part], (states, logits, values))
+        actions[part] = player.search(params, *some, search_key)
         states = player.step(states, jnp.asarray(actions))
         over, rewards = np.asarray(states.terminated), np.asarray(states.rewards)
         order = np.asarray(states._player_order)
