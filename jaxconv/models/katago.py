@@ -33,8 +33,8 @@ OFF_BOARD = -5000.0
 def mish(x: Array) -> Array:
     """Returns ``x * tanh(softplus(x))``, computed with one exponential.
 
-    >>> mish(jnp.array([-1.0, 0.0, 30.0])).round(4)
-    Array([-0.3034,  0.    , 30.    ], dtype=float32)
+    >>> mish(jnp.array([0.0, 30.0]))
+    Array([ 0., 30.], dtype=float32)
     """
     e = jnp.exp(jnp.minimum(x, 20.0))
     n = e * (e + 2)
@@ -206,12 +206,12 @@ class KataGo(Many):
       scales: what predictions are multiplied by.
 
     >>> net = katago(2, 8, middle=4, pooled=2)
-    >>> params, state = net.init(jax.random.key(0), ((1, 9, 9, 22), (1, 19)))
-    >>> y, _ = net.apply(params, state, (jnp.ones((1, 9, 9, 22)), jnp.ones((1, 19))))
-    >>> y["policy"].shape, y["ownership"].shape
-    ((1, 82, 2), (1, 9, 9))
-    >>> net.evaluation(y, jnp.ones((1, 82), bool)).policy.sum().round(3)
-    Array(1., dtype=float32)
+    >>> output = jc.inspect.trace(net, ((1, 9, 9, 22), (1, 19)))[-1].output
+    >>> {name: y.shape for name, y in sorted(output.items())}
+    {'ownership': (1, 9, 9), 'policy': (1, 82, 2), 'score': (1, 6), 'value': (1, 3)}
+    >>> zeros = {name: jnp.zeros(y.shape) for name, y in output.items()}
+    >>> net.evaluation(zeros, jnp.ones((1, 82), bool)).win
+    Array([0.5], dtype=float32)
     """
 
     call = "katago.KataGo"
@@ -308,7 +308,7 @@ def katago(
     act: LayerLike = mish,
     version: int = 14,
 ) -> KataGo:
-    """Returns KataGo's network with untrained weights. By default b18c384nbt: 26,373,321 parameters.
+    """Returns KataGo's network with untrained weights. By default b18c384nbt: 26,326,985 parameters.
 
     Args:
       depth: the number of blocks.
@@ -316,7 +316,7 @@ def katago(
       middle: channels inside a block.
       pooled: channels of global pooling. The convolution beside it has ``middle - pooled`` channels.
       nested: ordinary blocks inside each nested bottleneck block; 0 for ordinary blocks of ``middle`` channels.
-      pools: indices of the blocks with global pooling; None for every third block.
+      pools: indices of the blocks with global pooling; None for every third block but the last.
       policy: channels of the policy head.
       values: channels of the value head: of its convolution, and of its hidden layer.
       act: the activation.
@@ -326,14 +326,14 @@ def katago(
     Raises:
       ValueError: a number is out of range, or ``pools`` names a block that does not exist.
 
-    >>> jc.summary(katago(3, 16, middle=8, pooled=4), ((1, 19, 19, 22), (1, 19))).parameters
-    16765
+    >>> jc.summary(katago(4, 16, middle=8, pooled=4), ((1, 19, 19, 22), (1, 19))).parameters
+    43465
     """
     as_int(depth, "depth", least=1)
     as_int(nested, "nested", least=0)
     if not 0 < as_int(pooled, "pooled") < as_int(middle, "middle"):
         raise ArgumentError(f"pooled must be between 1 and middle - 1, got {pooled} with middle {middle}")
-    pools = range(2, depth, 3) if pools is None else pools
+    pools = range(2, depth - 1, 3) if pools is None else pools
     if not set(pools) <= set(range(depth)):
         raise ArgumentError(f"pools must be indices of blocks below {depth}, got {tuple(pools)}")
 
@@ -378,6 +378,7 @@ def katago(
             value_head=value_head,
         ),
         version,
+        Scales(score_error=150.0) if version >= 13 else Scales(),
     )
 
 

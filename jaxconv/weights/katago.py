@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.compose.structure import Many
+from jaxconv.geometry import IntOrTuple
 from jaxconv.layer import Layer, LayerLike, Params, State
 from jaxconv.layers import BatchNorm, Conv, Dense, Fn
 from jaxconv.models.katago import (
@@ -68,7 +69,8 @@ class _Words:
         # The longest word is a name.
         while end < min(len(self.content), start + 1000) and not self.content[end : end + 1].isspace():
             end += 1
-        if start == end:
+        # A word that ends with the file may be cut: arrays come last.
+        if end == len(self.content):
             raise self.fail(f"{what} must follow, got the end of the file")
         self.at = end
         return self.content[start:end].decode("ascii", "backslashreplace")
@@ -105,7 +107,8 @@ class _Words:
         else:
             words = self.content[start : start + 64 * count].split(maxsplit=count)
             rest = len(words[count]) if len(words) > count else 0
-            found = min(count, len(words))
+            cut = len(words) == count and start + 64 * count >= len(self.content) and not self.content[-1:].isspace()
+            found = min(count, len(words)) - cut
             try:
                 values = np.array([float(word) for word in words[:count]], np.float32)
             except ValueError:
@@ -142,7 +145,7 @@ class _Reader:
         inputs, outputs = words.integer("input channels"), words.integer("output channels")
         dilation = words.integer("dilation", most=99), words.integer("dilation", most=99)
         self.expect(channels, inputs)
-        layer = Conv(outputs, window, dilation=dilation, bias=False)
+        layer = Conv(outputs, _square(window), dilation=_square(dilation), bias=False)
         return Part(layer, {"kernel": words.array(*window, inputs, outputs)}, {})
 
     def expect(self, channels: int | None, inputs: int) -> None:
@@ -247,6 +250,10 @@ class _Reader:
         return _joined(ValueHead, **parts)
 
 
+def _square(pair: tuple[int, int]) -> IntOrTuple:
+    return pair[0] if pair[0] == pair[1] else pair
+
+
 def _identity(x: jax.Array) -> jax.Array:
     return x
 
@@ -287,15 +294,15 @@ def from_katago(source: StrPath) -> tuple[KataGo, Params, State]:
       WeightsError: the file is truncated, of another version or another format, a number is not finite, or the sizes of
         layers do not fit each other. The message names the layer.
 
-    >>> import tempfile
+    >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = f"{folder}/net.bin"
-    ...     _ = open(path, "w").write("a-network 3 22 19")
+    ...     path = pathlib.Path(folder, "net.bin")
+    ...     _ = path.write_text("a-network 3 22 19")
     ...     try:
-    ...         jc.weights.from_katago(path)
-    ...     except jc.weights.WeightsError as error:
-    ...         print(str(error).removeprefix(path))
-    : a-network: the model version must be between 8 and 14, got 3
+    ...         from_katago(path)
+    ...     except WeightsError as error:
+    ...         print(str(error).removeprefix(f"{path}: "))
+    a-network: the model version must be between 8 and 14, got 3
     """
     path = FilePath(os.fspath(source))
     with refusing(path):
@@ -310,7 +317,9 @@ def from_katago(source: StrPath) -> tuple[KataGo, Params, State]:
         scales = Scales(*(words.number("a multiplier") for _ in Scales())) if version >= 13 else Scales()
         words.named("the trunk")
         count = words.integer("the number of blocks", most=MOST_BLOCKS)
-        width, *_ = (words.integer("channels", least=0) for _ in range(5))
+        width = words.integer("channels of the trunk")
+        for what in ("middle", "regular", "dilated", "pooled"):  # as the layers have them
+            words.integer(f"{what} channels", least=0)
         reader = _Reader(words, version)
         conv_spatial, linear_global = reader.conv(PLANES), reader.dense(FEATURES)
         for part in (conv_spatial, linear_global):

@@ -78,7 +78,7 @@ def test_a_padded_board_is_evaluated_as_it_is_alone(written):
     small = inputs((7,))
     padded = np.zeros((1, 9, 9, 22), np.float32)
     padded[:, :7, :7] = small[0]
-    a, b = (net.apply(params, state, (planes, small[1]))[0] for planes in (small[0], padded))
+    a, b = (jax.jit(net.apply)(params, state, (planes, small[1]))[0] for planes in (small[0], padded))
     np.testing.assert_allclose(a["value"], b["value"], atol=1e-5)
     np.testing.assert_allclose(a["ownership"], b["ownership"][:, :7, :7], atol=1e-5)
     assert not b["ownership"][:, 7:].any()
@@ -88,7 +88,7 @@ def test_a_padded_board_is_evaluated_as_it_is_alone(written):
     found = net.evaluation(b, legal)
     alone = net.evaluation(a, np.ones((1, 50), bool))
     np.testing.assert_allclose(found.policy[:, :-1].reshape(9, 9)[:7, :7].ravel(), alone.policy[0, :-1], atol=1e-6)
-    np.testing.assert_allclose(float(found.win + found.loss), 1, atol=1e-6)
+    np.testing.assert_allclose(found.win + found.loss, 1, atol=1e-6)
     assert float(found.no_result[0]) == 0
 
 
@@ -131,7 +131,7 @@ def spoiled(content, old, new, count=1):
         (b"ordinary_block", b"dilated_block", "after it must come ordinary_block, .*, got 'dilated_block'"),
         (b"ACTIVATION_MISH", b"ACTIVATION_GELU", r"\.act: its type must be one of .*, got 'ACTIVATION_GELU'"),
         (b"normactconv2.norm\n5", b"normactconv2.norm\n6", r"normactconv2\.norm: it must take 5 channels, got 6"),
-        (b"linear_pass\n9\n2", b"linear_pass\n9\n3", "linear_pass|value_head|policy"),
+        (b"random\n14\n22\n19\n20\n20\n20\n20\n40\n0.25\n150", b"random\n11\n22\n19", "policy must have 1 outputs"),
         (b"conv_spatial\n3", b"conv_spatial\n0", r"conv_spatial: the window's height must be an integer from 1"),
         (b"conv_spatial\n3", b"conv_spatial\nnan", r"conv_spatial: the window's height must be a number, got 'nan'"),
         (b"1e-20\n1\n1", b"1e-20\n1\n0", "a norm must have a bias, got none"),

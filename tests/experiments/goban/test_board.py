@@ -1,6 +1,5 @@
 """The rules: captures, ko, suicide, repetition, and Go in text."""
 
-import numpy as np
 import pytest
 
 from experiments.goban.board import (
@@ -102,31 +101,3 @@ def test_names_rows_and_text_agree():
             from_text(text)
     with pytest.raises(ValueError, match="size must be between 2 and 19, got 20"):
         empty_board(20)
-
-
-def test_random_games_agree_with_pgx():
-    """The legal moves, the ko, the chains and the captures of pgx, move for move."""
-    pytest.importorskip("pgx")
-    import jax
-    from pgx.go import Go
-
-    env = Go(size=5, komi=7.5)
-    step, start = jax.jit(env.step), jax.jit(env.init)
-    random, kos = np.random.default_rng(0), 0
-    for seed in range(4):
-        state, game = start(jax.random.key(seed)), new_game(5, rules="chinese")
-        for _ in range(60):
-            legal = np.zeros(26, bool)
-            for p in game.legal():
-                row, column = divmod(p, 7)
-                legal[25 if p == PASS else (row - 1) * 5 + column - 1] = True
-            np.testing.assert_array_equal(legal, state.legal_action_mask)
-            stones = array(game.board).ravel()
-            np.testing.assert_array_equal(np.where(stones == WHITE, -1, stones), np.sign(state._x.board))
-            kos += game.board.ko > 0
-            action = int(random.choice(np.flatnonzero(legal[:-1]))) if legal[:-1].any() else 25
-            state = step(state, action)
-            if state.terminated:
-                break
-            game = game.play(PASS if action == 25 else point(game.board, *divmod(action, 5)))
-    assert kos

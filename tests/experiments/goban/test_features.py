@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.goban.board import PASS, from_text, point
+from experiments.goban.board import PASS, WHITE, array, from_text, point
 from experiments.goban.features import features, legal_mask
 from experiments.goban.game import new_game
 from tests.experiments.goban.test_board import at
@@ -123,7 +123,7 @@ def test_a_small_board_in_large_planes():
         features(game, 4)
 
 
-def test_inputs_in_jax_equal_those_in_numpy_except_where_documented():
+def test_random_games_have_the_rules_of_pgx_and_the_inputs_in_jax_those_in_numpy():
     pytest.importorskip("pgx")
     import jax
     from pgx.go import Go
@@ -133,10 +133,14 @@ def test_inputs_in_jax_equal_those_in_numpy_except_where_documented():
     env = Go(size=7, komi=7.5)
     step, start, see = jax.jit(env.step), jax.jit(env.init), jax.jit(observe)
     random = np.random.default_rng(3)
-    areas, positions = 0, 0
+    areas, positions, kos = 0, 0, 0
     for seed in range(2):
         state, game = start(jax.random.key(seed)), new_game(7, rules="pgx")
         for _ in range(70):
+            forbidden = game.repetitions(game.turn)  # pgx lets a player repeat a position, and lose
+            stones = array(game.board).ravel().astype(int)
+            np.testing.assert_array_equal(np.where(stones == WHITE, -1, stones), np.sign(state._x.board))
+            assert np.sum(legal_mask(game) != np.asarray(state.legal_action_mask)) == len(forbidden)
             wanted, others = features(game)
             planes, globals_ = see(state._x)
             for i in (*EXACT, 7, 8, 20, 21):
@@ -146,6 +150,7 @@ def test_inputs_in_jax_equal_those_in_numpy_except_where_documented():
             assert np.asarray(planes[..., 6]).sum() == (game.board.ko > 0)
             areas += np.array_equal(planes[..., 18:20], wanted[..., 18:20])
             positions += 1
+            kos += game.board.ko > 0
             legal = np.flatnonzero(legal_mask(game)[:-1])
             action = int(random.choice(legal)) if len(legal) and random.random() > 0.05 else 49
             state = step(state, action)
@@ -154,3 +159,4 @@ def test_inputs_in_jax_equal_those_in_numpy_except_where_documented():
             game = game.play(PASS if action == 49 else point(game.board, *divmod(action, 7)))
     assert positions > 60
     assert areas > 0.9 * positions
+    assert kos
