@@ -139,8 +139,8 @@ def test_the_published_network_has_the_outputs_of_its_file():
         mask = on_board if name == "policy" else np.ones(found.shape, bool)
         assert np.abs(found - value)[mask].max() < 2e-3, name
     evaluation = go.evaluate(network, games[:2])
-    # Before the first move, with a komi of 7.5, white is a little ahead; the corners are good moves.
-    assert 0.4 < float(evaluation.win[0]) < 0.5
+    # Before the first move, with a komi of 7.5, white is ahead; the corners are good moves.
+    assert 0.3 < float(evaluation.win[0]) < 0.45
     assert games[0].turn == BLACK
     assert {name[0] for name, _ in go.moves_of(games[0], np.asarray(evaluation.policy[0]), 8)} <= set("CDQR")
 
