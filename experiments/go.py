@@ -149,12 +149,12 @@ def look(network: Network, options: argparse.Namespace) -> dict[str, Any]:
 def speed(network: Network, options: argparse.Namespace) -> dict[str, Any]:
     """Measures positions a second, on boards of 19 and 9 lines, one and eight at a time."""
     run = jc.jit(lambda params, state, x: network.net.apply(params, state, x)[0])
-    rates = {}
+    rates: dict[str, float] = {}
     for size, batch in SPEEDS:
         planes, others = features(new_game(size))
         x = (jnp.tile(planes, (batch, 1, 1, 1)), jnp.tile(others, (batch, 1)))
         jax.block_until_ready(run(network.params, network.state, x))
-        times = []
+        times: list[float] = []
         while len(times) < 3 or (sum(times) < 2 and len(times) < 50):
             start = time.perf_counter()
             jax.block_until_ready(run(network.params, network.state, x))
@@ -169,7 +169,7 @@ def speed(network: Network, options: argparse.Namespace) -> dict[str, Any]:
 
 def play(network: Network, options: argparse.Namespace) -> dict[str, Any]:
     """Plays the match, prints the score, and measures how much the inputs that jit allows change the policy."""
-    from experiments.goban.search import match, openings, players
+    from experiments.goban.search import match, openings, played_out, players
 
     if options.match % 2 or options.slots % 2:
         raise ValueError(f"--match and --slots must be even, got {options.match} and {options.slots}")
@@ -189,6 +189,9 @@ def play(network: Network, options: argparse.Namespace) -> dict[str, Any]:
     wins = sum(game.won for game in games)
     seconds, processor = time.perf_counter() - start, time.process_time() - used
     print(f"search of {options.simulations}: {wins} wins of {len(games)} games against the policy")
+    ends = played_out(player, params, games, key, chunk=slots)
+    as_judged = sum(black == (game.won == (game.searcher == 0)) for black, game in zip(ends, games, strict=True))
+    print(f"played to the end by the policy, {as_judged} of {len(games)} games have the same winner")
     agreement = agree(network, [game.moves for game in games])
     print(
         f"inputs under jit against all inputs, {agreement['positions']} positions: the same best move in "
@@ -199,6 +202,7 @@ def play(network: Network, options: argparse.Namespace) -> dict[str, Any]:
         "games": len(games),
         "as_black": [sum(g.won for g in games if not g.searcher), sum(not g.searcher for g in games)],
         "judged": sum(game.judged for game in games),
+        "same_winner_played_out": as_judged,
         "mean_plies": float(np.mean([len(game.moves) for game in games])),
         "simulations": options.simulations,
         "seconds": seconds,

@@ -6,7 +6,7 @@ knowledge", 2017. All searches of a batch run in one compiled program: the rules
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -64,7 +64,7 @@ def players(net: KataGo, size: int = 9, simulations: int = 8, komi: float = KOMI
 
     def judge(params: Any, states: Any) -> tuple[jax.Array, jax.Array]:
         x = jax.vmap(functools.partial(observe, komi=komi))(states._x)
-        outputs, _ = net.apply(*params, x)
+        outputs, _ = net.apply(params[0], params[1], x)
         logits = jnp.where(states.legal_action_mask, outputs["policy"][..., 0], ILLEGAL)
         win = jax.nn.softmax(outputs["value"][:, :2], axis=-1)
         return logits, jnp.where(states.terminated, 0.0, win[:, 0] - win[:, 1])
@@ -182,7 +182,8 @@ def match(
                     fresh[slot] = waiting[side].pop(0)
                     game[slot] = (fresh[slot], lines[fresh[slot]].tolist(), [])
             if fresh:
-                states = _restart(player, states, {slot: lines[i] for slot, i in fresh.items()}, key)
+                new = [lines[fresh[slot]].tolist() if slot in fresh else [] for slot in range(slots)]
+                states = _chosen([slot in fresh for slot in range(slots)], replayed(player, new, key), states)
         key, search_key = jax.random.split(key)
         logits, values = player.judge(params, states)
         actions = np.array(logits.argmax(-1))
@@ -210,15 +211,34 @@ def match(
         ply += 1
 
 
-def _restart(player: Player, states: Any, lines: dict[int, np.ndarray], key: jax.Array) -> Any:
-    """Returns the states with new games in some slots, after their openings."""
-    slots = states.terminated.shape[0]
-    plies = len(next(iter(lines.values())))
-    moves = np.full((slots, plies), states.legal_action_mask.shape[1] - 1)
-    for slot, line in lines.items():
-        moves[slot] = line
-    new = player.start(jax.random.split(key, slots))
-    for i in range(plies):
-        new = player.step(new, jnp.asarray(moves[:, i]))
-    chosen = np.isin(np.arange(slots), list(lines))
-    return jax.tree.map(lambda a, b: jnp.where(chosen.reshape((-1,) + (1,) * (a.ndim - 1)), a, b), new, states)
+def replayed(player: Player, lines: Sequence[Sequence[int]], key: jax.Array) -> Any:
+    """Returns the states after the actions of each line, which may have different lengths."""
+    states = player.start(jax.random.split(key, len(lines)))
+    for i in range(max(map(len, lines))):
+        moves = jnp.array([line[i] if i < len(line) else 0 for line in lines])
+        states = _chosen([i < len(line) for line in lines], player.step(states, moves), states)
+    return states
+
+
+def _chosen(which: Sequence[bool], states: Any, others: Any) -> Any:
+    """Returns ``states`` where ``which`` is true, else ``others``."""
+    mask = np.asarray(which)
+    return jax.tree.map(lambda a, b: jnp.where(mask.reshape((-1,) + (1,) * (a.ndim - 1)), a, b), states, others)
+
+
+def played_out(
+    player: Player, params: Any, games: Sequence[Played], key: jax.Array, *, chunk: int = 16
+) -> list[bool | None]:
+    """Returns whether black wins by the rules if the policy plays each game to its end; None where it does not end."""
+    results: list[bool | None] = []
+    for first in range(0, len(games), chunk):
+        lines = [game.moves for game in games[first : first + chunk]]
+        filled = lines + [[] for _ in range(chunk - len(lines))]
+        states = replayed(player, filled, key)
+        black = np.take_along_axis(np.asarray(states.rewards), np.asarray(states._player_order)[:, :1], 1)[:, 0]
+        while not np.asarray(states.terminated)[: len(lines)].all():
+            states = player.step(states, player.judge(params, states)[0].argmax(-1))
+            rewards = np.take_along_axis(np.asarray(states.rewards), np.asarray(states._player_order)[:, :1], 1)[:, 0]
+            black = np.where(black == 0, rewards, black)
+        results += [None if value == 0 else bool(value > 0) for value in black[: len(lines)]]
+    return results
