@@ -12,8 +12,9 @@ with the policy and the ownership, and NAME.json.
 
 --speed measures positions a second. --match plays games on 9x9, by mctx and pgx (``pip install 'jaxconv[go]'``): a
 tree search of --simulations evaluations a move against the most probable move of the bare policy. Each opening, drawn
-from the policy, is played twice with colors exchanged. A game also ends where the network gives one side at least 97 %
-at three positions in a row.
+from the policy, is played twice with colors exchanged. A game also ends where the network gives one side at least 97%
+at three positions in a row. ``--match 50 --simulations 16``: 41 wins of 50, 365 s of processor time on two cores of an
+AMD EPYC (AVX-512), jax 0.10.2.
 """
 
 import argparse

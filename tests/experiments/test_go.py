@@ -3,6 +3,8 @@
 import gzip
 import importlib.util
 import json
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -158,3 +160,14 @@ def test_the_published_network_ends_a_finished_game_rightly():
         assert ownership[:, :5].min() > 0.8
         assert ownership[:, 5:].max() < -0.8
         assert abs(float(found.lead[0]) - (9 - float(komi))) < 1
+
+
+def test_the_example_of_the_page_runs(small, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "go.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    (name,) = re.findall(r'"(\S+\.bin\.gz)"', code)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(gzip.compress(small.read_bytes()))
+    (tmp_path / "game.sgf").write_text(go.FAMOUS)
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("win")
