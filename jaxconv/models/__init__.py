@@ -18,6 +18,7 @@ from jaxconv.models.efficientnet import *
 from jaxconv.models.efficientnet_lite import *
 from jaxconv.models.hed import *
 from jaxconv.models.inception import *
+from jaxconv.models.katago import *
 from jaxconv.models.lenet import *
 from jaxconv.models.linknet import *
 from jaxconv.models.mnasnet import *

@@ -1,9 +1,10 @@
-"""Weights from torch, from Keras, from files and from hubs into ``(params, state)``, and back."""
+"""Weights from torch, from Keras, from KataGo, from files and from hubs into ``(params, state)``, and back."""
 
 from jaxconv.weights.compare import Comparison, compare, torch_activations
 from jaxconv.weights.errors import WeightsError
 from jaxconv.weights.files import read
 from jaxconv.weights.hub import from_hub
+from jaxconv.weights.katago import from_katago
 from jaxconv.weights.keras import from_keras
 from jaxconv.weights.safetensors import write
 from jaxconv.weights.saved import load, save
@@ -14,6 +15,7 @@ __all__ = [
     "WeightsError",
     "compare",
     "from_hub",
+    "from_katago",
     "from_keras",
     "from_torch",
     "load",

@@ -6,7 +6,8 @@ import importlib
 import pytest
 
 NAMES = (
-    "classify", "dream", "edges", "finetune", "imagenet", "imagenet_train", "retrieve", "speedrun", "style", "visualize"
+    "classify", "dream", "edges", "finetune", "go", "imagenet", "imagenet_train", "retrieve", "speedrun", "style",
+    "visualize",
 )  # fmt: skip
 
 

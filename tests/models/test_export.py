@@ -29,12 +29,15 @@ NETS = {known.family: known for known in reversed(SMALLEST)} | {
         Known("ssdlite320_mobilenet_v3_large", "ssd", (320, 320), options={"classes": 3}),
         Known("stardist", "stardist", (32, 32), options={"width": 4, "norm": jc.BatchNorm(), "features": 8}),
         Known("fasterrcnn_resnet50_fpn", "rcnn", (64, 64), options={"classes": 3, "rules": RULES}),
+        Known("katago", "katago", options={"depth": 3, "width": 8, "middle": 6, "pooled": 2}),
         Known("lenet5", "lenet", (28, 28)),
         Known("nin", "nin", (16, 16)),
         Known("transform_net", "style", (16, 16)),
         Known("unet", "unet", (32, 32), options={"width": 4, "padding": "SAME", "norm": jc.BatchNorm()}),
     )
 }
+# The shapes of inputs of several arrays.
+SHAPES = {"katago": ((2, 9, 9, 22), (2, 19))}
 # XLA takes seconds to compile the others, twice each.
 QUICK = ("allconv", "convnet", "lenet", "mtcnn", "nin", "resnet", "unet")
 
@@ -62,14 +65,18 @@ def test_all_families_are_here():
 def test_a_network_comes_back_from_bytes_as_it_was(family):
     known = NETS[family]
     net = getattr(importlib.import_module(f"jaxconv.models.{family}"), known.name)(**known.options)
-    params, state = weights(net, known.shape)
+    shape = SHAPES.get(family, known.shape)
+    params, state = weights(net, shape)
 
     def output(params, state, x):
         y = net.apply(params, state, x)[0]
         # Of two stages the first: random scores leave no box.
         return y["rpn"] if known.family == "rcnn" else y
 
-    arguments = params, state, images(known.shape)
+    x = jax.tree.map(images, shape, is_leaf=lambda leaf: isinstance(leaf[0], int))
+    if family == "katago":
+        x[0][..., 0] = 1  # all points are on the board
+    arguments = params, state, x
     exported = jax.export.export(jax.jit(output), platforms=("cpu", "cuda"))(*arguments)
     back = jax.export.deserialize(exported.serialize())
     assert back.platforms == ("cpu", "cuda")
