@@ -20,7 +20,7 @@ def figures(cell):
 
 
 def test_they_walk_the_lecture_in_order():
-    assert [path.stem.split("_")[0] for path in PATHS] == [f"{i:02}" for i in range(1, 10)]
+    assert [path.stem.split("_")[0] for path in PATHS] == [f"{i:02}" for i in range(1, 13)]
 
 
 @every_notebook

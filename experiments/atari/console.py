@@ -1,9 +1,9 @@
 """Real Atari games, as Mnih et al. (2015) show them to their network.
 
-A frame is encoded in three steps: the maximum of each color over the frame and the one before it, since some objects are
-drawn in every other frame only; the luminance; the mean over the area of each pixel of 84x84. An action is repeated for
-four frames, their rewards are added, and the network sees the last four encoded frames. A game begins with up to 30
-frames without action.
+A frame is encoded in three steps: the maximum of each color over the frame and the one before it, since some objects
+are drawn in every other frame only; the luminance; the mean over the area of each pixel of 84x84. An action is repeated
+for four frames, their rewards are added, and the network sees the last four encoded frames. A game begins with up to
+30 frames without action.
 
 The emulator and the games are in ale-py, which has the license GPL-2: it is not a dependency, and imported only here.
 """

@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 NAMES = (
-    "classify", "dream", "edges", "finetune", "imagenet", "imagenet_train", "retrieve", "speedrun", "style", "visualize"
+    "atari.command", "classify", "dream", "edges", "finetune", "imagenet", "imagenet_train", "retrieve", "speedrun", "style", "visualize"
 )  # fmt: skip
 
 
