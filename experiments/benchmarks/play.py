@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.play              # writes results/play.json
 
 PQN on MinAtar's Breakout (`experiments.atari.pqn`), five seeds, each an update of 1,024 frames: acting in 64 games and
-two epochs of eight minibatches. All act in the games of pgx, compiled; torch gets the boards from JAX and learns in a
+eight minibatches. All act in the games of pgx, compiled; torch gets the boards from JAX and learns in a
 loop over seeds. Flax runs in the same program as jaxconv, with its network. Processor seconds of an update of all seeds
 depend less on what else runs on the machine than the time does. The first call, which compiles, is not counted.
 """
