@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxconv as jc
 from experiments.atari import dqn
@@ -56,25 +55,25 @@ def train(
     target = train_state.params
     memory = new_replay(settings.capacity, 1, (SIZE, SIZE, 1), jnp.uint8)
     step = jc.train.train_step(net, huber, moves, preprocess=as_floats, donate=False)
-    epsilon = optax.linear_schedule(*settings.epsilon, settings.explored)
+    keys = jax.random.split(jax.random.key(seed))
 
     @jc.jit
-    def choose(params: Any, stack: Any, epsilon: Any, key: Any) -> Any:
+    def choose(params: Any, stack: Any, epsilon: Any, number: Any) -> Any:
+        key = jax.random.fold_in(keys[0], number)
         return explore(key, action_values(net, params, stack[None]), epsilon)[0]
 
     @jc.jit
-    def learn(train_state: Any, target: Any, memory: Any, count: Any, key: Any) -> Any:
-        batch = sample(memory, count, key, settings.batch, stack=STACK)
+    def learn(train_state: Any, target: Any, memory: Any, count: Any) -> Any:
+        batch = sample(memory, count, jax.random.fold_in(keys[1], count), settings.batch, stack=STACK)
         return dqn.learn(step, net, settings, train_state, target, batch)
 
     store = jax.jit(add, donate_argnums=0)
-    key = jax.random.key(seed)
     stack, score, returns, updates, number = _first(console), 0.0, [], 0, 0
     start = time.perf_counter()
     while time.perf_counter() - start < seconds:
-        act_key, learn_key = jax.random.split(jax.random.fold_in(key, number))
-        rate = 1.0 if number < settings.warmup else float(epsilon(number - settings.warmup))
-        action = int(choose(train_state.params, stack, rate, act_key))
+        epsilon = np.interp(number - settings.warmup, (0, settings.explored), settings.epsilon)
+        epsilon = 1.0 if number < settings.warmup else epsilon
+        action = int(choose(train_state.params, stack, epsilon, number))
         result = console.step(action)
         memory = store(
             memory, number, stack[None, ..., -1:], np.array([action]), np.array([result.reward], np.float32),
@@ -92,13 +91,13 @@ def train(
             stack = pushed(stack, result.frame)
         number += 1
         if number > settings.warmup and number % EVERY == 0:
-            train_state, _ = learn(train_state, target, memory, number, learn_key)
+            train_state, _ = learn(train_state, target, memory, number)
             updates += 1
             if updates % settings.period == 0:
                 target = train_state.params
         if number == EVERY:
             # The programs are compiled by now, but for learning.
-            jax.block_until_ready(learn(train_state, target, memory, number, learn_key))
+            jax.block_until_ready(learn(train_state, target, memory, number))
             start = time.perf_counter()
         if number % 250 == 0:
             report(number, returns)

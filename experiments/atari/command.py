@@ -43,6 +43,8 @@ PARALLEL = PQN(envs=64, steps=16, epochs=1, minibatches=8, lr=1e-3, epsilon=(1.0
 # The number of returns in a learning curve.
 POINTS = 100
 FRAMES = {"pqn": 2_000_000, "dqn": 200_000}
+# The steps of an animation.
+STEPS = 160
 # PPO of gymnax's table of environments (README of gymnax 1.0.1); its games have no sticky actions and 1,000 frames.
 PUBLISHED = {"asterix": 15.0, "breakout": 28.0, "freeway": 58.0, "space_invaders": 131.0}
 
@@ -91,6 +93,7 @@ def program_of(options: argparse.Namespace) -> Program:
 
 def played_on_boards(options: argparse.Namespace) -> dict[str, Any]:
     program = program_of(options)
+    options.out.mkdir(parents=True, exist_ok=True)
     seeds = range(options.seed, options.seed + options.seeds)
     begin = time.perf_counter()
 
@@ -106,10 +109,10 @@ def played_on_boards(options: argparse.Namespace) -> dict[str, Any]:
     jc.weights.save(options.out / "weights.safetensors", program.net, params, {})
     record = jax.tree.map(
         np.asarray,
-        jax.jit(lambda key: watch(program.game, program.net, params, key, steps=250))(jax.random.key(options.seed)),
+        jax.jit(lambda key: watch(program.game, program.net, params, key, steps=STEPS))(jax.random.key(options.seed)),
     )
     heat = drawing.looked_at(program.net, params, record["observations"])
-    boards = [drawing.board(observation, 16) for observation in record["observations"]]
+    boards = [drawing.board(observation, 10) for observation in record["observations"]]
     animated = drawing.animation(
         [drawing.beside(picture, drawing.with_saliency(picture, h)) for picture, h in zip(boards, heat, strict=True)]
     )
@@ -161,6 +164,7 @@ def about(options: argparse.Namespace, seeds: Sequence[int]) -> dict[str, Any]:
 
 def played_on_a_console(options: argparse.Namespace) -> dict[str, Any]:
     console = Console(options.rom, episodic_life=True, seed=options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
     net = jc.models.nature_dqn(len(console.actions), dueling=options.dueling, transform_input=True)
     settings = dataclasses.replace(arcade.SETTINGS, double=options.double)
 
@@ -223,5 +227,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if options.double and options.agent != "dqn":
         raise ValueError("--double must be given with --agent dqn, got pqn, which has no target network")
     options.out = options.out or Path("runs") / f"atari-{options.rom or options.game}-{options.agent}"
-    options.out.mkdir(parents=True, exist_ok=True)
     return played_on_a_console(options) if options.rom else played_on_boards(options)

@@ -91,9 +91,7 @@ def dqn(game: Game, net: jc.Layer, settings: DQN, frames: int) -> Program:
     """
     runs = frames // (settings.period * settings.envs)
     if not runs:
-        raise ValueError(
-            f"frames must be at least {settings.period * settings.envs}, for {settings.period} updates, got {frames}"
-        )
+        raise ValueError(f"frames must be at least {settings.period * settings.envs}, got {frames}")
     warmup = max(2, settings.warmup // settings.envs)
     epsilon = optax.linear_schedule(*settings.epsilon, settings.explored // settings.envs)
     step = jc.train.train_step(net, huber, optimizer(settings), preprocess=as_floats, donate=False)

@@ -48,10 +48,13 @@ def looked_at(net: jc.Layer, params: Any, observations: Any) -> np.ndarray:
 
 
 def with_saliency(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Returns an RGB picture, dimmed, with red where the map, at most 1 and of any smaller size, is high."""
+    """Returns an RGB picture, dimmed, with red where the map, at most 1 and of any smaller size, is high.
+
+    The map has six levels: an animation of many colors is a large file.
+    """
     height, width = picture.shape[:2]
     rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), heat.shape, strict=True))
-    heat = heat[rows][:, columns][..., None]
+    heat = np.rint(heat[rows][:, columns][..., None] * 5) / 5
     return (picture * 0.5 * (1 - heat) + heat * np.array([255, 60, 30])).astype(np.uint8)
 
 

@@ -112,7 +112,7 @@ def pqn(game: Game, net: jc.Layer, settings: PQN, frames: int, *, updates: int =
         raise ValueError(f"minibatches must divide {batch} frames of an update, got {settings.minibatches}")
     runs = frames // (batch * updates)
     if not runs:
-        raise ValueError(f"frames must be at least {batch * updates}, for {updates} updates, got {frames}")
+        raise ValueError(f"frames must be at least {batch * updates}, got {frames}")
     total = runs * updates
     epsilon = optax.linear_schedule(*settings.epsilon, max(1, round(settings.explored * total)))
     moves = optimizer(settings, total)

@@ -1,5 +1,6 @@
 """Trains an agent for several seeds in one program, and keeps what it measured."""
 
+import functools
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -45,8 +46,9 @@ def seed_keys(seeds: Sequence[int]) -> jax.Array:
     return jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
 
 
+@functools.lru_cache(maxsize=8)
 def ensemble(program: Program) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Returns ``start(keys)`` and ``run(players, index)`` of all seeds at once, each compiled."""
+    """Returns ``start(keys)`` and ``run(players, index)`` of all seeds at once, compiled once for a program."""
     start = jc.jit(jax.vmap(program.start))
     run = jc.jit(jax.vmap(program.run, in_axes=(0, None)), donate_argnums=0)
     return start, run

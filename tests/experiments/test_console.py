@@ -106,7 +106,7 @@ def test_games_start_with_some_frames_without_action(ale_py):
 
 
 def test_gymnasium_shows_nearly_the_same(ale_py):
-    """It takes the maximum of the gray frames, and rounds the gray of each pixel: at most two levels apart."""
+    """It takes the maximum of the gray frames rather than of their colors, which differs where something moved."""
     gymnasium = pytest.importorskip("gymnasium")
     pytest.importorskip("cv2")
     gymnasium.register_envs(ale_py)
@@ -120,7 +120,9 @@ def test_gymnasium_shows_nearly_the_same(ale_py):
         seen, reward, *_ = theirs.step(action)
         found = ours.step(action)
         assert reward == found.reward
-        assert np.abs(seen.astype(int) - found.frame).max() <= 2, i
+        apart = np.abs(seen.astype(int) - found.frame)
+        assert (apart > 1).mean() < 0.005, i
+        assert apart.max() <= 40
 
 
 @pytest.mark.parametrize(
