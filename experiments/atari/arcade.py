@@ -70,7 +70,7 @@ def train(
     store = jax.jit(add, donate_argnums=0)
     stack, score, returns, updates, number = _first(console), 0.0, [], 0, 0
     start = time.perf_counter()
-    while time.perf_counter() - start < seconds:
+    while number <= EVERY or time.perf_counter() - start < seconds:
         epsilon = np.interp(number - settings.warmup, (0, settings.explored), settings.epsilon)
         epsilon = 1.0 if number < settings.warmup else epsilon
         action = int(choose(train_state.params, stack, epsilon, number))

@@ -90,7 +90,7 @@ class Console:
         self.ale = ale_py.ALEInterface()
         self.ale.setInt("random_seed", seed)
         self.ale.setFloat("repeat_action_probability", sticky)
-        self.ale.loadROM(roms.get_rom_path(rom))
+        self.ale.loadROM(str(roms.get_rom_path(rom)))
         self.actions = self.ale.getMinimalActionSet()
         self.skip, self.size, self.noops, self.episodic_life = skip, size, noops, episodic_life
         self.random = np.random.default_rng(seed)
