@@ -26,6 +26,8 @@ def compact(metrics: dict[str, Any]) -> dict[str, Any]:
     each = -(-returns.shape[1] // POINTS)
     starts = range(0, returns.shape[1] - each + 1, each)
     kept = [[float(f"{np.nanmean(row[i : i + each]):.3g}") for i in starts] for row in returns]
+    arguments = {name: value for name, value in metrics["arguments"].items() if name not in ("out", "quiet")}
+    metrics = metrics | {"arguments": arguments}
     return metrics | {"frames": [metrics["frames"][i + each - 1] for i in starts], "returns": kept}
 
 
