@@ -10,6 +10,10 @@ PQN (Gallici et al., 2024) with parallel games in their place. Acting and learni
 seeds. With --rom a real Atari game by ale-py (GPL-2, pip install ale-py), with the preprocessing of Mnih et al., where
 DQN runs for a time: enough to see it run and to measure its speed, not to learn.
 
+Measured with five seeds on two cores of an AMD EPYC (AVX-512): PQN on Breakout, 3,000,000 frames of each seed, plays to a
+mean return of 24.2, standard deviation 3.5, in 353 s of processor time; on Space Invaders, 1,190,000 frames, 101 and 11 in
+146 s; DQN on Breakout, 160,000 frames, 6.3 and 0.8 in 157 s. The curves are in docs/play.md.
+
 Prints the mean return of the episodes that end while it learns. Writes metrics.json with the learning curves, weights,
 an animation of a game beside what the network looks at, the figures and report.html under --out.
 """
@@ -42,7 +46,7 @@ from jaxconv.inspect import figures
 PARALLEL = PQN(envs=64, steps=16, epochs=1, minibatches=8, lr=1e-3, epsilon=(1.0, 0.02))
 # The number of returns in a learning curve.
 POINTS = 100
-FRAMES = {"pqn": 2_000_000, "dqn": 200_000}
+FRAMES = {"pqn": 3_000_000, "dqn": 200_000}
 # The steps of an animation.
 STEPS = 160
 # PPO of gymnax's table of environments (README of gymnax 1.0.1); its games have no sticky actions and 1,000 frames.
@@ -70,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--double", action="store_true", help="double Q-learning, for dqn")
     arguments.add_argument("--dueling", action="store_true", help="a dueling network")
     arguments.add_argument(
-        "--frames", type=positive(int), help="of each seed; default: 2,000,000 for pqn, 200,000 for dqn"
+        "--frames", type=positive(int), help="of each seed; default: 3,000,000 for pqn, 200,000 for dqn"
     )
     arguments.add_argument("--seconds", type=positive(float), default=60.0, help="of training, with --rom")
     arguments.add_argument("--seeds", type=positive(int), default=1, help="the number of seeds, trained in one program")
