@@ -10,9 +10,9 @@ PQN (Gallici et al., 2024) with parallel games in their place. Acting and learni
 seeds. With --rom a real Atari game by ale-py (GPL-2, pip install ale-py), with the preprocessing of Mnih et al., where
 DQN runs for a time: enough to see it run and to measure its speed, not to learn.
 
-Measured with five seeds on two cores of an AMD EPYC (AVX-512): PQN on Breakout, 3,000,000 frames of each seed, plays to a
-mean return of 24.2, standard deviation 3.5, in 353 s of processor time; on Space Invaders, 1,190,000 frames, 101 and 11 in
-146 s; DQN on Breakout, 160,000 frames, 6.3 and 0.8 in 157 s. The curves are in docs/play.md.
+Measured with five seeds on two cores of an AMD EPYC (AVX-512): PQN on Breakout, 3,000,000 frames of each seed, plays to
+a mean return of 24.2, standard deviation 3.5, in 353 s of processor time; on Space Invaders, 1,190,000 frames, 101 and
+11 in 146 s; DQN on Breakout, 160,000 frames, 6.3 and 0.8 in 157 s. The curves are in docs/play.md.
 
 Prints the mean return of the episodes that end while it learns. Writes metrics.json with the learning curves, weights,
 an animation of a game beside what the network looks at, the figures and report.html under --out.
