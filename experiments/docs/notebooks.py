@@ -11,7 +11,7 @@ from experiments.docs import ROOT
 FOLDER = ROOT / "notebooks"
 
 # Of several forms of one output the first that is there is shown.
-_IMAGES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
+_IMAGES = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/svg+xml": "svg"}
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 

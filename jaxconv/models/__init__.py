@@ -14,6 +14,7 @@ from jaxconv.models.convnext import *
 from jaxconv.models.densenet import *
 from jaxconv.models.descriptor import *
 from jaxconv.models.detection import *
+from jaxconv.models.dqn import *
 from jaxconv.models.efficientnet import *
 from jaxconv.models.efficientnet_lite import *
 from jaxconv.models.hed import *

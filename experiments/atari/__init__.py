@@ -1,0 +1,1 @@
+"""Deep Q-learning on games: `python -m experiments.atari`, see `experiments.atari.command`."""
