@@ -82,9 +82,7 @@ class Vocabulary:
         if unknown not in ("raise", "token"):
             raise ArgumentError(f'unknown must be "raise" or "token", got {unknown!r}')
         if isinstance(captions, str):
-            raise ArgumentError(
-                f"captions must be a sequence of texts, got the text {captions!r}: write [{captions!r}]"
-            )
+            raise ArgumentError(f"captions must be texts, got the text {captions!r}: write [{captions!r}]")
         tokens = {word: i for i, word in enumerate(self.words, len(SPECIAL))}
         rows = []
         for i, caption in enumerate(captions):
