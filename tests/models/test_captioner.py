@@ -135,7 +135,7 @@ def test_fit_trains_it_on_structured_targets_with_dropout_and_the_penalty():
 
     net, inputs = network(0.1), (IMAGES, TOKENS)
     fitted = jc.train.fit(
-        net, inputs, targets, optax.adam(0.03), loss=loss, epochs=12, batch_size=3, validation=(inputs, targets),
+        net, inputs, targets, optax.adam(0.05), loss=loss, epochs=25, batch_size=3, validation=(inputs, targets),
         progress=False,
     )  # fmt: skip
     first, last = fitted.history[0], fitted.history[-1]
