@@ -34,7 +34,8 @@ NO_FORMULA = {
         map_layers inline shared each heads backbone fpn auxiliary on_map resized top_down frozen remat
         mixed_precision jit explain lowering patch_lax convs_saveable fold_report predictor""",
     "files and data sets": """data.batches data.cifar10 data.coco_captions data.fashion_mnist data.flickr8k
-        data.ImageFolder data.image_cache data.image_folder data.mnist5k data.read_idx data.read_image data.split train.save train.restore""",
+        data.ImageFolder data.image_cache data.image_folder data.mnist5k data.read_idx data.read_image data.split
+        train.save train.restore""",
     "words": "data.Vocabulary data.vocabulary",
     "draws of where to cut, flip or cover": """data.random_* data.cutout data.CenterCrop data.RandomResizedCrop
         data.draw_* data.Affine""",
