@@ -139,7 +139,7 @@ def test_photographs_with_captions_train_a_decoder_on_a_frozen_network(tmp_path,
     [
         (["--image", "nowhere.png"], FileNotFoundError, "--image must name files, got nowhere.png"),
         (["--folder", "."], ValueError, "--folder must have images, got ., which has none"),
-        (["--coco", "captions.json"], ValueError, "--coco must come with --images"),
+        (["--coco", "captions.json"], ValueError, "--coco and --images must be given together"),
         (["--flickr8k", "."], jc.data.DataError, r"must have Flickr8k.token.txt or .*captions.txt, got none"),
         (["--coco", "captions.json", "--images", "."], jc.data.DataError, "captions.json must be JSON"),
     ],
