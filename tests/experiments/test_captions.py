@@ -66,6 +66,7 @@ def run(tmp_path_factory):
         yield captions.main([*SMALL, str(out)]), out
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_scores_and_pictures(run):
     metrics, out = run
     assert json.loads((out / "metrics.json").read_text()) == metrics
@@ -75,6 +76,7 @@ def test_a_run_writes_its_scores_and_pictures(run):
     assert "held-out pairs of color and shape" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_own_pictures_are_described_by_the_saved_network(run, tmp_path, capsys):
     _, out = run
     Image.new("RGB", (70, 60), "red").save(tmp_path / "one.png")
@@ -86,6 +88,7 @@ def test_own_pictures_are_described_by_the_saved_network(run, tmp_path, capsys):
     assert (out / "described.png").exists()
 
 
+@pytest.mark.slow
 def test_the_metric_in_training_is_whether_greedy_search_finds_the_caption(run):
     _, out = run
     options = captions.parser().parse_args(["--out", str(out)])
@@ -110,6 +113,7 @@ def test_bleu_is_sacrebleus_for_several_references():
     assert captions.bleu(["a red circle above a blue square", texts[1]], [[texts[0]], [texts[1]]]) < 80
 
 
+@pytest.mark.slow
 def test_photographs_with_captions_train_a_decoder_on_a_frozen_network(tmp_path, monkeypatch):
     net = jc.serial(conv=jc.Conv(1280, 3, stride=8), _relu1=jax.nn.relu, _fc=jc.GlobalAvgPool())
     params, state = net.init(jax.random.key(0), (1, 16, 16, 3))
@@ -152,6 +156,7 @@ def test_what_is_refused_before_training(arguments, error, match, tmp_path, monk
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_not_overwritten(run):
     with pytest.raises(ValueError, match=r"--out must be a new folder, got .*, which has a run: give"):
         captions.main([*SMALL, str(run[1])])
