@@ -1,6 +1,6 @@
 """Scenes of one or two objects with a sentence of a small grammar: "a red circle left of a blue square".
 
-There are six colors, four shapes and four relations. A scene of two objects is described from its larger object. Some
+There are ten colors, four shapes and four relations. A scene of two objects is described from its larger object. Some
 combinations are never in a training scene; `sentences` says which.
 """
 
@@ -16,8 +16,12 @@ COLORS = {
     "green": (45, 165, 70),
     "blue": (55, 85, 220),
     "yellow": (235, 205, 50),
-    "purple": (160, 60, 190),
+    "purple": (150, 50, 190),
+    "orange": (240, 130, 30),
+    "pink": (245, 150, 190),
+    "cyan": (60, 205, 215),
     "white": (240, 240, 240),
+    "black": (12, 12, 12),
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}

@@ -34,11 +34,12 @@ from jaxconv.data.captions import Captions, Vocabulary
 from jaxconv.data.images import ENDINGS
 from jaxconv.equal_batches import equal_batches
 from jaxconv.inspect import figures
-from jaxconv.tokens import PAD
+from jaxconv.tokens import PAD, UNKNOWN
 
 PHOTOGRAPH = 224
 LONGEST = 20
 PENALTY = 0.1
+FORGOTTEN = 0.25
 SHOWN = 4
 TESTS = {
     "training": "new pictures of sentences of training",
@@ -87,7 +88,7 @@ def network(encoder: jc.Layer, depth: int, words: int, hidden: int) -> Any:
     """Returns the captioner for an encoder of ``depth`` channels; word vectors are half as long as the hidden state."""
     cell = lstm(hidden // 2 + depth, hidden)
     return jc.models.captioner(
-        encoder, cell, words, hidden=hidden, embedding=hidden // 2, attention=hidden // 2, dropout=0.3
+        encoder, cell, words, hidden=hidden, embedding=hidden // 2, attention=hidden // 2, dropout=0.5
     )
 
 
@@ -104,6 +105,13 @@ def loss(outputs: Any, targets: Any) -> Any:
     words = jnp.sum(words * mask, 1) / jnp.sum(mask, 1)
     penalty = jc.losses.doubly_stochastic_loss(outputs["attention"], mask)
     return words + PENALTY * penalty, {"words": words, "penalty": penalty}
+
+
+def forget(key: jax.Array, inputs: Any, targets: Any) -> Any:
+    """Replaces some of the words that the decoder gets by ``<unk>``, so that it relies on the image more."""
+    images, words = inputs
+    forgotten = jax.random.bernoulli(key, FORGOTTEN, words.shape)
+    return (images, jnp.where(forgotten, UNKNOWN, words)), targets
 
 
 def exact(outputs: Any, targets: Any) -> jax.Array:
@@ -210,7 +218,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--tests", type=positive(int), default=1000, help="images of each test")
     arguments.add_argument("--least", type=positive(int), default=5, help="occurrences of a word in COCO or Flickr8k")
     arguments.add_argument("--hidden", type=positive(int), default=128, help="the size of the cell's hidden state")
-    arguments.add_argument("--epochs", type=positive(int), default=12, help="passes over the training captions")
+    arguments.add_argument("--epochs", type=positive(int), default=8, help="passes over the training captions")
     arguments.add_argument("--batch", type=positive(int), default=64, help="captions in each step")
     arguments.add_argument("--lr", type=positive(float), default=3e-3, help="the peak learning rate of the schedule")
     arguments.add_argument("--beams", type=positive(int), default=3, help="the width of the beam search")
@@ -246,6 +254,7 @@ def trained(net: Any, words: Vocabulary, length: int, options: argparse.Namespac
         epochs=options.epochs,
         batch_size=options.batch,
         key=options.seed,
+        augment=forget,
         preprocess=preprocess,
         metrics={"exact": exact},
         folder=options.out / "checkpoint",
