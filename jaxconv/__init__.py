@@ -32,6 +32,7 @@ from jaxconv.ops.lowering import lowering as lowering
 from jaxconv.patch import patch_lax as patch_lax
 from jaxconv.predict import *
 from jaxconv.pyramid import *
+from jaxconv.search import *
 from jaxconv.tree import *
 
 _PACKAGES = ("data", "detect", "inspect", "instances", "interop", "losses", "metrics", "models", "train", "weights")

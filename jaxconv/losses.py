@@ -1,4 +1,4 @@
-"""Losses of detection, segmentation and embeddings that optax does not have. Each returns a value for each example.
+"""Losses of detection, segmentation, embeddings and captions that optax does not have: a value for each example.
 
 Half precision is computed, and returned, in float32, as sums over many boxes or pixels need.
 """
@@ -350,12 +350,44 @@ def arcface_loss(
     return jax.nn.logsumexp(logits, 1) - scale * moved
 
 
+def doubly_stochastic_loss(attention: ArrayLike, mask: ArrayLike) -> Array:
+    """Returns the mean over positions of ``(1 - sum of the weights over all words)^2`` (Xu et al., 2015).
+
+    The weights of a word add up to 1. The penalty also draws the sum of a position's weights to 1, so that attention
+    leaves out no part of the image.
+
+    Args:
+      attention: floating-point array ``(N, T, *spatial)``, the weights of each word.
+      mask: bool or numbers ``(N, T)``: whether there is a word.
+
+    Returns:
+      Array ``(N,)``.
+
+    Raises:
+      ShapeError: a wrong shape.
+
+    The paper has the sum over positions in place of the mean.
+
+    >>> doubly_stochastic_loss(jnp.array([[[1.0, 0.0], [1.0, 0.0]]]), jnp.array([[True, False]]))
+    Array([0.5], dtype=float32)
+    """
+    [a] = map(_wide, as_floats(attention=attention))
+    there = jnp.asarray(mask)
+    if a.ndim < 3 or there.shape != a.shape[:2]:
+        raise ShapeError(
+            f"mask must have shape (N, T) for attention (N, T, *spatial), got {there.shape} and attention {a.shape}"
+        )
+    total = jnp.sum(jnp.where((there != 0)[..., None], a.reshape(*a.shape[:2], -1), 0), 1)
+    return jnp.mean((1 - total) ** 2, -1)
+
+
 __all__ = [
     "arcface_loss",
     "complete_box_iou_loss",
     "contrastive_loss",
     "dice_loss",
     "distance_box_iou_loss",
+    "doubly_stochastic_loss",
     "generalized_box_iou_loss",
     "lovasz_loss",
     "sigmoid_focal_loss",

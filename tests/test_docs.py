@@ -20,7 +20,7 @@ from experiments.docs import DOCS, ROOT, docstrings, notebooks, peers, pictures,
 
 # What a public name may lack, by the reason. Stars stand for any text.
 ERRORS = "ArgumentError DTypeError MissingKeyError ParameterError PathError ShapeError *.*Error"
-RETURNED = """fields.Field fields.InexactField data.Batches data.Dataset data.ImageCache
+RETURNED = """fields.Field fields.InexactField data.Batches data.Captions data.Dataset data.ImageCache
     inspect.Atlas inspect.Concept inspect.LayerStatistics inspect.Neighbors inspect.Pca inspect.Row
     inspect.SanityCheck inspect.Summary inspect.Tcav inspect.TopPatches detect.Detections train.FitResult
     weights.Comparison"""
@@ -33,9 +33,10 @@ NO_FORMULA = {
     "layers and tools of any function, which compute nothing of their own": """Layer Composite Run Fn Identity Flatten
         map_layers inline shared each heads backbone fpn auxiliary on_map resized top_down frozen remat
         mixed_precision jit explain lowering patch_lax convs_saveable fold_report predictor""",
-    "files and data sets": """data.batches data.cifar10 data.fashion_mnist data.galaxy10 data.gtsrb data.ImageFolder
-        data.image_cache data.image_folder data.mnist5k data.read_idx data.read_image data.split
-        train.save train.restore""",
+    "files and data sets": """data.batches data.cifar10 data.coco_captions data.fashion_mnist data.flickr8k
+        data.galaxy10 data.gtsrb data.ImageFolder data.image_cache data.image_folder data.mnist5k data.read_idx
+        data.read_image data.split train.save train.restore""",
+    "words": "data.Vocabulary data.vocabulary",
     "draws of where to cut, flip or cover": """data.random_* data.cutout data.CenterCrop data.RandomResizedCrop
         data.draw_* data.Affine""",
     "draws of colors and operations": "data.color_jitter data.rand_augment",
@@ -58,7 +59,7 @@ NO_PEER = {
 }
 NO_EXAMPLE = {
     "errors": ERRORS,
-    "records: in the example of what returns them": RETURNED.replace("data.Dataset", ""),
+    "records: in the example of what returns them": RETURNED.replace("data.Dataset", "").replace("data.Captions", ""),
     "sizes of a family, whose function has the example": "models.*_* models.*[0-9]*",
     "made by the functions of models, which have the examples": """detect.Detector detect.RetinaNet detect.FCOS
         detect.SSD detect.RCNN detect.CenterNet detect.NanoDet detect.PoseNet detect.RegionRules""",

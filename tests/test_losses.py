@@ -163,6 +163,18 @@ def test_arcface_adds_a_margin_to_the_angle():
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
+def test_doubly_stochastic_loss_is_its_formula_and_does_not_see_masked_words():
+    attention = RNG.dirichlet(np.ones(12), (3, 5)).reshape(3, 5, 3, 4)
+    mask = np.arange(5) < np.array([[5], [2], [0]])
+    want = [np.mean((1 - attention[i, : mask[i].sum()].sum(0)) ** 2) for i in range(3)]
+    assert_allclose(losses.doubly_stochastic_loss(attention, mask), want, rtol=1e-6)
+    assert_allclose(losses.doubly_stochastic_loss(attention.reshape(3, 5, 12), mask * 1), want, rtol=1e-6)
+    broken = np.where(mask[..., None, None], attention, np.nan)
+    gradient = jax.grad(lambda a: losses.doubly_stochastic_loss(a, mask).sum())(broken.astype(np.float32))
+    assert np.isfinite(gradient).all()
+    assert (np.asarray(gradient)[~mask] == 0).all()
+
+
 B, P, E, L = np.ones((3, 4)), np.ones((1, 4, 4, 2)), np.ones((3, 5)), np.zeros(3, int)
 
 
@@ -192,6 +204,7 @@ B, P, E, L = np.ones((3, 4)), np.ones((1, 4, 4, 2)), np.ones((3, 5)), np.zeros(3
         (lambda: losses.contrastive_loss(E, E, L[:2]), jc.ShapeError, r"same must have shape \(N,\) for .*got \(2,\)"),
         (lambda: losses.arcface_loss(E, np.ones((4, 2)), L), jc.ShapeError, r"kernel must have shape \(5, classes\)"),
         (lambda: losses.arcface_loss(E, E.T, L, margin=4), jc.ArgumentError, "margin must be a number from 0 to pi"),
+        (lambda: losses.doubly_stochastic_loss(P, L), jc.ShapeError, r"mask must have shape \(N, T\) for .*got \(3,\)"),
         (lambda: losses.arcface_loss(E, E.T, L, scale=0), jc.ArgumentError, "scale must be positive, got 0"),
     ],
 )

@@ -5,6 +5,7 @@ Downloads happen only with ``download=True``. Optional packages are imported on 
 
 from jaxconv.data.affine import Affine, draw_affine, warp, warp_boxes, warp_masks, warp_points
 from jaxconv.data.cache import ImageCache, image_cache
+from jaxconv.data.captions import Captions, Vocabulary, coco_captions, flickr8k, vocabulary
 from jaxconv.data.cifar import cifar10
 from jaxconv.data.color import color_jitter
 from jaxconv.data.crops import (
@@ -33,15 +34,18 @@ from jaxconv.data.windows import CenterCrop, RandomResizedCrop
 __all__ = [
     "Affine",
     "Batches",
+    "Captions",
     "CenterCrop",
     "DataError",
     "Dataset",
     "ImageCache",
     "ImageFolder",
     "RandomResizedCrop",
+    "Vocabulary",
     "batches",
     "channel_statistics",
     "cifar10",
+    "coco_captions",
     "color_jitter",
     "cutmix",
     "cutout",
@@ -52,6 +56,7 @@ __all__ = [
     "draw_resized_crop",
     "draw_shift",
     "fashion_mnist",
+    "flickr8k",
     "galaxy10",
     "gtsrb",
     "image_cache",
@@ -67,6 +72,7 @@ __all__ = [
     "read_idx",
     "read_image",
     "split",
+    "vocabulary",
     "warp",
     "warp_boxes",
     "warp_masks",

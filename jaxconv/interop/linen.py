@@ -13,7 +13,7 @@ from jaxconv.child import child_key
 from jaxconv.compose.base import as_layer
 from jaxconv.described import Described, name_of
 from jaxconv.errors import MissingKeyError
-from jaxconv.interop.mode import Flags, TrainArgument, flag_values, parameters, train_flags
+from jaxconv.interop.mode import Flags, TrainArgument, flag_values, parameters, spread, train_flags
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Layer, LayerLike, Params, State, Tree
 from jaxconv.structs import as_struct
@@ -96,18 +96,18 @@ class FromLinen(Described):
         """Returns fresh (params, state) for inputs shaped like ``x``: array, ShapeDtypeStruct or shape tuple."""
         module, arguments = self._mode(train=True)
         rngs: Any = {"params": as_key(key), "dropout": child_key(key, "dropout")}
-        x = as_struct(x)
-        begun = jax.eval_shape(lambda rngs, x: module.init(rngs, x, **arguments), rngs, x)
+        xs = spread(module, self.train_argument, as_struct(x))
+        begun = jax.eval_shape(lambda rngs, *xs: module.init(rngs, *xs, **arguments), rngs, *xs)
         again = jax.eval_shape(
-            lambda v, rngs, x: module.apply(v, x, rngs=rngs, mutable=[*v], **arguments)[1], begun, rngs, x
+            lambda v, rngs, *xs: module.apply(v, *xs, rngs=rngs, mutable=[*v], **arguments)[1], begun, rngs, *xs
         )
         kept = [name for name in begun if _structure(begun[name]) == _structure(again[name])]
-        variables = dict(unfreeze(meta.unbox(module.lazy_init(rngs, x, mutable=kept, **arguments))))
+        variables = dict(unfreeze(meta.unbox(module.lazy_init(rngs, *xs, mutable=kept, **arguments))))
         params = variables.pop("params", {})
         if variables:
             # In training mode init may update the state; in evaluation mode it does not.
             module, arguments = self._mode(train=False)
-            calm = unfreeze(meta.unbox(module.lazy_init(rngs, x, mutable=kept, **arguments)))
+            calm = unfreeze(meta.unbox(module.lazy_init(rngs, *xs, mutable=kept, **arguments)))
             variables = {
                 name: calm[name] if _structure(calm.get(name)) == _structure(tree) else tree
                 for name, tree in variables.items()
@@ -122,8 +122,9 @@ class FromLinen(Described):
         # Streams of other names use "params".
         rngs: Any = None if key is None else {"dropout": as_key(key), "params": child_key(key, "params")}
         variables = {"params": params, **state}
+        xs = spread(module, self.train_argument, x)
         try:
-            y, new = module.apply(variables, x, rngs=rngs, mutable=[*state] if train else [], **arguments)
+            y, new = module.apply(variables, *xs, rngs=rngs, mutable=[*state] if train else [], **arguments)
         except InvalidRngError as error:
             raise MissingKeyError(f"key must be given to a module with random numbers, got None: {error}") from error
         return y, {**state, **unfreeze(new)}
@@ -144,7 +145,10 @@ def _structure(tree: Tree) -> str:
 
 
 def from_linen(module: linen.Module, *, train_argument: TrainArgument = None) -> Layer:
-    """Returns a layer that runs a ``flax.linen`` module of one input, for use in `jaxconv.serial` and other composites.
+    """Returns a layer that runs a ``flax.linen`` module, for use in `jaxconv.serial` and other composites.
+
+    If the module's call has several arguments without default, the layer's input is a tuple of these: of a recurrent
+    cell ``(carry, inputs)``.
 
     ``params`` is the collection "params"; ``state`` has all other collections by name, which training updates:
     ``{"batch_stats": ...}``. Collections that a module sows into grow with each call, and are left out. ``key`` is the

@@ -41,6 +41,33 @@ def train_flags(module: Any, given: TrainArgument, fields: Iterable[str] = ()) -
     return tuple(flags.items())
 
 
+def spread(module: Any, flags: Flags, x: Any) -> tuple[Any, ...]:
+    """Returns the positional arguments of ``module.__call__``: ``x``, or its entries if the call needs several.
+
+    Args:
+      module: a Flax module.
+      flags: the arguments that select training, which are not inputs.
+      x: the input; a tuple for a module such as a recurrent cell, whose call has several arguments without default.
+
+    Raises:
+      ArgumentError: the call needs several inputs, and ``x`` is not a tuple of that length.
+    """
+    names = [
+        name
+        for name, p in list(parameters(module).items())[1:]
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and name not in dict(flags)
+    ]
+    if len(names) < 2:
+        return (x,)
+    if not isinstance(x, tuple | list) or len(x) != len(names):
+        got = f"{type(x).__name__}{f' of {len(x)}' if isinstance(x, tuple | list) else ''}"
+        raise ArgumentError(
+            f"x must be a tuple with an entry for each argument of {type(module).__name__}, ({', '.join(names)}), "
+            f"got {got}"
+        )
+    return tuple(x)
+
+
 def flag_values(flags: Flags, train: bool) -> dict[str, Any]:
     """Returns the arguments to pass, in training or in evaluation."""
     return {name: value == train for name, value in flags}

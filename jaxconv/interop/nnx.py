@@ -15,7 +15,7 @@ from jaxconv.child import child_key
 from jaxconv.compose.base import as_layer
 from jaxconv.described import Described, name_of
 from jaxconv.errors import ArgumentError, MissingKeyError
-from jaxconv.interop.mode import Flags, TrainArgument, flag_values, train_flags
+from jaxconv.interop.mode import Flags, TrainArgument, flag_values, spread, train_flags
 from jaxconv.keys import KeyLike, as_key
 from jaxconv.layer import Array, Layer, LayerLike, Params, State, Tree, take
 
@@ -183,7 +183,7 @@ class FromNnx(Described):
         """Returns the output and the new state."""
         module = self.merged(params, state, key)
         (module.train if train else module.eval)()
-        y = module(x, **flag_values(self.train_argument, train))
+        y = module(*spread(module, self.train_argument, x), **flag_values(self.train_argument, train))
         return y, self._trees(_values(module))[1] if train else state
 
     def merged(self, params: Params, state: State, key: Array | None) -> nnx.Module:
@@ -256,7 +256,10 @@ def from_nnx(
     train_argument: TrainArgument = None,
     make: Callable[[nnx.Rngs], nnx.Module] | None = None,
 ) -> tuple[Layer, Params, State]:
-    """Returns a layer that runs a ``flax.nnx`` module of one input, and the module's arrays as params and state.
+    """Returns a layer that runs a ``flax.nnx`` module, and the module's arrays as params and state.
+
+    If the module's call has several arguments without default, the layer's input is a tuple of these: of a recurrent
+    cell ``(carry, inputs)``.
 
     The layer contains the module's graph definition and no array. ``params`` has each ``nnx.Param``; ``state`` has the
     other variables, which training updates, except random keys, which are derived from ``key`` for each stream.
@@ -280,6 +283,11 @@ def from_nnx(
     (1, 8, 8, 8)
     >>> jc.summary(net, (1, 8, 8, 3)).parameters
     224
+    >>> cell, params, state = from_nnx(nnx.LSTMCell(3, 8, rngs=nnx.Rngs(0)))
+    >>> carry = (jnp.zeros((1, 8)), jnp.zeros((1, 8)))
+    >>> (carry, y), _ = cell.apply(params, state, (carry, jnp.ones((1, 3))))
+    >>> y.shape
+    (1, 8)
     """
     if isinstance(module, NnxNet):
         return module.net, *nnx.as_pure((module.params, module.state))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from jaxconv.models.alexnet import *
 from jaxconv.models.allconv import *
+from jaxconv.models.captioner import *
 from jaxconv.models.convnet import *
 from jaxconv.models.convnext import *
 from jaxconv.models.densenet import *

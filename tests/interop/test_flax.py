@@ -679,6 +679,71 @@ def test_an_nnx_module_with_split_keys_and_a_mode_in_its_call():
     assert one != two
 
 
+# --- Modules with several inputs --------------------------------------------------------------------------------------
+
+
+CARRY = (normal((4, 5), seed=1), normal((4, 5), seed=2))
+CELLS = {
+    "nnx.LSTMCell": functools.partial(nnx.LSTMCell, 2, 5),
+    "nnx.OptimizedLSTMCell": functools.partial(nnx.OptimizedLSTMCell, 2, 5),
+    "nnx.GRUCell": functools.partial(nnx.GRUCell, 2, 5),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_recurrent_cell_of_nnx_is_a_layer_of_a_tuple(name):
+    cell = CELLS[name](rngs=nnx.Rngs(0))
+    layer, params, state = from_nnx(cell, make=lambda rngs: CELLS[name](rngs=rngs))
+    carry, x = CARRY[0] if "GRU" in name else CARRY, X[:, 0, 0]
+    for train in (False, True):
+        y, same = jax.jit(layer.apply, static_argnames="train")(params, state, (carry, x), train=train)
+        assert_near(y, cell(carry, x))
+        assert_same(same, state)
+    again, _ = layer.init(KEY, (carry, x))
+    assert jax.tree.map(jnp.shape, again) == jax.tree.map(jnp.shape, params)
+    net = jc.serial(cell=layer, last=jc.Fn(lambda pair: pair[1]), fc=FC)
+    fresh, none = net.init(KEY, (carry, x))
+    assert net.apply(fresh, none, (carry, x))[0].shape == (4, 3)
+    back = to_nnx(layer, params=params, state=state)
+    assert_near(back(carry, x), cell(carry, x))
+
+
+def test_a_scan_over_a_cell_is_nnxs_rnn():
+    cell = CELLS["nnx.LSTMCell"](rngs=nnx.Rngs(0))
+    layer, params, state = from_nnx(cell)
+    x = X[:, :, 0]
+
+    def outputs(params):
+        zeros = (jnp.zeros((4, 5)), jnp.zeros((4, 5)))
+        step = lambda carry, x: layer.apply(params, state, (carry, x))[0]  # noqa: E731
+        return jnp.swapaxes(jax.lax.scan(step, zeros, jnp.swapaxes(x, 0, 1))[1], 0, 1)
+
+    # The module's own loop wants a carry, or keys that it does not use for zeros.
+    rnn = nnx.RNN(cell)
+    assert_near(outputs(params), rnn(x, initial_carry=(jnp.zeros((4, 5)), jnp.zeros((4, 5)))))
+    gradients = jax.grad(lambda params: (outputs(params) ** 2).sum())(params)
+    wanted = nnx.grad(lambda rnn: (rnn(x, initial_carry=(jnp.zeros((4, 5)),) * 2) ** 2).sum())(rnn)
+    assert_near(gradients, nnx.to_pure_dict(wanted)["cell"])
+
+
+def test_a_recurrent_cell_of_linen_is_a_layer_of_a_tuple():
+    cell, x = linen.LSTMCell(5), X[:, 0, 0]
+    layer = from_linen(cell)
+    params, state = layer.init(KEY, (CARRY, x))
+    assert state == {}
+    assert_near(layer.apply(params, state, (CARRY, x))[0], cell.apply({"params": params}, CARRY, x))
+
+
+@pytest.mark.parametrize("x", [X, (X,), {"carry": CARRY, "inputs": X}])
+def test_a_module_of_two_inputs_names_them_where_it_gets_others(x):
+    layer, params, state = from_nnx(CELLS["nnx.LSTMCell"](rngs=nnx.Rngs(0)))
+    match = r"x must be a tuple with an entry for each argument of LSTMCell, \(carry, inputs\), got "
+    with pytest.raises(jc.ArgumentError, match=match):
+        layer.apply(params, state, x)
+    with pytest.raises(jc.ArgumentError, match=match):
+        from_linen(linen.LSTMCell(5)).init(KEY, x)
+
+
 # --- Round trips ------------------------------------------------------------------------------------------------------
 
 

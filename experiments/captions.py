@@ -1,0 +1,431 @@
+"""Image captions: trains Show, Attend and Tell, and draws what the network looks at, word by word.
+
+    python -m experiments.captions
+    python -m experiments.captions --image mine/*.png
+    python -m experiments.captions --flickr8k flickr8k --out runs/flickr8k
+
+The network is `jaxconv.models.captioner` (Xu et al., 2015): a ConvNet, flax's LSTM cell through ``from_nnx``, soft
+attention, and the doubly stochastic penalty. In training the decoder gets the caption's own words (teacher forcing);
+captions are found by beam search.
+"""
+
+import argparse
+import functools
+import importlib.util
+import json
+import resource
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxconv as jc
+from experiments import finetune, pretrained, report
+from experiments.caption_scenes import SIZE, scenes, sentences
+from experiments.classify import Help, positive
+from experiments.images import central_crop, read_image
+from jaxconv.data.captions import Captions, Vocabulary
+from jaxconv.data.images import ENDINGS
+from jaxconv.equal_batches import equal_batches
+from jaxconv.inspect import figures
+from jaxconv.tokens import PAD, UNKNOWN
+
+PHOTOGRAPH = 224
+LONGEST = 20
+PENALTY = 0.1
+FORGOTTEN = 0.25
+SHOWN = 4
+TESTS = {
+    "training": "new pictures of sentences of training",
+    "sentences": "held-out sentences",
+    "pairs": "held-out pairs of color and shape",
+}
+
+# --- The network ------------------------------------------------------------------------------------------------------
+
+
+def with_position(x: jax.Array) -> jax.Array:
+    """Appends two channels to a feature map: the position's coordinates from -1 to 1 (Liu et al., 2018).
+
+    A weighted mean of features has no position without them, and "left of" is about positions.
+
+    >>> with_position(jnp.zeros((1, 3, 5, 8))).shape
+    (1, 3, 5, 10)
+    """
+    axes = [jnp.linspace(-1, 1, n, dtype=x.dtype) for n in x.shape[1:3]]
+    grid = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1)
+    return jnp.concatenate([x, jnp.broadcast_to(grid, (*x.shape[:-1], 2))], -1)
+
+
+def small_encoder(widths: Sequence[int] = (16, 32, 64)) -> jc.Layer:
+    """Returns the ConvNet for scenes: blocks of convolution, batch norm and ReLU with a max pool between them."""
+    blocks = [jc.serial(conv=jc.Conv(width, bias=False), bn=jc.BatchNorm(), relu=jax.nn.relu) for width in widths]
+    layers: dict[str, Any] = {}
+    for i, block in enumerate(blocks, 1):
+        layers |= {f"block{i}": block} | ({f"pool{i}": jc.MaxPool(2)} if i < len(blocks) else {})
+    return jc.serial(**layers, position=with_position)
+
+
+def lstm(width: int, hidden: int) -> jc.Layer:
+    """Returns flax's LSTM cell as a layer."""
+    if not importlib.util.find_spec("flax"):
+        raise ImportError("experiments.captions needs flax: pip install 'jaxconv[captions]'")
+    from flax import nnx
+
+    def make(rngs: nnx.Rngs) -> nnx.Module:
+        return nnx.OptimizedLSTMCell(width, hidden, rngs=rngs)
+
+    return jc.interop.flax.from_nnx(make(nnx.Rngs(0)), make=make)[0]
+
+
+def network(encoder: jc.Layer, depth: int, words: int, hidden: int) -> Any:
+    """Returns the captioner for an encoder of ``depth`` channels; word vectors are half as long as the hidden state."""
+    cell = lstm(hidden // 2 + depth, hidden)
+    return jc.models.captioner(
+        encoder, cell, words, hidden=hidden, embedding=hidden // 2, attention=hidden // 2, dropout=0.5
+    )
+
+
+def preprocess(inputs: Any) -> Any:
+    """Scales the images of the pair (images, words)."""
+    images, words = inputs
+    return pretrained.scaled_around_127(images), words
+
+
+def loss(outputs: Any, targets: Any) -> Any:
+    """Returns the mean cross-entropy of a caption's words and the penalty of its attention."""
+    mask = targets["mask"]
+    words = optax.softmax_cross_entropy_with_integer_labels(outputs["scores"], targets["tokens"])
+    words = jnp.sum(words * mask, 1) / jnp.sum(mask, 1)
+    penalty = jc.losses.doubly_stochastic_loss(outputs["attention"], mask)
+    return words + PENALTY * penalty, {"words": words, "penalty": penalty}
+
+
+def forget(key: jax.Array, inputs: Any, targets: Any) -> Any:
+    """Replaces some of the words that the decoder gets by ``<unk>``, so that it relies on the image more."""
+    images, words = inputs
+    forgotten = jax.random.bernoulli(key, FORGOTTEN, words.shape)
+    return (images, jnp.where(forgotten, UNKNOWN, words)), targets
+
+
+def exact(outputs: Any, targets: Any) -> jax.Array:
+    """Returns whether each word is the most probable one after the true words before it.
+
+    If so for all words, greedy search finds this caption, and otherwise another one.
+    """
+    return jnp.all((outputs["scores"].argmax(-1) == targets["tokens"]) | ~targets["mask"], 1)
+
+
+def pair(images: Any, tokens: Any) -> tuple[Any, Any]:
+    """Returns the inputs and the targets of training."""
+    return (images, tokens), {"tokens": tokens, "mask": tokens != PAD}
+
+
+def schedule(lr: float) -> Callable[[int], optax.GradientTransformation]:
+    def make(steps: int) -> optax.GradientTransformation:
+        adam = optax.adamw(optax.cosine_onecycle_schedule(steps, lr), weight_decay=0.01)
+        return optax.chain(optax.clip_by_global_norm(1.0), adam)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network with its vocabulary."""
+
+    net: Any
+    params: Any
+    state: Any
+    words: Vocabulary
+    length: int
+
+    def describe(self, images: np.ndarray, beams: int, batch: int = 250) -> list[str]:
+        """Returns the most probable caption of each image that a beam search finds."""
+        found = []
+        for part in equal_batches(images, batch):
+            tokens = _search(self.net, self.length, beams, self.params, self.state, part.items)
+            found.append(np.asarray(tokens)[part.skip :])
+        return self.words.decode(np.concatenate(found))
+
+    def attention(self, image: np.ndarray, caption: str) -> np.ndarray:
+        """Returns where the decoder looks for each word of a caption, ``(words, h, w)``."""
+        tokens = self.words.encode([caption])
+        inputs = preprocess((jnp.asarray(image[None]), jnp.asarray(tokens)))
+        return np.asarray(self.net.apply(self.params, self.state, inputs)[0]["attention"][0, :-1])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _search(net: Any, length: int, beams: int, params: Any, state: Any, images: jax.Array) -> jax.Array:
+    images = pretrained.scaled_around_127(images)
+    return net.describe(params, state, images, length=length, beams=beams)[0][:, 0]
+
+
+# --- Scores and pictures ----------------------------------------------------------------------------------------------
+
+
+def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Returns BLEU-4 of captions by sacrebleu, from 0 to 100; an image may have several references.
+
+    >>> bleu(["a red circle left of a blue square"], [["a red circle left of a blue square", "a circle"]])
+    100.0
+    """
+    if not importlib.util.find_spec("sacrebleu"):
+        raise ImportError("experiments.captions needs sacrebleu: pip install 'jaxconv[captions]'")
+    import sacrebleu
+
+    most = max(map(len, references))
+    columns = [[texts[i] if i < len(texts) else None for texts in references] for i in range(most)]
+    return round(sacrebleu.corpus_bleu(captions, columns, tokenize="none", force=True).score, 2)  # type: ignore[arg-type]
+
+
+def attention_figure(model: Model, images: np.ndarray, captions: Sequence[str]) -> Any:
+    """Draws each image with its caption, and beside it where the network looks for each word: one row an image."""
+    columns = 1 + max(len(caption.split()) for caption in captions)
+    pictures, maps, titles = [], [], []
+    for image, caption in zip(images, captions, strict=True):
+        weights = model.attention(image, caption)
+        # The image alone, then a picture for each word; a shorter caption leaves the end of its row blank.
+        blank = columns - 1 - len(weights)
+        pictures += [image] * (1 + len(weights)) + [np.full_like(image, 255)] * blank
+        maps += [np.zeros_like(weights[0]), *weights, *[np.zeros_like(weights[0])] * blank]
+        titles += ["", *caption.split(), *[""] * blank]
+    return figures.heat_maps(np.stack(pictures), np.stack(maps), titles, columns=columns)
+
+
+# --- The command ------------------------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(
+        "python -m experiments.captions",
+        description=(__doc__ or "").split("\n\n", 1)[0],
+        formatter_class=Help,
+    )
+    source = arguments.add_mutually_exclusive_group()
+    source.add_argument("--coco", type=Path, metavar="PATH", help="train on COCO: a captions_*.json, with --images")
+    source.add_argument("--flickr8k", type=Path, metavar="PATH", help="train on the folder of Flickr8k")
+    arguments.add_argument("--images", type=Path, help="with --coco, the folder of the images")
+    arguments.add_argument("--image", nargs="+", default=[], metavar="FILE", help="your pictures, to be described")
+    arguments.add_argument("--folder", type=Path, help="a folder of your pictures, to be described")
+    arguments.add_argument("--weights", type=Path, help="of EfficientNet-Lite0, for COCO and Flickr8k")
+    arguments.add_argument("--scenes", type=positive(int), default=16000, help="training scenes")
+    arguments.add_argument("--tests", type=positive(int), default=1000, help="images of each test")
+    arguments.add_argument("--least", type=positive(int), default=5, help="occurrences of a word in COCO or Flickr8k")
+    arguments.add_argument("--hidden", type=positive(int), default=128, help="the size of the cell's hidden state")
+    arguments.add_argument("--epochs", type=positive(int), default=8, help="passes over the training captions")
+    arguments.add_argument("--batch", type=positive(int), default=64, help="captions in each step")
+    arguments.add_argument("--lr", type=positive(float), default=3e-3, help="the peak learning rate of the schedule")
+    arguments.add_argument("--beams", type=positive(int), default=3, help="the width of the beam search")
+    arguments.add_argument("--seed", type=int, default=0, help="the seed of weights, scenes and order")
+    arguments.add_argument("--out", type=Path, default=Path("runs/captions"), help="a folder for the report")
+    arguments.add_argument("--quiet", action="store_true", help="no progress bars")
+    return arguments
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The batches (images, tokens) of a `jaxconv.data.Batches` as the inputs and the targets of training."""
+
+    batches: jc.data.Batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.epoch(0)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
+        """Yields the batches of an epoch, which `jaxconv.train.fit` asks for by its number."""
+        return (pair(*batch) for batch in self.batches.epoch(number, start))
+
+
+def trained(net: Any, words: Vocabulary, length: int, options: argparse.Namespace, data: Any, **given: Any) -> Model:
+    """Returns the network after training, and saves the weights and the vocabulary under --out."""
+    fitted = jc.train.fit(
+        net,
+        *data,
+        loss=loss,
+        epochs=options.epochs,
+        batch_size=options.batch,
+        key=options.seed,
+        augment=forget,
+        preprocess=preprocess,
+        metrics={"exact": exact},
+        folder=options.out / "checkpoint",
+        progress=not options.quiet,
+        **given,
+    )
+    report.write_results(options.out / "history.json", fitted.history)
+    kind = "photographs" if options.coco or options.flickr8k else "scenes"
+    report.write_json(
+        options.out / "model.json",
+        {"data": kind, "hidden": options.hidden, "length": length, "words": list(words.words)},
+    )
+    return Model(net, fitted.train_state.params, fitted.train_state.state, words, length)
+
+
+def from_scenes(options: argparse.Namespace) -> tuple[Model, dict[str, Any], np.ndarray]:
+    """Trains on scenes; returns the network, its scores in each test, and some test images of held-out pairs."""
+    parts = sentences()
+    images, captions = scenes(parts["training"], options.scenes, options.seed, quiet=options.quiet)
+    words = jc.data.vocabulary(map(str, parts["training"]))
+    tokens = words.encode(captions)
+    tests = {name: scenes(parts[name], options.tests, options.seed + 1 + i) for i, name in enumerate(parts)}
+    seen = tests["training"]
+    net = network(small_encoder(), 66, len(words), options.hidden)
+    print(jc.summary(net, pair(images[:1].astype(np.float32), tokens[:1])[0]))
+    held = pair(seen[0], words.encode(seen[1], length=tokens.shape[1]))
+    data = *pair(images, tokens), schedule(options.lr)
+    model = trained(net, words, tokens.shape[1], options, data, validation=held, monitor="validation_exact", mode="max")
+    scores = {}
+    for name, (pictures, truth) in tests.items():
+        greedy, beam = (model.describe(pictures, beams) for beams in (1, options.beams))
+        scores[name] = {
+            "exact_greedy": float(np.mean(np.array(greedy) == np.array(truth))),
+            "exact_beam": float(np.mean(np.array(beam) == np.array(truth))),
+            "bleu4_beam": bleu(beam, [[text] for text in truth]),
+        }
+        print(f"{TESTS[name]}: " + ", ".join(f"{k} {v:.3g}" for k, v in scores[name].items()))
+    long = [i for i, text in enumerate(tests["pairs"][1]) if len(text.split()) > 6]
+    return model, scores, tests["pairs"][0][long[:SHOWN]]
+
+
+def photograph_network(words: int, options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Returns a captioner on the frozen feature map of EfficientNet-Lite0, with its params and state."""
+    whole = pretrained.efficientnet_lite0(options.weights)
+    children = [*whole.net.children]  # type: ignore[attr-defined]
+    trunk = dict(children[: [name for name, _ in children].index("_relu1") + 1])
+    net = network(jc.frozen(jc.serial(**trunk)), 1280, words, options.hidden)
+    example = jnp.zeros((1, PHOTOGRAPH, PHOTOGRAPH, 3)), jnp.zeros((1, 2), jnp.int32)
+    params, state = net.init(jax.random.key(options.seed), example)
+    for tree, known in ((params, whole.params), (state, whole.state)):
+        tree["encoder"] = {name: known[name] for name in tree["encoder"]}
+    return net, params, state
+
+
+def from_photographs(data: Captions, options: argparse.Namespace) -> tuple[Model, dict[str, Any], np.ndarray]:
+    """Trains on COCO or Flickr8k; returns the network, BLEU-4 of held-out photographs, and some of these."""
+    order = np.random.default_rng(options.seed).permutation(len(data))
+    held = min(options.tests, len(data) // 5)
+    test, train = data.take(order[:held]), data.take(order[held:])
+    words = jc.data.vocabulary(train.all(), least=options.least)
+    examples = train.examples(words, length=LONGEST, unknown="token")
+    print(f"{train}, {len(words)} words; {held} images are held out")
+    net, params, state = photograph_network(len(words), options)
+    crop = jc.data.RandomResizedCrop(PHOTOGRAPH, scale=(0.7, 1.0), flip=False)
+    batches = jc.data.batches(examples, options.batch, key=options.seed, crop=crop, remainder="drop")
+    model = trained(
+        net,
+        words,
+        LONGEST,
+        options,
+        (Pairs(batches), None, finetune.optimizer(options.lr, ["decoder"])),
+        init=(params, state),
+    )
+    images = np.stack([central_crop(read_image(Path(test.root, name)), PHOTOGRAPH) for name in test.names])
+    found = model.describe(images, options.beams, batch=16)
+    references = [words.decode(words.encode(texts, unknown="token")) for texts in test.texts]
+    scores = {"held out": {"bleu4_beam": bleu(found, references)}}
+    print(f"held-out photographs: BLEU-4 {scores['held out']['bleu4_beam']}")
+    return model, scores, images[:SHOWN]
+
+
+def saved(options: argparse.Namespace) -> Model:
+    """Returns the network of the run in --out."""
+    facts = json.loads((options.out / "model.json").read_text())
+    words = Vocabulary(tuple(facts["words"]))
+    options.hidden = facts["hidden"]
+    if facts["data"] == "scenes":
+        net = network(small_encoder(), 66, len(words), options.hidden)
+    else:
+        net, _, _ = photograph_network(len(words), options)
+    found = jc.train.restore(options.out / "checkpoint", "last")
+    return Model(net, found.params, found.state, words, facts["length"])
+
+
+def pictures_of(options: argparse.Namespace) -> list[Path]:
+    """Returns the files that --image and --folder name."""
+    found = [Path(name) for name in options.image]
+    if options.folder is not None:
+        inside = sorted(path for path in options.folder.iterdir() if path.suffix.lower() in ENDINGS)
+        if not inside:
+            raise ValueError(f"--folder must have images, got {options.folder}, which has none")
+        found += inside
+    if missing := [path for path in found if not path.is_file()]:
+        raise FileNotFoundError(f"--image must name files, got {missing[0]}, which does not exist")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    options = parser().parse_args(argv)
+    own = pictures_of(options)
+    if (options.coco is None) != (options.images is None):
+        raise ValueError(
+            "--coco and --images must be given together: the file of captions, and the folder of its images"
+        )
+    bleu(["a"], [["a"]])  # That a package is missing must show before the training.
+    before = (options.out / "model.json").exists()
+    if before and not own:
+        raise ValueError(
+            f"--out must be a new folder, got {options.out}, which has a run: give --image or --folder to use it"
+        )
+    metrics: dict[str, Any] = {}
+    parts: list[tuple[str, str, Any]] = []
+    if before:
+        model = saved(options)
+    else:
+        data = None
+        if options.coco is not None:
+            data = jc.data.coco_captions(options.coco, options.images)
+        elif options.flickr8k is not None:
+            data = jc.data.flickr8k(options.flickr8k)
+        options.out.mkdir(parents=True, exist_ok=True)
+        model, found, shown = from_scenes(options) if data is None else from_photographs(data, options)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        metrics = {
+            "scores": found,
+            "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
+            **report.environment(),
+            "seed": options.seed,
+            "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
+        }
+        report.write_json(options.out / "metrics.json", metrics)
+        figure = attention_figure(model, shown, model.describe(shown, options.beams))
+        history = json.loads((options.out / "history.json").read_text())
+        parts = [
+            ("attention", "Attention for each word, on held-out images", figure),
+            ("learning_curves", "Learning curves", figures.learning_curves(history)),
+        ]
+    if own:
+        side = SIZE if json.loads((options.out / "model.json").read_text())["data"] == "scenes" else PHOTOGRAPH
+        images = np.stack([central_crop(read_image(path), side, 1.0) for path in own])
+        captions = model.describe(images, options.beams, batch=16)
+        for path, caption in zip(own, captions, strict=True):
+            print(f"{path}: {caption}")
+        metrics["captions"] = {str(path): caption for path, caption in zip(own, captions, strict=True)}
+        report.write_json(options.out / "captions.json", metrics["captions"])
+        some = slice(0, 2 * SHOWN)
+        parts.append(("described", "Your pictures", attention_figure(model, images[some], captions[some])))
+    facts = {
+        **{
+            f"{k}, {TESTS.get(name, name)}": v
+            for name, row in metrics.get("scores", {}).items()
+            for k, v in row.items()
+        },
+        **{k: metrics[k] for k in ("device", "processor_seconds") if k in metrics},
+    }
+    print(f"open {report.write_report(options.out, 'Captions', facts, parts)}")
+    return metrics
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
