@@ -70,7 +70,7 @@ class Predictor:
     @property
     def weights(self) -> tuple[Params, State]:
         """The folded ``(params, state)``, made anew from the arrays that the programs read."""
-        return self._tree.unflatten(map(self._weight, range(len(self._structs))))
+        return jax.tree.unflatten(self._tree, [self._weight(i) for i in range(len(self._structs))])
 
     def _weight(self, leaf: int) -> np.ndarray:
         if leaf in self._waiting:
@@ -95,7 +95,7 @@ class Predictor:
           x: an input, or its type.
         """
         with onednn.unstored():
-            return explain(self.function, self._tree.unflatten(self._structs), x)
+            return explain(self.function, jax.tree.unflatten(self._tree, self._structs), x)
 
     def __repr__(self) -> str:
         memory = ", ".join(f"{size}: {needed / 2**20:.0f} MiB" for size, needed in self.memory.items())
@@ -112,7 +112,7 @@ class Predictor:
         """Returns the program for an input of as many examples as ``x``, or for fewer: see `_fitting`."""
         (size, *_), key = jax.tree.leaves(x)[0].shape, _key(x)
         if (size, key) not in self._programs:
-            traced = jax.jit(self.function).trace(self._tree.unflatten(self._structs), x)
+            traced = jax.jit(self.function).trace(jax.tree.unflatten(self._tree, self._structs), x)
             count = _fitting(traced.jaxpr, size)
             fits = count == size
             self._programs[size, key] = self._compiled(traced, x) if fits else self._program(_sized(x, count))
