@@ -12,6 +12,7 @@ import numpy as np
 from jaxconv.errors import ArgumentError, DTypeError, ShapeError
 from jaxconv.geometry import as_int
 from jaxconv.ops.nms import check_fraction
+from jaxconv.ops.polygons import directions
 
 
 def _plane(a: Any, name: str) -> np.ndarray:
@@ -193,7 +194,103 @@ def draw_polygons(polygons: Any, size: Sequence[int]) -> np.ndarray:
     return labels
 
 
-__all__ = ["connected_components", "draw_polygons", "polygon_nms", "watershed"]
+def star_probabilities(labels: Any) -> np.ndarray:
+    """Returns StarDist's targets of object probabilities: 1 in the middle of an object, less towards its boundary.
+
+    Args:
+      labels: integers ``(height, width)`` or ``(depth, height, width)``: 0 is background, others are objects.
+
+    Returns:
+      float32 array of the same shape: the distance to the nearest pixel that is not of the object, divided by the
+      largest such distance in the object; 0 on the background. Outside of the image nothing is known, so its border is
+      no boundary, unless one object fills the image.
+
+    Raises:
+      ShapeError: another number of axes.
+      DTypeError: labels are not integers.
+      ArgumentError: a label is negative.
+
+    Equals `stardist.utils.edt_prob`.
+
+    >>> star_probabilities([[0, 3, 3, 3, 3, 3, 0]])
+    array([[0.        , 0.33333334, 0.6666667 , 1.        , 0.6666667 , 0.33333334, 0.        ]], dtype=float32)
+    """
+    from scipy import ndimage
+
+    array = _plane(labels, "labels")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise DTypeError(f"labels must be integers, got {array.dtype}")
+    if array.size and array.min() < 0:
+        raise ArgumentError(f"labels must not be negative, got {array.min()}")
+    if array.size and array.min() == array.max() > 0:
+        inner = tuple(slice(1, -1) for _ in array.shape)
+        return star_probabilities(np.pad(array, 1))[inner]
+    found = np.zeros(array.shape, np.float32)
+    for label, box in enumerate(ndimage.find_objects(array.astype(np.int64)), 1):
+        if box is None:
+            continue
+        # A pixel more on each side, where the image has one.
+        grown = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
+        own = array[grown] == label
+        distance = ndimage.distance_transform_edt(own)
+        found[grown][own] = distance[own] / distance.max()
+    return found
+
+
+def star_objects(
+    probabilities: Any, distances: Any, *, threshold: float = 0.5, iou_threshold: float = 0.4
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the objects in StarDist's output for an image: star-convex polygons, of which none overlap too much.
+
+    Args:
+      probabilities: ``(height, width)``: the probability that a pixel is in the middle of an object.
+      distances: ``(height, width, rays)``, as `jaxconv.star_polygons` takes them.
+      threshold: the probability that an object has at least.
+      iou_threshold: polygons whose IoU with a better one is greater are suppressed, by `polygon_nms`.
+
+    Returns:
+      Polygons ``(N, rays, 2)``, corners x and y, and their probabilities ``(N,)``, highest first: what `draw_polygons`
+      takes.
+
+    Raises:
+      ShapeError: shapes do not fit.
+      ArgumentError: a threshold is not from 0 to 1.
+
+    Only pixels whose probability is the largest of the 5x5 pixels around them are candidates. StarDist takes all of
+    them, most of which the suppression removes.
+
+    >>> labels = np.zeros((12, 24), int)
+    >>> labels[2:9, 2:9], labels[3:11, 10:20] = 1, 2
+    >>> polygons, scores = star_objects(star_probabilities(labels), jc.star_distances(labels, 16))
+    >>> polygons.shape
+    (2, 16, 2)
+    """
+    from scipy import ndimage
+
+    scores, reach = np.asarray(probabilities), np.asarray(distances)
+    if scores.ndim != 2 or reach.ndim != 3 or reach.shape[:2] != scores.shape or reach.shape[2] < 3:
+        raise ShapeError(
+            f"distances must have shape (height, width, rays) with at least 3 rays for probabilities (height, width), "
+            f"got {reach.shape} and {scores.shape}"
+        )
+    least = check_fraction(threshold, "threshold")
+    largest = ndimage.maximum_filter(scores, 5, mode="nearest")
+    at = np.argwhere((scores == largest) & (scores >= least) & (scores > 0))
+    rows, columns = at.T
+    steps = np.maximum(reach[rows, columns], 0)[..., None] * directions(reach.shape[2])
+    polygons, found = at[:, None, ::-1] + steps, scores[rows, columns]
+    kept = polygon_nms(polygons, found, iou_threshold)
+    return polygons[kept], found[kept]
+
+
+__all__ = [
+    "connected_components",
+    "draw_polygons",
+    "polygon_nms",
+    "star_objects",
+    "star_probabilities",
+    "watershed",
+]
 
 
 def __dir__() -> list[str]:

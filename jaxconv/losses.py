@@ -381,6 +381,57 @@ def doubly_stochastic_loss(attention: ArrayLike, mask: ArrayLike) -> Array:
     return jnp.mean((1 - total) ** 2, -1)
 
 
+def stardist_loss(
+    logits: ArrayLike,
+    distances: ArrayLike,
+    probabilities: ArrayLike,
+    target_distances: ArrayLike,
+    *,
+    weight: float = 0.2,
+    background: float = 1e-4,
+) -> Array:
+    """Returns StarDist's loss of each image: cross-entropy of probabilities, and the error of distances in objects.
+
+    Args:
+      logits: floating-point array ``(N, *spatial, 1)``: what `jaxconv.models.stardist` returns as prob.
+      distances: floating-point array ``(N, *spatial, rays)``: what it returns as dist.
+      probabilities: floating-point array ``(N, *spatial, 1)``: `jaxconv.instances.star_probabilities`. The
+        cross-entropy leaves out pixels where it is negative.
+      target_distances: floating-point array ``(N, *spatial, rays)``: `jaxconv.star_distances`.
+      weight: the weight of the distances.
+      background: the weight of the magnitude of distances on the background, against that of their error.
+
+    Returns:
+      Array ``(N,)``, whose mean is the loss of the batch: the mean binary cross-entropy, and ``weight`` times the mean
+      absolute error of distances, in which pixels have their target probability as weight.
+
+    Raises:
+      ShapeError: shapes differ.
+
+    Schmidt et al., 2018, as in stardist's ``StarDist2D``: the weights of pixels are divided by their mean.
+
+    >>> logits, distances = jnp.zeros((1, 2, 2, 1)), jnp.full((1, 2, 2, 8), 3.0)
+    >>> stardist_loss(logits, distances, jnp.ones((1, 2, 2, 1)), distances + 1).round(4)
+    Array([0.8931], dtype=float32)
+    """
+    x, d = map(_wide, as_floats(logits=logits, distances=distances))
+    p, t = map(_wide, as_floats(probabilities=probabilities, target_distances=target_distances))
+    if x.ndim < 2 or d.ndim != x.ndim or d.shape[:-1] != x.shape[:-1] or x.shape[-1] != 1:
+        raise ShapeError(
+            f"logits must have shape (N, *spatial, 1) and distances (N, *spatial, rays), got {x.shape} and {d.shape}"
+        )
+    _same_shape("probabilities", p, "logits", x)
+    _same_shape("target_distances", t, "distances", d)
+    each = tuple(range(1, x.ndim))
+    known = p >= 0
+    entropy = -(p * jax.nn.log_sigmoid(x) + (1 - p) * jax.nn.log_sigmoid(-x))
+    classification = jnp.sum(jnp.where(known, entropy, 0), each) * (len(x) / jnp.maximum(known.sum(), 1))
+    inside = jnp.maximum(p, 0)
+    error = jnp.mean(inside * jnp.abs(t - d), each) / (jnp.mean(inside) + 1e-7)
+    outside = jnp.mean((1 - inside) * jnp.abs(d), each)
+    return classification + weight * (error + background * outside)
+
+
 __all__ = [
     "arcface_loss",
     "complete_box_iou_loss",
@@ -391,6 +442,7 @@ __all__ = [
     "generalized_box_iou_loss",
     "lovasz_loss",
     "sigmoid_focal_loss",
+    "stardist_loss",
     "triplet_loss",
     "tversky_loss",
 ]

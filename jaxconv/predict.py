@@ -209,8 +209,8 @@ def predictor(
     The network is folded (`fold`), each layer and what follows it is one call where oneDNN has it, and kernels are
     stored once in the order in which oneDNN reads them. Programs are compiled for fixed batches: an input of another
     number of examples is padded with zeros to the next batch, and split into the largest ones. On CPU a program is for
-    fewer examples where its arrays would otherwise be larger than the memory that the C library keeps. Images that need
-    more memory than there is are to be cut into tiles by the caller.
+    fewer examples where its arrays would otherwise be larger than the memory that the C library keeps. An image that
+    needs more memory than there is can be computed in tiles, by `jaxconv.train.predict_tiled`.
 
     jaxlib cannot store programs that call oneDNN. Programs call it also where ``jax_compilation_cache_dir`` is set, and
     are compiled in each process: a program of calls has little that is left to compile.

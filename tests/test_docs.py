@@ -42,7 +42,7 @@ NO_FORMULA = {
     "draws of colors and operations": "data.color_jitter data.rand_augment",
     "weights and modules from one library to another": "weights.* interop.*",
     "loops over batches with the loss that they are given": """train.fit train.train_step train.evaluate train.predict
-        train.TrainState inspect.minimize inspect.Recorder""",
+        train.predict_tiled train.TrainState inspect.minimize inspect.Recorder""",
     "what a run does beside training, and a metric of the caller's": """train.csv_file train.early_stopping
         train.json_lines train.tensorboard train.data_shard train.initialize_distributed metrics.Metric metrics.add""",
     "what a network holds or gives, as it is": """inspect.activations inspect.explore inspect.filters inspect.summary

@@ -74,6 +74,40 @@ def test_star_convex_objects_come_back():
     assert ((drawn > 0) == (labels > 0)).mean() > 0.98
 
 
+def test_probabilities_are_the_distance_to_the_boundary():
+    labels = np.where(disk(15, 20, 9), 5, np.where(disk(25, 20, 8), 2, np.where(disk(48, 38, 7), 3, 0)))
+    got = instances.star_probabilities(labels)
+    assert got.dtype == np.float32
+    rows, columns = np.indices(labels.shape)
+    for label in (2, 3, 5):
+        own = labels == label
+        outside = np.argwhere(~own)
+        distances = np.array([np.hypot(*(outside - at).T).min() for at in np.argwhere(own)])
+        np.testing.assert_allclose(got[own], distances / distances.max(), rtol=1e-6)
+    assert_array_equal(got[labels == 0], 0)
+    # One object without a background: it ends with the image.
+    full = instances.star_probabilities(np.ones((5, 7), int))
+    steps = np.minimum(np.minimum(rows, 4 - rows), np.minimum(columns, 6 - columns))[:5, :7] + 1
+    np.testing.assert_allclose(full, steps / 3, rtol=1e-6)
+    assert instances.star_probabilities(np.zeros((3, 4, 5), int)).shape == (3, 4, 5)
+
+
+def test_objects_are_found_in_perfect_outputs():
+    labels = np.zeros((60, 80), int)
+    # Two that touch, one alone, one at the border.
+    for label, (x, y, radius) in enumerate([(15, 20, 9), (32, 20, 8), (60, 40, 11), (78, 10, 8)], 1):
+        labels[disk(x, y, radius, labels.shape) & (labels == 0)] = label
+    polygons, scores = instances.star_objects(instances.star_probabilities(labels), jc.star_distances(labels, 32))
+    assert polygons.shape == (4, 32, 2)
+    assert (np.diff(scores) <= 0).all()
+    found = instances.draw_polygons(polygons, labels.shape)
+    metric = jc.metrics.instance_precision()
+    assert metric.finish(metric.update(found[None], labels.astype(np.int32)[None]))["AP80"] == 1
+    nothing = instances.star_objects(np.zeros((9, 9)), np.zeros((9, 9, 8)))
+    assert [a.shape for a in nothing] == [(0, 8, 2), (0,)]
+    assert len(instances.star_objects(np.full((4, 4), 0.4), np.ones((4, 4, 8)), threshold=0.5)[1]) == 0
+
+
 S = np.zeros((3, 4, 2))
 
 
@@ -97,6 +131,15 @@ S = np.zeros((3, 4, 2))
         (lambda: instances.polygon_nms(S, [1], 0.5), jc.ShapeError, r"scores must have shape \(3,\), .*got \(1,\)"),
         (lambda: instances.polygon_nms(S, [1] * 3, 2), jc.ArgumentError, "iou_threshold must be a number from 0 to 1"),
         (lambda: instances.polygon_nms(S * np.nan, [1] * 3, 1), jc.ArgumentError, "polygons must be finite, got nan"),
+        (lambda: instances.star_probabilities(S[0]), jc.DTypeError, "labels must be integers, got float64"),
+        (lambda: instances.star_probabilities([1, 2]), jc.ShapeError, r"labels must have shape \(height, width\) or"),
+        (lambda: instances.star_probabilities([[1, -2]]), jc.ArgumentError, "labels must not be negative, got -2"),
+        (lambda: instances.star_objects(S[0], S), jc.ShapeError, r"at least 3 rays .* got \(3, 4, 2\) and \(4, 2\)"),
+        (
+            lambda: instances.star_objects(np.ones((3, 3)), np.ones((3, 3, 8)), threshold=2),
+            jc.ArgumentError,
+            "threshold must be a number from 0 to 1",
+        ),
         (lambda: instances.draw_polygons(S, (0, 4)), jc.ArgumentError, "size must be at least 1, got 0"),
     ],
 )

@@ -232,3 +232,45 @@ def test_losses_and_gradients_are_those_of_torchvision():
         assert_allclose(ours(a, b), want.detach().numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
         gradient = jax.grad(lambda a, b=b, ours=ours: ours(a, b).sum())(a)
         assert_allclose(gradient, x.grad.numpy(), rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def stardist_in_numpy(logits, distances, probabilities, targets, weight, background):
+    """`prob_loss` and `masked_loss_mae` of stardist/models/base.py, in float64."""
+    known = probabilities >= 0
+    p = 1 / (1 + np.exp(-logits[known]))
+    entropy = -(probabilities[known] * np.log(p) + (1 - probabilities[known]) * np.log(1 - p)).mean()
+    mask = np.maximum(probabilities, 0)
+    actual = (mask * np.abs(targets - distances)).mean(-1)
+    regular = ((1 - mask) * np.abs(distances)).mean(-1)
+    return entropy + weight * (actual / (mask.mean() + 1e-7) + background * regular).mean()
+
+
+def test_stardists_loss_is_that_of_stardist():
+    rng = np.random.default_rng(5)
+    logits, distances = rng.normal(size=(3, 6, 7, 1)), rng.uniform(-1, 5, (3, 6, 7, 8))
+    probabilities = np.where(rng.random((3, 6, 7, 1)) < 0.4, rng.random((3, 6, 7, 1)), 0.0)
+    probabilities[1] = 0  # an image without objects
+    targets = rng.uniform(0, 5, (3, 6, 7, 8))
+    for ignored in (False, True):
+        if ignored:
+            probabilities[2, :3] = -1
+        got = jax.jit(losses.stardist_loss)(*(np.float32(a) for a in (logits, distances, probabilities, targets)))
+        assert got.shape == (3,)
+        want = stardist_in_numpy(logits, distances, probabilities, targets, 0.2, 1e-4)
+        assert_allclose(got.mean(), want, rtol=1e-5)
+    other = losses.stardist_loss(logits, distances, probabilities, targets, weight=2.0, background=0.5)
+    assert_allclose(other.mean(), stardist_in_numpy(logits, distances, probabilities, targets, 2.0, 0.5), rtol=1e-5)
+    none = jax.grad(lambda d: losses.stardist_loss(logits, d, np.full_like(logits, -1.0), targets).sum())(distances)
+    assert np.isfinite(none).all()
+    half = losses.stardist_loss(*(jnp.asarray(a, jnp.bfloat16) for a in (logits, distances, probabilities, targets)))
+    assert half.dtype == np.float32
+
+
+def test_stardists_loss_refuses_shapes_that_do_not_fit():
+    x, d = np.ones((2, 4, 4, 1)), np.ones((2, 4, 4, 8))
+    with pytest.raises(jc.ShapeError, match=r"logits must have shape \(N, \*spatial, 1\) and distances"):
+        losses.stardist_loss(d, x, d, x)
+    with pytest.raises(jc.ShapeError, match=r"probabilities must have the shape of logits, \(2, 4, 4, 1\), got"):
+        losses.stardist_loss(x, d, d, d)
+    with pytest.raises(jc.ShapeError, match=r"target_distances must have the shape of distances"):
+        losses.stardist_loss(x, d, x, x)

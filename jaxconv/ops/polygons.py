@@ -13,7 +13,7 @@ from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats, to_rank
 from jaxconv.ops.heatmaps import as_points
 
 
-def _directions(rays: int) -> np.ndarray:
+def directions(rays: int) -> np.ndarray:
     """Returns unit vectors ``(rays, 2)``, as (x, y), counted from the x axis towards y."""
     angles = 2 * math.pi * np.arange(rays) / rays
     return np.stack([np.cos(angles), np.sin(angles)], 1)
@@ -44,7 +44,7 @@ def star_polygons(points: ArrayLike, distances: ArrayLike) -> Array:
         raise ShapeError(f"distances must have shape (..., R) with at least 3 rays, got {d.shape}")
     wide, rank = accumulator(p.dtype), max(p.ndim, d.ndim)
     p, d = to_rank(p, rank), to_rank(d, rank)
-    rays = jnp.asarray(_directions(d.shape[-1]), wide)
+    rays = jnp.asarray(directions(d.shape[-1]), wide)
     reach = jnp.maximum(d, 0).astype(wide)[..., None]
     rays = lax.expand_dims(rays, range(reach.ndim - 2))
     return (p.astype(wide)[..., None, :] + reach * rays).astype(p.dtype)
@@ -83,8 +83,8 @@ def star_distances(labels: ArrayLike, rays: int = 32) -> Array:
 
 def _march(labels: Array, rays: int) -> Array:
     height, width = labels.shape
-    directions = _directions(rays)
-    x_step, y_step = (jnp.asarray(directions[:, i], jnp.float32)[None, None] for i in range(2))
+    units = directions(rays)
+    x_step, y_step = (jnp.asarray(units[:, i], jnp.float32)[None, None] for i in range(2))
     row = lax.broadcasted_iota(jnp.float32, (height, width, rays), 0)
     column = lax.broadcasted_iota(jnp.float32, (height, width, rays), 1)
 
@@ -103,7 +103,7 @@ def _march(labels: Array, rays: int) -> Array:
     foreground = jnp.broadcast_to((labels != 0)[..., None], row.shape)
     steps, _ = lax.while_loop(more, step, (jnp.zeros_like(row), foreground))
     # The boundary is half a pixel along the longer axis after the last step that was inside.
-    past = (1 - 0.5 / np.abs(directions).max(1)).astype(np.float32)
+    past = (1 - 0.5 / np.abs(units).max(1)).astype(np.float32)
     return jnp.where(foreground, steps - jnp.asarray(past)[None, None], 0)
 
 

@@ -20,6 +20,7 @@ from jaxconv.train.progress import NonFiniteLossError
 from jaxconv.train.result import FitResult
 from jaxconv.train.state import TrainState
 from jaxconv.train.step import steps_per_epoch, train_step
+from jaxconv.train.tiles import predict_tiled
 
 __all__ = [
     "FitResult",
@@ -34,6 +35,7 @@ __all__ = [
     "initialize_distributed",
     "json_lines",
     "predict",
+    "predict_tiled",
     "restore",
     "save",
     "steps_per_epoch",

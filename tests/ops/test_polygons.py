@@ -1,5 +1,9 @@
 """Star-convex polygons against stardist's loop and scikit-image's drawing."""
 
+import ast
+import importlib.util
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -23,6 +27,40 @@ def test_distances_to_the_boundary(rays):
     got = jax.jit(lambda a: jc.star_distances(a, rays))(blobs())
     want = oracles.star_distances(blobs(), rays)
     # A ray that ends between two pixels may be rounded to either.
+    assert (np.abs(got - want) < 1e-3).mean() > 0.98
+    assert np.abs(got - want).max() < 1.5
+
+
+# What stardist 0.9.2's `_py_star_dist` gives for 8 rays at (row, column) of `blobs`.
+DIAGONAL = np.sqrt(0.5)
+RECORDED = {
+    (9, 8): [2.5, 2 + DIAGONAL, 6.5, 6 + DIAGONAL, 6.5, 6 + DIAGONAL, 6.5, 6 + DIAGONAL],
+    (12, 19): [6.5, 4 + DIAGONAL, 4.5, 6 + DIAGONAL, 10.5, 6 + DIAGONAL, 4.5, 4 + DIAGONAL],
+    (7, 5): [8.5, 4 + DIAGONAL, 7.5, 4 + DIAGONAL, 2.5, 2 + DIAGONAL, 3.5, 6 + DIAGONAL],
+    (22, 27): [2.5, 2 + DIAGONAL, 1.5, 2 + DIAGONAL, 2.5, 3 + DIAGONAL, 2.5, 3 + DIAGONAL],
+    (15, 17): [6.5, 2 + DIAGONAL, 1.5, 2 + DIAGONAL, 6.5, 9 + DIAGONAL, 7.5, 9 + DIAGONAL],
+    (0, 0): [0] * 8,
+}
+
+
+def test_distances_are_those_that_stardist_gave():
+    got = np.asarray(jc.star_distances(blobs(), 8))
+    for at, want in RECORDED.items():
+        assert_allclose(got[at], want, rtol=1e-5, err_msg=str(at))
+
+
+@pytest.mark.parametrize("rays", [8, 32])
+def test_distances_equal_live_stardist(rays):
+    """The function alone, out of the package's file: the package imports what it does not need for this."""
+    spec = importlib.util.find_spec("stardist")
+    if spec is None or spec.origin is None:
+        pytest.skip("the package stardist is not installed")
+    source = ast.parse((Path(spec.origin).parent / "geometry" / "geom2d.py").read_text())
+    [function] = [node for node in source.body if getattr(node, "name", "") == "_py_star_dist"]
+    names = {"np": np}
+    exec(compile(ast.Module([function], []), "geom2d.py", "exec"), names)
+    want = names["_py_star_dist"](blobs(), rays)
+    got = jc.star_distances(blobs(), rays)
     assert (np.abs(got - want) < 1e-3).mean() > 0.98
     assert np.abs(got - want).max() < 1.5
 

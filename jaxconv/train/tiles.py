@@ -1,0 +1,194 @@
+"""Prediction for one image of any size, in overlapping tiles of one shape."""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxconv.equal_batches import Preprocess
+from jaxconv.errors import ArgumentError, DTypeError, ShapeError, shortens_tracebacks
+from jaxconv.geometry import IntOrTuple, as_tuple
+from jaxconv.layer import Layer
+from jaxconv.train.arguments import check_batch_size
+from jaxconv.train.evaluation import _forward, _one_behind
+
+
+@shortens_tracebacks
+def predict_tiled(
+    net: Layer,
+    params: Any,
+    state: Any,
+    image: Any,
+    *,
+    tile: IntOrTuple,
+    overlap: IntOrTuple,
+    blend: int = 0,
+    batch_size: int = 8,
+    preprocess: Preprocess | None = None,
+) -> Any:
+    """The network's output for one image of any size, computed in overlapping tiles by one compiled program.
+
+    Neighboring tiles meet in the middle of their overlap: each element of the output comes from the tile in whose
+    interior it is. Where half of the overlap covers half of the receptive field, the result is that of the whole image.
+    So it is at the borders of the image too, which are borders of tiles.
+
+    Tiles begin at multiples of the greatest common divisor of ``tile`` and ``overlap``. Choose both as multiples of the
+    network's stride, for example 8 for three pools, so that pools divide a tile as they divide the whole image. The
+    last tiles end with the image if its size is such a multiple too; otherwise, and in an image smaller than a tile,
+    the image is continued by its mirror image.
+
+    Args:
+      net: a layer whose output has the size of its input, or that size divided by a stride; it runs with
+        ``train=False``.
+      params: its parameters.
+      state: its state.
+      image: `(*spatial, channels)`, without a batch axis. The host cuts the tiles: a memory map is read tile by tile.
+      tile: height and width of a tile, or one number for both.
+      overlap: how many pixels neighboring tiles share at least, less than ``tile``.
+      blend: the width, at most ``overlap``, in which the outputs of neighboring tiles are averaged with linear weights,
+        to hide seams where the overlap does not cover the receptive field. 0 averages nothing.
+      batch_size: tiles in each call of the network.
+      preprocess: ``preprocess(tiles)``, run inside the compiled program on a batch of tiles.
+
+    Returns:
+      NumPy arrays `(*spatial, ...)` in the structure of the network's output, without a batch axis; an output with
+      stride s has `ceil(size / s)` elements along an axis.
+
+    Raises:
+      ShapeError: the image has no spatial axis or no pixel, or an output has another size than the tile divided by a
+        stride.
+      ArgumentError: ``tile``, ``overlap`` or ``blend`` is out of range.
+      DTypeError: ``blend`` is given, and an output is not floating-point.
+
+    >>> import numpy as np
+    >>> net = jc.serial(jc.Conv(4), jax.nn.relu, jc.Conv(2))
+    >>> params, state = net.init(jax.random.key(0), (1, 32, 32, 3))
+    >>> image = np.ones((100, 70, 3), np.float32)
+    >>> predict_tiled(net, params, state, image, tile=32, overlap=8).shape
+    (100, 70, 2)
+    """
+    pixels = image if isinstance(image, np.ndarray) else np.asarray(image)
+    rank = pixels.ndim - 1
+    if rank < 1 or 0 in pixels.shape:
+        raise ShapeError(f"image must have shape (*spatial, channels) with at least one pixel, got {pixels.shape}")
+    check_batch_size(batch_size)
+    tiles, overlaps = as_tuple(tile, rank, "tile"), as_tuple(overlap, rank, "overlap", least=0)
+    if any(not n > m for n, m in zip(tiles, overlaps, strict=True)):
+        raise ArgumentError(f"overlap must be less than tile, {tiles}, got {overlaps}")
+    if not 0 <= blend <= min(overlaps):
+        raise ArgumentError(f"blend must be from 0 to overlap, {min(overlaps)}, got {blend!r}")
+    axes = [_Axis(*sizes) for sizes in zip(pixels.shape, tiles, overlaps, strict=False)]
+    numbers = list(itertools.product(*(range(len(axis.starts)) for axis in axes)))
+    run = functools.partial(_forward, net, preprocess, params, state)
+    out: Any = None
+    for rows, batch in _one_behind(
+        (rows, run(np.stack([_cut(pixels, axes, row) for row in rows])))
+        for rows in _batches(numbers, min(batch_size, len(numbers)))
+    ):
+        if out is None:
+            out = jax.tree.map(lambda leaf: _empty(leaf, axes, blend), batch)
+        # Tiles that only fill up the last batch are those before; writing them again would add them twice.
+        for i, row in enumerate(dict.fromkeys(rows)):
+            jax.tree.map(lambda whole, leaf, i=i, row=row: _place(whole, leaf[i], axes, row, blend), out, batch)
+    return out
+
+
+class _Axis(NamedTuple):
+    """The tiles along a spatial axis of the image."""
+
+    size: int
+    tile: int
+    overlap: int
+
+    @property
+    def unit(self) -> int:
+        """All tiles begin at multiples of this number."""
+        return math.gcd(self.tile, self.overlap)
+
+    @property
+    def starts(self) -> list[int]:
+        """Where tiles begin. The last one ends with the image, or less than a unit after it."""
+        last = max(0, -(-(self.size - self.tile) // self.unit) * self.unit)
+        return [*range(0, last, self.tile - self.overlap), last]
+
+    def pixels(self, number: int) -> np.ndarray:
+        """The indices of a tile's pixels; those after the image's end are mirrored at it, as often as need be."""
+        index = (self.starts[number] + np.arange(self.tile)) % (2 * self.size)
+        return np.minimum(index, 2 * self.size - 1 - index)
+
+    def shares(self, number: int, stride: int, blend: int) -> np.ndarray:
+        """The weight of each of a tile's outputs: over all tiles, the weights of a position add up to 1."""
+        starts = self.starts
+        first = starts[number] // stride
+        position = first + np.arange(self.tile // stride) + 0.5
+
+        def after(number: int) -> np.ndarray:
+            """How much of each position belongs to this tile and those that follow."""
+            if not 0 < number < len(starts):
+                return np.full(len(position), float(number == 0))
+            seam = (starts[number] + starts[number - 1] + self.tile) / (2 * stride)
+            if not blend:
+                return (position >= seam).astype(float)
+            return np.clip((position - seam) * stride / blend + 0.5, 0, 1)
+
+        return after(number) - after(number + 1)
+
+
+def _batches(numbers: list[Any], size: int) -> Iterator[list[Any]]:
+    """Yields batches of one size; the last one is filled up with its own last entry."""
+    for first in range(0, len(numbers), size):
+        batch = numbers[first : first + size]
+        yield batch + batch[-1:] * (size - len(batch))
+
+
+def _cut(pixels: np.ndarray, axes: Sequence[_Axis], row: Sequence[int]) -> np.ndarray:
+    return pixels[np.ix_(*(axis.pixels(number) for axis, number in zip(axes, row, strict=True)))]
+
+
+def _stride(axis: _Axis, count: int) -> int | None:
+    """The stride of an output with this number of elements in a tile; None if there is none that fits."""
+    stride = axis.tile // count if count else 0
+    return stride if stride and stride * count == axis.tile and axis.unit % stride == 0 else None
+
+
+def _empty(leaf: jax.Array, axes: Sequence[_Axis], blend: int) -> np.ndarray:
+    """Returns zeros for the output of the whole image."""
+    counts = leaf.shape[1 : len(axes) + 1]
+    strides = [_stride(axis, count) for axis, count in zip(axes, counts, strict=False)]
+    if len(counts) < len(axes) or None in strides:
+        sizes = tuple(axis.tile for axis in axes)
+        raise ShapeError(
+            f"net must have outputs (batch, {', '.join(map(str, sizes))}, ...) for tiles of {sizes}, or these sizes "
+            f"divided by a stride that divides tile and overlap, got {leaf.shape}"
+        )
+    if blend and not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        raise DTypeError(f"blend must be 0 for outputs that are not floating-point, got {blend} and {leaf.dtype}")
+    sizes = tuple(-(-axis.size // stride) for axis, stride in zip(axes, strides, strict=True) if stride)
+    return np.zeros(sizes + leaf.shape[len(axes) + 1 :], leaf.dtype)
+
+
+def _place(whole: np.ndarray, piece: jax.Array, axes: Sequence[_Axis], row: Sequence[int], blend: int) -> None:
+    """Adds a tile's output, times its weights, to that of the whole image."""
+    values, into, part = np.asarray(piece), [], []
+    weights = []
+    for i, (axis, number) in enumerate(zip(axes, row, strict=True)):
+        stride = axis.tile // values.shape[i]
+        shares, start = axis.shares(number, stride, blend), axis.starts[number] // stride
+        used = np.flatnonzero(shares)
+        used = used[used + start < whole.shape[i]]
+        low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+        part.append(slice(low, high))
+        into.append(slice(low + start, high + start))
+        weights.append(np.expand_dims(shares[low:high].astype(whole.dtype), [k for k in range(values.ndim) if k != i]))
+    if blend:
+        whole[tuple(into)] += values[tuple(part)] * math.prod(weights)
+    else:
+        whole[tuple(into)] = values[tuple(part)]
+
+
+__all__ = ["predict_tiled"]
