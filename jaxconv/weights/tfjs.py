@@ -47,7 +47,7 @@ class _Entry(NamedTuple):
         if self.scale is not None:
             # In float64, as JavaScript computes, and then of the array's type.
             found = found * self.scale + self.low
-            found = np.round(found) if self.dtype == "int32" else found
+            found = np.floor(found + 0.5) if self.dtype == "int32" else found
         return found.astype(np.dtype(DTYPES[self.dtype]).newbyteorder("="))
 
 
@@ -59,12 +59,13 @@ def _entry(value: Any) -> _Entry:
     shape, dtype, packed = value.get("shape"), value.get("dtype"), value.get("quantization")
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise WeightsError(f"{name!r} must have a shape of integers from 0 up, got {shape!r}")
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise WeightsError(f"{name!r} has dtype {dtype!r}, which is not one of {', '.join(DTYPES)}")
     if packed is None:
         return _Entry(name, tuple(shape), dtype, DTYPES[dtype], None, 0.0)
     kind = packed.get("dtype") if isinstance(packed, dict) else None
-    if kind not in QUANTIZED or dtype not in ("float32", "int32") or (kind == "float16" and dtype != "float32"):
+    takes = ["float32"] if kind == "float16" else ["float32", "int32"]
+    if not isinstance(kind, str) or kind not in QUANTIZED or dtype not in takes:
         raise WeightsError(f"{name!r}, {dtype}, has quantization {packed!r}: known are {', '.join(QUANTIZED)}")
     if kind == "float16":
         return _Entry(name, tuple(shape), dtype, QUANTIZED[kind], None, 0.0)
