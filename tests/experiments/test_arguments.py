@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 NAMES = (
-    "atari.command", "classify", "dream", "edges", "finetune", "go", "imagenet", "imagenet_train", "retrieve",
+    "atari.command", "classify", "dream", "edges", "faces", "finetune", "go", "imagenet", "imagenet_train", "retrieve",
     "speedrun", "style", "visualize",
 )  # fmt: skip
 
