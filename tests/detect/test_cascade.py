@@ -71,7 +71,7 @@ def test_resized_rectangles_are_adaptive_average_pools():
         assert_allclose(each, wanted, rtol=3e-7)
 
 
-@pytest.mark.parametrize("size", [(12, 13), (75, 76), (77, 139), (140, 141), (203, 66)])
+@pytest.mark.parametrize("size", [(12, 13), (77, 139), (140, 141)])
 def test_tiles_give_the_output_of_the_whole_image(random_networks, size):
     net, params, state = random_networks[0]
     image = np.random.default_rng(0).uniform(0, 255, (*size, 3)).astype(np.float32)
