@@ -167,7 +167,7 @@ def triplet_descriptors(
         net,
         data.train_images,
         data.train_labels,
-        optimizer(options.lr / 5),
+        optimizer(0.4 * options.lr),
         loss=hardest_triplets,
         epochs=1,
         batch_size=options.batch,
