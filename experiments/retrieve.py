@@ -2,13 +2,16 @@
 
     python -m experiments.retrieve --out runs/retrieve
     python -m experiments.retrieve --image mine/*.jpg
-    python -m experiments.retrieve --data fashion_mnist
+    python -m experiments.retrieve --data fashion_mnist --triplet
+    python -m experiments.retrieve --crops 20000
 
 For photographs, the database has patches of their left halves and the queries are patches of their right halves. The
 network is EfficientNet-Lite0 with its ImageNet weights (see `experiments.pretrained`), which was not trained on these
 photographs. A patch is relevant if it is from the same photograph. With --data the network of `experiments.classify`
 is first trained on the training images for an epoch, the queries are the test images, and images with the same label
-are relevant.
+are relevant. With --triplet the network is then trained for another epoch as a network of descriptors, by the loss of
+hard triplets (Hermans et al., 2017). With --crops the collection has small images, real and generated, among them
+altered copies of the queries: see `experiments.duplicates`.
 
 Prints the fraction of relevant images among the ten nearest: by learned features, by features of the untrained network,
 and by raw pixels, all by cosine distance. Writes metrics.json, the figures (sheets of neighbors, the embeddings along
@@ -28,13 +31,15 @@ import numpy as np
 from tqdm.auto import tqdm
 
 import jaxconv as jc
-from experiments import pretrained, report
+from experiments import duplicates, pretrained, report
 from experiments.classify import MODELS, RECIPES, Help, augmentation, load, optimizer, positive, smoothed_loss
 from experiments.pictures import PHOTOGRAPHS, photograph, sized
 from jaxconv.data import Dataset, channel_statistics, normalize
 from jaxconv.inspect import embed, figures, nearest, pca, precision_at_k
 
 K = 10
+# Of the distances of an image to its own class and to others, at most 2; and the images that triplets are taken from.
+MARGIN, GROUP = 0.3, 16
 SHEET = 12
 PIECE = 96
 # The number of patches of each photograph's left half, and of its right half.
@@ -60,6 +65,8 @@ def parser() -> argparse.ArgumentParser:
     source = arguments.add_mutually_exclusive_group()
     source.add_argument("--image", nargs="+", default=[*PHOTOGRAPHS], help="files, or names of packaged photographs")
     source.add_argument("--data", choices=RECIPES, help="a data set in place of photographs")
+    source.add_argument("--crops", type=positive(int), metavar="N", help="a collection of N small images, with copies")
+    arguments.add_argument("--triplet", action="store_true", help="with --data: also train descriptors by triplets")
     arguments.add_argument("--weights", metavar="PATH", help="for photographs; default: those of the package")
     arguments.add_argument("--folder", help="the folder of the files of fashion_mnist or cifar10")
     arguments.add_argument(
@@ -134,9 +141,55 @@ def learned_now(data: Dataset, options: argparse.Namespace) -> Network:
     )
 
 
+def hardest_triplets(descriptors: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the loss of each image's hardest triplet among GROUP images, or among a batch that has no such groups.
+
+    The hardest triplets of many images are mostly those that people confuse too; a network learns little from them.
+    """
+    size = GROUP if len(labels) % GROUP == 0 else len(labels)
+    groups = descriptors.reshape(-1, size, descriptors.shape[-1]), labels.reshape(-1, size)
+    return jax.vmap(functools.partial(jc.losses.triplet_loss, margin=MARGIN))(*groups).reshape(-1)
+
+
+def triplet_descriptors(
+    network: Network, data: Dataset, images: Sequence[np.ndarray], options: argparse.Namespace
+) -> list[np.ndarray]:
+    """Trains the learned network for another epoch, by triplets, and returns the descriptors of images."""
+    children = dict(network.net.children)  # type: ignore[attr-defined]
+    names = [*children]
+    trunk = {name: children[name] for name in names[: names.index(network.path) + 1]}
+    net = jc.serial(**trunk, embedding=jc.Dense(64, bias=False), norm=jc.UnitNorm())
+    params, state = net.init(options.seed, network.preprocess(data.train_images[:1]))
+    known_params, known_state = network.weights["learned"]
+    params |= {name: known_params[name] for name in trunk if name in params}
+    state |= {name: known_state[name] for name in trunk if name in state}
+    fitted = jc.train.fit(
+        net,
+        data.train_images,
+        data.train_labels,
+        optimizer(0.4 * options.lr),
+        loss=hardest_triplets,
+        epochs=1,
+        batch_size=options.batch,
+        key=options.seed,
+        augment=augmentation(RECIPES[options.data]),
+        preprocess=network.preprocess,
+        init=(params, state),
+        progress=not options.quiet,
+    )
+    predict = functools.partial(jc.train.predict, net, fitted.params, fitted.state, preprocess=network.preprocess)
+    return [np.asarray(predict(some)) for some in images]
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    options = parser().parse_args(argv)
-    options.out = options.out or Path("runs") / "-".join(filter(None, ("retrieve", options.data)))
+    arguments = parser()
+    options = arguments.parse_args(argv)
+    if options.triplet and not options.data:
+        arguments.error("--triplet needs --data")
+    kind = "crops" if options.crops else options.data
+    options.out = options.out or Path("runs") / "-".join(filter(None, ("retrieve", kind)))
+    if options.crops:
+        return duplicates.run(options)
     start = time.perf_counter()
     data = load(options) if options.data else halves(options.image, options.seed, quiet=options.quiet)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -150,6 +203,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         ]
         for name, arrays in network.weights.items()
     }
+    if options.triplet:
+        rows["triplets"] = triplet_descriptors(network, data, images, options)
     rows["pixels"] = [np.asarray(network.preprocess(some)).reshape(len(some), -1) for some in images]
     indices, precision = {}, {}
     for name, (database, queries) in rows.items():

@@ -22,8 +22,8 @@ from experiments.docs import DOCS, ROOT, docstrings, notebooks, peers, pictures,
 ERRORS = "ArgumentError DTypeError MissingKeyError ParameterError PathError ShapeError *.*Error"
 RETURNED = """fields.Field fields.InexactField data.Batches data.Captions data.Dataset data.ImageCache
     inspect.Atlas inspect.Concept inspect.LayerStatistics inspect.Neighbors inspect.Pca inspect.Row
-    inspect.SanityCheck inspect.Summary inspect.Tcav inspect.TopPatches detect.Detections train.FitResult
-    weights.Comparison"""
+    inspect.SanityCheck inspect.Summary inspect.Tcav inspect.TopPatches inspect.Whitening detect.Detections
+    detect.Faces train.FitResult weights.Comparison"""
 NO_FORMULA = {
     "errors": ERRORS,
     "records that functions return": RETURNED,

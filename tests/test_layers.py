@@ -113,6 +113,7 @@ ROWS = [
     ),
     Row(jc.GlobalAvgPool(), (2, 3, 4, 5), (2, 5), lambda p, s, x: jc.global_avg_pool(x)),
     Row(jc.GlobalMaxPool(rank=1), (2, 3, 4, 5), (2, 3, 5), lambda p, s, x: jc.global_max_pool(x, rank=1)),
+    Row(jc.GlobalGemPool(2.0), (2, 3, 4, 5), (2, 5), lambda p, s, x: jc.global_gem_pool(x, p["p"]), {"p": (1,)}),
     Row(
         jc.AdaptiveAvgPool((2, 3)),
         (2, 5, 7, 3),

@@ -15,17 +15,17 @@ import pytest
 import jaxconv as jc
 
 OPS = """conv conv_transpose conv_local conv_general_dilated dense max_pool max_pool_with_indices max_unpool avg_pool
-    lp_pool global_avg_pool global_max_pool global_lp_pool adaptive_avg_pool adaptive_max_pool batch_norm
-    batch_statistics layer_norm group_norm instance_norm local_response_norm unit_norm pad resize pixel_shuffle
-    channel_shuffle dropout drop_path"""
+    lp_pool global_avg_pool global_max_pool global_lp_pool global_gem_pool adaptive_avg_pool adaptive_max_pool
+    batch_norm batch_statistics layer_norm group_norm instance_norm local_response_norm unit_norm pad resize
+    pixel_shuffle channel_shuffle dropout drop_path"""
 BOXES = """anchor_grid batched_nms box_area box_convert box_iou box_levels check_boxes clip_boxes complete_box_iou
     decode_boxes decode_distances default_boxes distance_box_iou encode_boxes encode_centers encode_distances
     encode_heatmap gaussian_radius generalized_box_iou heatmap_peaks masks_to_boxes match_atss match_boxes
     match_centers multiscale_roi_align nms polygon_masks roi_align roi_pool soft_argmax soft_nms star_distances
     star_polygons"""
-LAYERS = """Conv ConvTranspose ConvLocal Dense MaxPool AvgPool LpPool GlobalAvgPool GlobalMaxPool AdaptiveAvgPool
-    AdaptiveMaxPool Flatten BatchNorm LayerNorm GroupNorm InstanceNorm LocalResponseNorm Dropout DropPath LayerScale
-    PReLU UnitNorm Pad Resize PixelShuffle ChannelShuffle Identity Fn"""
+LAYERS = """Conv ConvTranspose ConvLocal Dense MaxPool AvgPool LpPool GlobalAvgPool GlobalMaxPool GlobalGemPool
+    AdaptiveAvgPool AdaptiveMaxPool Flatten BatchNorm LayerNorm GroupNorm InstanceNorm LocalResponseNorm Dropout
+    DropPath LayerScale PReLU UnitNorm Pad Resize PixelShuffle ChannelShuffle Identity Fn"""
 COMBINATORS = """serial parallel concat split frozen gate residual inline repeat remat mixed_precision map_layers
     auxiliary backbone each fpn heads on_map resized top_down"""
 OTHERS = (

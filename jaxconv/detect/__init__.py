@@ -2,12 +2,13 @@
 
 `jaxconv.models` makes the networks. Each is a layer, and has ``decode(outputs)``, which returns `Detections`, and
 ``loss(outputs, targets)``, which `jaxconv.train.fit` accepts; `PoseNet` has only ``decode``, which returns keypoints
-and scores. All are pure functions of arrays of static shapes.
+and scores. All are pure functions of arrays of static shapes. `find_faces` runs a cascade of networks on the host.
 """
 
 from typing import TYPE_CHECKING
 
 from jaxconv.detect.anchors import *
+from jaxconv.detect.cascade import *
 from jaxconv.detect.dense import *
 from jaxconv.detect.images import *
 from jaxconv.detect.masks import *

@@ -1,10 +1,10 @@
 """Interpretability: the structure of a network, its inner activations, and the pixels that its scores depend on.
 
 Pure functions, for use inside jit and vmap: activations, layer_statistics, the attributions and class activation maps,
-infidelity, max_sensitivity, scores of objectives, PerceptualLoss, gram, the regularizers, pca. Loops on the host, which
-compile their step once and raise TypeError inside a trace: maximize, caricature, activation_atlas, dream, invert,
-style_transfer, minimize, dead_units, top_patches, concept_vector, tcav, sanity_check, embed, nearest, precision_at_k,
-explore. All other functions use shapes only, or draw.
+infidelity, max_sensitivity, scores of objectives, PerceptualLoss, gram, the regularizers, pca, whiten. Loops on the
+host, which compile their step once and raise TypeError inside a trace: maximize, caricature, activation_atlas, dream,
+invert, style_transfer, minimize, dead_units, top_patches, concept_vector, tcav, sanity_check, embed, nearest,
+precision_at_k, mean_average_precision, pca_whitening, explore. All other functions use shapes only, or draw.
 """
 
 from importlib import import_module as _import_module
@@ -41,13 +41,14 @@ from jaxconv.inspect.maximization import maximize
 from jaxconv.inspect.objectives import Objective, channel, layer, logit, unit
 from jaxconv.inspect.relevance import Rule, lrp
 from jaxconv.inspect.rescaling import deep_lift
-from jaxconv.inspect.retrieval import Neighbors, Pca, embed, nearest, pca, precision_at_k
+from jaxconv.inspect.retrieval import Neighbors, Pca, embed, mean_average_precision, nearest, pca, precision_at_k
 from jaxconv.inspect.statistics import LayerStatistics, Recorder, dead_units, layer_statistics
 from jaxconv.inspect.style import PerceptualLoss, fast_style_step, gram, style_transfer
 from jaxconv.inspect.table import Summary, summary
 from jaxconv.inspect.trace import Row, receptive_field, trace
 from jaxconv.inspect.units import TopPatches, filters, top_patches, unit_field
 from jaxconv.inspect.views import View
+from jaxconv.inspect.whitening import Whitening, pca_whitening, whiten
 
 __all__ = [
     "PHOTOGRAPHS",
@@ -69,6 +70,7 @@ __all__ = [
     "Tcav",
     "TopPatches",
     "View",
+    "Whitening",
     "activation_atlas",
     "activations",
     "alpha_norm",
@@ -98,11 +100,13 @@ __all__ = [
     "lrp",
     "max_sensitivity",
     "maximize",
+    "mean_average_precision",
     "minimize",
     "nearest",
     "occlusion",
     "octave_sizes",
     "pca",
+    "pca_whitening",
     "precision_at_k",
     "receptive_field",
     "saliency",
@@ -116,6 +120,7 @@ __all__ = [
     "trace",
     "unit",
     "unit_field",
+    "whiten",
 ]
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""Image retrieval: embeddings, nearest neighbors, precision at k, principal components."""
+"""Image retrieval: embeddings, nearest neighbors, precision, principal components."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ from jaxconv.inspect.arguments import (
 from jaxconv.inspect.top_k import keep_best, nothing_yet
 from jaxconv.layer import Array, Layer, Params, State, Tree
 from jaxconv.ops.arrays import ArrayLike, accumulator
+from jaxconv.ops.resize import resize
 
 METRICS = ("cosine", "l2")
 
@@ -37,6 +38,7 @@ def embed(
     *,
     batch_size: int = 256,
     preprocess: Preprocess | None = None,
+    scales: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Returns the output of a layer for each image of a data set, feature maps averaged over positions.
 
@@ -50,6 +52,9 @@ def embed(
       batch_size: images for each call of the network.
       preprocess: ``preprocess(images)``, run inside the compiled program. Pass the same function each time: a new
         function compiles again.
+      scales: for embeddings of several scales (Radenovic et al., 2018): factors for the sides of the images, which
+        ``preprocess`` has returned as floating-point ``(batch, height, width, channels)``. Each scale's embedding is
+        divided by its norm, then their sum. Each scale compiles a program.
 
     Returns:
       NumPy array of shape ``(count, channels)``.
@@ -58,6 +63,7 @@ def embed(
       ValueError: the path names no layer, a layer inside a `repeat`, or a layer that does not return an array
         ``(batch, ..., channels)`` with the batch of the images; there are no images.
       DTypeError: the network does not accept the images' element type, and there is no preprocess.
+      ArgumentError: scales are not positive numbers.
 
     >>> net = jc.serial(conv=jc.Conv(8), relu=jax.nn.relu, flatten=jc.Flatten(), scores=jc.Dense(10))
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
@@ -68,18 +74,34 @@ def embed(
     check_hashable(net, preprocess=preprocess)
     images, batch_size = check_data(images, batch_size)
     check_unstacked(net, path)
-    features = functools.partial(_features, net, path, preprocess, params, state)
-    with naming_preprocess(images, preprocess):
+    if scales is not None and not (len(scales) and all(scale > 0 for scale in scales)):
+        raise ArgumentError(f"scales must be one or more positive numbers, got {scales!r}")
+
+    def rows(scale: float | None) -> np.ndarray:
+        features = functools.partial(_features, net, path, preprocess, scale, params, state)
         return np.concatenate(
             [np.asarray(features(part.items))[part.skip :] for part in equal_batches(images, batch_size)]
         )
 
+    with naming_preprocess(images, preprocess):
+        if scales is None:
+            return rows(None)
+        return _unit(np.sum([_unit(rows(float(scale))) for scale in scales], 0))
 
-@functools.partial(jit, static_argnums=(0, 1, 2))
+
+@functools.partial(jit, static_argnums=(0, 1, 2, 3))
 def _features(
-    net: Layer, path: str, preprocess: Preprocess | None, params: Params, state: State, images: Array
+    net: Layer,
+    path: str,
+    preprocess: Preprocess | None,
+    scale: float | None,
+    params: Params,
+    state: State,
+    images: Array,
 ) -> Array:
     x = preprocess(images) if preprocess else images
+    if scale not in (None, 1.0):
+        x = resize(x, [max(1, round(n * scale)) for n in x.shape[1:3]], antialias=True)
     found = activations(net, params, state, x, paths=[path])[1][path]
     found = one_array(found, path, count=len(images))
     return jnp.mean(found, axis=tuple(range(1, found.ndim - 1)), dtype=accumulator(found.dtype))
@@ -254,6 +276,48 @@ def precision_at_k(indices: ArrayLike | Neighbors, labels: ArrayLike, query_labe
     """
     formula = "(labels[indices] == query_labels[:, None]).mean()"
     check_outside("precision_at_k", indices, labels, query_labels, inside=formula)
+    return float(_relevant(indices, labels, query_labels).mean())
+
+
+def mean_average_precision(indices: ArrayLike | Neighbors, labels: ArrayLike, query_labels: ArrayLike) -> float:
+    """Returns the mean over queries of the average precision of a ranking, which may be cut after k rows.
+
+    The average precision is the sum of the precisions at the relevant rows of the ranking, divided by the number of
+    relevant rows in the database, or by k if that is less. Queries without a relevant row do not count.
+
+    Args:
+      indices: rows of the database, integers ``(queries, k)``, nearest first; or the `Neighbors` that `nearest`
+        returns.
+      labels: integers ``(rows,)`` of the database.
+      query_labels: integers ``(queries,)``.
+
+    Returns:
+      A number between 0 and 1.
+
+    Raises:
+      ValueError: the shapes do not fit each other, an index is out of range, or no query has a relevant row.
+
+    Equals ``sklearn.metrics.average_precision_score`` if k is the number of rows, and
+    ``torchmetrics.retrieval.RetrievalMAP``.
+
+    >>> mean_average_precision([[0, 1, 2]], labels=[7, 8, 7], query_labels=[7]).__round__(4)
+    0.8333
+    """
+    check_outside("mean_average_precision", indices, labels, query_labels, inside="precision_at_k's formula")
+    hits = _relevant(indices, labels, query_labels)
+    ranks = np.arange(1, hits.shape[1] + 1)
+    values, counts = np.unique(np.asarray(labels), return_counts=True)
+    asked = np.asarray(query_labels)
+    found = np.searchsorted(values, asked).clip(max=len(values) - 1)
+    relevant = np.where(values[found] == asked, counts[found], 0)
+    if not relevant.any():
+        raise ArgumentError("query_labels must have a label of labels, got none")
+    total = (np.cumsum(hits, 1) / ranks * hits).sum(1)[relevant > 0]
+    return float((total / np.minimum(relevant[relevant > 0], hits.shape[1])).mean())
+
+
+def _relevant(indices: Any, labels: Any, query_labels: Any) -> np.ndarray:
+    """Returns for each query and rank whether the row has the query's label, or raises."""
     indices = indices.indices if isinstance(indices, Neighbors) else np.asarray(indices)
     labels, query_labels = np.asarray(labels), np.asarray(query_labels)
     if indices.ndim != 2 or labels.ndim != 1 or query_labels.shape != indices.shape[:1] or not indices.size:
@@ -268,7 +332,7 @@ def precision_at_k(indices: ArrayLike | Neighbors, labels: ArrayLike, query_labe
             f"indices must be from 0 to {len(labels) - 1}, got {indices.min()} to {indices.max()}: labels has a label "
             "for each row of the database"
         )
-    return float((labels[indices] == query_labels[:, None]).mean())
+    return labels[indices] == query_labels[:, None]
 
 
 class Pca(NamedTuple):
@@ -325,4 +389,4 @@ def pca(x: ArrayLike, n: int = 2) -> Pca:
     return Pca((u[:, :n] * s[:n]) * sign.T, v[:n] * sign, mean, explained)
 
 
-__all__ = ["Neighbors", "Pca", "embed", "nearest", "pca", "precision_at_k"]
+__all__ = ["Neighbors", "Pca", "embed", "mean_average_precision", "nearest", "pca", "precision_at_k"]

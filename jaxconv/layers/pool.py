@@ -5,9 +5,10 @@ from typing import Any
 
 from jaxconv import fields, ops
 from jaxconv import geometry as geo
+from jaxconv.errors import ArgumentError
 from jaxconv.geometry import IntOrTuple, Padding
 from jaxconv.layer import Params, Tree
-from jaxconv.layers.base import Geometry, Ranked, Windowed, batched_sizes, whole_fields
+from jaxconv.layers.base import Geometry, Ranked, Stored, Windowed, batched_sizes, whole_fields
 from jaxconv.ops.pools.average import check_power
 
 
@@ -97,6 +98,36 @@ class GlobalMaxPool(_GlobalPool):
 
 
 @dataclass(frozen=True, repr=False)
+class GlobalGemPool(_GlobalPool):
+    """The generalized mean over all positions with a trained power: `jaxconv.global_gem_pool` with param p.
+
+    Args:
+      p: the initial power, one for all channels; 3 in the paper.
+      eps: the smallest element that counts.
+
+    >>> layer = GlobalGemPool()
+    >>> params, state = layer.init(jax.random.key(0), (8, 7, 7, 64))
+    >>> params["p"], layer.apply(params, state, jnp.ones((8, 7, 7, 64)))[0].shape
+    (Array([3.], dtype=float32), (8, 64))
+    """
+
+    p: float = 3.0
+    eps: float = field(default=1e-6, kw_only=True)
+
+    def check(self) -> None:
+        super().check()
+        for name in ("p", "eps"):
+            if not getattr(self, name) > 0:
+                raise ArgumentError(f"{name} must be positive, got {getattr(self, name)!r}")
+
+    def stored(self, x: Any = None) -> tuple[Stored, ...]:
+        return (Stored("p", (1,), self.p),)
+
+    def forward(self, params: Params, x: Tree) -> Tree:
+        return ops.global_gem_pool(x, **self.entries(params), eps=self.eps, rank=self.rank)
+
+
+@dataclass(frozen=True, repr=False)
 class _AdaptivePool(Ranked):
     size: IntOrTuple
 
@@ -138,6 +169,7 @@ __all__ = [
     "AdaptiveMaxPool",
     "AvgPool",
     "GlobalAvgPool",
+    "GlobalGemPool",
     "GlobalMaxPool",
     "LpPool",
     "MaxPool",

@@ -18,6 +18,7 @@ from jaxconv.models.detection import *
 from jaxconv.models.dqn import *
 from jaxconv.models.efficientnet import *
 from jaxconv.models.efficientnet_lite import *
+from jaxconv.models.faces import *
 from jaxconv.models.hed import *
 from jaxconv.models.inception import *
 from jaxconv.models.katago import *

@@ -2,6 +2,7 @@
 
 Three networks, each for the faces that the one before finds. Names and shapes are those of the package
 facenet-pytorch, whose weights `jaxconv.weights.from_torch` reads. Images are ``(x - 127.5) / 128``.
+`jaxconv.detect.find_faces` runs them one after another.
 """
 
 import jax

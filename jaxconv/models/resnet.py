@@ -82,13 +82,13 @@ def bottleneck(
 
 def plain_basic(features: int, stride: int, dilation: int, project: bool, drop_path: float = 0.0) -> Layer:
     """Returns a `basic` block whose shortcut has no weights: it subsamples positions and adds channels of zeros."""
-    shortcut = serial(MaxPool(1, stride=stride), _adding_channels(features)) if project else None
+    shortcut = serial(MaxPool(1, stride=stride), adding_channels(features)) if project else None
     return residual(_basic_body(features, stride, dilation, drop_path), shortcut, after=jax.nn.relu)
 
 
 @functools.cache
-def _adding_channels(features: int) -> Callable[[Array], Array]:
-    """Returns the same function each time, so that equal networks compare equal."""
+def adding_channels(features: int) -> Callable[[Array], Array]:
+    """Returns a function that adds channels of zeros: the same one each time, so that equal networks compare equal."""
     return functools.partial(_more_channels, features=features)
 
 

@@ -6,8 +6,8 @@ import importlib
 import pytest
 
 NAMES = (
-    "atari.command", "classify", "dream", "edges", "finetune", "go", "imagenet", "imagenet_train", "nuclei", "retrieve",
-    "roads", "segment", "speedrun", "style", "visualize",
+    "atari.command", "classify", "dream", "edges", "faces", "finetune", "go", "imagenet", "imagenet_train", "nuclei",
+    "retrieve", "roads", "segment", "speedrun", "style", "visualize",
 )  # fmt: skip
 
 

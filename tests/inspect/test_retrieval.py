@@ -7,7 +7,17 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxconv as jc
-from jaxconv.inspect import Neighbors, activations, embed, nearest, pca, precision_at_k
+from jaxconv.inspect import (
+    Neighbors,
+    activations,
+    embed,
+    mean_average_precision,
+    nearest,
+    pca,
+    pca_whitening,
+    precision_at_k,
+    whiten,
+)
 from tests.nets import ready
 
 SHAPE = (1, 6, 4, 3)
@@ -41,6 +51,22 @@ def test_embeddings_are_the_mean_over_positions(path, device):
     want = np.asarray(activations(net, params, state, scaled(images), paths=[path])[1][path])
     assert isinstance(got, np.ndarray)
     assert_allclose(got, want.mean((1, 2)) if want.ndim == 4 else want, rtol=1e-5, atol=1e-6)
+
+
+def test_embeddings_of_scales_are_the_sum_of_directions():
+    net = jc.serial(conv=jc.Conv(5), relu=jax.nn.relu, pool=jc.GlobalGemPool())
+    params, state, _ = ready(net, (1, 8, 6, 3))
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), np.uint8)
+    got = embed(net, params, state, images, "pool", batch_size=2, preprocess=scaled, scales=(1.0, 0.5))
+    wanted = 0
+    for size in ((8, 6), (4, 3)):
+        x = jc.resize(scaled(images), size, antialias=True)
+        rows = np.asarray(net.apply(params, state, x)[0])
+        wanted = wanted + rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    assert_allclose(got, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), rtol=1e-5)
+    for scales in ((), (1.0, 0.0)):
+        with pytest.raises(jc.ArgumentError, match="scales must be one or more positive numbers"):
+            embed(net, params, state, images, "pool", preprocess=scaled, scales=scales)
 
 
 def test_wrong_paths_and_images_are_named():
@@ -270,3 +296,35 @@ def test_what_has_no_components_is_named(error, x, n, message):
 def test_indices_are_integers():
     with pytest.raises(jc.DTypeError, match="indices must be integers, got float64"):
         precision_at_k(np.array([[0.0, 1.0]]), [1, 2], [1])
+
+
+# --- Average precision and whitening ----------------------------------------------------------------------------------
+
+
+def test_average_precision_is_scikit_learns():
+    score = pytest.importorskip("sklearn.metrics").average_precision_score
+    random = np.random.default_rng(0)
+    labels, asked = random.integers(0, 4, 30), random.integers(0, 5, 12)
+    scores = random.normal(size=(12, 30))
+    order = np.argsort(-scores, 1)
+    wanted = [score(labels == own, row) for own, row in zip(asked, scores, strict=True) if own in labels]
+    assert len(wanted) < 12
+    assert_allclose(mean_average_precision(order, labels, asked), np.mean(wanted))
+
+
+def test_average_precision_of_a_cut_ranking_by_hand():
+    assert mean_average_precision([[0, 1]], [7, 8, 7], [7]) == 0.5
+    assert mean_average_precision([[0, 2]], [7, 7, 7, 7], [7]) == 1.0
+    with pytest.raises(jc.ArgumentError, match="query_labels must have a label of labels"):
+        mean_average_precision([[0]], [7], [8])
+
+
+def test_whitened_rows_have_variance_one_and_norm_one():
+    random = np.random.default_rng(0)
+    rows = (random.normal(size=(50, 6)) @ random.normal(size=(6, 6)) + 3).astype(np.float32)
+    found = pca_whitening(rows, 4)
+    white = (rows - found.mean) @ found.matrix
+    assert_allclose(np.cov(white.T), np.eye(4), atol=1e-4)
+    assert_allclose(whiten(rows, found), white / np.linalg.norm(white, axis=1, keepdims=True), atol=1e-5)
+    with pytest.raises(jc.ArgumentError, match="x must vary in n = 2 directions, got 1"):
+        pca_whitening(jnp.arange(12.0).reshape(6, 2), 2)

@@ -178,6 +178,7 @@ ARGUMENT_ERRORS = [
     (call(jc.lp_pool, f(1, 4, 4, 1), 2, p=float("inf")), "p must be at least 1 and finite, got inf"),
     (call(jc.global_avg_pool, f(4, 4, 1), rank=2.0), "rank must be an integer, got 2.0"),
     (call(jc.global_lp_pool, f(4, 4, 1), p=0), "p must be at least 1 and finite, got 0"),
+    (call(jc.global_gem_pool, f(4, 4, 1), eps=0.0), "eps must be positive, got 0"),
     (call(jc.batch_norm, f(2, 3), f(3), f(3), eps=-1), "eps must not be negative, got -1"),
     (call(jc.resize, f(4, 4, 1), 2, method="lanczos3"), "method must be one of nearest, .*got 'lanczos3'"),
     (
@@ -209,6 +210,7 @@ TYPE_ERRORS = [
     (call(jc.lp_pool, ints(4, 4, 1), 2), NOT_FLOATS + "int32"),
     (call(jc.global_avg_pool, pixels(4, 4, 1)), NOT_FLOATS + "uint8"),
     (call(jc.global_lp_pool, pixels(4, 4, 1)), NOT_FLOATS + "uint8"),
+    (call(jc.global_gem_pool, pixels(4, 4, 1)), NOT_FLOATS + "uint8"),
     (call(jc.adaptive_avg_pool, pixels(4, 4, 1), 2), NOT_FLOATS + "uint8"),
     (call(jc.batch_norm, pixels(4, 3), f(3), f(3)), NOT_FLOATS + "uint8"),
     (call(jc.batch_norm, f(4, 3), ints(3), f(3)), "mean must be a floating-point array, got int32"),

@@ -67,7 +67,7 @@ CASES = [
     *(case(pool, 3, stride=2, padding="SAME") for pool in (jc.max_pool, jc.avg_pool)),
     *(case(pool, 3, stride=2, padding=1, ceil_mode=True) for pool in (jc.max_pool, jc.avg_pool)),
     case(jc.avg_pool, 3, stride=1, padding=1, count_include_pad=False),
-    *(case(pool) for pool in (jc.global_avg_pool, jc.global_max_pool, jc.global_lp_pool)),
+    *(case(pool) for pool in (jc.global_avg_pool, jc.global_max_pool, jc.global_lp_pool, jc.global_gem_pool)),
     *(case(pool, size) for pool in (jc.adaptive_avg_pool, jc.adaptive_max_pool) for size in (1, (3, 2))),
     *(case(jc.resize, 11, method=m) for m in ("nearest", "nearest_exact", "bilinear", "bicubic", "area")),
     case(jc.resize, 5, method="bicubic", antialias=True),

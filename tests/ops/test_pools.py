@@ -286,3 +286,32 @@ def test_positions_that_int32_cannot_count_are_refused():
     with jax.enable_x64(True):
         indices = jax.ShapeDtypeStruct(indices.shape, np.int64)
         assert jax.eval_shape(lambda y, indices: jc.max_unpool(y, indices, 70000), y, indices).shape[1] == 70000
+
+
+@pytest.mark.parametrize("p", [1.0, 3.0, 40.0, [0.5, 2.0, 7.0]])
+def test_gem_pool_is_the_generalized_mean_with_its_gradients(p):
+    x = uniform(1, (2, 3, 4, 3))
+    cotangent = uniform(2, (2, 3))
+    clipped, power = np.maximum(x, 0.01), np.asarray(p)
+    mean = (clipped**power).mean((1, 2))
+    want = mean ** (1 / power)
+    y, (to_x, to_p) = value_and_pullback(
+        lambda x, p: jc.global_gem_pool(x, p, eps=0.01), [x.astype(np.float32), np.float32(p)], cotangent
+    )
+    assert_close(y, want)
+    grown = want / mean / 12 * cotangent
+    assert_close(to_x, np.where(x > 0.01, clipped ** (power - 1) * grown[:, None, None], 0))
+    logs = (clipped**power * np.log(clipped)).mean((1, 2)) / mean / power - np.log(mean) / power**2
+    each = want * logs * cotangent
+    assert_close(to_p, each.sum() if power.ndim == 0 else each.sum(0))
+
+
+def test_gem_pool_of_large_and_of_small_elements():
+    x = jnp.array([[1e30], [1e30], [2e30]])
+    assert_close(jc.global_gem_pool(x, 3.0, rank=1), [(10 / 3) ** (1 / 3) * 1e30])
+    assert jc.global_gem_pool(x.astype(jnp.bfloat16), 3.0, rank=1).dtype == jnp.bfloat16
+    zeros = jnp.zeros((4, 1))
+    assert_close(jc.global_gem_pool(zeros, 3.0, rank=1), [1e-6])
+    assert np.isfinite(jax.grad(lambda p: jc.global_gem_pool(zeros, p, rank=1).sum())(3.0))
+    with pytest.raises(jc.ShapeError, match=r"p must have shape \(\), \(1,\) or \(5,\), got \(2,\)"):
+        jc.global_gem_pool(jnp.ones((2, 2, 5)), jnp.ones(2))

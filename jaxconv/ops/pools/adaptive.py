@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.geometry import IntOrTuple, adaptive_bins, as_tuple
-from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats, slice_axis, spatial_sizes
+from jaxconv.ops.arrays import Array, ArrayLike, accumulator, as_floats, slice_axis, spatial_sizes, to_rank
 from jaxconv.ops.lowering.pool import maxima, window_sums
 from jaxconv.ops.lowering.problem import Windows
 from jaxconv.ops.lowering.resample import Sampling, resample
@@ -86,6 +88,46 @@ def global_lp_pool(x: ArrayLike, *, p: float = 2, rank: int = 2) -> Array:
     spatial_sizes(x, rank)
     total = jnp.sum(power(x.astype(accumulator(x.dtype)), p), axis=_spatial_axes(rank))
     return root(total, p).astype(x.dtype)
+
+
+def global_gem_pool(x: ArrayLike, p: ArrayLike = 3.0, *, eps: float = 1e-6, rank: int = 2) -> Array:
+    """Returns the generalized mean over the ``rank`` spatial axes: shape ``(*batch, channels)``.
+
+    ``mean(max(x, eps)^p)^(1/p)``: the mean for p = 1, near the maximum for large p. Its gradients in x and in p are
+    finite, so that p can be trained.
+
+    Args:
+      x: floating-point array of shape ``(*batch, *spatial, channels)``; half precision is computed in float32.
+      p: a positive number, or an array of one or of one for each channel.
+      eps: the smallest element that counts.
+      rank: the number of spatial axes.
+
+    Returns:
+      Array of x's type.
+
+    Raises:
+      ArgumentError: rank is below 1, or ``eps`` is not positive.
+      ShapeError: x has too few axes, or an empty spatial axis; p has another shape.
+      DTypeError: x or p is not floating-point.
+
+    Radenovic, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation", 2018. The largest element is
+    divided out first, so that no power overflows.
+
+    >>> global_gem_pool(jnp.array([[1.0], [2.0]]), 2.0, rank=1)
+    Array([1.5811388], dtype=float32)
+    """
+    x, power = as_floats(x=x, p=p)
+    spatial_sizes(x, rank)
+    if power.shape not in ((), (1,), x.shape[-1:]):
+        raise ShapeError(f"p must have shape (), (1,) or {x.shape[-1:]}, got {power.shape}")
+    if not eps > 0:
+        raise ArgumentError(f"eps must be positive, got {eps!r}")
+    axes = _spatial_axes(rank)
+    wide = jnp.maximum(x.astype(accumulator(x.dtype)), eps)
+    largest = lax.stop_gradient(jnp.max(wide, axes, keepdims=True))
+    power = to_rank(power.astype(wide.dtype), x.ndim)
+    mean = jnp.mean((wide / largest) ** power, axes, keepdims=True)
+    return (largest * mean ** (1 / power)).squeeze(axes).astype(x.dtype)
 
 
 def _spatial_axes(rank: int) -> tuple[int, ...]:
@@ -185,4 +227,11 @@ def _bin_maxima(x: Array, axis: int, bins: Sequence[tuple[int, int]]) -> Array:
     return jnp.take(jnp.concatenate(runs, axis), picks, axis, mode="clip")
 
 
-__all__ = ["adaptive_avg_pool", "adaptive_max_pool", "global_avg_pool", "global_lp_pool", "global_max_pool"]
+__all__ = [
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "global_avg_pool",
+    "global_gem_pool",
+    "global_lp_pool",
+    "global_max_pool",
+]

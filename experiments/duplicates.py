@@ -1,0 +1,226 @@
+"""Altered copies in a collection of small images, and how well descriptors find them: `retrieve --crops N`.
+
+The collection has pieces of photographs that do not overlap, generated pictures of shapes and stripes, and altered
+copies of both: turned, mirrored, cropped, darker or brighter, blurred, compressed. A query is an original, which is not
+in the collection; only its copies are relevant.
+"""
+
+import argparse
+import functools
+import io
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+import jaxconv as jc
+from experiments import pretrained, report
+from experiments.pictures import PHOTOGRAPHS, photograph
+from jaxconv.inspect import embed, figures, mean_average_precision, nearest, pca_whitening, whiten
+from jaxconv.weights.reading import need
+
+SIDE = 64
+COPIES = 4
+SCALES = (1.0, 2**0.5)
+COMPONENTS = 256
+K = 100
+
+
+class Collection(NamedTuple):
+    """Images and which belong together: a copy has the label of its original, all others a label of their own."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    queries: np.ndarray
+    query_labels: np.ndarray
+    real: int
+
+
+def pieces() -> np.ndarray:
+    """Returns the squares into which the packaged photographs can be cut."""
+    found = []
+    for name in PHOTOGRAPHS:
+        image = photograph(name)
+        rows, columns = (n // SIDE for n in image.shape[:2])
+        cut = image[: rows * SIDE, : columns * SIDE].reshape(rows, SIDE, columns, SIDE, 3).swapaxes(1, 2)
+        found.append(cut.reshape(-1, SIDE, SIDE, 3))
+    squares = np.concatenate(found)
+    # Black sky has no copies that could be told apart.
+    return squares[squares.std((1, 2, 3)) > 12]
+
+
+def generated(random: np.random.Generator) -> np.ndarray:
+    """Returns a picture of stripes of two colors, with shapes on it."""
+    colors = random.integers(0, 256, (8, 3))
+    y, x = np.mgrid[:SIDE, :SIDE]
+    angle, length = random.uniform(0, np.pi), random.uniform(6, 40)
+    wave = (np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / length) + 1)[..., None] / 2
+    image = Image.fromarray((colors[0] * wave + colors[1] * (1 - wave)).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for color in colors[2 : 3 + random.integers(1, 6)]:
+        corners = random.uniform(-8, SIDE + 8, (random.integers(2, 6), 2))
+        if len(corners) == 2:
+            draw.ellipse([*corners.min(0), *(corners.max(0) + 4)], tuple(color))
+        else:
+            draw.polygon([tuple(corner) for corner in corners], tuple(color))
+    return np.asarray(image)
+
+
+def altered(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Returns an image turned, cropped and resized, perhaps mirrored, brighter or darker, blurred, compressed."""
+    picture = Image.fromarray(image).rotate(float(random.uniform(-15, 15)), Image.Resampling.BILINEAR)
+    side = float(random.uniform(0.6, 0.9)) * SIDE
+    left, top = random.uniform(0, SIDE - side, 2)
+    picture = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+    if random.random() < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    picture = picture.filter(ImageFilter.GaussianBlur(float(random.uniform(0, 1.2))))
+    light = np.clip(np.asarray(picture) * random.uniform(0.6, 1.4) * random.uniform(0.9, 1.1, 3), 0, 255)
+    buffer = io.BytesIO()
+    Image.fromarray(light.astype(np.uint8)).save(buffer, "jpeg", quality=int(random.integers(15, 60)))
+    return np.asarray(Image.open(buffer))
+
+
+def collection(count: int, seed: int) -> Collection:
+    """Returns a collection of ``count`` images and a fortieth of as many queries, half of them real, half generated.
+
+    Raises:
+      ValueError: the count is below 200.
+    """
+    if count < 200:
+        raise ValueError(f"--crops must be at least 200, got {count}")
+    random = np.random.default_rng(seed)
+    queries = count // 40
+    originals = count - queries * (COPIES - 1)
+    real = pieces()
+    real = real[random.permutation(len(real))[: originals // 2]]
+    made = [generated(random) for _ in range(originals - len(real))]
+    # The first of each are the queries.
+    half = queries // 2
+    asked = [*real[:half], *made[: queries - half]]
+    copies = [altered(image, random) for image in asked for _ in range(COPIES)]
+    others = [*real[half:], *made[queries - half :]]
+    labels = np.concatenate([np.repeat(np.arange(queries), COPIES), queries + np.arange(len(others))])
+    return Collection(np.stack([*copies, *others]), labels, np.stack(asked), np.arange(queries), len(real))
+
+
+def descriptors(data: Collection, options: argparse.Namespace) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns the rows of the collection and of the queries, by what they are."""
+    net, params, state, preprocess = pretrained.efficientnet_lite0(options.weights)
+    children = dict(net.children)  # type: ignore[attr-defined]
+    names = [*children]
+    trunk = {name: children[name] for name in names[: names.index("_relu1") + 1]}
+    power = jc.GlobalGemPool(3.0)
+    both = jc.serial(**trunk, pool=jc.concat(mean=jc.GlobalAvgPool(), gem=power))
+    own = {name: params[name] for name in trunk if name in params}
+    # The power is 3, as the paper's is before training.
+    p = power.init(0, (1, 2, 2, 3))[0]
+    run = functools.partial(embed, batch_size=options.batch, preprocess=preprocess)
+    known = {name: state[name] for name in trunk if name in state}
+    rows: dict[str, list[np.ndarray]] = {}
+    for images in (data.images, data.queries):
+        small = images.reshape(len(images), SIDE // 4, 4, SIDE // 4, 4, 3).mean((2, 4)).reshape(len(images), -1)
+        mean, gem = np.split(run(both, own | {"pool": {"gem": p}}, known, images, "pool"), 2, 1)
+        scales = run(jc.serial(**trunk, pool=power), own | {"pool": p}, known, images, "pool", scales=SCALES)
+        for name, values in (
+            ("pixels", small - small.mean(1, keepdims=True)), ("mean", mean), ("gem", gem), ("scales", scales)
+        ):  # fmt: skip
+            rows.setdefault(name, []).append(values)
+    # Learned without the queries, on at most as many rows as make it fast.
+    whitening = pca_whitening(rows["scales"][0][:: max(1, len(data.images) // 4000)], COMPONENTS)
+    rows["whitened"] = [np.asarray(whiten(each, whitening)) for each in rows["scales"]]
+    return {name: (first, second) for name, (first, second) in rows.items()}
+
+
+TITLES = {
+    "pixels": "pixels at 16x16",
+    "mean": "features, mean over positions",
+    "gem": "features, generalized mean (GeM)",
+    "scales": f"GeM, {len(SCALES)} scales",
+    "whitened": f"GeM, {len(SCALES)} scales, PCA whitening to {COMPONENTS}",
+}
+
+
+def indexed(rows: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Returns a function that searches rows of norm 1 through a graph of neighbors (Malkov and Yashunin, 2018).
+
+    Raises:
+      ImportError: faiss is not installed.
+    """
+    faiss = need("faiss", "an index", "retrieval")
+    index = faiss.IndexHNSWFlat(rows.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction, index.hnsw.efSearch = 80, 128
+    index.add(np.ascontiguousarray(rows, np.float32))
+    return lambda queries, k: index.search(np.ascontiguousarray(queries, np.float32), k)[1]
+
+
+def measure_index(rows: np.ndarray, queries: np.ndarray, exact: np.ndarray) -> dict[str, float]:
+    """Returns the seconds of building an index, those of a query with and without it, and the part that it finds."""
+    start = time.perf_counter()
+    search = indexed(rows)
+    built = time.perf_counter()
+    found = search(queries, 10)
+    through = time.perf_counter()
+    nearest(queries, rows, 10)
+    end = time.perf_counter()
+    agree = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, exact[:, :10], strict=True)])
+    return {
+        "index_seconds": built - start,
+        "query_milliseconds": 1e3 * (through - built) / len(queries),
+        "exact_query_milliseconds": 1e3 * (end - through) / len(queries),
+        "recall_at_10": float(agree),
+    }
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Makes the collection, compares the descriptors, and writes the report; returns the metrics."""
+    start = time.process_time()
+    data = collection(options.crops, options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(f"{len(data.images):,} images of {SIDE}x{SIDE}, {data.real:,} of photographs; {len(data.queries):,} queries")
+    rows = descriptors(data, options)
+    precision, indices = {}, {}
+    for name, (database, queries) in rows.items():
+        indices[name] = nearest(queries, database, K).indices
+        precision[name] = mean_average_precision(indices[name], data.labels, data.query_labels)
+        print(f"mAP {precision[name]:.1%}, {TITLES[name]}")
+    metrics: dict[str, Any] = {"mean_average_precision": precision}
+    try:
+        metrics["index"] = measure_index(*rows["whitened"], indices["whitened"])
+    except ImportError as error:
+        print(error)
+    else:
+        print(
+            "a query takes {query_milliseconds:.3f} ms by the index, {exact_query_milliseconds:.3f} ms by all "
+            "distances; the index finds {recall_at_10:.1%} of the 10 nearest".format(**metrics["index"])
+        )
+    metrics |= {
+        "images": len(data.images),
+        "real": data.real,
+        "queries": len(data.queries),
+        "processor_seconds": round(time.process_time() - start, 1),
+        **report.environment(),
+        "seed": options.seed,
+    }
+    report.write_json(options.out / "metrics.json", metrics)
+    some = np.linspace(0, len(data.queries) - 1, 8).astype(int)
+    parts = [
+        (
+            f"copies_{name}",
+            f"Some queries and the 8 nearest images by {TITLES[name]}",
+            figures.neighbors(
+                data.queries[some],
+                data.images,
+                indices[name][some, :8],
+                query_labels=data.query_labels[some],
+                labels=data.labels,
+            ),
+        )
+        for name in ("whitened", "pixels")
+    ]
+    facts = {f"mAP, {TITLES[name]}": f"{value:.1%}" for name, value in precision.items()}
+    facts |= {name: metrics[name] for name in ("images", "real", "queries", "index", "device") if name in metrics}
+    print(f"open {report.write_report(options.out, 'Altered copies', facts, parts)}")
+    return metrics
