@@ -101,12 +101,17 @@ def open_video(path: StrPath) -> Iterator["Video"]:
         ) from error
     check_file(Path(path), "a video")
     try:
-        with av.open(f"file:{Path(path)}", options=_OPTIONS, metadata_errors="replace") as container:
+        with av.open(f"file:{Path(path)}", options=_OPTIONS, **_replaced(av)) as container:
             yield Video(path, container)
     except av.error.FFmpegError as error:
         raise DataError(
             f"{path} is no video of a supported format, or is damaged or truncated: {error.strerror}"
         ) from error
+
+
+def _replaced(av: Any) -> dict[str, str]:
+    """Returns the options by which titles in an unknown encoding are no error; av needs none from version 19 on."""
+    return {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 class Video:
