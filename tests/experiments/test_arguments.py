@@ -7,7 +7,7 @@ import pytest
 
 NAMES = (
     "atari.command", "classify", "dream", "edges", "finetune", "go", "imagenet", "imagenet_train", "retrieve",
-    "speedrun", "style", "visualize",
+    "speedrun", "style", "video", "visualize",
 )  # fmt: skip
 
 
