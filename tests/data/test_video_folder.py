@@ -57,7 +57,7 @@ def test_beginnings_are_drawn_evenly_by_key_epoch_and_clip(folder):
 
     def begun(loader, epoch):
         ((clips, _),) = loader.epoch(epoch)
-        return [int(numbers(clip)[0]) for clip in sorted(clips, key=lambda clip: int(clip[0, 0, 0, 0]) // 30)]
+        return [int(numbers(clip)[0]) for clip in clips]
 
     first = [begun(loader, epoch) for epoch in range(20)]
     assert first[:3] == [begun(batches(source, 7, key=0, workers=3, ahead=5), epoch) for epoch in range(3)]
