@@ -34,6 +34,10 @@ class VideoFolder:
       rate: frames in a second, to which videos of any rate are sampled; None for each video's own rate.
       size: the size to which frames are resized, as in `jaxconv.data.read_video`.
       clips: None where the beginning is drawn; or integers `(N, 2)`: each example is clip k of n of its video.
+
+    >>> source = video_folder("videos", 16).evenly(5)   # doctest: +SKIP
+    >>> len(source), source.classes                     # doctest: +SKIP
+    (10, ('down', 'up'))
     """
 
     files: ImageFolder
