@@ -35,7 +35,8 @@ NO_FORMULA = {
         mixed_precision jit explain lowering patch_lax convs_saveable fold_report predictor""",
     "files and data sets": """data.batches data.cifar10 data.coco_captions data.fashion_mnist data.flickr8k
         data.galaxy10 data.gtsrb data.ImageFolder data.image_cache data.image_folder data.mnist5k data.read_idx
-        data.read_image data.split train.save train.restore""",
+        data.read_image data.read_video data.split data.VideoFolder data.video_folder train.save
+        train.restore""",
     "words": "data.Vocabulary data.vocabulary",
     "draws of where to cut, flip or cover": """data.random_* data.cutout data.CenterCrop data.RandomResizedCrop
         data.draw_* data.Affine""",

@@ -29,6 +29,8 @@ from jaxconv.data.mnist import fashion_mnist, mnist5k
 from jaxconv.data.normalize import channel_statistics, normalize
 from jaxconv.data.rand_augment import draw_rand_augment, rand_augment
 from jaxconv.data.signs import gtsrb
+from jaxconv.data.video import read_video
+from jaxconv.data.video_folder import VideoFolder, video_folder
 from jaxconv.data.windows import CenterCrop, RandomResizedCrop
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "ImageCache",
     "ImageFolder",
     "RandomResizedCrop",
+    "VideoFolder",
     "Vocabulary",
     "batches",
     "channel_statistics",
@@ -71,7 +74,9 @@ __all__ = [
     "random_shift",
     "read_idx",
     "read_image",
+    "read_video",
     "split",
+    "video_folder",
     "vocabulary",
     "warp",
     "warp_boxes",

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +157,7 @@ def image_folder(path: StrPath | Sequence[StrPath], *, classes: Sequence[str] | 
     >>> image_folder("photos")   # doctest: +SKIP
     ImageFolder('photos': 2000 images, 2 classes)
     """
-    names = () if classes is None else tuple(classes)
-    if len(set(names)) < len(names):
-        raise DataError(f"classes must have no name twice, got {names}")
+    names = checked_classes(classes)
     if not isinstance(path, str | os.PathLike):
         paths = [Path(p) for p in path]
         return _from_tars(str(Path(*paths[:1]).parent), paths, names)
@@ -174,7 +172,15 @@ def image_folder(path: StrPath | Sequence[StrPath], *, classes: Sequence[str] | 
         raise DataError(f"{path} must be a folder, a table ({', '.join(TABLES)}) or a .tar")
     if shards := sorted(p for p in path.iterdir() if p.suffix.lower() == ".tar"):
         return _from_tars(str(path), shards, names)
-    return _from_classes(path, names)
+    return from_classes(path, names)
+
+
+def checked_classes(classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the classes' names, () for None, or raises DataError where a name occurs twice."""
+    names = () if classes is None else tuple(classes)
+    if len(set(names)) < len(names):
+        raise DataError(f"classes must have no name twice, got {names}")
+    return names
 
 
 def _from_tars(root: str, paths: Sequence[Path], classes: tuple[str, ...]) -> ImageFolder:
@@ -182,14 +188,17 @@ def _from_tars(root: str, paths: Sequence[Path], classes: tuple[str, ...]) -> Im
     return ImageFolder(root, [os.path.relpath(name, root) for name in names], targets, classes, members)
 
 
-def _from_classes(path: Path, classes: tuple[str, ...]) -> ImageFolder:
-    found = images_by_class(path)
+def from_classes(
+    path: Path, classes: tuple[str, ...], endings: Collection[str] = ENDINGS, what: str = "image"
+) -> ImageFolder:
+    """Returns the files with some endings in a folder that has a subfolder for each class."""
+    found = images_by_class(path, endings)
     if not found:
-        loose = any(p.suffix.lower() in ENDINGS for p in path.iterdir())
+        loose = any(p.suffix.lower() in endings for p in path.iterdir())
         raise DataError(
-            f"{path} must have a subfolder of images for each class, got "
-            + ("images that are in no subfolder" if loose else "no images")
-            + f"; image files end with {', '.join(sorted(ENDINGS))}"
+            f"{path} must have a subfolder of {what}s for each class, got "
+            + (f"{what}s that are in no subfolder" if loose else f"no {what}s")
+            + f"; {what} files end with {', '.join(sorted(endings))}"
         )
     if classes:
         if unknown := sorted(set(found) - set(classes)):
@@ -201,7 +210,7 @@ def _from_classes(path: Path, classes: tuple[str, ...]) -> ImageFolder:
         )
     elif len(found) == 1:
         raise DataError(
-            f"{path} must have images of at least two classes, got only {next(iter(found))!r}; if this is meant, pass "
+            f"{path} must have {what}s of at least two classes, got only {next(iter(found))!r}; if this is meant, pass "
             f"classes={tuple(found)}"
         )
     classes = classes or tuple(found)

@@ -6,6 +6,7 @@ import re
 import stat
 import unicodedata
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -104,7 +105,7 @@ def open_image(content: bytes, name: StrPath) -> Any:
         raise DataError(f"{name} is not an image of the formats {', '.join(FORMATS)}") from error
     except Exception as error:
         _refuse(name, error)
-    _check_size(name, *image.size)
+    check_size(name, *image.size)
     if image.mode not in _EIGHT_BITS and not _is_gray16(image):
         raise DataError(
             f"{name} must have unsigned integers of at most 16 bits a channel, got Pillow's mode {image.mode!r}: the "
@@ -122,13 +123,12 @@ def open_image(content: bytes, name: StrPath) -> Any:
     return image
 
 
-def images_by_class(folder: StrPath) -> dict[str, list[Path]]:
+def images_by_class(folder: StrPath, endings: Collection[str] = ENDINGS) -> dict[str, list[Path]]:
     """Returns the images in each subfolder of a folder, and in folders inside it, by the subfolder's name.
 
     Classes and files are sorted by the code points of their names in Unicode's composed form (NFC), files by their path
     inside the class. The order is the same on all systems and in all languages. System files
-    (`jaxconv.leftovers.is_leftover`), files without the ending of an image format, and subfolders without images are
-    ignored.
+    (`jaxconv.leftovers.is_leftover`), files without one of the endings, and subfolders without images are ignored.
 
     Raises:
       OSError: a folder cannot be listed.
@@ -145,16 +145,16 @@ def images_by_class(folder: StrPath) -> dict[str, list[Path]]:
     for sub in sorted(
         (sub for sub in Path(folder).iterdir() if not is_leftover(sub.name) and sub.is_dir()), key=_order
     ):
-        if paths := _images_below(sub):
+        if paths := _files_below(sub, endings):
             found[unicodedata.normalize("NFC", sub.name)] = paths
     return found
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _files_below(folder: Path, endings: Collection[str]) -> list[Path]:
     found = []
     for here, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not is_leftover(name)]
-        found += [Path(here, name) for name in names if not is_leftover(name) and Path(name).suffix.lower() in ENDINGS]
+        found += [Path(here, name) for name in names if not is_leftover(name) and Path(name).suffix.lower() in endings]
     return sorted(found, key=_order)
 
 
@@ -184,15 +184,21 @@ def _refuse(path: StrPath, error: Exception) -> NoReturn:
 
 def file_content(path: Path) -> bytes:
     """Returns the bytes of a file of at most 1 GiB; checks and decoder use the same bytes."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{path} must be an image file, got {'a folder' if path.is_dir() else 'a pipe or device'}")
-    if status.st_size > LARGEST_FILE:
-        raise DataError(f"{path} must have at most {LARGEST_FILE:,} bytes, got {status.st_size:,}")
+    check_file(path, "an image")
     return path.read_bytes()
 
 
-def _check_size(path: StrPath, width: int, height: int) -> None:
+def check_file(path: Path, what: str) -> None:
+    """Raises DataError unless the path is a regular file of at most 1 GiB; ``what`` says what it must be."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path} must be {what} file, got {'a folder' if path.is_dir() else 'a pipe or device'}")
+    if status.st_size > LARGEST_FILE:
+        raise DataError(f"{path} must have at most {LARGEST_FILE:,} bytes, got {status.st_size:,}")
+
+
+def check_size(path: StrPath, width: int, height: int) -> None:
+    """Raises DataError where an image or a frame has too many pixels."""
     if max(width, height) > LARGEST_SIDE:
         raise DataError(f"{path} must have at most {LARGEST_SIDE:,} pixels along each side, got {width:,} x {height:,}")
     if width * height > LARGEST_IMAGE:
@@ -229,7 +235,7 @@ def _check_scans(path: StrPath, content: bytes) -> None:
             continue
         if marker in _START_OF_FRAME:
             height, width = (int.from_bytes(content[at + i : at + i + 2], "big") for i in (3, 5))
-            _check_size(path, width, height)
+            check_size(path, width, height)
             pixels = max(pixels, width * height)
         scans += marker == _START_OF_SCAN
         at += max(2, int.from_bytes(content[at : at + 2], "big"))

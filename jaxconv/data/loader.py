@@ -27,9 +27,9 @@ class Source(Protocol):
     """A data set that is read one example at a time, as grain and torch define it.
 
     ``source[i]`` is an input and a target: arrays, numbers, or nested containers of these. With a ``crop``, an input
-    is an image `(height, width, 3)` uint8. `ImageFolder` and `ImageCache` have more methods, used where they exist:
-    ``load(i, crop, random)`` reads only what a crop needs, ``name(i)`` is for errors, and ``fingerprint()`` lets
-    `Batches.restore` recognize the data set.
+    is an image `(height, width, 3)` uint8. `ImageFolder`, `VideoFolder` and `ImageCache` have more methods, used where
+    they exist: ``load(i, crop, random)`` reads only what a crop needs, ``name(i)`` is for errors, and ``fingerprint()``
+    lets `Batches.restore` recognize the data set.
     """
 
     def __len__(self) -> int: ...
@@ -62,11 +62,13 @@ def batches(
     and the image's index. ``workers``, ``ahead`` and restarts have no effect on them.
 
     Args:
-      source: an `ImageFolder`, an `ImageCache`, or any `Source`: ``source[i]`` is an input and a target.
+      source: an `ImageFolder`, a `VideoFolder`, an `ImageCache`, or any `Source`: ``source[i]`` is an input and a
+        target.
       batch_size: the examples in a batch, over all shards.
       key: a random key, or an int, its seed, that draws the order and the windows. None for evaluation: the order is
         that of ``source``, in all epochs.
-      crop: `RandomResizedCrop` for training, `CenterCrop` for evaluation; None for images of one size.
+      crop: `RandomResizedCrop` for training, `CenterCrop` for evaluation; None for images of one size. All frames of a
+        clip have the same window.
       remainder: what happens to the last batch if ``batch_size`` does not divide the number of examples. "short": the
         batch has fewer examples. "drop": the batch is left out, so that each epoch leaves out other examples. "pad":
         the batch is filled with zeros. With "pad", all batches are `(inputs, targets, mask)`, where the mask,

@@ -13,7 +13,7 @@ from jaxconv.data.dataset import DataError
 PATH = "path"
 
 
-def read_table(path: Path, classes: tuple[str, ...]) -> tuple[list[str], Any]:
+def read_table(path: Path, classes: tuple[str, ...], what: str = "image") -> tuple[list[str], Any]:
     """Returns the paths in a table's column `path`, and its other columns as targets; see `image_folder`."""
     rows = _csv_rows(path, classes) if path.suffix.lower() == ".csv" else _json_rows(path)
     names: list[str] = []
@@ -22,7 +22,7 @@ def read_table(path: Path, classes: tuple[str, ...]) -> tuple[list[str], Any]:
     for line, row in rows:
         name = row.pop(PATH, None)
         if not isinstance(name, str) or not name:
-            raise DataError(f"{path}, line {line}: must have a column {PATH!r} with the path of an image, got {name!r}")
+            raise DataError(f"{path}, line {line}: must have a column {PATH!r} with the {what}'s path, got {name!r}")
         if not names:
             found = {column: [] for column in row}
         if set(row) != set(found):
@@ -31,13 +31,13 @@ def read_table(path: Path, classes: tuple[str, ...]) -> tuple[list[str], Any]:
                 f"{', '.join([PATH, *map(str, row)])}"
             )
         if not (path.parent / name).is_file():
-            raise DataError(f"{path}, line {line}: the image {path.parent / name} does not exist")
+            raise DataError(f"{path}, line {line}: the {what} {path.parent / name} does not exist")
         names.append(name)
         where.append(f"{path}, line {line}")
         for column, value in row.items():
             found[column].append(value)
     if not names:
-        raise DataError(f"{path} must have a line for each image, got no line")
+        raise DataError(f"{path} must have a line for each {what}, got no line")
     if not found:
         raise DataError(f"{path} must have the column {PATH!r} and at least one column of targets, got only {PATH!r}")
     targets = {column: as_column(values, classes, where, column) for column, values in found.items()}

@@ -287,3 +287,24 @@ def test_draws_are_a_pytree():
 def test_what_does_not_fit_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda shape: draw_affine(KEY, shape, rotate=30, scale=0.2, shift=0.2, flip=True),
+        lambda shape: draw_crop(KEY, shape, 4, padding=1),
+        lambda shape: draw_flip(KEY, shape),
+        lambda shape: draw_rand_augment(KEY, shape, magnitude=15),
+        lambda shape: draw_resized_crop(KEY, shape, 4),
+        lambda shape: draw_shift(KEY, shape, 2),
+    ],
+)
+def test_all_frames_of_a_clip_and_their_masks_share_a_draw(draw):
+    draws = draw((4, 3, 6, 7, 3))
+    np.testing.assert_array_equal(draws.matrix, draw((4, 6, 7, 3)).matrix)
+    masks = np.repeat(GENERATOR.integers(1, 100, (4, 1, 6, 7)), 3, axis=1)
+    moved = np.asarray(warp_masks(masks, draws))
+    assert (moved == moved[:, :1]).all()
+    # Each clip has its own.
+    assert len(np.unique(draws.matrix, axis=0)) > 1

@@ -7,7 +7,7 @@ import pytest
 
 NAMES = (
     "atari.command", "classify", "dream", "edges", "faces", "finetune", "go", "imagenet", "imagenet_train", "nuclei",
-    "retrieve", "roads", "segment", "speedrun", "style", "visualize",
+    "retrieve", "roads", "segment", "speedrun", "style", "video", "visualize",
 )  # fmt: skip
 
 
