@@ -183,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--folder", metavar="DIR", help="a folder of such pictures")
     arguments.add_argument("--table", type=Path, metavar="FILE", help="a .jsonl of your own images and boxes")
     arguments.add_argument("--weights", type=Path, metavar="FILE", help="of an earlier run: skip the training")
-    arguments.add_argument("--scenes", type=positive(int), default=3072, help="scenes to train on")
+    arguments.add_argument("--scenes", type=positive(int), default=2560, help="scenes to train on")
     arguments.add_argument("--test-scenes", type=positive(int), default=256, help="held-out scenes")
     arguments.add_argument("--size", type=positive(int), default=96, help="height and width of images, in training")
     arguments.add_argument("--width", type=positive(int), default=64, help="channels of the feature pyramid")
