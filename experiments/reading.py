@@ -228,11 +228,22 @@ def read(model: Reader, image: np.ndarray, shorter: int = SHORTER) -> tuple[list
 
 
 def figure(image: np.ndarray, lines: Sequence[Line]) -> Any:
-    """Draws the boxes of the lines with their text."""
-    boxes = np.array([[*line.corners.min(0), *line.corners.max(0)] for line in lines]).reshape(-1, 4)
-    # The fonts of figures have no Chinese characters.
-    texts = ["".join(c if c.isascii() else "?" for c in line.text).replace("$", r"\$") for line in lines]
-    return figures.boxes([image], [boxes], [texts], columns=1)
+    """Draws the outlines of the lines on the image, and their text beside it at the same positions."""
+    from matplotlib.patches import Polygon
+
+    height, width = image.shape[:2]
+    fig = figures.images([image, np.full_like(image, 255)], columns=2)
+    fig.set_size_inches(14, 7 * height / width)
+    for i, line in enumerate(lines):
+        outline = Polygon(line.corners - 0.5, fill=False, edgecolor=f"C{i % 10}", linewidth=1.6)
+        fig.axes[0].add_patch(outline)
+        # As high as the line: a font of n points is n / 72 inches high.
+        tall = float(np.linalg.norm(line.corners[3] - line.corners[0]))
+        # The fonts of figures have no Chinese characters.
+        text = "".join(c if c.isascii() else "?" for c in line.text).replace("$", r"\$")
+        size = min(0.5 * 72 * 7 / width * tall, 14)
+        fig.axes[1].text(*line.corners[[0, 3]].mean(0), text, color=f"C{i % 10}", fontsize=size, va="center")
+    return fig
 
 
 def parser() -> argparse.ArgumentParser:
