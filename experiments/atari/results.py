@@ -16,7 +16,7 @@ from experiments.atari.command import PUBLISHED
 from jaxconv.inspect.figures.canvas import new_figure
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "atari.json"
-PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "play_curves.png"
+PICTURE = Path(__file__).parents[2] / "docs" / "play_curves.png"
 POINTS = 50
 
 

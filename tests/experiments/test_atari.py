@@ -1,7 +1,9 @@
 """Agents: targets and replay against NumPy, one update by hand, a game that is learned in seconds."""
 
 import dataclasses
+import doctest
 import functools
+import io
 import json
 import sys
 
@@ -9,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxconv as jc
-from experiments.atari import arcade, command, learning
+from experiments.atari import arcade, command, drawing, learning
 from experiments.atari.console import Step
 from experiments.atari.dqn import DQN, dqn
 from experiments.atari.dqn import learn as learn_from_batch
@@ -261,6 +264,24 @@ def test_rewards_are_clipped_for_learning_only():
         with jax.disable_jit():
             learn_from_rollout(step, settings, jnp.zeros(()), rollout, jnp.zeros(1), jax.random.key(0))
     assert [sorted(np.asarray(s).tolist()) for s in seen] == [[-2.0, 3.0], [-1.0, 1.0]]
+
+
+def test_boards_are_drawn_beside_what_the_network_looks_at():
+    assert doctest.testmod(drawing).failed == 0
+    boards = np.zeros((5, 10, 10, 2), bool)
+    boards[np.arange(5), 3, np.arange(5), 1] = True
+    heat = np.zeros((5, 10, 10))
+    heat[:, 7, 7] = 1.0
+    frames = []
+    for picture, h in zip([drawing.board(b, 4) for b in boards], heat, strict=True):
+        frames.append(drawing.beside(picture, drawing.with_saliency(picture, h)))
+    animated = Image.open(io.BytesIO(drawing.animation(frames)))
+    assert (animated.n_frames, animated.size) == (5, (84, 40))
+    for i in range(5):
+        animated.seek(i)
+        shown = np.asarray(animated.convert("RGB"))
+        np.testing.assert_array_equal(shown[12, 4 * i], drawing.COLORS[1])
+        np.testing.assert_array_equal(shown[28, 44 + 28], [255, 60, 30])
 
 
 class FakeConsole:
