@@ -18,6 +18,7 @@ from jaxconv.weights.hdf5 import read_hdf5, read_keras
 from jaxconv.weights.reading import check_size
 from jaxconv.weights.safetensors import FORMAT, read_header, read_safetensors
 from jaxconv.weights.state_dict import state_dict
+from jaxconv.weights.tfjs import read_tfjs
 
 
 def check_foreign(path: StrPath) -> None:
@@ -49,6 +50,7 @@ _READERS: dict[str, Callable[..., Arrays]] = {
     "hdf5": read_hdf5,
     "keras": read_keras,
     "npz": _npz,
+    "tfjs": read_tfjs,
 }
 
 
@@ -56,10 +58,11 @@ def read(path: StrPath, *, key: str | None = None) -> Arrays:
     """Reads the arrays of a file by name, as NumPy arrays of the types in the file.
 
     The file's first bytes determine the format, so the name may be any: safetensors, files of ``torch.save`` (``.pth``,
-    ``.pt``, ``.pth.tar``, ``.ckpt``, ``.bin`` and others), HDF5, ``.keras``, ``.npz``. The state dict of a torch
-    checkpoint is read without torch, and nothing that the file names is imported or run. Other contents, such as an
-    optimizer's state or a program's arguments, are ignored. The groups of an HDF5 file are parts of the names:
-    ``block1/conv1/kernel``.
+    ``.pt``, ``.pth.tar``, ``.ckpt``, ``.bin`` and others), HDF5, ``.keras``, ``.npz``, and the JSON files of
+    TensorFlow.js, ``model.json`` or ``*-weights_manifest.json``, whose arrays are in binary files beside them. The
+    state dict of a torch checkpoint is read without torch, and nothing that the file names is imported or run. Other
+    contents, such as an optimizer's state or a program's arguments, are ignored. The groups of an HDF5 file are parts
+    of the names: ``block1/conv1/kernel``. Quantized arrays of TensorFlow.js are returned as float32.
 
     Args:
       path: the file.

@@ -16,6 +16,7 @@ ENDINGS = {
     ".hdf5": "hdf5",
     ".keras": "keras",
     ".npz": "npz",
+    ".json": "tfjs",
 }
 _HDF5_START = b"\x89HDF\r\n\x1a\n"
 # Files that are often downloaded in place of weights: the position of their first bytes, the bytes, and what to do.
@@ -45,7 +46,7 @@ def _zip_format(path: Path) -> str:
 
 
 def format_of(path: Path) -> str:
-    """Returns the format of a file: "safetensors", "torch", "hdf5", "keras" or "npz".
+    """Returns the format of a file: "safetensors", "torch", "hdf5", "keras", "npz" or "tfjs".
 
     Raises:
       OSError: the file cannot be opened.
@@ -59,6 +60,9 @@ def format_of(path: Path) -> str:
         found = "torch"
     elif any(start[at:].startswith(_HDF5_START) for at in (0, 512, 1024, 2048)):
         found = "hdf5"
+    elif start.lstrip()[:1] in (b"{", b"[") and b"\0" not in start[:8]:
+        # The length with which safetensors begins has zeros.
+        found = "tfjs"
     elif start[8:9] == b"{":
         found = "safetensors"
     else:
@@ -67,5 +71,5 @@ def format_of(path: Path) -> str:
                 raise WeightsError(what)
         found = ENDINGS.get(path.suffix.lower(), "")
     if not found:
-        raise WeightsError("its format is not safetensors, torch.save's, HDF5, .keras or .npz")
+        raise WeightsError("its format is not safetensors, torch.save's, HDF5, .keras, .npz or TensorFlow.js's")
     return found
