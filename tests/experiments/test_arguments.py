@@ -6,8 +6,8 @@ import importlib
 import pytest
 
 NAMES = (
-    "atari.command", "classify", "dream", "edges", "finetune", "go", "imagenet", "imagenet_train", "retrieve",
-    "speedrun", "style", "visualize",
+    "atari.command", "classify", "detect", "dream", "edges", "finetune", "go", "imagenet", "imagenet_train", "pose",
+    "pose_train", "retrieve", "speedrun", "style", "visualize",
 )  # fmt: skip
 
 
