@@ -17,7 +17,11 @@ from experiments.images import read_image
 from experiments.pretrained import packaged
 from jaxconv.data.images import ENDINGS
 
-PACKAGES = (("skimage", "data", "scikit-image"), ("sklearn", "datasets/images", "scikit-learn"))
+PACKAGES = (
+    ("skimage", "data", "scikit-image"),
+    ("sklearn", "datasets/images", "scikit-learn"),
+    ("matplotlib", "mpl-data/sample_data", "matplotlib"),
+)
 PHOTOGRAPHS = (
     "astronaut.png",
     "brick.png",

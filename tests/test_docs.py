@@ -55,7 +55,7 @@ NO_PEER = {
     "errors": ERRORS,
     "records that functions return": RETURNED,
     "draws of the function of that name, which has its peer": "data.draw_[!a]* data.Affine",
-    "to a peer and back": "interop.flax.* interop.onnx.*",
+    "to a peer and back": "interop.flax.* interop.onnx.* interop.tfjs.*",
     "of what only jaxconv has": "fold_report predictor",
 }
 NO_EXAMPLE = {
@@ -110,7 +110,7 @@ def test_every_public_name_of_a_sub_package_is_in_the_reference(package):
     assert any(path.startswith(f"jaxconv.{package}.") for path in written())
 
 
-@pytest.mark.parametrize("module", ["inspect.figures", "interop.flax", "interop.onnx"])
+@pytest.mark.parametrize("module", ["inspect.figures", "interop.flax", "interop.onnx", "interop.tfjs"])
 def test_modules_that_load_by_themselves_are_in_the_reference(module):
     names = importlib.import_module(f"jaxconv.{module}").__all__
     assert {f"jaxconv.{module}.{n}" for n in names} <= written()

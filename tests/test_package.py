@@ -133,7 +133,7 @@ def test_dir_lists_public_names_once_and_nothing_else(package):
     loaded = importlib.import_module(f"jaxconv.{package}".rstrip("."))
     names = dir(loaded)
     assert len(names) == len(set(names))
-    subpackages = {"": {*jc._PACKAGES}, "inspect": {"figures"}, "interop": {"flax", "onnx"}}.get(package, set())
+    subpackages = {"": {*jc._PACKAGES}, "inspect": {"figures"}, "interop": {"flax", "onnx", "tfjs"}}.get(package, set())
     modules = {name for name in names if inspect.ismodule(getattr(loaded, name))}
     assert modules == subpackages
     public = {name for name in names if not name.startswith("_")}

@@ -54,6 +54,7 @@ TITLES = {
     "fields": "Receptive fields",
     "geometry": "Sizes",
     "inspect/table": "Summary",
+    "interop/tfjs": "TensorFlow.js",
     "layer": "The layer protocol",
     "losses/package": "Losses",
     "metrics/base": "Metrics and classification",

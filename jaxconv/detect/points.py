@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxconv import ops
 from jaxconv.compose.base import Wrapper
 from jaxconv.detect.results import Detections, Losses, check_targets, clipped, per_image, total
+from jaxconv.errors import ArgumentError
 from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Tree
 from jaxconv.ops.arrays import accumulator
@@ -166,6 +167,54 @@ class PoseNet(Wrapper):
             return self.stride * (at + moved), heat[at[:, 1], at[:, 0], each]
 
         return jax.vmap(one)(center, heat, outputs["regression"], outputs["offset"])
+
+    def loss(self, outputs: Tree, targets: Tree, *, sigma: float = 1.0, regression_weight: float = 0.1) -> Losses:
+        """Returns the loss of a batch and its parts by name, divided by the number of keypoints.
+
+        Args:
+          outputs: the network's outputs.
+          targets: a dict of ``points`` ``(batch, points, 2)``, x and y in pixels. A keypoint with NaN, or outside of
+            the image, does not count; the person's center is the mean of the keypoints that count.
+          sigma: the standard deviation of the heat maps, in positions.
+          regression_weight: the weight of the loss of the keypoints seen from the center.
+        """
+        points = targets.get("points") if isinstance(targets, dict) else None
+        batch = len(outputs["heat"])
+        if points is None or points.shape != (batch, self.points, 2):
+            got = type(targets).__name__ if points is None else f"points of shape {points.shape}"
+            raise ArgumentError(f"targets must be a dict of points ({batch}, {self.points}, 2), got {got}")
+        outputs = _wide(outputs)
+        size = outputs["heat"].shape[1:3]
+        limit = jnp.array(size[::-1])
+
+        def maps_of(points: Array, counts: Array) -> Array:
+            return ops.encode_heatmap(jnp.where(counts[:, None], points, jnp.nan), size, sigma)
+
+        def one(outputs: Tree, points: Array) -> dict[str, Array]:
+            at = points / self.stride
+            counts = ((at >= 0) & (at < limit)).all(-1)
+            at = jnp.where(counts[:, None], at, 0)
+            cells = jnp.floor(at)
+            person = jnp.floor(at.sum(0) / jnp.maximum(counts.sum(), 1))[None]
+            rows, columns = (cells[:, i].astype(jnp.int32) for i in (1, 0))
+            offset = outputs["offset"].reshape(*size, self.points, 2)[rows, columns, jnp.arange(self.points)]
+            x, y = person[0].astype(jnp.int32)
+            seen = outputs["regression"][y, x].reshape(self.points, 2)
+
+            def distance(found: Array, wanted: Array) -> Array:
+                return jnp.where(counts[:, None], jnp.abs(found - wanted), 0).sum()
+
+            return {
+                "center": _focal(outputs["center"], maps_of(person, counts.any()[None])),
+                "heat": _focal(outputs["heat"], maps_of(cells, counts)),
+                "regression": regression_weight * distance(seen, at - person),
+                "offset": distance(offset, at - cells),
+                "count": counts.sum(),
+            }
+
+        parts = {name: each.sum() for name, each in jax.vmap(one)(outputs, jnp.asarray(points)).items()}
+        count = jnp.maximum(parts.pop("count"), 1)
+        return total({name: each / count for name, each in parts.items()})
 
 
 __all__ = ["CenterNet", "PoseNet"]

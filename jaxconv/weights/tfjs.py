@@ -42,7 +42,7 @@ class _Entry(NamedTuple):
     def size(self) -> int:
         return math.prod(self.shape) * np.dtype(self.stored).itemsize
 
-    def array(self, data: bytes) -> np.ndarray:
+    def array(self, data: memoryview) -> np.ndarray:
         found = np.frombuffer(data, self.stored).reshape(self.shape)
         if self.scale is not None:
             # In float64, as JavaScript computes, and then of the array's type.

@@ -6,8 +6,8 @@ import importlib
 import pytest
 
 NAMES = (
-    "atari.command", "classify", "dream", "edges", "faces", "finetune", "go", "imagenet", "imagenet_train", "nuclei",
-    "retrieve", "roads", "segment", "speedrun", "style", "video", "visualize",
+    "atari.command", "classify", "detect", "dream", "edges", "faces", "finetune", "go", "imagenet", "imagenet_train",
+    "nuclei", "pose", "pose_train", "retrieve", "roads", "segment", "speedrun", "style", "video", "visualize",
 )  # fmt: skip
 
 

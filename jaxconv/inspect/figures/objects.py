@@ -51,16 +51,18 @@ def boxes(
             raise ShapeError(f"labels[{i}] must be one for each of the {len(each)} boxes, got {len(own)}")
     kinds = list(dict.fromkeys(_kind(text) for own in texts for text in own))
     fig, axes = _pictures(pictures, titles, columns)
-    for ax, each, own in zip(axes, rows, texts, strict=True):
+    for ax, picture, each, own in zip(axes, pictures, rows, texts, strict=True):
         for (left, top, right, bottom), text in zip(each, own, strict=True):
             color = f"C{kinds.index(_kind(text)) % 10}"
             # Pixel i is drawn from i - 0.5 to i + 0.5.
             at = (left - 0.5, top - 0.5)
             ax.add_patch(Rectangle(at, right - left, bottom - top, fill=False, linewidth=1.6, edgecolor=color))
             if text:
+                # Above the box where there is room, so that a small box stays visible.
+                above = at[1] > 0.06 * len(picture)
                 behind = {"facecolor": color, "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
-                low = max(at[1], -0.5)
-                ax.text(max(at[0], -0.5), low, text, color="white", fontsize=6, va="top", bbox=behind, clip_on=True)
+                corner = max(at[0], -0.5), max(at[1], -0.5)
+                ax.text(*corner, text, color="white", fontsize=6, va="bottom" if above else "top", bbox=behind)
     return fig
 
 
@@ -76,8 +78,8 @@ def poses(
 
     Args:
       images: as in `boxes`.
-      points: for each image an array ``(n, K, 2)`` of the keypoints of n objects: x and y in pixels, where the middle
-        of the first pixel is 0.5. A keypoint with NaN is not drawn, nor are its lines.
+      points: for each image an array ``(n, K, 2)`` of the keypoints of n objects: x and y in pixels, where the center
+        of the first pixel is (0, 0). A keypoint with NaN is not drawn, nor are its lines.
       links: pairs of keypoints that are joined by a line.
       titles: a title for each image.
       columns: images in a row.
@@ -99,7 +101,7 @@ def poses(
         if wrong := [link for link in links if not all(0 <= k < objects.shape[1] for k in link)]:
             raise ShapeError(f"links must be pairs of numbers from 0 to {objects.shape[1] - 1}, got {wrong[0]}")
         limits = ax.axis()
-        for one in objects - 0.5:
+        for one in objects:
             for j, link in enumerate(links):
                 x, y = one[list(link)].T
                 if not np.isnan([x, y]).any():

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.interop.constants import Fixed
 from jaxconv.interop.onnx.errors import OnnxError
 from jaxconv.interop.onnx.network import Input, Network, Operator, Step, WeightedOperator
 from jaxconv.interop.onnx.operators import TABLE
 from jaxconv.interop.onnx.read import Graph, Node, read
-from jaxconv.interop.onnx.values import MOST_BYTES, Fixed, Held, Value, natural
+from jaxconv.interop.onnx.values import MOST_BYTES, Held, Value, natural
 from jaxconv.layer import Layer, Params, State
 
 # Their outputs follow from the shape of their input.

@@ -12,9 +12,10 @@ import numpy as np
 
 from jaxconv.composite import Composite, Run
 from jaxconv.errors import ArgumentError, PathError, ShapeError, located
+from jaxconv.interop.constants import Fixed
 from jaxconv.interop.onnx.operators import TABLE
 from jaxconv.interop.onnx.read import Node
-from jaxconv.interop.onnx.values import Call, Fixed, Held, Order, Value, arranged, last, natural
+from jaxconv.interop.onnx.values import Call, Held, Order, Value, arranged, last, natural
 from jaxconv.layer import Children, Layer, Params, Tree
 from jaxconv.layers.base import Geometry, Leaf, Stored
 

@@ -16,9 +16,9 @@ import onnx.shape_inference
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto
 
+from jaxconv.interop.constants import Fixed
 from jaxconv.interop.onnx.errors import OnnxError
 from jaxconv.interop.onnx.tensors import array_of, dtype_of
-from jaxconv.interop.onnx.values import Fixed
 
 # The opsets whose operators are known: from 7, of 2018, to the newest that the tests run.
 OPSETS = (7, 28)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.errors import ArgumentError, ShapeError
+from jaxconv.interop.constants import Fixed
 from jaxconv.layers.base import Geometry
 
 Order = tuple[int, ...]
@@ -39,25 +40,6 @@ def as_axis(axis: int, rank: int, name: str = "axis") -> int:
     if not -rank <= axis < max(rank, 1):
         raise ArgumentError(f"{name} must be between {-rank} and {rank - 1} for an array of rank {rank}, got {axis}")
     return int(axis) % max(rank, 1)
-
-
-class Fixed:
-    """A NumPy array that compares and hashes by content: a constant of a network."""
-
-    def __init__(self, array: Any):
-        self.array = np.asarray(array)
-        self._key = (self.array.shape, self.array.dtype.str, self.array.tobytes())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Fixed) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __repr__(self) -> str:
-        if self.array.size <= 8:
-            return f"{self.array.tolist()}"
-        return f"{self.array.dtype.name}{list(self.array.shape)}"
 
 
 @dataclass(frozen=True)

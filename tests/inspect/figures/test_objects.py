@@ -28,7 +28,7 @@ def test_images_without_objects_are_drawn():
 
 
 def test_lines_join_the_keypoints_that_are_there():
-    points = np.array([[[1.5, 2.5], [4.5, 8.5], [np.nan, np.nan]]])
+    points = np.array([[[1, 2], [4, 8], [np.nan, np.nan]]])
     fig = figures.poses(GRAY[:1], [points], [(0, 1), (1, 2)])
     line, marks = fig.axes[0].lines
     np.testing.assert_allclose(line.get_xydata(), [[1, 2], [4, 8]])

@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.fields import IDENTITY, Field
+from jaxconv.interop.constants import Fixed
 from jaxconv.interop.onnx.operators.base import Row, constant, integers
 from jaxconv.interop.onnx.operators.elementwise import _same as same
 from jaxconv.interop.onnx.operators.reductions import without
@@ -21,7 +22,6 @@ from jaxconv.interop.onnx.operators.windows import pairs
 from jaxconv.interop.onnx.read import Node
 from jaxconv.interop.onnx.values import (
     Arg,
-    Fixed,
     Order,
     Plan,
     Value,
