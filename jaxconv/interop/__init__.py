@@ -12,8 +12,12 @@ else:
 
     def __getattr__(name):
         """Loads a framework's module at its first use: it needs the framework."""
-        if name in ("flax", "onnx", "tfjs"):
-            return _import_module(f"jaxconv.interop.{name}")
+        if name == "flax":
+            return _import_module("jaxconv.interop.flax")
+        if name == "onnx":
+            return _import_module("jaxconv.interop.onnx")
+        if name == "tfjs":
+            return _import_module("jaxconv.interop.tfjs")
         raise AttributeError(f"module 'jaxconv.interop' has no attribute {name!r}")
 
 
