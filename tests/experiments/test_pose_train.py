@@ -37,7 +37,7 @@ def test_augmentation_moves_joints_with_the_image_and_keeps_left_left():
 
 @pytest.mark.slow
 def test_a_network_learns_the_joints(tmp_path, capsys):
-    arguments = ["--figures", "256", "--test-figures", "32", "--epochs", "12", "--width", "32", "--quiet"]
+    arguments = ["--figures", "256", "--test-figures", "32", "--epochs", "20", "--batch", "16", "--quiet"]
     metrics = pose.main(["--train", *arguments, "--out", str(tmp_path)])
     assert metrics["pck"] > metrics["pck_of_the_mean_pose"] + 0.1
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "figure.png", "weights.safetensors"}
