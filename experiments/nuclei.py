@@ -125,8 +125,8 @@ def crops(pairs: Sequence[tuple[np.ndarray, ...]], batch: int, size: int, seed: 
         for _ in range(batch):
             arrays = pairs[random.choice(len(pairs), p=areas / areas.sum())]
             top, left = (int(random.integers(0, n - size + 1)) for n in arrays[0].shape[:2])
-            piece = [a[top : top + size, left : left + size] for a in arrays]
-            image, prob, dist = turned(*piece, int(random.integers(8)))
+            image, prob, dist = (a[top : top + size, left : left + size] for a in arrays)
+            image, prob, dist = turned(image, prob, dist, int(random.integers(8)))
             image = image * random.uniform(0.6, 1.6) + random.uniform(-0.1, 0.1)
             image = image + random.normal(0, random.uniform(0, 0.05), image.shape)
             found.append((image.astype(np.float32), prob, dist))
