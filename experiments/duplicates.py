@@ -3,6 +3,13 @@
 The collection has pieces of photographs that do not overlap, generated pictures of shapes and stripes, and altered
 copies of both: turned, mirrored, cropped, darker or brighter, blurred, compressed. A query is an original, which is not
 in the collection; only its copies are relevant.
+
+Measured once with N = 20000, of which 1,265 are pieces of photographs, and 500 queries. Mean average precision: 26.5 %
+by GeM of two scales with PCA whitening, 18.1 % without whitening, 16.3 % by one scale, by GeM as by the mean; and
+26.0 % by pixels. So whitening is what helps here. EfficientNet-Lite0 was trained to tell types of things on larger
+images, not one picture of stripes from another, and the power of GeM is the paper's 3, not trained. A query takes
+0.9 ms by the index, which finds 99.9 % of the ten nearest, and 1.5 ms by all distances. The command takes 126 s of
+processor time on two cores of an AMD EPYC (AVX-512).
 """
 
 import argparse

@@ -13,6 +13,9 @@ are relevant. With --triplet the network is then trained for another epoch as a 
 hard triplets (Hermans et al., 2017). With --crops the collection has small images, real and generated, among them
 altered copies of the queries: see `experiments.duplicates`.
 
+On fashion_mnist the precision at 10 is 86.25 % by the features after one epoch, 87.88 % by the descriptors after the
+second epoch, with triplets, 81.70 % by pixels (one run, seed 0: 97 s of processor time on two cores of an AMD EPYC).
+
 Prints the fraction of relevant images among the ten nearest: by learned features, by features of the untrained network,
 and by raw pixels, all by cosine distance. Writes metrics.json, the figures (sheets of neighbors, the embeddings along
 their principal components) and report.html under --out.
