@@ -74,7 +74,7 @@ def draw(scene: Scene, seed: Sequence[int]) -> np.ndarray:
     """Returns a picture of a scene, ``(SIZE, SIZE, 3)`` uint8, with sizes, positions, angles and colors by ``seed``."""
     random = np.random.default_rng(seed)
     things = [thing for thing in (scene.first, scene.second) if thing]
-    radii = [random.uniform(*limits) * SIZE for limits in ((0.17, 0.21), (0.1, 0.125))][: len(things)]
+    radii = [random.uniform(*limits) * SIZE for limits in ((0.16, 0.19), (0.1, 0.125))][: len(things)]
     while True:
         centers = [random.uniform(r, SIZE - r, 2) for r in radii]
         if len(centers) == 1:

@@ -7,6 +7,14 @@
 The network is `jaxconv.models.captioner` (Xu et al., 2015): a ConvNet, flax's LSTM cell through ``from_nnx``, soft
 attention, and the doubly stochastic penalty. In training the decoder gets the caption's own words (teacher forcing);
 captions are found by beam search.
+
+The scenes are simulated (`experiments.caption_scenes`); COCO and Flickr8k are real, and not in a package. On scenes,
+1000 in each test, 3 beams: exact captions for 99.6% of new pictures of training's sentences, 99.7% of held-out
+sentences and 90.3% of scenes with a held-out pair of color and shape (84.7% of 300 others); 147 s of processor time on
+two cores of an AMD EPYC (AVX-512), one seed.
+
+Writes metrics.json, history.json, the network (checkpoint/, model.json), figures and report.html under --out. With
+--image or --folder, and a run in --out, nothing is trained: the saved network describes the pictures.
 """
 
 import argparse
@@ -64,11 +72,17 @@ def with_position(x: jax.Array) -> jax.Array:
 
 
 def small_encoder(widths: Sequence[int] = (16, 32, 64)) -> jc.Layer:
-    """Returns the ConvNet for scenes: blocks of convolution, batch norm and ReLU with a max pool between them."""
-    blocks = [jc.serial(conv=jc.Conv(width, bias=False), bn=jc.BatchNorm(), relu=jax.nn.relu) for width in widths]
+    """Returns the ConvNet for scenes: blocks of convolution, batch norm and ReLU with a max pool between them.
+
+    The last convolution is dilated: a position in the middle of the largest object must see its edges.
+    """
     layers: dict[str, Any] = {}
-    for i, block in enumerate(blocks, 1):
-        layers |= {f"block{i}": block} | ({f"pool{i}": jc.MaxPool(2)} if i < len(blocks) else {})
+    for i, width in enumerate(widths, 1):
+        last = i == len(widths)
+        conv = jc.Conv(width, bias=False, dilation=2 if last else 1)
+        layers[f"block{i}"] = jc.serial(conv=conv, bn=jc.BatchNorm(), relu=jax.nn.relu)
+        if not last:
+            layers[f"pool{i}"] = jc.MaxPool(2)
     return jc.serial(**layers, position=with_position)
 
 
@@ -145,19 +159,22 @@ class Model:
     words: Vocabulary
     length: int
 
-    def describe(self, images: np.ndarray, beams: int, batch: int = 250) -> list[str]:
-        """Returns the most probable caption of each image that a beam search finds."""
+    def search(self, images: np.ndarray, beams: int, batch: int = 250) -> np.ndarray:
+        """Returns the tokens of the most probable caption of each image that a beam search finds."""
         found = []
         for part in equal_batches(images, batch):
             tokens = _search(self.net, self.length, beams, self.params, self.state, part.items)
             found.append(np.asarray(tokens)[part.skip :])
-        return self.words.decode(np.concatenate(found))
+        return np.concatenate(found)
 
-    def attention(self, image: np.ndarray, caption: str) -> np.ndarray:
-        """Returns where the decoder looks for each word of a caption, ``(words, h, w)``."""
-        tokens = self.words.encode([caption])
-        inputs = preprocess((jnp.asarray(image[None]), jnp.asarray(tokens)))
-        return np.asarray(self.net.apply(self.params, self.state, inputs)[0]["attention"][0, :-1])
+    def describe(self, images: np.ndarray, beams: int, batch: int = 250) -> list[str]:
+        """Returns the most probable caption of each image that a beam search finds."""
+        return self.words.decode(self.search(images, beams, batch))
+
+    def attention(self, images: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Returns where the decoder looks for each word of the captions, ``(N, T, h, w)``."""
+        inputs = preprocess((jnp.asarray(images), jnp.asarray(tokens)))
+        return np.asarray(self.net.apply(self.params, self.state, inputs)[0]["attention"])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -184,17 +201,17 @@ def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     return round(sacrebleu.corpus_bleu(captions, columns, tokenize="none", force=True).score, 2)  # type: ignore[arg-type]
 
 
-def attention_figure(model: Model, images: np.ndarray, captions: Sequence[str]) -> Any:
-    """Draws each image with its caption, and beside it where the network looks for each word: one row an image."""
-    columns = 1 + max(len(caption.split()) for caption in captions)
+def attention_figure(model: Model, images: np.ndarray, tokens: np.ndarray) -> Any:
+    """Draws each image, and beside it where the network looks for each word of its caption: one row an image."""
+    captions = [caption.split() for caption in model.words.decode(tokens)]
+    columns = 1 + max(map(len, captions))
     pictures, maps, titles = [], [], []
-    for image, caption in zip(images, captions, strict=True):
-        weights = model.attention(image, caption)
+    for image, caption, weights in zip(images, captions, model.attention(images, tokens), strict=True):
         # The image alone, then a picture for each word; a shorter caption leaves the end of its row blank.
-        blank = columns - 1 - len(weights)
-        pictures += [image] * (1 + len(weights)) + [np.full_like(image, 255)] * blank
-        maps += [np.zeros_like(weights[0]), *weights, *[np.zeros_like(weights[0])] * blank]
-        titles += ["", *caption.split(), *[""] * blank]
+        blank, nothing = columns - 1 - len(caption), np.zeros_like(weights[0])
+        pictures += [image] * (1 + len(caption)) + [np.full_like(image, 255)] * blank
+        maps += [nothing, *weights[: len(caption)], *[nothing] * blank]
+        titles += ["", *caption, *[""] * blank]
     return figures.heat_maps(np.stack(pictures), np.stack(maps), titles, columns=columns)
 
 
@@ -305,7 +322,8 @@ def photograph_network(words: int, options: argparse.Namespace) -> tuple[Any, An
     example = jnp.zeros((1, PHOTOGRAPH, PHOTOGRAPH, 3)), jnp.zeros((1, 2), jnp.int32)
     params, state = net.init(jax.random.key(options.seed), example)
     for tree, known in ((params, whole.params), (state, whole.state)):
-        tree["encoder"] = {name: known[name] for name in tree["encoder"]}
+        if "encoder" in tree:
+            tree["encoder"] = {name: known[name] for name in tree["encoder"]}
     return net, params, state
 
 
@@ -386,17 +404,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         elif options.flickr8k is not None:
             data = jc.data.flickr8k(options.flickr8k)
         options.out.mkdir(parents=True, exist_ok=True)
-        model, found, shown = from_scenes(options) if data is None else from_photographs(data, options)
+        model, tested, shown = from_scenes(options) if data is None else from_photographs(data, options)
         used = resource.getrusage(resource.RUSAGE_SELF)
         metrics = {
-            "scores": found,
+            "scores": tested,
             "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
             **report.environment(),
             "seed": options.seed,
             "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
         }
         report.write_json(options.out / "metrics.json", metrics)
-        figure = attention_figure(model, shown, model.describe(shown, options.beams))
+        figure = attention_figure(model, shown, model.search(shown, options.beams))
         history = json.loads((options.out / "history.json").read_text())
         parts = [
             ("attention", "Attention for each word, on held-out images", figure),
@@ -405,21 +423,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if own:
         side = SIZE if json.loads((options.out / "model.json").read_text())["data"] == "scenes" else PHOTOGRAPH
         images = np.stack([central_crop(read_image(path), side, 1.0) for path in own])
-        captions = model.describe(images, options.beams, batch=16)
+        tokens = model.search(images, options.beams, batch=16)
+        captions = model.words.decode(tokens)
         for path, caption in zip(own, captions, strict=True):
             print(f"{path}: {caption}")
         metrics["captions"] = {str(path): caption for path, caption in zip(own, captions, strict=True)}
         report.write_json(options.out / "captions.json", metrics["captions"])
         some = slice(0, 2 * SHOWN)
-        parts.append(("described", "Your pictures", attention_figure(model, images[some], captions[some])))
-    facts = {
-        **{
-            f"{k}, {TESTS.get(name, name)}": v
-            for name, row in metrics.get("scores", {}).items()
-            for k, v in row.items()
-        },
-        **{k: metrics[k] for k in ("device", "processor_seconds") if k in metrics},
-    }
+        parts.append(("described", "Your pictures", attention_figure(model, images[some], tokens[some])))
+    scores: dict[str, dict[str, Any]] = metrics.get("scores", {})
+    facts: dict[str, Any] = {f"{k}, {TESTS.get(name, name)}": v for name, row in scores.items() for k, v in row.items()}
+    facts |= {k: metrics[k] for k in ("device", "processor_seconds") if k in metrics}
     print(f"open {report.write_report(options.out, 'Captions', facts, parts)}")
     return metrics
 

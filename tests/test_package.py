@@ -113,7 +113,7 @@ def test_public_names_are_listed_once():
     modules = """backbones compose compose.maps compose.structure compose.wrappers composite geometry layer layers.conv
         layers.noise layers.norm layers.pool layers.shape ops.anchors ops.boxes ops.conv ops.dense ops.dropin
         ops.dropout ops.heatmaps ops.nms ops.norm ops.offsets ops.overlaps ops.pad ops.polygons ops.regions
-        ops.pools.adaptive ops.pools.average ops.pools.maximum ops.pools.unpool ops.resize pyramid tree"""
+        ops.pools.adaptive ops.pools.average ops.pools.maximum ops.pools.unpool ops.resize pyramid search tree"""
     for module in modules.split():
         loaded = importlib.import_module(f"jaxconv.{module}")
         for name in getattr(loaded, "__all__", ()):
@@ -167,11 +167,11 @@ def test_a_submodule_does_not_hide_a_function_of_the_front_door():
 
 # Lowest first. Modules of one line do not import each other, but for those of the last line.
 ORDER = """
-    errors keys leftovers names
+    errors keys leftovers names tokens
     geometry pointwise
     fields layer
     ops structs described paths tree
-    capture
+    capture search
     child
     composite
     layers compiler equal_batches data instances losses metrics patch search

