@@ -174,7 +174,7 @@ ORDER = """
     capture search
     child
     composite
-    layers compiler equal_batches data instances losses metrics patch search
+    layers compiler equal_batches data instances losses metrics patch search tokens
     compose
     backbones dataflow
     folding fusing
