@@ -411,8 +411,9 @@ def stardist_loss(
     Schmidt et al., 2018, as in stardist's ``StarDist2D``: the weights of pixels are divided by their mean.
 
     >>> logits, distances = jnp.zeros((1, 2, 2, 1)), jnp.full((1, 2, 2, 8), 3.0)
-    >>> stardist_loss(logits, distances, jnp.ones((1, 2, 2, 1)), distances + 1).round(1)
-    Array([0.9], dtype=float32)
+    >>> [loss] = stardist_loss(logits, distances, jnp.ones((1, 2, 2, 1)), distances + 1)
+    >>> f"{loss:.4f}"
+    '0.8931'
     """
     x, d = map(_wide, as_floats(logits=logits, distances=distances))
     p, t = map(_wide, as_floats(probabilities=probabilities, target_distances=target_distances))
