@@ -242,7 +242,8 @@ def figure(image: np.ndarray, lines: Sequence[Line]) -> Any:
         # The fonts of figures have no Chinese characters.
         text = "".join(c if c.isascii() else "?" for c in line.text).replace("$", r"\$")
         size = min(0.5 * 72 * 7 / width * tall, 14)
-        fig.axes[1].text(*line.corners[[0, 3]].mean(0), text, color=f"C{i % 10}", fontsize=size, va="center")
+        x, y = line.corners[[0, 3]].mean(0).tolist()
+        fig.axes[1].text(x, y, text, color=f"C{i % 10}", fontsize=size, va="center")
     return fig
 
 
