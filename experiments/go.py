@@ -151,19 +151,23 @@ def speed(network: Network, options: argparse.Namespace) -> dict[str, Any]:
     """Measures positions a second, on boards of 19 and 9 lines, one and eight at a time."""
     run = jc.jit(lambda params, state, x: network.net.apply(params, state, x)[0])
     rates: dict[str, float] = {}
+    processor: dict[str, float] = {}
     for size, batch in SPEEDS:
         planes, others = features(new_game(size))
         x = (jnp.tile(planes, (batch, 1, 1, 1)), jnp.tile(others, (batch, 1)))
         jax.block_until_ready(run(network.params, network.state, x))
         times: list[float] = []
+        used = time.process_time()
         while len(times) < 3 or (sum(times) < 2 and len(times) < 50):
             start = time.perf_counter()
             jax.block_until_ready(run(network.params, network.state, x))
             times.append(time.perf_counter() - start)
-        rates[f"{size}x{size}, batch {batch}"] = batch / float(np.median(times))
-        print(f"{size:2}x{size}, batch {batch}: {rates[f'{size}x{size}, batch {batch}']:.1f} positions/s")
+        name = f"{size}x{size}, batch {batch}"
+        rates[name] = batch / float(np.median(times))
+        processor[name] = (time.process_time() - used) / len(times) / batch
+        print(f"{name}: {rates[name]:.1f} positions/s, {1000 * processor[name]:.0f} ms of processor time each")
     options.out.mkdir(parents=True, exist_ok=True)
-    result = {"positions_per_second": rates, **report.environment()}
+    result = {"positions_per_second": rates, "processor_seconds": processor, **report.environment()}
     report.write_results(options.out / "speed.json", result)
     return result
 

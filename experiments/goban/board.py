@@ -155,9 +155,9 @@ def play(board: Board, color: int, at: int, *, suicide: bool = False) -> Board:
     Raises:
       IllegalMove: the point is occupied or beside the board, or the move is a ko recapture or a suicide.
 
-    >>> board = empty_board(9)
-    >>> name_of(board, next(at for at in points(play(board, BLACK, point(board, 8, 0))) if at > 100))
-    'A1'
+    >>> print(drawn(play(from_text("X. .."), WHITE, point(empty_board(2), 1, 0))))
+    X.
+    O.
     """
     if at == PASS:
         return board._replace(ko=0)
