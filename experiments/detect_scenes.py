@@ -102,7 +102,7 @@ def precision(net: jc.detect.FCOS) -> jc.metrics.Metric:
 
 
 def detect(
-    net: jc.detect.FCOS, params: Any, state: Any, images: Sequence[np.ndarray], size: int, threshold: float = 0.45
+    net: jc.detect.FCOS, params: Any, state: Any, images: Sequence[np.ndarray], size: int, threshold: float = 0.5
 ) -> list[dict[str, np.ndarray]]:
     """Returns boxes, scores and labels for each image; images whose shorter side is not ``size`` are resized.
 
