@@ -7,9 +7,9 @@
 Network: Zhou, Zhang and Wu, "D-LinkNet: LinkNet with pretrained encoder and dilated convolution", 2018, here on a
 ResNet-18 of a quarter of the width, from random weights. The data are real: the satellite image of 1300 x 1300 pixels
 in PyPI's solaris, in gray, with the mask of its roads. The left half is trained on, the right half is tested on; two
-of the roads cross both halves, and the defaults were chosen with test results of a few runs in view. In the baseline, pixels
-are roads if their gray value, maybe smoothed, is between two thresholds. The thresholds and the smoothing have the
-highest IoU on the training half, and so has the probability above which the network's pixels are roads.
+of the roads cross both halves, and the defaults were chosen with test results of a few runs in view. In the baseline,
+pixels are roads if their gray value, maybe smoothed, is between two thresholds. The thresholds and the smoothing have
+the highest IoU on the training half, and so has the probability above which the network's pixels are roads.
 
 Writes metrics.json, checkpoint/, the figures and report.html under --out, and for each --image NAME_roads.png, the
 probability of a road at each pixel, and NAME_overlay.png. On the tested half the IoU is 0.341 by D-LinkNet and 0.115 by
