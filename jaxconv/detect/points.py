@@ -91,6 +91,7 @@ class CenterNet(Wrapper):
           ArgumentError: the targets are not such a dict.
         """
         check_targets(targets)
+        outputs = _wide(outputs)
         logits = outputs["hm"]
         size = logits.shape[1:3]
 
