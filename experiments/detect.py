@@ -6,14 +6,14 @@
 
 Network: Zhou, Wang and Krahenbuhl, "Objects as points", 2019, on the large MobileNet v3 with depth multiplier 0.75,
 trained on COCO by others. The graph and the weights are those of npm's @vladmandic/human, read by
-`jaxconv.interop.tfjs`. The photographs are real. Each is resized to 512x512 whatever its shape; of boxes that overlap
-by an IoU of 0.4, whatever their type, the best is kept, and at most 10 in a picture, as the package does.
+`jaxconv.interop.tfjs`. The photographs are real. Each is resized to 512x512 whatever its shape. Of boxes whose IoU is
+above 0.4, whatever their class, the best is kept, and at most 10 in a picture, as in the package.
 
 --compare FOLDER runs TensorFlow.js on the same pictures and prints the largest differences. FOLDER/node_modules must
 have the packages of `experiments.tfjs_reference`.
 
---train hands over to `experiments.detect_scenes`, which trains a detector on generated scenes: all arguments after it
-are those of that command.
+--train runs `experiments.detect_scenes` instead, which trains a detector on generated scenes; all other arguments are
+those of that command.
 
 Prints each object with its score. Writes figure.png, the pictures with boxes and names, and objects.json under --out.
 The six default photographs take 5 s of processor time on two cores of an AMD EPYC (AVX-512), most of it to compile. The

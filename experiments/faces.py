@@ -1,4 +1,4 @@
-"""Finds faces, tells faces from other things, and compares faces.
+"""Finds faces, classifies patches as face or not, and compares faces.
 
     python -m experiments.faces
     python -m experiments.faces --image party.jpg --folder photographs --out runs/party
@@ -16,9 +16,10 @@ mirrored, darkened and blurred. "Different" are real: the photograph and the fac
 one person.
 
 The first command takes 15 s of processor time on two cores of an AMD EPYC (AVX-512). It finds the 11 faces of its two
-pictures, the first picture in 1.0 s and the second in 0.08 s. The small ConvNet is right on 98 % and 100 % of the
-held-out halves. At dlib's threshold of 0.6, right are all pairs of views of one face, 99 % of the pairs of the
-photograph and another person, and 75 % of the pairs among the faces of 25x25 pixels, which are too small to compare.
+pictures, the first picture in 1.0 s and the second in 0.08 s. The small ConvNet classifies 98% and 100% of the held-out
+halves correctly. dlib's threshold of 0.6 is correct for all pairs of views of one face, for 99% of the pairs of the
+photograph and another person, and for 75% of the pairs of different faces of 25x25 pixels, which are too small to
+compare.
 
 Writes metrics.json, the figures and report.html under --out.
 """

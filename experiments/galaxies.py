@@ -11,8 +11,8 @@ scikit-image, which has no labels. --galaxy10 trains on and tests with real phot
 download.
 
 Prints the test accuracy: 98% of 600 simulated galaxies, after 36 s of processor time on two cores of an AMD EPYC
-(AVX-512), beside other programs. Accuracy on simulated galaxies says nothing about real ones. Writes
-weights.safetensors, metrics.json, the figures (Grad-CAM of spirals among them) and report.html under --out.
+(AVX-512), on which other programs ran too. This accuracy says nothing about real galaxies. Writes weights.safetensors,
+metrics.json, the figures (Grad-CAM of spirals among them) and report.html under --out.
 """
 
 import argparse

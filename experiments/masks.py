@@ -130,7 +130,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def divided(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
-    """Returns the pairs to train on and those to test on: of one image the left and the right half, else each fifth.
+    """Returns the pairs to train on and those to test on: the halves of one image, or every fifth pair for the test.
 
     >>> one = Pair("a", np.zeros((4, 10, 1)), np.zeros((4, 10)))
     >>> [part[0].image.shape for part in divided([one])]
@@ -174,7 +174,7 @@ def smaller(image: np.ndarray, scale: int) -> np.ndarray:
 
 
 def in_color(image: np.ndarray) -> np.ndarray:
-    """Returns an image as `standardized` gives it as uint8 RGB, values outside of [0, 1] clipped."""
+    """Converts the result of `standardized` to uint8 RGB ``(height, width, 3)``, clipped to [0, 1]."""
     pixels = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy()
 
@@ -185,8 +185,8 @@ def painted(image: np.ndarray, labels: np.ndarray, *, opacity: float = 0.5, bord
     Args:
       image: ``(height, width, 3)`` uint8.
       labels: integers ``(height, width)``; label i has color i - 1 of `PALETTE`, which repeats.
-      opacity: of the paint.
-      borders: whether pixels next to another label are opaque.
+      opacity: the weight of a label's color, from 0 to 1.
+      borders: whether pixels next to another label have the full color.
     """
     colors = PALETTE[(labels - 1) % len(PALETTE)].astype(np.float32)
     edge = np.zeros(labels.shape, bool)

@@ -7,7 +7,7 @@
 Network: Ronneberger et al., 2015, with the heads of Schmidt et al., "Cell detection with star-convex polygons", 2018:
 the probability of a nucleus, and the distance to its boundary along 32 rays. The data are real: the fluorescence image
 of PyPI's stardist with its masks of 125 nuclei. The left half is trained on, the right half is tested on:
-cells of the same culture under the same microscope. The defaults were chosen in a few runs whose results were seen.
+cells of the same culture under the same microscope. The defaults were chosen with test results of a few runs in view.
 
 Writes metrics.json, checkpoint/, the figures and report.html under --out, and for each --image NAME_labels.tif, the
 number of each pixel's nucleus, and NAME_nuclei.png. On the tested half Dice is 0.909 and AP50 0.867, of 57 nuclei,
@@ -34,11 +34,11 @@ from jaxconv import instances
 from jaxconv.inspect import figures
 
 RAYS = 32
-# Adam moves a weight by about the learning rate in each step: distances are in units of 10 pixels to be learned soon.
+# Adam moves a weight by about the learning rate in each step, so distances in units of 10 pixels are learned faster.
 UNIT = 10.0
 FILES = ("data/images/img2d.tif", "data/images/mask2d.tif")
 INSTALL = "pip download --no-deps stardist==0.9.2, then --data stardist-0.9.2-*.whl (or pip install it)"
-# The network sees, and answers for, every second pixel along each axis.
+# The network receives images of half the size, and predicts for every second pixel along each axis.
 GRID = 2
 DEPTH = 3
 # Half of the overlap covers half of the receptive field: 105 pixels of the smaller image.
@@ -77,7 +77,7 @@ def network(width: int) -> jc.Layer:
 def turned(image: np.ndarray, prob: np.ndarray, dist: np.ndarray, turn: int) -> tuple[np.ndarray, ...]:
     """Returns an image and its targets, mirrored if ``turn`` is odd and rotated by ``turn // 2`` right angles.
 
-    The rays are counted from the x axis towards the y axis, so they change places too.
+    The rays are counted from the x axis towards the y axis, so they are permuted too.
     """
     rays = np.arange(dist.shape[-1])
     quarter = len(rays) // 4
@@ -94,7 +94,7 @@ def turned(image: np.ndarray, prob: np.ndarray, dist: np.ndarray, turn: int) -> 
 def scaled(image: np.ndarray) -> np.ndarray:
     """Returns an image as the network takes it: gray, with 0 for the background and 1 for bright nuclei.
 
-    Few cells are many times brighter than others, as those that divide are: they do not set the scale.
+    A few cells, such as dividing ones, are many times brighter than the others, and do not set the scale.
     """
     return masks.standardized(masks.gray(image), 1.0, 95.0)
 
@@ -114,7 +114,7 @@ def prepared(pair: masks.Pair) -> tuple[np.ndarray, ...]:
 
 
 def crops(pairs: Sequence[tuple[np.ndarray, ...]], batch: int, size: int, seed: int, epoch: int) -> Iterator[Any]:
-    """Yields batches of random crops, turned, with other contrast and noise: the inputs and the targets."""
+    """Yields batches of random crops, flipped and rotated, with random contrast and noise: inputs and targets."""
     random = np.random.default_rng([seed, epoch])
     sides = [min(image.shape[:2]) for image, *_ in pairs]
     if min(sides) < size:

@@ -14,8 +14,8 @@ person if four keypoints count.
 --compare FOLDER runs TensorFlow.js on the same pictures and prints the largest differences. FOLDER/node_modules must
 have the packages of `experiments.tfjs_reference`.
 
---train trains these heads on generated stick figures, see `experiments.pose_train`: all other arguments are those of
-that command.
+--train runs `experiments.pose_train` instead, which trains these heads on generated stick figures; all other arguments
+are those of that command.
 
 Prints the keypoints that are found. Writes figure.png, the pictures with skeletons, and points.json under --out. The
 three default photographs take 4 s of processor time on two cores of an AMD EPYC (AVX-512), most of it to compile.
@@ -79,7 +79,7 @@ def network_input(image: np.ndarray) -> np.ndarray:
 
 
 def in_pixels(image: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the network's output ``(17, 3)``, y, x and score in shares of the square, as points of the image."""
+    """Converts the output ``(17, 3)``, y and x as fractions of the square and a score, to points in pixels."""
     padded, margins = square(image)
     # The center of the first pixel is (0, 0).
     points = rows[:, 1::-1] * len(padded) - np.array(margins, np.float32) - 0.5

@@ -1,4 +1,4 @@
-"""What `experiments.signs` and `experiments.galaxies` share: a classifier, its test, its report, and your own pictures.
+"""Shared parts of `experiments.signs` and `experiments.galaxies`: a classifier, its test and report, your own pictures.
 
 AdamW (Loshchilov and Hutter, 2019) on a one-cycle schedule (Smith and Topin, 2018), with smoothed labels (Szegedy et
 al., 2016), as in `experiments.classify`. The test images are used once, at the end.

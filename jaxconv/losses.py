@@ -1,4 +1,4 @@
-"""Losses of detection, segmentation, embeddings and captions that optax does not have: a value for each example.
+"""Losses of detection, segmentation, embeddings and captions that optax does not have, without reduction over a batch.
 
 Half precision is computed, and returned, in float32, as sums over many boxes or pixels need.
 """
@@ -353,8 +353,8 @@ def arcface_loss(
 def doubly_stochastic_loss(attention: ArrayLike, mask: ArrayLike) -> Array:
     """Returns the mean over positions of ``(1 - sum of the weights over all words)^2`` (Xu et al., 2015).
 
-    The weights of a word add up to 1. The penalty also draws the sum of a position's weights to 1, so that attention
-    leaves out no part of the image.
+    The weights of a word add up to 1. The loss also draws the sum of a position's weights to 1, so that attention
+    covers all parts of the image.
 
     Args:
       attention: floating-point array ``(N, T, *spatial)``, the weights of each word.

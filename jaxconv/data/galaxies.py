@@ -44,13 +44,13 @@ def galaxy10(path: StrPath, *, size: int = 64, fraction: float = 0.1, seed: int 
     """Returns Galaxy10: about 18,000 (DECaLS) or 22,000 (SDSS) photographs of galaxies of ten classes.
 
     Reads `Galaxy10_DECals.h5` or `Galaxy10.h5`: the datasets `images`, `(N, 256, 256, 3)` or `(N, 69, 69, 3)` uint8,
-    and `ans`, the labels. The side of the images says which version it is. The authors divide the images into no
-    training and test set. Nothing is downloaded. The images are read and resized a few at a time.
+    and `ans`, the labels. The side of the images says which version it is. The authors define no
+    split into training and test images. Nothing is downloaded. The images are read and resized a few at a time.
 
     Args:
       path: the file.
       size: the side of the images, to which they are resized, with antialiasing.
-      fraction: the fraction for the test set, of each class alike.
+      fraction: the fraction of each class that is in the test set.
       seed: the seed of the split.
 
     Returns:
@@ -58,6 +58,7 @@ def galaxy10(path: StrPath, *, size: int = 64, fraction: float = 0.1, seed: int 
 
     Raises:
       DataError: the file does not exist, is damaged, or does not have these datasets.
+      ArgumentError: ``size`` or ``fraction`` is out of range.
       ModuleNotFoundError: h5py or cykooz-resizer is not installed; ``pip install 'jaxconv[data]'``.
 
     >>> galaxy10("Galaxy10_DECals.h5")  # doctest: +SKIP

@@ -68,8 +68,8 @@ def gtsrb(folder: StrPath, *, size: int = 32) -> Dataset:
     the columns Filename, Roi.X1, Roi.Y1, Roi.X2, Roi.Y2 and ClassId. Nothing is downloaded. Any number of photographs
     and of classes is accepted.
 
-    The training photographs of a sign, a track, are almost equal: their file names begin with the same number. To hold
-    some out, hold out whole tracks.
+    The training photographs of one sign, a track, are almost equal; their file names begin with the same number. For
+    validation, hold out whole tracks.
 
     Args:
       folder: the folder of the files, or its parent.
@@ -80,6 +80,7 @@ def gtsrb(folder: StrPath, *, size: int = 32) -> Dataset:
 
     Raises:
       DataError: a file is missing or damaged, a table lacks a column, or a box is not inside of its photograph.
+      ArgumentError: ``size`` is not a positive integer.
       ModuleNotFoundError: Pillow or cykooz-resizer is not installed; ``pip install 'jaxconv[data]'``.
 
     >>> gtsrb("GTSRB")  # doctest: +SKIP

@@ -1,9 +1,9 @@
 """Faces by a cascade: Zhang et al., "Joint face detection and alignment using multitask cascaded networks", 2016.
 
-The first network rates each square of 12 pixels of an image at many scales, the second and third rate and move the
-squares that remain. How many remain depends on the image, so the loop runs on the host. Each network is compiled once,
-whatever the size of the images: the first receives tiles of one size that are cut from all scales, the others receive
-batches of one size.
+The first network scores each window of 12x12 pixels of an image at many scales. The second and the third score and
+adjust the boxes that remain. The number of boxes depends on the image, so the loop runs on the host. Each network is
+compiled once, whatever the size of the images: the first receives tiles of one size that are cut from all scales, the
+others receive batches of one size.
 """
 
 import functools
@@ -107,11 +107,11 @@ def find_faces(
 
 
 class _Area:
-    """The sums of an image over rectangles, from a table of the sums from its corner: exact, without a program."""
+    """An integral image (summed-area table): exact sums over rectangles, without a compiled program."""
 
     def __init__(self, image: np.ndarray):
         self.height, self.width = image.shape[:2]
-        # The sums may exceed 32 bits. Their differences are then still right, as those of a bin do not.
+        # The sums may wrap around at 32 bits. Their differences are still right, because the sum of a bin fits.
         self.table = np.zeros((self.height + 1, self.width + 1, 3), np.uint32)
         self.table[1:, 1:] = np.cumsum(np.cumsum(image, 0, np.uint32), 1, np.uint32)
 
@@ -212,7 +212,7 @@ def _proposals(network: Network, area: _Area, scale: float, factor: float, thres
 def _rated(
     network: Network, area: _Area, boxes: np.ndarray, side: int, batch: int, threshold: float
 ) -> tuple[np.ndarray, ...]:
-    """Returns the boxes in which a network sees a face, and their scores, moves and points, if it has points."""
+    """Returns the boxes in which a network sees a face, their scores and offsets, and points, if it has points."""
     corners = np.trunc(boxes).astype(np.int64)
     # Pixels are counted from 1 here, and the last one is included.
     ends = np.minimum(corners[:, 2:], (area.width, area.height))
@@ -227,7 +227,7 @@ def _rated(
 
 
 def _moved(boxes: np.ndarray, moves: np.ndarray, more: int) -> np.ndarray:
-    """Returns boxes whose corners move by parts of the sides; the paper's authors count ``more`` pixels in a side."""
+    """Adds offsets, as fractions of the sides, to the corners; the authors' code counts ``more`` pixels in a side."""
     sides = boxes[:, 2:] - boxes[:, :2] + more
     return boxes + moves * np.concatenate([sides, sides], -1)
 
@@ -259,9 +259,10 @@ def _part_of_smaller(box: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _kept(
     boxes: np.ndarray, scores: np.ndarray, threshold: float, overlap: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Returns the indices of boxes that overlap no box with a higher score too much, highest score first.
+    """Returns the indices that non-maximum suppression keeps, highest score first.
 
-    Like `jaxconv.nms`, with other measures of overlap, and on the host: each number of boxes would be another program.
+    Like `jaxconv.nms`, but with another measure of overlap, and on the host: `jaxconv.nms` would be compiled for each
+    number of boxes.
     """
     order, kept = np.argsort(-scores, kind="stable"), []
     while len(order):

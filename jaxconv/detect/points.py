@@ -18,12 +18,12 @@ from jaxconv.geometry import as_int
 from jaxconv.layer import Array, Tree
 from jaxconv.ops.arrays import accumulator
 
-# What MoveNet adds to distances that it divides by, in positions.
+# MoveNet divides scores by a distance plus this constant, in positions.
 NEAR = 1.8
 
 
 def _wide(outputs: Tree) -> Tree:
-    """Converts half precision to float32: bfloat16 has no integers beyond 256 other than even ones."""
+    """Converts half precision to float32: bfloat16 cannot represent odd integers above 256."""
     return jax.tree.map(lambda y: y.astype(accumulator(y.dtype)), outputs)
 
 
@@ -51,10 +51,10 @@ class CenterNet(Wrapper):
     def decode(
         self, outputs: Tree, *, sizes: Any = None, score_threshold: float = 0.1, max_detections: int = 100
     ) -> Detections:
-        """Returns an object for each peak of the heat maps, always the same number.
+        """Returns the objects at the peaks of the heat maps, padded to a fixed number.
 
         Args:
-          outputs: the network's outputs.
+          outputs: a dict of hm ``(batch, height, width, classes)``, wh and reg ``(batch, height, width, 2)``.
           sizes: ``(batch, 2)`` heights and widths of the images without padding, to which boxes are clipped.
           score_threshold: scores must be above it.
           max_detections: the number of detections of each image.
@@ -85,9 +85,13 @@ class CenterNet(Wrapper):
           outputs: the network's outputs.
           targets: a dict of boxes, labels and valid, see `jaxconv.detect.pad_targets`.
           size_weight: the weight of the sizes' loss.
-          min_overlap: how far from a center a peak may be: a box moved there has this IoU.
+          min_overlap: sets the radius of the target's peaks, see `jaxconv.gaussian_radius`.
+
+        Raises:
+          ArgumentError: the targets are not such a dict.
         """
         check_targets(targets)
+        outputs = _wide(outputs)
         logits = outputs["hm"]
         size = logits.shape[1:3]
 
@@ -123,13 +127,13 @@ def _focal(logits: Array, heat: Array) -> Array:
 
 @dataclass(frozen=True, repr=False)
 class PoseNet(Wrapper):
-    """MoveNet's heads: the person's center, keypoints seen from there, their heat maps, and offsets within a position.
+    """MoveNet's heads: the person's center, keypoints relative to it, their heat maps, and offsets within a position.
 
     Made by `jaxconv.models.pose_points`.
 
     Args:
       layer: the network, which returns logits center ``(batch, height, width, 1)`` and heat ``(..., points)``, and
-        regression and offset ``(..., 2 * points)``: for each keypoint x and y, in positions.
+        regression and offset ``(..., 2 * points)``: x and y of each keypoint, in positions.
       points: the number of keypoints.
       stride: pixels of the image from one position to the next.
     """
@@ -176,7 +180,10 @@ class PoseNet(Wrapper):
           targets: a dict of ``points`` ``(batch, points, 2)``, x and y in pixels. A keypoint with NaN, or outside of
             the image, does not count; the person's center is the mean of the keypoints that count.
           sigma: the standard deviation of the heat maps, in positions.
-          regression_weight: the weight of the loss of the keypoints seen from the center.
+          regression_weight: the weight of the loss of the keypoints relative to the center.
+
+        Raises:
+          ArgumentError: the targets are not a dict of points of this shape.
         """
         points = targets.get("points") if isinstance(targets, dict) else None
         batch = len(outputs["heat"])

@@ -1,7 +1,7 @@
 """Faces: descriptors and 68 landmarks.
 
-King, "dlib-ml: a machine learning toolkit", 2009: its descriptor of 2017 is a residual network. Names are those of the
-package face-api, which has its weights, and those of a small network of landmarks.
+King, "dlib-ml: a machine learning toolkit", 2009: its descriptor of 2017 is a residual network. Layers have
+the names of the package face-api, which has the weights of this network and of a small network of landmarks.
 """
 
 import jax
@@ -37,10 +37,10 @@ def face_descriptor() -> Layer:
     """Returns dlib's network of face descriptors, for images of 150x150: 5,607,488 parameters.
 
     The input is RGB from 0 to 255, less (122.782, 117.001, 104.298), divided by 255. The output is ``(batch, 128)``:
-    the distance of two descriptors of one person is mostly less than 0.6.
+    the distance of two descriptors of one person is usually less than 0.6.
 
-    face-api scales the channels after each convolution. This network has none of these layers: multiply kernel and
-    bias by the scale.
+    face-api scales the channels after each convolution. This network has no such layers: multiply the kernel and the
+    bias by the scale, and add the offset to the bias, as `experiments.pretrained` does.
 
     >>> jc.summary(face_descriptor(), (1, 150, 150, 3)).parameters
     5607488
@@ -60,7 +60,7 @@ def _separable(channels: int, features: int, stride: int = 1) -> Layer:
 
 
 def _dense(channels: int, features: int) -> Layer:
-    """Returns a block whose convolutions see the sum of the outputs of all before them."""
+    """Returns a block in which the input of each convolution is the sum of the outputs of all before it."""
     first = Conv(features, stride=2) if channels == 3 else _separable(channels, features, 2)
     parts: list[Layer] = [serial(conv0=first, relu0=jax.nn.relu)]
     for i in (1, 2, 3):

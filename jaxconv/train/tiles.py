@@ -33,14 +33,13 @@ def predict_tiled(
 ) -> Any:
     """The network's output for one image of any size, computed in overlapping tiles by one compiled program.
 
-    Neighboring tiles meet in the middle of their overlap: each element of the output comes from the tile in whose
-    interior it is. Where half of the overlap covers half of the receptive field, the result is that of the whole image.
-    So it is at the borders of the image too, which are borders of tiles.
+    Neighboring tiles meet in the middle of their overlap. If half of the overlap covers half of the receptive field,
+    the result is that of the whole image. This includes the borders of the image, which are borders of tiles.
 
     Tiles begin at multiples of the greatest common divisor of ``tile`` and ``overlap``. Choose both as multiples of the
     network's stride, for example 8 for three pools, so that pools divide a tile as they divide the whole image. The
-    last tiles end with the image if its size is such a multiple too; otherwise, and in an image smaller than a tile,
-    the image is continued by its mirror image.
+    last tiles end with the image if its size is such a multiple too; otherwise, and if the image is smaller than a
+    tile, the image is padded by reflection (NumPy's mode "symmetric").
 
     Args:
       net: a layer whose output has the size of its input, or that size divided by a stride; it runs with
@@ -49,7 +48,7 @@ def predict_tiled(
       state: its state.
       image: `(*spatial, channels)`, without a batch axis. The host cuts the tiles: a memory map is read tile by tile.
       tile: height and width of a tile, or one number for both.
-      overlap: how many pixels neighboring tiles share at least, less than ``tile``.
+      overlap: the least number of pixels that neighboring tiles share, less than ``tile``.
       blend: the width, at most ``overlap``, in which the outputs of neighboring tiles are averaged with linear weights,
         to hide seams where the overlap does not cover the receptive field. 0 averages nothing.
       batch_size: tiles in each call of the network.
@@ -92,7 +91,7 @@ def predict_tiled(
     ):
         if out is None:
             out = jax.tree.map(lambda leaf: _empty(leaf, axes, blend), batch)
-        # Tiles that only fill up the last batch are those before; writing them again would add them twice.
+        # The last batch may repeat its last tile, which must be added once.
         for i, row in enumerate(dict.fromkeys(rows)):
             jax.tree.map(lambda whole, leaf, i=i, row=row: _place(whole, leaf[i], axes, row, blend), out, batch)
     return out
@@ -117,7 +116,7 @@ class _Axis(NamedTuple):
         return [*range(0, last, self.tile - self.overlap), last]
 
     def pixels(self, number: int) -> np.ndarray:
-        """The indices of a tile's pixels; those after the image's end are mirrored at it, as often as need be."""
+        """The indices of a tile's pixels; those after the image's end are reflected, repeatedly for a small image."""
         index = (self.starts[number] + np.arange(self.tile)) % (2 * self.size)
         return np.minimum(index, 2 * self.size - 1 - index)
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxconv.weights.arrays import Arrays
 from jaxconv.weights.errors import WeightsError
 
-# The types of arrays, and what they are stored as if they are quantized.
+# The types of arrays, and the stored types of quantized ones.
 DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|b1", "complex64": "<c8"}
 QUANTIZED = {"float16": "<f2", "uint8": "|u1", "uint16": "<u2"}
 _LONGEST_JSON = 100_000_000
@@ -29,7 +29,7 @@ class Model(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """An array of the list: how its bytes become numbers."""
+    """An array of the list, and how to decode its bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class _Entry(NamedTuple):
     def array(self, data: memoryview) -> np.ndarray:
         found = np.frombuffer(data, self.stored).reshape(self.shape)
         if self.scale is not None:
-            # In float64, as JavaScript computes, and then of the array's type.
+            # Computed in float64, as in JavaScript, and then converted.
             found = found * self.scale + self.low
             found = np.floor(found + 0.5) if self.dtype == "int32" else found
         return found.astype(np.dtype(DTYPES[self.dtype]).newbyteorder("="))

@@ -26,7 +26,8 @@ def boxes(
     Args:
       images: array of shape ``(count, height, width, 1 or 3)``: uint8, or floats in [0, 1]; or a sequence of such
         images of any sizes.
-      boxes: for each image an array ``(n, 4)``: left, top, right and bottom in pixels; n may be 0.
+      boxes: for each image an array ``(n, 4)``: left, top, right and bottom in pixels, where the first pixel is from 0
+        to 1; n may be 0.
       labels: for each image a text for each of its boxes, such as "dog 0.87".
       titles: a title for each image.
       columns: images in a row.

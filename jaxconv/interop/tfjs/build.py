@@ -28,10 +28,10 @@ def from_tfjs(source: StrPath) -> tuple[Network, Params, State]:
 
     TensorFlow.js's converter folds a batch norm into the kernel and the bias of the convolution before it. Such a
     network has no batch norms and no state, and its layers have the folded values; ``train=True`` changes nothing. The
-    converter also puts a bias and an activation into the node before: here these are a layer and an operator again.
+    converter also fuses a bias and an activation into the node before; `from_tfjs` separates them again.
 
-    Axes are TensorFlow's, channels last. Batch, height and width are free if no node that the outputs need has sizes of
-    its own; otherwise the input has the shape that the file states, and ``jax.vmap`` runs batches of it.
+    Axes are TensorFlow's, channels last. Batch, height and width are free if no node that the outputs need has fixed
+    sizes; otherwise the input has the shape that the file states, and ``jax.vmap`` runs batches of it.
 
     Args:
       source: the path of a ``model.json``, whose binary files are in the same folder. Their arrays may be quantized:

@@ -101,7 +101,7 @@ class Network(Composite):
       children: the nodes that depend on the input, by name.
       inputs: the inputs; ``x`` is an array where there is one, else a tuple or a dict by name.
       outputs: the names of the outputs in the graph, and in the dict that is returned where there are several.
-      digest: of the wiring, which says with the children what network this is.
+      digest: a hash of the connections; with the children, it identifies the network.
     """
 
     call: ClassVar[str] = "tfjs"
@@ -154,9 +154,9 @@ class Network(Composite):
             raise ShapeError(f"{port.name} must have shape ({wanted}), got {shape}{hint}")
 
     def cut(self, maps: Sequence[tuple[str, str]]) -> "Network":
-        """Returns the part of the graph that the layers at some paths need; its output is a dict of what they give.
+        """Returns the part of the graph that the layers at some paths need; its output is a dict of their outputs.
 
-        What `jaxconv.backbone` does with a graph. ``maps`` has pairs of a path and the name that it has in the output.
+        `jaxconv.backbone` calls this. ``maps`` has pairs of a path and its name in the output.
         """
         made = {step.child: step.node.output for step in self.steps if step.child}
         for path, _ in maps:

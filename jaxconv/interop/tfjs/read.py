@@ -19,7 +19,7 @@ _TYPES = {
     **dict.fromkeys(("DT_INT32", 3, "DT_INT64", 9, "DT_UINT8", 4, "DT_INT8", 6, "DT_INT16", 5), "int32"),
     **dict.fromkeys(("DT_BOOL", 10), "bool"),
 }
-# The converter puts a bias and an activation into the node before them.
+# The converter fuses a bias and an activation into the node before them.
 _FUSED = {"_FusedConv2D": "Conv2D", "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative", "_FusedMatMul": "MatMul"}
 
 
@@ -29,7 +29,7 @@ class Node:
 
     Attributes:
       op: the operator.
-      name: different from all others' and without "." and "/": the layer's name.
+      name: unique, without "." and "/": the layer's name.
       output: the name of its output; further outputs are ``output:1``, ``output:2``.
       inputs: the names of arrays.
       attributes: by name.

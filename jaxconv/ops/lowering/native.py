@@ -1,4 +1,4 @@
-"""Products of arrays in half precision, in the type that a platform's libraries compute best."""
+"""Matrix products in half precision, with the result type that is fastest on a platform."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +11,11 @@ from jaxconv.ops.lowering.table import PLATFORMS
 
 
 def in_sums(compute: Callable[..., Array], *arrays: Array) -> Array:
-    """Returns ``compute(dtype, *arrays)``, whose products of matrices have the type ``dtype``.
+    """Returns ``compute(dtype, *arrays)``, with ``dtype`` as the type of its matrix products.
 
-    That is the accumulating type of the first array. But libraries that accumulate half precision in float32
-    themselves are asked for half precision: with a float32 result, JAX would take the gradients from float32 operands,
-    which take twice the memory and are slower.
+    ``dtype`` is the accumulating type of the first array, or half precision on platforms whose libraries accumulate
+    half precision in float32 themselves: for a float32 result, JAX would compute gradients from float32 operands, which
+    take twice the memory and are slower.
 
     Args:
       compute: differentiable; its result has one type, whatever ``dtype`` is.
