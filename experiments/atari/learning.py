@@ -16,7 +16,7 @@ Array = jax.Array
 
 
 def chosen(values: Array, actions: Array) -> Array:
-    """Returns the value of each row's action, ``(batch,)``, for values ``(batch, actions)`` and actions ``(batch,)``."""
+    """Returns the value of each row's action, ``(batch,)``, of values ``(batch, actions)``."""
     return jnp.take_along_axis(values, actions[:, None], axis=1)[:, 0]
 
 
