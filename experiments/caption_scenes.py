@@ -97,7 +97,7 @@ def draw(scene: Scene, seed: Sequence[int]) -> np.ndarray:
 
 
 def outline(shape: str, angle: float) -> np.ndarray:
-    """Returns the corners of a shape of radius about 1, ``(n, 2)``, turned by an angle."""
+    """Returns the corners of a shape of radius about 1, ``(n, 2)``, rotated by an angle in radians."""
     count, radii, phase = {
         "circle": (40, (1.0,), 0.0),
         "square": (4, (1.2,), 0.125),

@@ -1,15 +1,15 @@
 """Altered copies in a collection of small images, and how well descriptors find them: `retrieve --crops N`.
 
 The collection has pieces of photographs that do not overlap, generated pictures of shapes and stripes, and altered
-copies of both: turned, mirrored, cropped, darker or brighter, blurred, compressed. A query is an original, which is not
-in the collection; only its copies are relevant.
+copies of both: rotated, mirrored, cropped, darker or brighter, blurred, compressed. A query is an original, which is
+not in the collection; only its copies are relevant.
 
-Measured once with N = 20000, of which 1,265 are pieces of photographs, and 500 queries. Mean average precision: 26.5 %
-by GeM of two scales with PCA whitening, 18.1 % without whitening, 16.3 % by one scale, by GeM as by the mean; and
-26.0 % by pixels. So whitening is what helps here. EfficientNet-Lite0 was trained to tell types of things on larger
-images, not one picture of stripes from another, and the power of GeM is the paper's 3, not trained. A query takes
-0.9 ms by the index, which finds 99.9 % of the ten nearest, and 1.5 ms by all distances. The command takes 126 s of
-processor time on two cores of an AMD EPYC (AVX-512).
+Measured once with N = 20000, of which 1,265 are pieces of photographs, and 500 queries. Mean average precision: 26.5%
+by GeM of two scales with PCA whitening, 18.1% without whitening, 16.3% by one scale, by GeM as by the mean; and 26.0%
+by pixels. Whitening is what helps here, and pixels are as good. EfficientNet-Lite0 was trained to tell types of things
+on larger images, not one picture of stripes from another, and the power of GeM is 3, as in the paper, and not trained.
+A query takes 0.9 ms by the index, which finds 99.9% of the ten nearest, and 1.5 ms by all distances. The command takes
+126 s of processor time on two cores of an AMD EPYC (AVX-512).
 """
 
 import argparse
@@ -36,7 +36,7 @@ K = 100
 
 
 class Collection(NamedTuple):
-    """Images and which belong together: a copy has the label of its original, all others a label of their own."""
+    """Images and labels: a copy has the label of its original, each other image a different label."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -76,7 +76,7 @@ def generated(random: np.random.Generator) -> np.ndarray:
 
 
 def altered(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Returns an image turned, cropped and resized, perhaps mirrored, brighter or darker, blurred, compressed."""
+    """Returns an image rotated, cropped and resized, perhaps mirrored, brighter or darker, blurred, compressed."""
     picture = Image.fromarray(image).rotate(float(random.uniform(-15, 15)), Image.Resampling.BILINEAR)
     side = float(random.uniform(0.6, 0.9)) * SIDE
     left, top = random.uniform(0, SIDE - side, 2)
@@ -114,7 +114,7 @@ def collection(count: int, seed: int) -> Collection:
 
 
 def descriptors(data: Collection, options: argparse.Namespace) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns the rows of the collection and of the queries, by what they are."""
+    """Returns the descriptors of the collection and of the queries, ``(images, features)``, by the names of TITLES."""
     net, params, state, preprocess = pretrained.efficientnet_lite0(options.weights)
     children = dict(net.children)  # type: ignore[attr-defined]
     names = [*children]

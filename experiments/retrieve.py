@@ -13,8 +13,9 @@ are relevant. With --triplet the network is then trained for another epoch as a 
 hard triplets (Hermans et al., 2017). With --crops the collection has small images, real and generated, among them
 altered copies of the queries: see `experiments.duplicates`.
 
-On fashion_mnist the precision at 10 is 86.25 % by the features after one epoch, 87.88 % by the descriptors after the
-second epoch, with triplets, 81.70 % by pixels (one run, seed 0: 97 s of processor time on two cores of an AMD EPYC).
+On fashion_mnist the precision at 10 is 86.25% by the features after one epoch, 87.88% by the descriptors after the
+second epoch, with triplets, 81.70% by pixels (one run, seed 0: 97 s of processor time on two cores of an AMD EPYC). A
+second epoch without triplets was not measured.
 
 Prints the fraction of relevant images among the ten nearest: by learned features, by features of the untrained network,
 and by raw pixels, all by cosine distance. Writes metrics.json, the figures (sheets of neighbors, the embeddings along
@@ -41,7 +42,7 @@ from jaxconv.data import Dataset, channel_statistics, normalize
 from jaxconv.inspect import embed, figures, nearest, pca, precision_at_k
 
 K = 10
-# Of the distances of an image to its own class and to others, at most 2; and the images that triplets are taken from.
+# The margin between distances (at most 2) to the same class and to others; the images among which triplets are chosen.
 MARGIN, GROUP = 0.3, 16
 SHEET = 12
 PIECE = 96

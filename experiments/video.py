@@ -9,16 +9,17 @@ sides at one of two speeds, and a single frame does not tell which. Trained on 2
 in the first stage, the accuracy on 512 other clips and the processor time of training, compilation included, on two
 cores of an AMD EPYC (AVX-512) with jaxlib 0.12.0.1 and seed 0 are:
 
-    R(2+1)D-18 (Tran et al., 2018)                          98.0 %    147 s
-    MC3-18                                                  99.8 %     91 s
-    R(2+1)D-18 of the frame in the middle                   10.7 %     42 s    (chance: 12.5 %)
-    two streams (Simonyan and Zisserman, 2014)              93.2 %      9 s    (1,024 clips)
-      one frame                                             11.1 %      5 s
-      optical flow by scikit-image's optical_flow_ilk       94.5 %      4 s
+    R(2+1)D-18 (Tran et al., 2018)                          98.0%    147 s
+    MC3-18                                                  99.8%     91 s
+    R(2+1)D-18 of the frame in the middle                   10.7%     42 s    (chance: 12.5%)
+    two streams (Simonyan and Zisserman, 2014)              93.2%      9 s    (1,024 clips)
+      one frame                                             11.1%      5 s
+      optical flow by scikit-image's optical_flow_ilk       94.5%      4 s
 
-All of it needs 319 s of processor time. With --folder the videos are the user's own, in a subfolder for each class, and
---weights begins with torchvision's weights of Kinetics-400; the tests run this with small networks on generated files
-only. Writes metrics.json, a strip of Grad-CAM over time, learning curves and report.html under --out.
+The command needs 319 s of processor time, the optical flow included, whose time is not in the table. With --folder the
+videos are the user's own, in a subfolder for each class, and --weights begins with torchvision's weights of
+Kinetics-400; the tests run this with small networks on generated files only. Writes metrics.json, a strip of Grad-CAM
+over time, learning curves and report.html under --out.
 """
 
 import argparse

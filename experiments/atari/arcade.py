@@ -82,9 +82,7 @@ def train(
         score += result.reward
         if result.over:
             returns.append(score)
-            score = 0.0
-        if result.over:
-            stack = _first(console)
+            score, stack = 0.0, _first(console)
         elif result.end:
             stack = pushed(np.zeros_like(stack), result.frame)
         else:
@@ -110,7 +108,7 @@ def _first(console: Console) -> np.ndarray:
 
 
 def watch(console: Console, net: jc.Layer, params: Any, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Plays by the best actions and returns the screens and the stacks that the network saw."""
+    """Plays by the best actions; returns screens ``(steps, height, width, 3)`` and the network's inputs, both uint8."""
     best = jc.jit(lambda stack: jnp.argmax(action_values(net, params, stack[None])[0]))
     stack, screens, stacks = _first(console), [], []
     for _ in range(steps):

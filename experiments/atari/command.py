@@ -4,7 +4,8 @@
     python -m experiments.atari --game breakout --agent dqn --double --dueling
     python -m experiments.atari --rom pong --seconds 600
 
-Games: MinAtar's boards of 10x10 (Young and Tian, 2019) by pgx, with its sticky actions. Agents: DQN (Mnih et al., 2015)
+Games: MinAtar's boards of 10x10 (Young and Tian, 2019) by pgx, with sticky actions; pgx's files of these games have the
+license GPL-3. Agents: DQN (Mnih et al., 2015)
 with a replay buffer and a target network, double (van Hasselt et al., 2016) and dueling (Wang et al., 2016) as options;
 PQN (Gallici et al., 2024) with parallel games in their place. Acting and learning are one compiled scan, mapped over
 seeds. With --rom a real Atari game by ale-py (GPL-2, pip install ale-py), with the preprocessing of Mnih et al., where

@@ -1,7 +1,8 @@
 """Games as functions of arrays: many are played at a time, and one that ends starts again.
 
 MinAtar's games (Young and Tian, 2019) are those of pgx rather than of gymnax: pgx repeats the last action with
-probability 0.1 as the original does, ends no episode after 1,000 frames, and works with every release of JAX.
+probability 0.1 as the original does, ends no episode after 1,000 frames, and can be installed with JAX 0.12. The
+license of pgx is Apache-2.0, but its files of MinAtar's games are GPL-3: pgx is optional, and imported on use.
 """
 
 from collections.abc import Callable

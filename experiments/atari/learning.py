@@ -16,7 +16,7 @@ Array = jax.Array
 
 
 def chosen(values: Array, actions: Array) -> Array:
-    """Returns each row's value of its action."""
+    """Returns the value of each row's action, ``(batch,)``, of values ``(batch, actions)``."""
     return jnp.take_along_axis(values, actions[:, None], axis=1)[:, 0]
 
 
@@ -78,12 +78,12 @@ def explore(key: Array, values: Array, epsilon: Array | float) -> Array:
 
 
 def as_floats(observations: Array) -> Array:
-    """Returns observations as the network takes them."""
+    """Returns observations, of any type, as float32."""
     return observations.astype(jnp.float32)
 
 
 def action_values(net: jc.Layer, params: Any, observations: Array) -> Array:
-    """Returns the values of all actions, of networks without layer state."""
+    """Returns the values of all actions, ``(batch, actions)``, by a network without layer state."""
     return net.apply(params, {}, as_floats(observations))[0]
 
 

@@ -3,9 +3,9 @@
     python -m experiments.benchmarks.play              # writes results/play.json
 
 PQN on MinAtar's Breakout (`experiments.atari.pqn`), five seeds, each an update of 1,024 frames: acting in 64 games and
-eight minibatches. All act in the games of pgx, compiled; torch gets the boards from JAX and learns in a
-loop over seeds. Flax runs in the same program as jaxconv, with its network. Processor seconds of an update of all seeds
-depend less on what else runs on the machine than the time does. The first call, which compiles, is not counted.
+eight minibatches. All use pgx's compiled games; torch gets the boards from JAX and learns in a loop over seeds.
+Flax's network replaces jaxconv's in the same program. The figure is the processor time of an update of all seeds, which
+other programs on the machine change less than the wall time. The first call, which compiles, is not counted.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The area of both players as it is, with pass-alive chains by Benson's algorithm.
+"""The area of both players at a position, with pass-alive chains by Benson's algorithm.
 
 Benson, "Life in the game of Go", 1976. A chain is pass-alive if it cannot be captured even if its owner always passes.
 """

@@ -19,8 +19,9 @@ def _grid(axes: Any, size: int) -> None:
         axes.plot([i, i], [0, size - 1], color="#5a4520", lw=0.7, zorder=1)
     edge = 3 if size >= 13 else 2
     lines = sorted({edge, size // 2, size - 1 - edge} if size % 2 else {edge, size - 1 - edge})
-    stars = [(x, y) for x in lines for y in lines] if size >= 9 else []
-    axes.scatter(*zip(*stars, strict=True), s=10, color="#5a4520", zorder=1) if stars else None
+    if size >= 9:
+        stars = [(x, y) for x in lines for y in lines]
+        axes.scatter(*zip(*stars, strict=True), s=10, color="#5a4520", zorder=1)
     axes.set_xlim(-0.7, size - 0.3)
     axes.set_ylim(size - 0.3, -0.7)
     axes.set_xticks(range(size), COLUMNS[:size], fontsize=7)
@@ -49,11 +50,12 @@ def board_figure(game: Game, policy: np.ndarray, ownership: np.ndarray, title: s
 
     Args:
       game: the game up to the position.
-      policy: probabilities of the moves, ``(size**2 + 1,)``; moves of at least 0.5 % are shown.
+      policy: probabilities of the moves, ``(size**2 + 1,)``; moves of at least 0.5% are shown.
       ownership: ``(size, size)``, from -1 to 1 for the player to move.
       title: a line above.
     """
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     size = game.board.size
     figure = Figure(figsize=(11, 5.9), layout="constrained")
@@ -75,8 +77,6 @@ def board_figure(game: Game, policy: np.ndarray, ownership: np.ndarray, title: s
     for row, column in np.ndindex(size, size):
         value = float(black[row, column])
         side = 0.9 * abs(value) ** 0.5
-        from matplotlib.patches import Rectangle
-
         corner = (column - side / 2, row - side / 2)
         shade = STONES[BLACK if value > 0 else WHITE]
         right.add_patch(Rectangle(corner, side, side, facecolor=shade, alpha=0.75, lw=0, zorder=2))

@@ -20,11 +20,12 @@ After two passes the game is over, and the moves and the ladders before are left
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
 from experiments.goban.area import area
-from experiments.goban.board import BLACK, EMPTY, PASS, WHITE, Board, array, chains, other, place
+from experiments.goban.board import BLACK, PASS, WHITE, Board, array, chains, other, place
 from experiments.goban.game import Game
 from experiments.goban.ladders import laddered
 
@@ -33,8 +34,8 @@ MOVES = 5
 KO = {"simple": (0.0, 0.0), "positional": (1.0, 0.5), "situational": (1.0, -0.5)}
 
 
-def _mark(plane: np.ndarray, board: Board, points: object) -> None:
-    for at in points:  # type: ignore[attr-defined]
+def _mark(plane: np.ndarray, board: Board, points: Iterable[int]) -> None:
+    for at in points:
         plane[place(board, at)] = 1
 
 
@@ -141,4 +142,4 @@ def legal_mask(game: Game, size: int | None = None) -> np.ndarray:
     return mask
 
 
-__all__ = ["EMPTY", "GLOBALS", "PLANES", "features", "legal_mask"]
+__all__ = ["GLOBALS", "PLANES", "features", "legal_mask"]

@@ -90,7 +90,7 @@ def players(net: KataGo, size: int = 9, simulations: int = 8, komi: float = KOMI
             pb_c_init=EXPLORATION,
         )
         summary = found.search_tree.summary()
-        # Of moves with as many visits the one with the higher value.
+        # Among moves with equal visits, the one with the highest value.
         score = jnp.where(summary.visit_counts > 0, summary.visit_counts + 0.49 * summary.qvalues, -jnp.inf)
         return score.argmax(-1)
 

@@ -194,7 +194,7 @@ class Video:
 
 
 def _pixels(frame: Any) -> np.ndarray:
-    """Returns a frame as uint8 RGB, turned upright."""
+    """Returns a frame as uint8 RGB, rotated upright."""
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
 
 

@@ -1,9 +1,9 @@
 """Captions of images by a recurrent decoder with soft attention over a feature map.
 
 Show, Attend and Tell: Neural Image Caption Generation with Visual Attention (Xu et al., 2015), with "soft" attention.
-For the word t the decoder looks at the feature map with weights that its hidden state of word t - 1 chooses, and its
-recurrent cell gets the weighted mean and the word before. The scores of a word are a function of the word before, the
-new hidden state and the weighted mean (the paper's deep output layer).
+For word t the decoder computes weights of the positions of the feature map from its hidden state of word t - 1. The
+inputs of its recurrent cell are the weighted mean of the positions and the word before. The scores of a word are a
+function of the word before, the new hidden state and the weighted mean (the paper's deep output layer).
 
 `jaxconv.losses.doubly_stochastic_loss` is the paper's penalty of the attention; `jaxconv.beam_search` the search.
 """
@@ -158,7 +158,7 @@ class CaptionDecoder(Described):
         return carry, (hidden, context, weights)
 
     def joined(self, params: Params, word: Array, hidden: Array, context: Array) -> Array:
-        """Returns what the scores are computed from."""
+        """Returns the input of the layer of scores, ``(..., embedding)``."""
         return jnp.tanh(word + _dense(params, "from_hidden", hidden) + _dense(params, "from_context", context))
 
 
@@ -222,10 +222,10 @@ def captioner(
     """Returns Show, Attend and Tell (Xu et al., 2015): an encoder, and a decoder with soft attention.
 
     The input is a tuple (images, words): words ``(N, T)`` are the tokens of a caption, its words and then
-    ``tokens.END``; `jaxconv.data.Vocabulary` makes them. In training the decoder gets the words of the caption, each
-    for the prediction of the next one (teacher forcing). The output is a dict: ``scores`` ``(N, T, words)`` and
-    ``attention`` ``(N, T, *spatial)``, the weights of each position of the feature map, whose sum is 1 for each word.
-    ``net.describe(params, state, images, length=..., beams=...)`` searches for captions; it works under `jax.jit`.
+    ``tokens.END``; `jaxconv.data.Vocabulary` makes them. The decoder predicts each word from the caption's words before
+    it (teacher forcing). The output is a dict: ``scores`` ``(N, T, words)`` and ``attention`` ``(N, T, *spatial)``, the
+    weights of each position of the feature map, whose sum is 1 for each word. The method ``describe`` searches for
+    captions, under `jax.jit` too.
 
     Args:
       encoder: a layer from images to a feature map ``(N, *spatial, depth)``.
@@ -236,6 +236,9 @@ def captioner(
       embedding: the size of a word's vector.
       attention: the size of the layer whose output weights the positions.
       dropout: the rate before the scores.
+
+    Raises:
+      ArgumentError: a size is below 1, or the rate is out of range.
 
     >>> from flax import linen
     >>> from jaxconv.interop.flax import from_linen

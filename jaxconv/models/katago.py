@@ -1,10 +1,10 @@
 """KataGo: Wu, "Accelerating self-play learning in Go", 2019, with the nested bottleneck blocks of its later networks.
 
 The input is a pair: planes ``(batch, height, width, 22)``, whose plane 0 is 1 on the board and 0 beside it, and global
-features ``(batch, 19)``. One array may so contain boards of several sizes. Blocks are pre-activation residual blocks. A
-block with global pooling adds a bias to each channel, computed from the mean and the maximum over the board, so that a
-position can depend on the whole board. Names are those of KataGo's training code. `jaxconv.weights.from_katago` makes a
-network from a file.
+features ``(batch, 19)``. One array can thus contain boards of several sizes. Blocks are pre-activation residual blocks.
+A block with global pooling adds a bias to each channel, computed from the mean and the maximum over the board, so that
+a position can depend on the whole board. Names are those of KataGo's training code. `jaxconv.weights.from_katago` makes
+a network from a file.
 """
 
 from collections.abc import Sequence
@@ -160,7 +160,7 @@ class ValueHead(Many):
 
 
 class Scales(NamedTuple):
-    """The numbers that the network's predictions are multiplied by; files up to version 12 have these defaults."""
+    """The factors of the network's predictions; files up to version 12 have these defaults."""
 
     td_score: float = 20.0
     score_mean: float = 20.0
@@ -176,9 +176,9 @@ class Evaluation(NamedTuple):
 
     Attributes:
       policy: the probabilities of the moves, ``(batch, height * width + 1)``, zero for illegal moves.
-      win, loss, no_result: probabilities.
-      score, score_std: the mean and the standard deviation of the final score, komi included.
-      lead: the number of points that would make the game even.
+      win, loss, no_result: probabilities, ``(batch,)``.
+      score, score_std: the mean and the standard deviation of the final score in points, komi included, ``(batch,)``.
+      lead: the points that would make the game even, ``(batch,)``.
       ownership: ``(batch, height, width)``, from -1, the opponent's, to 1.
     """
 
@@ -203,7 +203,7 @@ class KataGo(Many):
     Args:
       children: the layers, in the order of `katago`.
       version: the version of the format, 8 to 14, which determines the heads.
-      scales: what predictions are multiplied by.
+      scales: the factors of the predictions.
 
     >>> net = katago(2, 8, middle=4, pooled=2)
     >>> output = jc.inspect.trace(net, ((1, 9, 9, 22), (1, 19)))[-1].output
