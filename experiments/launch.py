@@ -22,6 +22,7 @@ from typing import IO
 # Seconds that the other processes have to end after one failed, before they are killed. They are in the middle of a
 # step that waits for the one that is gone.
 GRACE = 5.0
+PATIENCE = 3.0  # seconds until those that still run get SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,11 +110,12 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
         time.sleep(0.1)
     # The status of one that was stopped by the failure of another says nothing.
     status = _described(codes[failed] or 0)
-    stop(processes, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE
-    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    stop(processes, signal.SIGKILL)
+    # Those that stop by themselves, as after a signal to all, may say so first.
+    for seconds, number in ((PATIENCE, signal.SIGTERM), (GRACE, signal.SIGKILL)):
+        deadline = time.monotonic() + seconds
+        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        stop(processes, number)
     print(
         f"launch: process {failed} of {len(processes)} {status}, so the others were stopped. "
         "To continue, run the same command again: fit(..., resume=True) starts from the last checkpoint.",

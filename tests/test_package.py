@@ -174,7 +174,7 @@ ORDER = """
     capture search
     child
     composite
-    layers compiler equal_batches data instances losses metrics patch search tokens
+    layers compiler equal_batches data instances losses metrics patch search
     compose
     backbones dataflow
     folding fusing

@@ -1,5 +1,7 @@
 """Repeated, rematerialized and frozen layers, and mixed precision."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,9 +172,9 @@ def test_mixed_precision_in_other_types(compute, output):
     y, _ = net.apply(params, state, jnp.ones((2, 4)))
     assert y.dtype == jnp.dtype(output)
     assert y.dtype == jc.mixed_precision(jc.Dense(3), compute, output).output
-    program = jax.make_jaxpr(net.apply)(params, state, jnp.ones((2, 4)))
-    products = [eqn for eqn in program.jaxpr.eqns if eqn.primitive.name == "dot_general"]
-    assert {v.aval.dtype for eqn in products for v in eqn.invars} == {jnp.dtype(compute)}
+    program = jax.jit(net.apply).lower(params, state, jnp.ones((2, 4))).as_text()
+    [(first, second)] = re.findall(r"dot_general.*: \(tensor<[\dx]+x(\w+)>, tensor<[\dx]+x(\w+)>\)", program)
+    assert first == second == {2: "f16", 4: "f32"}[jnp.dtype(compute).itemsize]
 
 
 def test_mixed_precision_leaves_integers_alone():
