@@ -24,6 +24,7 @@ over time, learning curves and report.html under --out.
 
 import argparse
 import functools
+import importlib.util
 import itertools
 import sys
 import time
@@ -297,6 +298,8 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
         raise ValueError("--weights must come with --folder, got no folder")
     if options.write is not None and options.folder is not None:
         raise ValueError("--write must come without --folder, which has videos already")
+    if options.folder is None and importlib.util.find_spec("skimage") is None:
+        raise ModuleNotFoundError("the optical flow of generated clips needs scikit-image: pip install scikit-image")
     options.width = options.width or (64 if options.weights else 8)
     return options
 

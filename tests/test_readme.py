@@ -315,6 +315,35 @@ def test_the_tables_of_a_gpu_are_those_of_the_measurements():
     assert gpu_compiled.table(json.loads((results / "gpu_compiled.json").read_text())) in page
 
 
+def test_the_figures_of_commands_are_those_of_their_runs():
+    from experiments.benchmarks import applications
+
+    of = json.loads(applications.RESULTS.read_text())
+    video = {name: f"{100 * run['test_accuracy']:.1f}%" for name, run in of["video"]["runs"].items()}
+    quoted = {
+        "segmentation": (
+            f"Dice {of['nuclei']['dice']:.3f}, AP50 {of['nuclei']['AP50']:.3f}",
+            f"IoU {of['roads']['iou']['D-LinkNet']:.3f}, by thresholds {of['roads']['iou']['thresholds']:.3f}",
+            f"mean IoU {of['segment']['mean_iou']:.3f}",
+        ),
+        "detectors": (
+            f"{100 * of['detect_scenes']['AP50']:.1f}% in two runs",
+            f"{100 * of['signs']['test_accuracy']:.0f}% of 1,040 drawn signs",
+            f"{100 * of['galaxies']['test_accuracy']:.0f}% of 600 simulated galaxies",
+            f"{100 * of['pose_train']['pck']:.1f}% of the joints",
+            f"The mean pose has {100 * of['pose_train']['pck_of_the_mean_pose']:.1f}%",
+        ),
+        "video": (
+            f"| R(2+1)D-18 | {video['r2plus1d']} |",
+            f"| MC3-18 | {video['mc3']} |",
+            f"| R(2+1)D-18 of one frame | {video['r2plus1d, one frame']} |",
+            f"one frame {video['spatial stream (one frame)']}, optical flow {video['temporal stream (flow)']} | "
+            f"{video['two streams']} |",
+        ),
+    }
+    assert [(page, text) for page, texts in quoted.items() for text in texts if text not in DOCS[page]] == []
+
+
 def test_the_figures_of_transfer_are_those_measured():
     measured = json.loads((ROOT / "experiments/benchmarks/results/finetune.json").read_text())
     said = re.findall(r"([\d.]+)% in (\d+) s\s", DOCS["networks"])

@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--frames", type=positive(int), help="of each seed; default: 3,000,000 for pqn, 200,000 for dqn"
     )
-    arguments.add_argument("--seconds", type=positive(float), default=60.0, help="of training, with --rom")
+    arguments.add_argument("--seconds", type=positive(float), help="of training, with --rom; default: 60")
     arguments.add_argument("--seeds", type=positive(int), default=1, help="the number of seeds, trained in one program")
     arguments.add_argument("--seed", type=int, default=0, help="the first seed")
     arguments.add_argument("--out", type=Path, help="a folder for the report; default: runs/atari-GAME-AGENT")
@@ -229,6 +229,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options.agent = options.agent or ("dqn" if options.rom else "pqn")
     if options.rom and options.agent != "dqn":
         raise ValueError("--agent must be dqn with --rom, got pqn, which needs many games at a time")
+    if options.rom and (options.frames is not None or options.seeds != 1):
+        raise ValueError("--frames and --seeds must come without --rom, whose length is --seconds, of one seed")
+    if options.seconds is not None and not options.rom:
+        raise ValueError("--seconds must come with --rom, got none; the length of a training on boards is --frames")
+    options.seconds = options.seconds or 60.0
     if options.double and options.agent != "dqn":
         raise ValueError("--double must be given with --agent dqn, got pqn, which has no target network")
     options.out = options.out or Path("runs") / f"atari-{options.rom or options.game}-{options.agent}"
