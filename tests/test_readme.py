@@ -331,7 +331,6 @@ def test_the_figures_of_commands_are_those_of_their_runs():
             f"{100 * of['signs']['test_accuracy']:.0f}% of 1,040 drawn signs",
             f"{100 * of['galaxies']['test_accuracy']:.0f}% of 600 simulated galaxies",
             f"{100 * of['pose_train']['pck']:.1f}% of the joints",
-            f"The mean pose has {100 * of['pose_train']['pck_of_the_mean_pose']:.1f}%",
         ),
         "video": (
             f"| R(2+1)D-18 | {video['r2plus1d']} |",
