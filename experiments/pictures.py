@@ -54,7 +54,9 @@ def photograph(source: str) -> np.ndarray:
         with contextlib.suppress(FileNotFoundError):
             return read_image(packaged(module, f"{folder}/{source}", install))
     packages = " nor ".join(install for *_, install in PACKAGES)
-    raise FileNotFoundError(f"{source} is no file, and neither {packages} has a photograph of that name installed")
+    raise FileNotFoundError(
+        f"{source} is no file, and neither {packages} has a photograph of that name installed: pip install scikit-image"
+    )
 
 
 def pictures(sources: Sequence[str], folder: str | None = None) -> dict[str, np.ndarray]:
