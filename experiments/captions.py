@@ -411,7 +411,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
             **report.environment(),
             "seed": options.seed,
-            "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
+            "arguments": report.arguments(options),
         }
         report.write_json(options.out / "metrics.json", metrics)
         figure = attention_figure(model, shown, model.search(shown, options.beams))

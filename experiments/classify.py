@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "parameters": summary.parameters,
         **report.environment(),
         "seed": options.seed,
-        "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
+        "arguments": report.arguments(options),
     }
     report.write_json(options.out / "metrics.json", metrics)
 

@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "images": [len(data.images), len(data.test_images)],
         **{name: round(value, 1) for name, value in seconds.items()},
         **report.environment(),
-        "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
+        "arguments": report.arguments(options),
     }
     if mine:
         found = detect(net, params, state, list(mine.values()), options.size)

@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "test_images": len(test_images),
         "runs": results,
         **report.environment(),
-        "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
+        "arguments": report.arguments(options),
     }
     report.write_json(options.out / "metrics.json", metrics)
     facts = {

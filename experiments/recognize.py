@@ -178,7 +178,7 @@ def run(
         "processor_seconds": round(time.process_time() - began, 1),
         **({"pictures": guesses} if guesses else {}),
         **report.environment(),
-        "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
+        "arguments": report.arguments(options),
     }
     report.write_json(options.out / "metrics.json", metrics)
     facts = {

@@ -1,5 +1,6 @@
 """Reports of experiments: JSON, figures, and a self-contained HTML page."""
 
+import argparse
 import base64
 import html
 import importlib.metadata
@@ -46,6 +47,21 @@ def environment() -> dict[str, Any]:
         "device": f"{jax.devices()[0].device_kind}, {_processor()}, {os.cpu_count()} cores",
         "commit": _commit(),
     }
+
+
+def arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments of a command as values for a JSON file.
+
+    >>> arguments(argparse.Namespace(seed=0, image=[Path("a.png")], folder=None))
+    {'seed': 0, 'image': ['a.png'], 'folder': None}
+    """
+    return {name: _plain(value) for name, value in vars(options).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _commit() -> str:

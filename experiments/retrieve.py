@@ -224,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         **network.facts,
         **report.environment(),
         "seed": options.seed,
-        "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
+        "arguments": report.arguments(options),
     }
     report.write_json(options.out / "metrics.json", metrics)
     titles = [name if len(name) < 14 else f"{name[:12]}…" for name in data.classes]

@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "train_seconds": round(fitted.train_seconds, 1),
         "parameters": jc.summary(net, (1, *images.shape[1:])).parameters,
         **report.environment(),
-        "arguments": {k: v if isinstance(v, int | float | bool | None) else str(v) for k, v in vars(options).items()},
+        "arguments": report.arguments(options),
     }
     report.write_json(options.out / "metrics.json", metrics)
 

@@ -219,7 +219,7 @@ def generated(options: argparse.Namespace) -> dict[str, Any]:
         "train_seconds": round(fitted.train_seconds, 1),
         "parameters": jc.summary(net, (1, *train.images.shape[1:])).parameters,
         **report.environment(),
-        "arguments": {k: v if isinstance(v, int | float | bool | None) else str(v) for k, v in vars(options).items()},
+        "arguments": report.arguments(options),
     }
     options.out.mkdir(parents=True, exist_ok=True)
     report.write_json(options.out / "metrics.json", metrics)

@@ -5,7 +5,7 @@
     python -m experiments.video --folder my_videos --frames 16 --size 112 --models mc3 --weights mc3_18-a90a0ba3.pth
 
 The data are generated (`experiments.moving`): clips of 8 frames of 24x24 pixels, in which a shape moves to one of four
-sides at one of two speeds, and a single frame does not tell which. Trained on 2,048 clips in 10 epochs, with 8 filters
+sides at one of two speeds, and a single frame does not show which. Trained on 2,048 clips in 10 epochs, with 8 filters
 in the first stage, the accuracy on 512 other clips and the processor time of training, compilation included, on two
 cores of an AMD EPYC (AVX-512) with jaxlib 0.12.0.1 and seed 0 are:
 
@@ -352,7 +352,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "runs": results,
         "processor_seconds": round(time.process_time() - began, 1),
         **report.environment(),
-        "arguments": {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()},
+        "arguments": report.arguments(options),
     }
     options.out.mkdir(parents=True, exist_ok=True)
     report.write_json(options.out / "metrics.json", metrics)

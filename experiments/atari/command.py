@@ -163,8 +163,7 @@ def results(trained: Trained, final: np.ndarray, program: Program) -> dict[str, 
 
 
 def about(options: argparse.Namespace, seeds: Sequence[int]) -> dict[str, Any]:
-    arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
-    return {"seeds": list(seeds), **report.environment(), "arguments": arguments}
+    return {"seeds": list(seeds), **report.environment(), "arguments": report.arguments(options)}
 
 
 def played_on_a_console(options: argparse.Namespace) -> dict[str, Any]:
