@@ -75,7 +75,7 @@ def animation(frames: Sequence[np.ndarray], *, milliseconds: int = 80) -> bytes:
 
 
 def beside(*pictures: np.ndarray, gap: int = 4) -> np.ndarray:
-    """Returns pictures of one height side by side."""
+    """Returns images of the same height, side by side."""
     between = np.zeros((pictures[0].shape[0], gap, 3), np.uint8)
     parts = [part for picture in pictures for part in (picture, between)]
     return np.concatenate(parts[:-1], axis=1)
