@@ -11,6 +11,9 @@ is a pause, in which threads of others stop waiting for work. Then follow calls 
 count, and calls for a tenth of a second whose mean counts: after a pause, Linux may run the threads of an engine on one
 core for the first calls. `first_ms` is the time of the first call after the pause, `cpu_ms` the processor time of all
 threads. Needs torch, torchvision, onnx, onnxruntime and openvino.
+
+``--avx2`` limits the engines to the instructions of AVX2, for the rows that a processor without AVX-512 would give.
+onnxruntime has no such setting and is left out.
 """
 
 import argparse
@@ -39,6 +42,13 @@ THREADS = 2
 PAUSE = 0.25  # seconds; OpenMP's threads wait for 0.2
 SAMPLE = 0.1  # seconds of calls
 Call = Callable[[], Any]
+# What limits jaxconv, OpenVINO and torch to AVX2; read when they are imported.
+AVX2 = {
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
 
 
 def weights(net: jc.Layer, shape: tuple[int, ...]) -> tuple[Any, Any]:
@@ -256,6 +266,10 @@ def alone(name: str, batch: int) -> dict[str, Any]:
     return {"network": name, "batch": batch, "engines": found}
 
 
+# The rows of the file, and which of their figures are compared.
+FIGURES = {"rows": "ms", "one_thread": "cpu_ms", "avx2": "ms"}
+
+
 def mean(rows: list[dict[str, Any]], who: str, key: str) -> float:
     """Returns the geometric mean over rows of a peer's time over jaxconv's; above 1 jaxconv is faster."""
     return float(np.exp(np.mean([np.log(row[key][who] / row[key]["jaxconv"]) for row in rows if who in row[key]])))
@@ -271,16 +285,20 @@ COLUMNS = {
 }
 
 
-def table(found: dict[str, Any]) -> str:
-    """Returns a Markdown table of the calls, and one of new processes."""
-    rows = found["rows"]
-    shown = {who: name for who, name in COLUMNS.items() if all(who in row["ms"] for row in rows)}
+def calls(rows: list[dict[str, Any]], figure: str) -> list[str]:
+    """Returns the lines of a Markdown table of the calls in ms."""
+    shown = {who: name for who, name in COLUMNS.items() if all(who in row[figure] for row in rows)}
     lines = [f"| network | batch | {' | '.join(shown.values())} |", "|---" * (len(shown) + 2) + "|"]
     for row in rows:
-        cells = [f"{row['ms'][who]:.3g}" for who in shown]
+        cells = [f"{row[figure][who]:.3g}" for who in shown]
         lines.append(f"| {row['network']} | {row['batch']} | {' | '.join(cells)} |")
-    means = [f"{mean(rows, who, 'ms'):.2f}" for who in shown]
-    lines += [f"| geometric mean, time / time of the predictor | | {' | '.join(means)} |", ""]
+    means = [f"{mean(rows, who, figure):.2f}" for who in shown]
+    return [*lines, f"| geometric mean, time / time of the predictor | | {' | '.join(means)} |", ""]
+
+
+def table(found: dict[str, Any]) -> str:
+    """Returns Markdown tables of the calls, and one of new processes."""
+    lines = [line for key, figure in FIGURES.items() if key in found for line in calls(found[key], figure)]
     lines += ["| | seconds | seconds of processor time | peak of memory, MB |", "|---|---|---|---|"]
     for who, one in found["alone"][0]["engines"].items():
         lines.append(f"| {who} | {one['first_s']:.1f} | {one['first_cpu_s']:.1f} | {one['peak_mb']:.0f} |")
@@ -296,8 +314,15 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="each engine in a process of its own")
     parser.add_argument("--loaded", action="store_true", help="note that the machine was not idle")
     parser.add_argument("--table", action="store_true", help="print the tables of the file, measure nothing")
+    parser.add_argument("--avx2", action="store_true", help="with the instructions of AVX2 alone")
     parser.add_argument("--one-thread", action="store_true", help="processor time, which other programs change little")
     arguments = parser.parse_args()
+    if arguments.avx2 and os.environ.get("ONEDNN_MAX_CPU_ISA") != "AVX2":
+        os.execve(
+            sys.executable, [sys.executable, "-m", "experiments.benchmarks.inference", *sys.argv[1:]], os.environ | AVX2
+        )
+    if arguments.avx2:
+        arguments.without.append("onnxruntime")
     if arguments.one_thread:
         globals()["THREADS"] = 1
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -305,7 +330,8 @@ def main() -> None:
     if arguments.table:
         print(table(kept))
         return
-    key = "alone" if arguments.alone else "one_thread" if arguments.one_thread else "rows"
+    chosen = {"alone": arguments.alone, "one_thread": arguments.one_thread, "avx2": arguments.avx2}
+    key = next((name for name, asked in chosen.items() if asked), "rows")
     rows = {(row["network"], row["batch"]): row for row in kept.get(key, [])}
     if arguments.alone:
         row = alone(arguments.network, arguments.batch)
@@ -320,13 +346,11 @@ def main() -> None:
         f"{key} {figure}": {
             who: mean(kept[key], who, figure) for who in peers if any(who in r["ms"] for r in kept[key])
         }
-        for key, figure in (("rows", "ms"), ("one_thread", "cpu_ms"))
+        for key, figure in FIGURES.items()
         if key in kept
     }
     facts = {"threads": 2, "peer over jaxconv": means}
-    write_results(
-        RESULTS, environment() | facts | {key: kept[key] for key in ("rows", "one_thread", "alone") if key in kept}
-    )
+    write_results(RESULTS, environment() | facts | {key: kept[key] for key in (*FIGURES, "alone") if key in kept})
 
 
 if __name__ == "__main__":
