@@ -20,12 +20,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 import jaxconv as jc
 from experiments import report
+from experiments.optional import figures, jaxconv_train, needed, optax
 from jaxconv.data import Dataset, channel_statistics, normalize, random_flip, random_shift
-from jaxconv.inspect import figures
 from jaxconv.tree import walk
 
 HELD_OUT = 0.05
@@ -104,7 +103,7 @@ def load(options: argparse.Namespace) -> Dataset:
     return RECIPES[options.data].load(**given)
 
 
-def optimizer(lr: float) -> Callable[[int], optax.GradientTransformation]:
+def optimizer(lr: float) -> "Callable[[int], optax.GradientTransformation]":
     return lambda steps: optax.adamw(optax.cosine_onecycle_schedule(steps, lr), weight_decay=0.05)
 
 
@@ -147,6 +146,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     recipe = RECIPES[options.data]
     options.epochs = options.epochs or recipe.epochs
     options.out = options.out or Path("runs") / f"{options.data}-{options.model}"
+    if (options.out / "checkpoint").exists() and not options.resume:
+        raise ValueError(f"--out must be a new folder, got {options.out}, which has a run: use --resume")
+    needed(jaxconv_train, figures)
     data = load(options)
     net = MODELS[options.model](len(data.classes))
     summary = jc.summary(net, (1, *data.train_images.shape[1:]))
@@ -154,8 +156,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     mean, std = channel_statistics(data.train_images)
     preprocess = functools.partial(normalize, mean=mean, std=std)
-    if (options.out / "checkpoint").exists() and not options.resume:
-        raise ValueError(f"--out must be a new folder, got {options.out}, which has a run: use --resume")
     options.out.mkdir(parents=True, exist_ok=True)
     fitted = jc.train.fit(
         net,

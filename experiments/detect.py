@@ -30,15 +30,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 import jaxconv as jc
 from experiments import report, tfjs_reference
 from experiments.classify import Help
+from experiments.optional import Image, figures, needed
 from experiments.pictures import pictures
 from experiments.pretrained import npm_file
 from jaxconv.detect import Detections
-from jaxconv.inspect import figures
 from jaxconv.interop.tfjs import from_tfjs
 
 PHOTOGRAPHS = ("astronaut.png", "camera.png", "coffee.png", "motorcycle_left.png", "chelsea.png", "flower.jpg")
@@ -138,9 +137,11 @@ def main(argv: Sequence[str] | None = None) -> Any:
     options = parser().parse_args(argv)
     if not 0 <= options.score < 1:
         raise ValueError(f"--score must be from 0 up and below 1, got {options.score}")
-    given = options.image or ([] if options.folder else PHOTOGRAPHS)
-    images = pictures(given, options.folder)
+    needed(Image, figures)
+    if options.compare:
+        tfjs_reference.check(options.compare)
     model = weights(options.weights)
+    images = pictures(options.image or ([] if options.folder else PHOTOGRAPHS), options.folder)
     detect = detector(model, score=options.score)
     results = {name: detect(image) for name, image in images.items()}
     for name, found in results.items():

@@ -17,7 +17,6 @@ Writes weights.safetensors, metrics.json, the figures and report.html under --ou
 """
 
 import argparse
-import importlib.util
 import sys
 import time
 from collections import OrderedDict
@@ -27,14 +26,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 import jaxconv as jc
 from experiments import report, scenes
 from experiments.classify import Help, positive
+from experiments.optional import Image, figures, jaxconv_train, needed, optax
 from experiments.pictures import pictures
 from experiments.recognize import centered, scaled
-from jaxconv.inspect import figures
+from jaxconv.extras import need
 from jaxconv.models.blocks import conv_norm_act
 
 STRIDE, DIVISOR = 8, 16
@@ -200,18 +199,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
     if options.size % DIVISOR:
         raise ValueError(f"--size must be a multiple of {DIVISOR}, got {options.size}")
-    if not importlib.util.find_spec("pycocotools"):
-        raise ImportError(
-            "average precision is computed by pycocotools, which is not installed: pip install pycocotools"
-        )
+    needed(Image, jaxconv_train, figures)
+    need("pycocotools", "the average precision", "detection")
     start, began = time.perf_counter(), time.process_time()
     mine = pictures(options.image, options.folder)
-    data = own(options.table, options.size, options.seed) if options.table else simulated(options)
-    net = detector(len(data.classes), options.width)
+    table = own(options.table, options.size, options.seed) if options.table else None
+    net = detector(len(table.classes if table else scenes.CLASSES), options.width)
+    known = jc.weights.load(options.weights, net) if options.weights else None
+    data = table or simulated(options)
     options.out.mkdir(parents=True, exist_ok=True)
     parts = []
-    if options.weights:
-        params, state = jc.weights.load(options.weights, net)
+    if known:
+        params, state = known
     else:
         fitted = jc.train.fit(
             net,

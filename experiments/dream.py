@@ -20,6 +20,7 @@ import numpy as np
 
 from experiments import pretrained
 from experiments.classify import Help, positive
+from experiments.optional import Image, needed, optax, tqdm
 from experiments.pictures import photograph, progress, sized, write_png
 from jaxconv.inspect.arguments import check_unstacked
 from jaxconv.inspect.dreams import dream
@@ -66,6 +67,7 @@ def octave_of(steps: int, octaves: int, step: int, loss: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     options = parser().parse_args(argv)
+    needed(Image, optax, tqdm)
     image = sized(photograph(options.image), options.side)
     net, params, state, preprocess = pretrained.efficientnet_lite0(options.weights)
     for path in options.layers:

@@ -17,13 +17,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 import jaxconv as jc
 from experiments import report
 from experiments.images import read_image
+from experiments.optional import Image, figures, needed
 from experiments.pretrained import packaged
-from jaxconv.inspect import figures
 from jaxconv.models.hed import MEAN_COLOR
 
 MOST_PIXELS = 4_000_000
@@ -122,8 +121,9 @@ def main(argv: Sequence[str] | None = None) -> list[np.ndarray]:
     names = [Path(path).stem for path in options.image]
     if len(set(names)) < len(names):
         raise ValueError(f"--image must have files of different names, got {', '.join(names)}")
-    images = [small_enough(path, read_image(path)) for path in options.image]
+    needed(Image, figures)
     arrays = read_weights(options.weights)
+    images = [small_enough(path, read_image(path)) for path in options.image]
     found = probabilities(arrays, images)
     options.out.mkdir(parents=True, exist_ok=True)
     for name, image, maps in zip(names, images, found, strict=True):

@@ -19,6 +19,7 @@ import jaxconv as jc
 from experiments import pretrained, report
 from experiments.classify import Help, positive
 from experiments.imagenet import class_names
+from experiments.optional import Image, needed, optax, tqdm
 from experiments.pictures import PHOTOGRAPHS
 from experiments.visualize import pieces
 
@@ -67,6 +68,7 @@ def screenshots(page: Path, folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> Path:
     options = parser().parse_args(argv)
+    needed(Image, optax, tqdm)
     start = time.perf_counter()
     model = pretrained.efficientnet_lite0(options.weights)
     squares = pieces(PHOTOGRAPHS, options.piece)

@@ -34,15 +34,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
-from PIL import Image, ImageFilter
 
 import jaxconv as jc
 from experiments import pretrained, report
 from experiments.classify import Help, positive
+from experiments.optional import Image, ImageFilter, figures, optax
 from experiments.pictures import photograph
 from jaxconv.detect import Faces, find_faces
-from jaxconv.inspect import figures
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 # What dlib's author recommends: a greater distance means two persons.

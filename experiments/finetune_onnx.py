@@ -20,13 +20,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxconv as jc
 from experiments import report
 from experiments.classify import Help, positive
+from experiments.optional import Image, figures, jaxconv_train, needed, optax
 from experiments.pretrained import packaged
-from jaxconv.inspect import figures
 
 SIZE = (48, 192)
 LETTERS = "abcdefghkmnpqrstuyzABCDEFGHJKLNPQRSZ234567"
@@ -102,6 +101,7 @@ def moved_figure(changes: dict[str, float]) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
+    needed(Image, jaxconv_train, figures)
     path = options.file or packaged("rapidocr_onnxruntime", "models/*cls_infer.onnx", "rapidocr-onnxruntime==1.4.4")
     whole, params, state = jc.interop.onnx.from_onnx(path)
     net = jc.backbone(whole, {scores_path(whole): "scores"})

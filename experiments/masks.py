@@ -1,5 +1,6 @@
 """Shared parts of experiments on masks: reading images and masks of any depth, pairs of both, pictures of both."""
 
+import argparse
 import io
 import zipfile
 from collections.abc import Sequence
@@ -7,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from experiments.optional import Image
 from experiments.pretrained import packaged
 from jaxconv.data.images import ENDINGS
 
@@ -55,6 +56,26 @@ def read_raster(source: Any, name: str = "") -> np.ndarray:
         pixels = pixels.astype(np.uint8)
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     return pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
+
+
+def read_rasters(paths: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Returns images by the names of their files without endings, which name the results.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read_raster`, or two files have the same name.
+    """
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--image must have files of different names, got {', '.join(names)}")
+    return {name: read_raster(path) for name, path in zip(names, paths, strict=True)}
+
+
+def check_use(options: argparse.Namespace) -> None:
+    """Raises ValueError unless the arguments are those of a use of --weights, without training."""
+    if not options.image:
+        raise ValueError("--weights needs --image, the images to use the weights on")
+    if options.data or options.folder or options.resume:
+        raise ValueError("--weights must come without --data, --folder and --resume, which are for training")
 
 
 def pair(name: str, image: np.ndarray, mask: np.ndarray) -> Pair:

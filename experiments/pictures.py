@@ -8,12 +8,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from PIL import Image
-from tqdm.auto import tqdm
 
 import jaxconv as jc
 from experiments import report
 from experiments.images import read_image
+from experiments.optional import Image, tqdm
 from experiments.pretrained import packaged
 from jaxconv.data.images import ENDINGS
 

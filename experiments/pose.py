@@ -29,13 +29,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from experiments import report, tfjs_reference
 from experiments.classify import Help
+from experiments.optional import Image, figures, needed
 from experiments.pictures import pictures
 from experiments.pretrained import npm_file
-from jaxconv.inspect import figures
 from jaxconv.interop.tfjs import from_tfjs
 
 PHOTOGRAPHS = ("astronaut.png", "grace_hopper.jpg", "camera.png")
@@ -131,8 +130,11 @@ def main(argv: Sequence[str] | None = None) -> Any:
         argv.remove("--train")
         return pose_train.main(argv)
     options = parser().parse_args(argv)
-    images = pictures(options.image or ([] if options.folder else PHOTOGRAPHS), options.folder)
+    needed(Image, figures)
+    if options.compare:
+        tfjs_reference.check(options.compare)
     model = weights(options.weights)
+    images = pictures(options.image or ([] if options.folder else PHOTOGRAPHS), options.folder)
     find = finder(model)
     results = {name: find(image) for name, image in images.items()}
     people = {name: person(found) for name, found in results.items()}

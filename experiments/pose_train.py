@@ -28,14 +28,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from PIL import Image, ImageDraw
 
 import jaxconv as jc
 from experiments import report
 from experiments.classify import Help, positive
+from experiments.optional import Image, ImageDraw, figures, jaxconv_train, needed, optax
 from jaxconv.data import draw_affine, warp, warp_points
-from jaxconv.inspect import figures
 from jaxconv.models.blocks import conv_norm_act
 
 JOINTS = tuple(
@@ -72,7 +70,7 @@ def skeleton(random: np.random.Generator) -> np.ndarray:
     return joints
 
 
-def background(random: np.random.Generator, side: int) -> Image.Image:
+def background(random: np.random.Generator, side: int) -> "Image.Image":
     """Returns a gradient with noise, and a few lines that are no limbs."""
     ends = random.uniform(0, 255, (2, 3))
     share = np.linspace(0, 1, side)[:, None, None]
@@ -176,6 +174,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
+    needed(Image, jaxconv_train, figures)
     began = time.process_time()
     images, points = drawn(options.figures, options.seed)
     test_images, test_points = drawn(options.test_figures, options.seed + 1_000_003)

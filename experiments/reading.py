@@ -24,13 +24,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 import jaxconv as jc
 from experiments import report
+from experiments.optional import Image, figures, needed
 from experiments.pictures import pictures
 from experiments.pretrained import packaged
-from jaxconv.inspect import figures
 
 INSTALL = "rapidocr-onnxruntime==1.4.4"
 # The settings of rapidocr-onnxruntime: thresholds of pixels, of boxes and of lines, and how much boxes grow.
@@ -271,6 +270,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, list[str]]:
     options = parser().parse_args(argv)
+    needed(Image, figures)
     sources = options.image or ([] if options.folder else ["page.png"])
     images = pictures(sources, options.folder)
     names = [Path(source).stem for source in images]

@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import contextlib
 import html
 import importlib.metadata
 import io
@@ -40,8 +41,11 @@ def write(path: Path, content: bytes) -> None:
 
 def environment() -> dict[str, Any]:
     """Returns the versions, the device and the commit of a measurement."""
-    packages = ("jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions = {}
+    for name in ("jax", "jaxlib", "numpy", "optax", "orbax-checkpoint"):
+        # Commands that do not train need no optimizer.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return {
         "versions": {"jaxconv": jaxconv.__version__, "python": platform.python_version()} | versions,
         "device": f"{jax.devices()[0].device_kind}, {_processor()}, {os.cpu_count()} cores",
@@ -56,6 +60,33 @@ def arguments(options: argparse.Namespace) -> dict[str, Any]:
     {'seed': 0, 'image': ['a.png'], 'folder': None}
     """
     return {name: _plain(value) for name, value in vars(options).items()}
+
+
+def metrics_of(weights: Path) -> dict[str, Any]:
+    """Returns metrics.json of the run that wrote a file of weights, which is in the same folder.
+
+    Raises:
+      FileNotFoundError: one of the two files does not exist.
+      ValueError: metrics.json is not what a command writes.
+    """
+    for path in (weights, beside := weights.with_name("metrics.json")):
+        if not path.is_file():
+            raise FileNotFoundError(f"--weights must be a file in the folder of an earlier run, {path} does not exist")
+    try:
+        metrics = json.loads(beside.read_text())
+        metrics["arguments"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{beside} must be written by an earlier run, got a file without its arguments") from error
+    return metrics
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Returns a number with its noun.
+
+    >>> counted(1, "face"), counted(1200, "face"), counted(0, "nucleus", "nuclei")
+    ('1 face', '1,200 faces', '0 nuclei')
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def _plain(value: Any) -> Any:

@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxconv as jc
 from experiments import report
 from experiments.classify import Help, positive
+from experiments.optional import jaxconv_train, needed, optax
 from jaxconv.data import Dataset, channel_statistics, normalize, random_shift
 
 SMOOTHING = 0.1
@@ -97,7 +97,7 @@ def whitening(images: np.ndarray, size: int, eps: float = 5e-4) -> np.ndarray:
     return np.concatenate([filters, -filters], -1).astype(np.float32)
 
 
-def optimizer(rate: float, steps: int) -> optax.GradientTransformation:
+def optimizer(rate: float, steps: int) -> "optax.GradientTransformation":
     """Returns Muon for the kernels of convolutions, Adam for the rest, and nothing for the whitening layer."""
     schedule = optax.warmup_cosine_decay_schedule(0.2 * rate, rate, max(1, steps // 10), steps, 0.0)
 
@@ -229,6 +229,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
+    needed(jaxconv_train)
     recipe = RECIPES[options.data]
     recipe = recipe._replace(epochs=options.epochs or recipe.epochs)
     data = recipe.load(folder=options.folder)

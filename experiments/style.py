@@ -23,12 +23,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.typing import ArrayLike
 
 import jaxconv as jc
 from experiments.classify import Help, positive
 from experiments.edges import read_weights
+from experiments.optional import Image, jaxconv_train, needed, optax, tqdm
 from experiments.pictures import photograph, progress, sized, write_png
 from experiments.pretrained import Pretrained
 from jaxconv.data import random_crop, random_flip
@@ -131,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     stems = [Path(name).stem for name in options.image]
     if len(set(stems)) < len(stems):
         raise ValueError(f"--image must have files of different names, as each names a PNG, got {' '.join(stems)}")
+    needed(Image, jaxconv_train if options.fast else optax, tqdm)
     images = {stem: sized(photograph(name), options.side) for stem, name in zip(stems, options.image, strict=True)}
     style = sized(photograph(options.style), options.side)
     model = vgg(options.weights)

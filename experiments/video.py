@@ -35,14 +35,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from tqdm.auto import tqdm
 
 import jaxconv as jc
 from experiments import report
 from experiments.classify import Help, positive
 from experiments.moving import CLASSES, moving_scenes, write_videos
-from jaxconv.inspect import figures
+from experiments.optional import figures, jaxconv_train, needed, optax, tqdm
+from jaxconv.extras import not_installed
 
 # Of the clips of Kinetics-400, with which torchvision's weights were trained.
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
@@ -304,7 +303,8 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
     if options.write is not None and options.folder is not None:
         raise ValueError("--write must come without --folder, which has videos already")
     if options.folder is None and importlib.util.find_spec("skimage") is None:
-        raise ModuleNotFoundError("the optical flow of generated clips needs scikit-image: pip install scikit-image")
+        raise not_installed("the optical flow of generated clips", ["skimage"], "detection")
+    needed(jaxconv_train, figures)
     options.width = options.width or (64 if options.weights else 8)
     return options
 

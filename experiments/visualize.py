@@ -21,14 +21,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 import jaxconv as jc
 from experiments import explanations, pretrained, report
 from experiments.classify import Help, positive
 from experiments.imagenet import class_names
+from experiments.optional import Figure, Image, figures, needed, optax, tqdm
 from experiments.pictures import PHOTOGRAPHS, photograph, progress, sized
-from jaxconv.inspect import figures, objectives
+from jaxconv.inspect import objectives
 from jaxconv.inspect.arguments import check_path
 from jaxconv.inspect.images import Parameterization
 from jaxconv.inspect.maximization import maximize
@@ -139,15 +139,16 @@ def spatial_kernel(net: jc.Layer, params: dict, path: str) -> np.ndarray | None:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     options = parser().parse_args(argv)
+    needed(Image, optax, tqdm, figures)
     start = time.perf_counter()
     model = pretrained.efficientnet_lite0(options.weights)
     net, params = model.net, model.params
+    for path in options.layers or ():
+        check_path(net, path)
     squares = pieces(PHOTOGRAPHS)
     rows = {row.path: row for row in jc.inspect.trace(net, squares[:1])}
     blocks = [path for path in rows if path.startswith("_blocks.") and path.count(".") == 1]
     paths = options.layers or ["_bn0", *blocks, "_bn1", SCORES]
-    for path in paths:
-        check_path(net, path)
     options.out.mkdir(parents=True, exist_ok=True)
     channels = chosen_channels(rows, paths, options.channels)
     early = [path for path in paths if max(field.size for field in rows[path].receptive_field or ()) <= SMALL]

@@ -1,0 +1,137 @@
+"""Every command shows its help, and says what to install, where only jaxconv, jax and numpy are installed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Commands for which the words of a user are a whole run, in which packages are missing.
+RUNS = {
+    "captions": [],
+    "classify": [],
+    "detect": ["--image", "a.png"],
+    "detect_scenes": [],
+    "dream": [],
+    "edges": ["--image", "a.png"],
+    "explanations": [],
+    "explore": [],
+    "faces": [],
+    "finetune": [],
+    "finetune_onnx": [],
+    "galaxies": [],
+    "go": [],
+    "imagenet": ["--image", "a.png"],
+    "imagenet_train": ["--folder", "."],
+    "nuclei": [],
+    "pose": ["--image", "a.png"],
+    "pose_train": [],
+    "reading": [],
+    "roads": [],
+    "segment": [],
+    "signs": [],
+    "speedrun": [],
+    "style": [],
+    "video": [],
+    "visualize": [],
+}
+PROGRAM = """
+import contextlib, importlib.machinery, io, json, runpy, sys, warnings
+import jax
+
+KEPT = {"experiments", "jax", "jaxconv", "jaxlib", "ml_dtypes", "numpy", "opt_einsum", "scipy"}
+
+class Bare:
+    # Finds the modules of an environment with few packages.
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in KEPT | sys.stdlib_module_names:
+            return importlib.machinery.PathFinder.find_spec(name, path, target)
+
+sys.meta_path[:] = [importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter, Bare]
+for name in [name for name in sys.modules if name.split(".")[0] not in KEPT | sys.stdlib_module_names]:
+    del sys.modules[name]
+# runpy warns of modules that another command has imported.
+warnings.simplefilter("ignore", RuntimeWarning)
+found = []
+for name, *arguments in json.loads(sys.argv[1]):
+    sys.argv = [name, *arguments]
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+            runpy.run_module(f"experiments.{name}", run_name="__main__")
+        code = None
+    except SystemExit as error:
+        code = error.code
+    except BaseException as error:
+        code = repr(error)
+    found.append([code, shown.getvalue()])
+print(json.dumps(found))
+"""
+
+
+def commands():
+    found = [path for path in (ROOT / "experiments").glob("*.py") if "__main__" in path.read_text()]
+    return sorted(path.stem for path in found)
+
+
+def in_a_bare_environment(calls, folder):
+    """Runs commands in one process without optional packages; returns exit codes and output."""
+    command = [sys.executable, "-c", PROGRAM, json.dumps(calls)]
+    environment = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": ""}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_help_needs_no_optional_package(tmp_path):
+    benchmarks = (ROOT / "experiments/benchmarks").glob("*.py")
+    names = [*commands(), "atari"] + [f"benchmarks.{p.stem}" for p in benchmarks if "ArgumentParser" in p.read_text()]
+    found = dict(zip(names, in_a_bare_environment([[name, "--help"] for name in names], tmp_path), strict=True))
+    assert {name: code for name, (code, _) in found.items() if code != 0} == {}
+    assert all(text.startswith("usage: ") for _, text in found.values())
+
+
+def test_a_command_says_first_what_to_install(tmp_path):
+    assert set(RUNS) == set(commands()) - {"endurance", "launch", "retrieve", "stress"}
+    found = dict(zip(RUNS, in_a_bare_environment([[n, *words] for n, words in RUNS.items()], tmp_path), strict=True))
+    for name, (code, shown) in found.items():
+        # One sentence, after no other output.
+        assert isinstance(code, str), (name, code)
+        assert "pip install" in code, (name, code)
+        assert "\n" not in code, (name, code)
+        assert shown == "", name
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_missing_packages_are_named_at_once():
+    from experiments.optional import figures, jaxconv_train, needed
+
+    needed(jaxconv_train, figures)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("optax", "matplotlib"):
+            patch.setitem(sys.modules, name, None)
+        with pytest.raises(ModuleNotFoundError) as error:
+            needed(jaxconv_train, figures)
+    assert str(error.value) == (
+        "this command needs the packages optax, matplotlib: pip install '.[train,viz]' in a checkout of jaxconv"
+    )
+
+
+def test_no_text_says_that_the_project_is_on_pypi():
+    # Spelled so that this file does not match.
+    wrong = "jaxconv" + "["
+    files = [path for end in ("py", "md", "ipynb", "toml") for path in ROOT.rglob(f"*.{end}")]
+    files = [
+        path for path in files if not {"runs", "node_modules", ".venv", "shared"} & set(path.relative_to(ROOT).parts)
+    ]
+    found = [
+        f"{path.relative_to(ROOT)}: {line}"
+        for path in files
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if wrong in line and "install" in line.split(wrong)[0]
+    ]
+    assert found == []
+    assert len(files) > 500
