@@ -196,6 +196,15 @@ def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     return round(sacrebleu.corpus_bleu(captions, columns, tokenize="none", force=True).score, 2)  # type: ignore[arg-type]
 
 
+def shown_score(name: str, value: float) -> str:
+    """Returns a score as text.
+
+    >>> shown_score("bleu4_beam", 100.0), shown_score("exact_beam", 0.9961)
+    ('100.00', '99.6%')
+    """
+    return f"{value:.2f}" if name.startswith("bleu") else f"{value:.1%}"
+
+
 def attention_figure(model: Model, images: np.ndarray, tokens: np.ndarray) -> Any:
     """Draws each image, and beside it where the network looks for each word of its caption: one row an image."""
     captions = [caption.split() for caption in model.words.decode(tokens)]
@@ -303,7 +312,7 @@ def from_scenes(options: argparse.Namespace) -> tuple[Model, dict[str, Any], np.
             "exact_beam": float(np.mean(np.array(beam) == np.array(truth))),
             "bleu4_beam": bleu(beam, [[text] for text in truth]),
         }
-        print(f"{TESTS[name]}: " + ", ".join(f"{k} {v:.3g}" for k, v in scores[name].items()))
+        print(f"{TESTS[name]}: " + ", ".join(f"{k} {shown_score(k, v)}" for k, v in scores[name].items()))
     long = [i for i, text in enumerate(tests["pairs"][1]) if len(text.split()) > 6]
     return model, scores, tests["pairs"][0][long[:SHOWN]]
 
@@ -329,7 +338,7 @@ def from_photographs(data: Captions, options: argparse.Namespace) -> tuple[Model
     test, train = data.take(order[:held]), data.take(order[held:])
     words = jc.data.vocabulary(train.all(), least=options.least)
     examples = train.examples(words, length=LONGEST, unknown="token")
-    print(f"{train}, {len(words)} words; {held} images are held out")
+    print(f"{train}, {len(words)} words; {report.counted(held, 'image')} held out")
     net, params, state = photograph_network(len(words), options)
     crop = jc.data.RandomResizedCrop(PHOTOGRAPH, scale=(0.7, 1.0), flip=False)
     batches = jc.data.batches(examples, options.batch, key=options.seed, crop=crop, remainder="drop")
@@ -345,7 +354,7 @@ def from_photographs(data: Captions, options: argparse.Namespace) -> tuple[Model
     found = model.describe(images, options.beams, batch=16)
     references = [words.decode(words.encode(texts, unknown="token")) for texts in test.texts]
     scores = {"held out": {"bleu4_beam": bleu(found, references)}}
-    print(f"held-out photographs: BLEU-4 {scores['held out']['bleu4_beam']}")
+    print(f"held-out photographs: BLEU-4 {scores['held out']['bleu4_beam']:.2f}")
     return model, scores, images[:SHOWN]
 
 
@@ -416,7 +425,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         some = slice(0, 2 * SHOWN)
         parts.append(("described", "Your pictures", attention_figure(model, images[some], tokens[some])))
     scores: dict[str, dict[str, Any]] = metrics.get("scores", {})
-    facts: dict[str, Any] = {f"{k}, {TESTS.get(name, name)}": v for name, row in scores.items() for k, v in row.items()}
+    facts = {f"{k}, {TESTS.get(name, name)}": shown_score(k, v) for name, row in scores.items() for k, v in row.items()}
     facts |= {k: metrics[k] for k in ("device", "processor_seconds") if k in metrics}
     print(f"open {report.write_report(options.out, 'Captions', facts, parts)}")
     return metrics

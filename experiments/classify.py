@@ -208,7 +208,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     held_out = round(HELD_OUT * len(data.train_images))
     facts = {
         "test accuracy": f"{metrics['test_accuracy']:.2%} of {len(predicted):,} images",
-        "training": f"{len(data.train_images) - held_out:,} images, {held_out:,} held out, {options.epochs} epochs",
+        "training": f"{len(data.train_images) - held_out:,} images, {held_out:,} held out",
+        "epochs": options.epochs,
         "training time": f"{metrics['train_seconds']} s",
         "speed": f"{metrics['images_per_second']:,.0f} images per second",
         "device": metrics["device"],

@@ -35,7 +35,7 @@ import jaxconv as jc
 from experiments import report, tfjs_reference
 from experiments.classify import Help
 from experiments.optional import Image, figures, needed
-from experiments.pictures import pictures
+from experiments.pictures import pictures, texts_of
 from experiments.pretrained import npm_file
 from jaxconv.detect import Detections
 from jaxconv.interop.tfjs import from_tfjs
@@ -102,7 +102,7 @@ def by_tfjs(image: np.ndarray, model: Path, folder: Path, *, score: float = SCOR
 
 def names_of(found: dict[str, np.ndarray]) -> list[str]:
     """Returns a text for each object."""
-    return [f"{CLASSES[i]} {score:.2f}" for i, score in zip(found["labels"], found["scores"], strict=True)]
+    return texts_of(found, CLASSES)
 
 
 def difference(found: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> str:
@@ -140,8 +140,8 @@ def main(argv: Sequence[str] | None = None) -> Any:
     needed(Image, figures)
     if options.compare:
         tfjs_reference.check(options.compare)
-    model = weights(options.weights)
     images = pictures(options.image or ([] if options.folder else PHOTOGRAPHS), options.folder)
+    model = weights(options.weights)
     detect = detector(model, score=options.score)
     results = {name: detect(image) for name, image in images.items()}
     for name, found in results.items():

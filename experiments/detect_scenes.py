@@ -31,7 +31,7 @@ import jaxconv as jc
 from experiments import report, scenes
 from experiments.classify import Help, positive
 from experiments.optional import Image, figures, jaxconv_train, needed, optax
-from experiments.pictures import pictures
+from experiments.pictures import pictures, texts_of
 from experiments.recognize import centered, scaled
 from jaxconv.extras import need
 from jaxconv.models.blocks import conv_norm_act
@@ -121,11 +121,7 @@ def detect(
 
 def drawn(images: Sequence[np.ndarray], found: Sequence[dict[str, np.ndarray]], classes: Sequence[str]) -> Any:
     """Draws the boxes of `detect` with their classes and scores."""
-    texts = [
-        [f"{classes[label]} {score:.2f}" for label, score in zip(each["labels"], each["scores"], strict=True)]
-        for each in found
-    ]
-    return figures.boxes(images, [each["boxes"] for each in found], texts)
+    return figures.boxes(images, [each["boxes"] for each in found], [texts_of(each, classes) for each in found])
 
 
 def simulated(options: argparse.Namespace) -> Data:

@@ -22,6 +22,7 @@ import jaxconv as jc
 from experiments import report
 from experiments.images import read_image
 from experiments.optional import Image, figures, needed
+from experiments.pictures import stems
 from experiments.pretrained import packaged
 from jaxconv.models.hed import MEAN_COLOR
 
@@ -118,12 +119,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> list[np.ndarray]:
     options = parser().parse_args(argv)
-    names = [Path(path).stem for path in options.image]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--image must have files of different names, got {', '.join(names)}")
+    names = stems(options.image)
     needed(Image, figures)
-    arrays = read_weights(options.weights)
     images = [small_enough(path, read_image(path)) for path in options.image]
+    arrays = read_weights(options.weights)
     found = probabilities(arrays, images)
     options.out.mkdir(parents=True, exist_ok=True)
     for name, image, maps in zip(names, images, found, strict=True):

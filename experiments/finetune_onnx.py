@@ -157,7 +157,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     report.write_json(options.out / "metrics.json", metrics)
     facts = {
         "network": f"{path.name}: {len(net.children)} layers",
-        "test accuracy": f"{before:.1%} before, {after:.1%} after {options.epochs} epochs of {len(images)} images",
+        "test accuracy": f"{before:.1%} before, {after:.1%} after",
+        "training images": len(images),
+        "epochs": options.epochs,
         "time": f"{seconds:.0f} s",
         "device": metrics["device"],
     }

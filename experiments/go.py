@@ -192,7 +192,7 @@ def play(network: Network, options: argparse.Namespace) -> dict[str, Any]:
             bar.set_postfix(wins=sum(game.won for game in games))
     wins = sum(game.won for game in games)
     seconds, processor = time.perf_counter() - start, time.process_time() - used
-    print(f"search of {options.simulations}: {wins} wins of {len(games)} games against the policy")
+    print(f"search of {options.simulations}: {report.counted(wins, 'win')} of {len(games)} games against the policy")
     ends = played_out(player, params, games, key, chunk=slots)
     as_judged = sum(black == (game.won == (game.searcher == 0)) for black, game in zip(ends, games, strict=True))
     print(f"played to the end by the policy, {as_judged} of {len(games)} games have the same winner")

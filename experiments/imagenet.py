@@ -72,8 +72,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> list[list[Guess]]:
     options = parser().parse_args(argv)
     needed(Image)
-    model = pretrained.efficientnet_lite0(options.weights)
-    guesses = classify(model, [read_image(path) for path in options.image])
+    images = [read_image(path) for path in options.image]
+    guesses = classify(pretrained.efficientnet_lite0(options.weights), images)
     for path, found in zip(options.image, guesses, strict=True):
         print(path)
         for guess in found:

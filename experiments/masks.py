@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.optional import Image
+from experiments.pictures import stems
 from experiments.pretrained import packaged
 from jaxconv.data.images import ENDINGS
 
@@ -64,10 +65,7 @@ def read_rasters(paths: Sequence[Path]) -> dict[str, np.ndarray]:
     Raises:
       FileNotFoundError, ValueError: as `read_raster`, or two files have the same name.
     """
-    names = [path.stem for path in paths]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--image must have files of different names, got {', '.join(names)}")
-    return {name: read_raster(path) for name, path in zip(names, paths, strict=True)}
+    return {name: read_raster(path) for name, path in zip(stems(paths), paths, strict=True)}
 
 
 def check_use(options: argparse.Namespace) -> None:

@@ -256,8 +256,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     ]
     facts = {
         "Dice": f"{metrics['dice']:.3f}",
-        "AP50": f"{metrics['AP50']:.3f}: {metrics['found_nuclei']} nuclei found, {metrics['test_nuclei']} there",
-        "training": f"{options.steps} steps, {metrics['train_seconds']} s",
+        "AP50": f"{metrics['AP50']:.3f}",
+        "nuclei": f"{metrics['found_nuclei']} found, {metrics['test_nuclei']} annotated",
+        "training": f"{report.counted(options.steps, 'step')}, {metrics['train_seconds']} s",
         "device": metrics["device"],
     }
     page = report.write_report(options.out, "Nuclei", facts, parts)

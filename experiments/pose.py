@@ -133,8 +133,8 @@ def main(argv: Sequence[str] | None = None) -> Any:
     needed(Image, figures)
     if options.compare:
         tfjs_reference.check(options.compare)
-    model = weights(options.weights)
     images = pictures(options.image or ([] if options.folder else PHOTOGRAPHS), options.folder)
+    model = weights(options.weights)
     find = finder(model)
     results = {name: find(image) for name, image in images.items()}
     people = {name: person(found) for name, found in results.items()}

@@ -28,7 +28,7 @@ import numpy as np
 import jaxconv as jc
 from experiments import report
 from experiments.optional import Image, figures, needed
-from experiments.pictures import pictures
+from experiments.pictures import pictures, stems
 from experiments.pretrained import packaged
 
 INSTALL = "rapidocr-onnxruntime==1.4.4"
@@ -271,11 +271,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> dict[str, list[str]]:
     options = parser().parse_args(argv)
     needed(Image, figures)
-    sources = options.image or ([] if options.folder else ["page.png"])
-    images = pictures(sources, options.folder)
-    names = [Path(source).stem for source in images]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--image must have files of different names, got {', '.join(names)}")
+    images = pictures(options.image or ([] if options.folder else ["page.png"]), options.folder)
+    names = stems(images, "--image and --folder")
     model = reader(options.weights)
     options.out.mkdir(parents=True, exist_ok=True)
     texts = {}

@@ -89,6 +89,21 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def text(value: Any) -> str:
+    """Returns a value as a reader expects it, not as Python prints it.
+
+    >>> text({"first": 0.5, "second": [1, 2.0]}), text(None)
+    ('first 0.5, second 1, 2', 'none')
+    """
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {text(each)}" for name, each in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(text, value)) or "none"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
@@ -170,10 +185,10 @@ def write_report(folder: Path, title: str, facts: Mapping[str, Any], parts: Sequ
     Args:
       folder: the output folder.
       title: the page's title.
-      facts: a table at the top.
+      facts: a table at the top; for the values see `text`.
       parts: (file name, caption, figure or summary) in order; a part that is not a figure is inserted as its HTML.
     """
-    rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
+    rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(text(v))}</td></tr>" for k, v in facts.items())
     body = [f"<table>{rows}</table>"]
     for name, caption, part in parts:
         body.append(f"<h2>{html.escape(caption)}</h2>")

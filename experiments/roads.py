@@ -304,7 +304,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     ]
     facts = {
         **{f"IoU, {name}": f"{value:.3f}" for name, value in metrics["iou"].items()},
-        "training": f"{len(images)} tiles, {options.epochs} epochs, {metrics['train_seconds']} s",
+        "training tiles": len(images),
+        "epochs": options.epochs,
+        "training time": f"{metrics['train_seconds']} s",
         "device": metrics["device"],
     }
     page = report.write_report(options.out, "Roads", facts, parts)

@@ -35,7 +35,7 @@ from experiments import masks, report, scenes
 from experiments.classify import Help, positive
 from experiments.images import read_image
 from experiments.optional import Image, figures, jaxconv_train, needed, optax
-from experiments.pictures import sized, write_png
+from experiments.pictures import sized, stems, write_png
 
 NETWORKS: dict[str, Callable[..., jc.Layer]] = {
     name: getattr(jc.models, name)
@@ -127,9 +127,7 @@ def photographs(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(
             f"--mask must be one for each --image, got {len(options.mask)} masks and {len(options.image)} images"
         )
-    names = [Path(path).stem for path in options.image]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--image must have files of different names, got {', '.join(names)}")
+    names = stems(options.image)
     needed(Image)
     images = [read_image(path) for path in options.image]
     true = [
@@ -263,7 +261,9 @@ def generated(options: argparse.Namespace) -> dict[str, Any]:
     facts = {
         "mean IoU": f"{metrics['mean_iou']:.3f} of {options.test_scenes} scenes",
         **{f"IoU, {name}": f"{value:.3f}" for name, value in metrics["iou"].items()},
-        "training": f"{options.scenes} scenes, {options.epochs} epochs, {metrics['train_seconds']} s",
+        "training scenes": options.scenes,
+        "epochs": options.epochs,
+        "training time": f"{metrics['train_seconds']} s",
         "device": metrics["device"],
     }
     page = report.write_report(options.out, "U-Net on generated scenes", facts, parts)

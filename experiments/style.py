@@ -29,7 +29,7 @@ import jaxconv as jc
 from experiments.classify import Help, positive
 from experiments.edges import read_weights
 from experiments.optional import Image, jaxconv_train, needed, optax, tqdm
-from experiments.pictures import photograph, progress, sized, write_png
+from experiments.pictures import photograph, progress, sized, stems, write_png
 from experiments.pretrained import Pretrained
 from jaxconv.data import random_crop, random_flip
 from jaxconv.inspect.images import Parameterization
@@ -128,11 +128,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     for name, usual, fast in (("steps", 80, 500), ("style_weight", 10.0, 8.0), ("variation_weight", 5.0, 1.0)):
         if getattr(options, name) is None:
             setattr(options, name, fast if options.fast else usual)
-    stems = [Path(name).stem for name in options.image]
-    if len(set(stems)) < len(stems):
-        raise ValueError(f"--image must have files of different names, as each names a PNG, got {' '.join(stems)}")
+    names = stems(options.image)
     needed(Image, jaxconv_train if options.fast else optax, tqdm)
-    images = {stem: sized(photograph(name), options.side) for stem, name in zip(stems, options.image, strict=True)}
+    images = {stem: sized(photograph(name), options.side) for stem, name in zip(names, options.image, strict=True)}
     style = sized(photograph(options.style), options.side)
     model = vgg(options.weights)
     loss = PerceptualLoss(

@@ -160,15 +160,29 @@ def generated(options: argparse.Namespace) -> Data:
     return Data(CLASSES, clips, labels, test_clips, test_labels, 1, test_clips[:SHOWN], moved)
 
 
+def divided(labels: np.ndarray, classes: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of videos to train on, and of those to test on: of each class a fifth, at least one.
+
+    Raises:
+      ValueError: a class has less than two videos.
+
+    >>> [part.tolist() for part in divided(np.array([0, 0, 1, 1, 1]), ["wave", "clap"], 0)]
+    [[1, 3, 4], [0, 2]]
+    """
+    counts = np.bincount(labels, minlength=len(classes))
+    if counts.min() < 2:
+        few = f"{counts.min()} of {classes[counts.argmin()]}"
+        raise ValueError(f"--folder must have at least 2 videos of each class, one of them to test on, got {few}")
+    order = np.random.default_rng(seed).permutation(len(labels))
+    tested = [order[labels[order] == i][: max(1, round(TEST_SHARE * n))] for i, n in enumerate(counts)]
+    held_out = np.sort(np.concatenate(tested))
+    return np.setdiff1d(order, held_out), held_out
+
+
 def from_folder(options: argparse.Namespace) -> Data:
     """Returns the videos of --folder: one clip of each in an epoch of training, several of each for testing."""
     source = jc.data.video_folder(options.folder, options.frames, stride=options.stride)
-    least = round(1 / TEST_SHARE)
-    if len(source.targets) < least:
-        raise ValueError(
-            f"--folder must have at least {least} videos, one of them to test on, got {len(source.targets)}"
-        )
-    kept, held_out = jc.data.split(source.targets, TEST_SHARE, seed=options.seed)
+    kept, held_out = divided(source.targets, source.classes, options.seed)
     training, testing = source.take(kept), source.take(held_out).evenly(options.views)
     crop = jc.data.RandomResizedCrop(options.size, scale=(0.25, 1.0), flip=options.flip)
     middle = jc.data.CenterCrop(options.size, 1.0)
@@ -315,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     data = from_folder(options) if options.folder else generated(options)
     if options.write is not None:
         write_videos(options.write, data.inputs, data.targets)
-        print(f"wrote {len(data.inputs)} videos to {options.write}")
+        print(f"wrote {report.counted(len(data.inputs), 'video')} to {options.write}")
         return {}
 
     first = options.models[0]
@@ -372,7 +386,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     ]
     facts = {
         "clips": f"{options.frames} frames of {options.size}x{options.size}",
-        "chance": f"{metrics['chance']:.1%}",
+        "chance, by the most frequent class": f"{metrics['chance']:.1%}",
         **{name: f"{entry['test_accuracy']:.2%} of {len(labels):,} videos" for name, entry in results.items()},
         "processor time": f"{metrics['processor_seconds']} s",
         "device": metrics["device"],

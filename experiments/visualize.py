@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         "network": "EfficientNet-Lite0, ImageNet",
         "photographs": f"{len(PHOTOGRAPHS)}, cut into {len(squares)} squares of {PIECE} pixels",
         "time": f"{time.perf_counter() - start:.0f} s",
-        **{k: str(v) for k, v in report.environment().items()},
+        **report.environment(),
     }
     page = report.write_report(options.out, "Feature visualization of EfficientNet-Lite0", facts, parts)
     print(f"open {page}")

@@ -39,7 +39,14 @@ def test_a_folder_gives_a_report_also_of_images_without_faces(photographs, tmp_p
     assert metrics["faces"] == {"a": 1, "b": 0}
     assert json.loads((out / "metrics.json").read_text()) == metrics
     assert {path.name for path in out.iterdir()} == {"metrics.json", "faces.png", "report.html"}
-    assert "0.875  4.0 5.0 24.0 29.0" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "0.875  4.0 5.0 24.0 29.0" in shown
+    assert "a: 1 face in" in shown
+    assert "b: 0 faces in" in shown
+    page = (out / "report.html").read_text()
+    assert "<td>a 1, b 0</td>" in page
+    assert "{&#x27;" not in page
+    assert "not compared" in page
 
 
 def test_bad_images_are_refused_before_anything_is_written(photographs, tmp_path):
@@ -47,7 +54,7 @@ def test_bad_images_are_refused_before_anything_is_written(photographs, tmp_path
     twice = str(photographs / "a.png")
     with pytest.raises(ValueError, match="files of different names, got a, a"):
         faces.main(["--image", twice, twice, "--out", str(out)])
-    with pytest.raises(ValueError, match="--folder must contain images"):
+    with pytest.raises(ValueError, match="--folder must have at least one image"):
         faces.main(["--folder", str(tmp_path), "--out", str(out)])
     with pytest.raises(ValueError, match="is not an image"):
         faces.main(["--image", str(photographs / "notes.txt"), "--out", str(out)])

@@ -62,7 +62,7 @@ def test_what_is_wrong_is_one_error(small, tmp_path):
     with pytest.raises(WeightsError, match=r"small\.bin: .*got .* and the end of the file"):
         run("--sgf", record, "--weights", small)
     with pytest.raises(ValueError, match="--match and --slots must be even, got 3 and 16"):
-        go.play(None, go.parser().parse_args(["--match", "3"]))
+        go.main(["--match", "3", "--weights", "nowhere"])
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -101,7 +101,11 @@ def test_a_small_run_trains_segments_and_continues(data, tmp_path, capsys, monke
     assert again["dice"] == metrics["dice"]
     labels = masks.read_raster(out / "mine_labels.tif")
     assert labels.shape == (50, 41, 1)
-    assert f"{labels.max()} nuclei" in capsys.readouterr().out
+    assert f"{labels.max()} nucle" in capsys.readouterr().out
+    # The weights alone find the same nuclei, with the options of their run.
+    used = f"--weights {out / 'weights.safetensors'} --image {own} --out {tmp_path / 'used'}".split()
+    assert nuclei.main(used) == {"nuclei": {"mine": labels.max()}}
+    assert_array_equal(masks.read_raster(tmp_path / "used/mine_labels.tif"), labels)
     with pytest.raises(ValueError, match=r"--out must be a new folder, got .*: use --resume"):
         nuclei.main(options.split())
 
