@@ -59,13 +59,14 @@ def read_raster(source: Any, name: str = "") -> np.ndarray:
     return pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
 
 
-def read_rasters(paths: Sequence[Path]) -> dict[str, np.ndarray]:
-    """Returns images by the names of their files without endings, which name the results.
+def read_rasters(paths: Sequence[Path]) -> dict[Path, np.ndarray]:
+    """Returns images by their paths, whose names without endings name the results.
 
     Raises:
       FileNotFoundError, ValueError: as `read_raster`, or two files have the same name.
     """
-    return {name: read_raster(path) for name, path in zip(stems(paths), paths, strict=True)}
+    stems(paths)
+    return {path: read_raster(path) for path in paths}
 
 
 def check_use(options: argparse.Namespace) -> None:

@@ -179,17 +179,18 @@ def numbered(labels: np.ndarray) -> np.ndarray:
     return index[1:].reshape(labels.shape).astype(np.int32)
 
 
-def find(net: jc.Layer, params: Any, state: Any, images: dict[str, np.ndarray], out: Path) -> dict[str, int]:
+def find(net: jc.Layer, params: Any, state: Any, images: dict[Path, np.ndarray], out: Path) -> dict[str, int]:
     """Writes the nuclei of each image, and returns their numbers."""
     counts = {}
-    for name, image in images.items():
+    for path, image in images.items():
+        name = path.stem
         labels = segmented(net, params, state, image)
         written = out / f"{name}_labels.tif"
         Image.fromarray(labels.astype(np.uint16)).save(written)
         picture = masks.painted(masks.in_color(scaled(image) / 1.5), labels)
         write_png(out / f"{name}_nuclei.png", picture / 255)
         counts[name] = int(labels.max())
-        print(f"{name}: {report.counted(counts[name], 'nucleus', 'nuclei')}, {written}")
+        print(f"{path}: {report.counted(counts[name], 'nucleus', 'nuclei')}, {written}")
     return counts
 
 

@@ -20,7 +20,7 @@ D-LinkNet and 0.115 by thresholds, after 1600 steps: 113 s of processor time on 
 import argparse
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,28 +193,30 @@ def compared(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     return np.select([predicted & true, true, predicted], [FOUND, MISSED, WRONG], 0)
 
 
-def draw_roads(find: Callable[[np.ndarray], np.ndarray], level: float, images: dict[str, np.ndarray], out: Path) -> Any:
+def draw_roads(
+    find: Callable[[np.ndarray], np.ndarray], level: float, images: dict[Path, np.ndarray], out: Path
+) -> Any:
     """Writes the roads of each image, where ``find`` is at least ``level``, and returns their shares of the pixels."""
     shares = {}
-    for name, image in images.items():
-        found = find(image)
+    for path, image in images.items():
+        name, found = path.stem, find(image)
         write_png(out / f"{name}_roads.png", np.broadcast_to(found[..., None], (*found.shape, 3)))
         overlay = masks.painted(masks.in_color(masks.standardized(image)), (found >= level) * FOUND, borders=False)
         written = out / f"{name}_overlay.png"
         write_png(written, overlay / 255)
         shares[name] = float((found >= level).mean())
-        print(f"{name}: {shares[name]:.1%} of the pixels are roads, {written}")
+        print(f"{path}: {shares[name]:.1%} of the pixels are roads, {written}")
     return shares
 
 
-def check_channels(images: dict[str, np.ndarray], channels: int, other: str) -> None:
+def check_channels(images: Mapping[Any, np.ndarray], channels: int, other: str) -> None:
     for name, image in images.items():
         if image.shape[-1] != channels:
             wanted = report.counted(channels, "channel")
             raise ValueError(f"{name} must have {wanted}, as {other} has, got {image.shape[-1]}")
 
 
-def used(options: argparse.Namespace, own: dict[str, np.ndarray]) -> dict[str, Any]:
+def used(options: argparse.Namespace, own: dict[Path, np.ndarray]) -> dict[str, Any]:
     """Finds the roads of images with the weights of an earlier run."""
     metrics = report.metrics_of(options.weights)
     before = metrics["arguments"]
@@ -243,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     else:
         pairs = [masks.from_package("solaris", FILES, INSTALL, options.data)]
     channels = pairs[0].image.shape[-1]
-    check_channels({p.name: p.image for p in pairs} | own, channels, pairs[0].name)
+    check_channels({**{p.name: p.image for p in pairs}, **own}, channels, pairs[0].name)
     training, testing = masks.divided(pairs)
     net = network(options.width)
     images, roads = tiles(training, options.tiles, options.tile, options.scale, options.seed)

@@ -126,7 +126,7 @@ def test_missing_packages_are_named(command, gray, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="npm install @vladmandic/human"):
         command.main(["--image", str(gray)])
-    with pytest.raises(FileNotFoundError, match="npm install @tensorfore"):
+    with pytest.raises(FileNotFoundError, match="npm install @tensorflow/tfjs-core"):
         tfjs_reference.run(tmp_path, gray, {}, [])
     assert not (tmp_path / "runs").exists()
 
