@@ -17,7 +17,6 @@ Writes weights.safetensors, metrics.json, the figures and report.html under --ou
 """
 
 import argparse
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -274,7 +273,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

@@ -11,14 +11,13 @@ Writes NAME_LAYER.png for each layer under --out.
 
 import argparse
 import functools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from experiments import pretrained
+from experiments import pretrained, report
 from experiments.classify import Help, positive
 from experiments.optional import Image, needed, optax, tqdm
 from experiments.pictures import photograph, progress, sized, write_png
@@ -101,7 +100,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

@@ -18,7 +18,6 @@ metrics.json, the figures (Grad-CAM of spirals among them) and report.html under
 import argparse
 import importlib
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import jax
 import numpy as np
 
 import jaxconv as jc
-from experiments import recognize
+from experiments import recognize, report
 from experiments.images import central_crop
 from experiments.optional import Image, figures, jaxconv_train, needed, tqdm
 from experiments.pictures import photograph, pictures
@@ -244,7 +243,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

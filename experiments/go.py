@@ -19,7 +19,6 @@ AMD EPYC (AVX-512), jax 0.10.2.
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +35,7 @@ from experiments.goban.board import BLACK, PASS, name_of, point
 from experiments.goban.draw import board_figure
 from experiments.goban.features import features, legal_mask
 from experiments.goban.game import Game, new_game
-from experiments.goban.sgf import read_sgf, read_sgf_file
+from experiments.goban.sgf import Record, read_sgf, read_sgf_file
 from experiments.optional import figures, needed, tqdm
 from experiments.pretrained import packaged
 from jaxconv.extras import need
@@ -117,13 +116,16 @@ def moves_of(game: Game, policy: np.ndarray, count: int = TOP) -> list[tuple[str
     ]
 
 
-def look(network: Network, options: argparse.Namespace) -> dict[str, Any]:
-    """Evaluates a position, prints the result, and writes the picture."""
+def record_of(options: argparse.Namespace) -> Record:
+    """Returns the game of --sgf up to --move."""
     if options.sgf:
-        record, name = read_sgf_file(options.sgf, moves=options.move), Path(options.sgf).stem
-    else:
-        record, name = read_sgf(FAMOUS, moves=FAMOUS_MOVES if options.move is None else options.move), "famous"
-    game = record.game
+        return read_sgf_file(options.sgf, moves=options.move)
+    return read_sgf(FAMOUS, moves=FAMOUS_MOVES if options.move is None else options.move)
+
+
+def look(network: Network, record: Record, options: argparse.Namespace) -> dict[str, Any]:
+    """Evaluates a position, prints the result, and writes the picture."""
+    game, name = record.game, Path(options.sgf).stem if options.sgf else "famous"
     found = jax.tree.map(lambda leaf: np.asarray(leaf)[0], evaluate(network, [game]))
     color = "black" if game.turn == BLACK else "white"
     best = moves_of(game, found.policy)
@@ -274,14 +276,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             need(package, "a match", "go")
     elif not options.speed:
         needed(figures)
+    record = None if options.match or options.speed else record_of(options)
     network = load(options.weights)
-    if options.speed:
-        return speed(network, options)
-    return play(network, options) if options.match else look(network, options)
+    if record is not None:
+        return look(network, record, options)
+    return play(network, options) if options.match else speed(network, options)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

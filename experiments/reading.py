@@ -16,7 +16,6 @@ import argparse
 import functools
 import importlib
 import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -296,7 +295,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(str(error))
+    report.run(main)

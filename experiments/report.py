@@ -11,7 +11,8 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,25 @@ def write(path: Path, content: bytes) -> None:
     beside = path.with_name(path.name + ".partial")
     beside.write_bytes(content)
     os.replace(beside, path)
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Runs a command. An error that a user can correct ends it with one sentence, and the status 1."""
+    try:
+        main()
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        sys.exit(sentence(error))
+
+
+def sentence(error: Exception) -> str:
+    """Returns an error's message, in which a missing file comes first.
+
+    >>> sentence(ValueError("--size must be positive")), sentence(FileNotFoundError(2, "No such file", "a.png"))
+    ('--size must be positive', 'a.png: No such file')
+    """
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def environment() -> dict[str, Any]:

@@ -18,7 +18,6 @@ import argparse
 import functools
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ import jax
 import numpy as np
 
 import jaxconv as jc
-from experiments import recognize, scenes
+from experiments import recognize, report, scenes
 from experiments.optional import Image, ImageDraw, ImageFilter, ImageFont, figures, jaxconv_train, needed
 from experiments.pictures import pictures
 from experiments.pretrained import packaged
@@ -245,7 +244,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

@@ -16,7 +16,6 @@ Writes NAME_STYLE.png for each image, or NAME_STYLE_fast.png, under --out.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +25,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 import jaxconv as jc
+from experiments import report
 from experiments.classify import Help, positive
 from experiments.edges import read_weights
 from experiments.optional import Image, jaxconv_train, needed, optax, tqdm
@@ -129,6 +129,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         if getattr(options, name) is None:
             setattr(options, name, fast if options.fast else usual)
     names = stems(options.image)
+    if options.fast and options.side < PIECE:
+        raise ValueError(f"--side must be at least {PIECE} with --fast, got {options.side}")
     needed(Image, jaxconv_train if options.fast else optax, tqdm)
     images = {stem: sized(photograph(name), options.side) for stem, name in zip(names, options.image, strict=True)}
     style = sized(photograph(options.style), options.side)
@@ -171,7 +173,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments import report
+
 ROOT = Path(__file__).parents[2]
 # Commands for which the words of a user are a whole run, in which packages are missing.
 RUNS = {
@@ -104,6 +106,27 @@ def test_a_command_says_first_what_to_install(tmp_path):
         assert "\n" not in code, (name, code)
         assert shown == "", name
     assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_of_a_command_are_one_sentence():
+    def fail(error):
+        def main():
+            raise error
+
+        with pytest.raises(SystemExit) as end:
+            report.run(main)
+        return end.value.code
+
+    assert fail(ValueError("--size must be positive, got 0")) == "--size must be positive, got 0"
+    with pytest.raises(FileNotFoundError) as missing:
+        Path("nowhere.png").read_bytes()
+    assert fail(missing.value) == "nowhere.png: No such file or directory"
+    with pytest.raises(KeyError):
+        fail(KeyError("a fault of the command"))
+    # All commands end so, but for those that have other ends.
+    blocks = {name: (ROOT / f"experiments/{name}.py").read_text().split("__main__")[1] for name in commands()}
+    others = {"endurance", "imagenet_train", "launch", "retrieve", "stress"}
+    assert {name for name, block in blocks.items() if "    report.run(main)\n" not in block} == others
 
 
 def test_all_missing_packages_are_named_at_once():

@@ -60,7 +60,7 @@ def test_what_is_wrong_is_one_error(small, tmp_path):
         run("--sgf", record, "--weights", small)
     small.write_bytes(small.read_bytes()[:3000])
     with pytest.raises(WeightsError, match=r"small\.bin: .*got .* and the end of the file"):
-        run("--sgf", record, "--weights", small)
+        run("--weights", small)
     with pytest.raises(ValueError, match="--match and --slots must be even, got 3 and 16"):
         go.main(["--match", "3", "--weights", "nowhere"])
 

@@ -138,6 +138,7 @@ def test_nuclei_of_the_real_image(tmp_path):
         pytest.skip(STARDIST)
     metrics = nuclei.main(["--out", str(tmp_path / "out"), "--quiet"])
     assert metrics["test_nuclei"] == 57
+    # One run has a Dice of 0.909, an AP50 of 0.867 and 55 nuclei.
     assert metrics["dice"] >= 0.9
-    assert metrics["AP50"] >= 0.75
-    assert_allclose(jnp.asarray(metrics["found_nuclei"]), 57, atol=10)
+    assert metrics["AP50"] >= 0.82
+    assert_allclose(jnp.asarray(metrics["found_nuclei"]), 57, atol=5)
