@@ -64,10 +64,15 @@ def positive(number: type) -> Callable[[str], Any]:
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except those of switches, and those that the help text states."""
+    """Shows defaults as a user writes them, except those of switches, and those that the help text states."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        default = action.default
+        if default is None or default is False or default == []:
+            return action.help
+        if isinstance(default, list | tuple):
+            return f"{action.help} (default: {' '.join(map(str, default))})"
+        return super()._get_help_string(action)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """Every command shows its help, and says what to install, where only jaxconv, jax and numpy are installed."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,9 @@ def test_help_needs_no_optional_package(tmp_path):
     found = dict(zip(names, in_a_bare_environment([[name, "--help"] for name in names], tmp_path), strict=True))
     assert {name: code for name, (code, _) in found.items() if code != 0} == {}
     assert all(text.startswith("usage: ") for _, text in found.values())
+    # Defaults are shown as a user writes them.
+    assert not [name for name, (_, text) in found.items() if re.search(r"default: (\[|\(|None|False|Posix)", text)]
+    assert "(default: 0)" in " ".join(found["nuclei"][1].split())
 
 
 def test_a_command_says_first_what_to_install(tmp_path):
