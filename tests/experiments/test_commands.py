@@ -40,6 +40,24 @@ RUNS = {
     "video": [],
     "visualize": [],
 }
+# Arguments that are wrong whatever the data are.
+WRONG = {
+    "captions --coco a.json": "--coco and --images must be given together",
+    "detect --score 3": "--score must be from 0 up and below 1, got 3.0",
+    "detect_scenes --size 30": "--size must be a multiple of 16, got 30",
+    "edges --image a.png b/a.png": "--image must have files of different names, got a, a",
+    "finetune --train nowhere": "--train must name a layer of net, got 'nowhere'",
+    "go --match 3": "--match and --slots must be even, got 3 and 16",
+    "nuclei --size 30": "--size must be a multiple of 8, got 30",
+    "nuclei --weights a.safetensors": "--weights needs --image",
+    "roads --tile 96": "--tile must be a multiple of 64, got 96",
+    "roads --weights a.safetensors --image a.png --resume": "--weights must come without --data, --folder and --resume",
+    "segment --image a.png": "--image and --mask need --weights",
+    "segment --size 30": "--size must be a multiple of 8, got 30",
+    "style --fast --side 64": "--side must be at least 96 with --fast, got 64",
+    "style --image a.png b/a.png": "--image must have files of different names, got a, a",
+    "video --weights a.pth": "--models must be the one network of --weights, got r2plus1d mc3",
+}
 PROGRAM = """
 import contextlib, importlib.machinery, io, json, runpy, sys, warnings
 import jax
@@ -100,10 +118,13 @@ def test_help_needs_no_optional_package(tmp_path):
     assert "(default: 0)" in " ".join(found["nuclei"][1].split())
 
 
-def test_a_command_says_first_what_to_install(tmp_path):
+def test_a_command_checks_its_arguments_and_then_what_is_installed(tmp_path):
     assert set(RUNS) == set(commands()) - {"endurance", "launch", "retrieve", "stress"}
-    found = dict(zip(RUNS, in_a_bare_environment([[n, *words] for n, words in RUNS.items()], tmp_path), strict=True))
-    for name, (code, shown) in found.items():
+    calls = [*(call.split() for call in WRONG), *([name, *words] for name, words in RUNS.items())]
+    found = in_a_bare_environment(calls, tmp_path)
+    for (call, message), (code, _) in zip(WRONG.items(), found[: len(WRONG)], strict=True):
+        assert str(code).startswith(message), (call, code)
+    for name, (code, shown) in zip(RUNS, found[len(WRONG) :], strict=True):
         # One sentence, after no other output.
         assert isinstance(code, str), (name, code)
         assert "pip install" in code, (name, code)
