@@ -1,5 +1,6 @@
 """Every command shows its help, and says what to install, where only jaxconv, jax and numpy are installed."""
 
+import doctest
 import json
 import re
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import report
+from experiments import optional, report
 
 ROOT = Path(__file__).parents[2]
 # Commands for which the words of a user are a whole run, in which packages are missing.
@@ -152,6 +153,19 @@ def test_errors_of_a_command_are_one_sentence():
     blocks = {name: (ROOT / f"experiments/{name}.py").read_text().split("__main__")[1] for name in commands()}
     others = {"endurance", "imagenet_train", "launch", "retrieve", "stress"}
     assert {name for name, block in blocks.items() if "    report.run(main)\n" not in block} == others
+
+
+@pytest.mark.parametrize("module", [optional, report])
+def test_examples_are_right(module):
+    done = doctest.testmod(module)
+    assert done.attempted
+    assert not done.failed
+
+
+def test_a_report_shows_values_as_text(tmp_path):
+    page = report.write_report(tmp_path, "Title", {"found": {"a": 1}, "share": 0.25, "compared": None}, []).read_text()
+    for shown in ("<td>a 1</td>", "<td>0.25</td>", "<td>none</td>"):
+        assert shown in page
 
 
 def test_all_missing_packages_are_named_at_once():
