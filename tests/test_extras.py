@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_a_missing_package_is_one_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "PIL", None)
+    for name in ("PIL", "PIL.Image"):
+        monkeypatch.setitem(sys.modules, name, None)
     message = r"^drawing needs the package Pillow: pip install '\.\[data\]' in a checkout of jaxconv$"
     with pytest.raises(ModuleNotFoundError, match=message) as error:
         extras.need("PIL.Image", "drawing", "data")
