@@ -170,7 +170,7 @@ def divided(labels: np.ndarray, classes: Sequence[str], seed: int) -> tuple[np.n
     """
     counts = np.bincount(labels, minlength=len(classes))
     if counts.min() < 2:
-        few = f"{counts.min()} of {classes[counts.argmin()]}"
+        few = f"{counts.min()} of {classes[int(counts.argmin())]}"
         raise ValueError(f"--folder must have at least 2 videos of each class, one of them to test on, got {few}")
     order = np.random.default_rng(seed).permutation(len(labels))
     tested = [order[labels[order] == i][: max(1, round(TEST_SHARE * n))] for i, n in enumerate(counts)]
