@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw
-from tqdm.auto import tqdm
+
+from experiments.optional import Image, ImageDraw, tqdm
 
 COLORS = {
     "red": (215, 45, 45),

@@ -19,10 +19,8 @@ Writes metrics.json, history.json, the network (checkpoint/, model.json), figure
 
 import argparse
 import functools
-import importlib.util
 import json
 import resource
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,17 +29,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxconv as jc
 from experiments import finetune, pretrained, report
 from experiments.caption_scenes import SIZE, scenes, sentences
 from experiments.classify import Help, positive
 from experiments.images import central_crop, read_image
+from experiments.optional import Image, figures, jaxconv_train, needed, optax
+from experiments.pictures import pictures
 from jaxconv.data.captions import Captions, Vocabulary
-from jaxconv.data.images import ENDINGS
 from jaxconv.equal_batches import equal_batches
-from jaxconv.inspect import figures
+from jaxconv.extras import need
 from jaxconv.tokens import PAD, UNKNOWN
 
 PHOTOGRAPH = 224
@@ -88,8 +86,7 @@ def small_encoder(widths: Sequence[int] = (16, 32, 64)) -> jc.Layer:
 
 def lstm(width: int, hidden: int) -> jc.Layer:
     """Returns flax's LSTM cell as a layer."""
-    if not importlib.util.find_spec("flax"):
-        raise ImportError("experiments.captions needs flax: pip install 'jaxconv[captions]'")
+    need("flax", "experiments.captions", "captions")
     from flax import nnx
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
@@ -141,8 +138,8 @@ def pair(images: Any, tokens: Any) -> tuple[Any, Any]:
     return (images, tokens), {"tokens": tokens, "mask": tokens != PAD}
 
 
-def schedule(lr: float) -> Callable[[int], optax.GradientTransformation]:
-    def make(steps: int) -> optax.GradientTransformation:
+def schedule(lr: float) -> "Callable[[int], optax.GradientTransformation]":
+    def make(steps: int) -> "optax.GradientTransformation":
         adam = optax.adamw(optax.cosine_onecycle_schedule(steps, lr), weight_decay=0.01)
         return optax.chain(optax.clip_by_global_norm(1.0), adam)
 
@@ -192,13 +189,19 @@ def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     >>> bleu(["a red circle left of a blue square"], [["a red circle left of a blue square", "a circle"]])
     100.0
     """
-    if not importlib.util.find_spec("sacrebleu"):
-        raise ImportError("experiments.captions needs sacrebleu: pip install 'jaxconv[captions]'")
-    import sacrebleu
-
+    sacrebleu = need("sacrebleu", "experiments.captions", "captions")
     most = max(map(len, references))
     columns = [[texts[i] if i < len(texts) else None for texts in references] for i in range(most)]
     return round(sacrebleu.corpus_bleu(captions, columns, tokenize="none", force=True).score, 2)  # type: ignore[arg-type]
+
+
+def shown_score(name: str, value: float) -> str:
+    """Returns a score as text.
+
+    >>> shown_score("bleu4_beam", 100.0), shown_score("exact_beam", 0.9961)
+    ('100.00', '99.6%')
+    """
+    return f"{value:.2f}" if name.startswith("bleu") else f"{value:.1%}"
 
 
 def attention_figure(model: Model, images: np.ndarray, tokens: np.ndarray) -> Any:
@@ -301,14 +304,14 @@ def from_scenes(options: argparse.Namespace) -> tuple[Model, dict[str, Any], np.
     data = *pair(images, tokens), schedule(options.lr)
     model = trained(net, words, tokens.shape[1], options, data, validation=held, monitor="validation_exact", mode="max")
     scores = {}
-    for name, (pictures, truth) in tests.items():
-        greedy, beam = (model.describe(pictures, beams) for beams in (1, options.beams))
+    for name, (drawn, truth) in tests.items():
+        greedy, beam = (model.describe(drawn, beams) for beams in (1, options.beams))
         scores[name] = {
             "exact_greedy": float(np.mean(np.array(greedy) == np.array(truth))),
             "exact_beam": float(np.mean(np.array(beam) == np.array(truth))),
             "bleu4_beam": bleu(beam, [[text] for text in truth]),
         }
-        print(f"{TESTS[name]}: " + ", ".join(f"{k} {v:.3g}" for k, v in scores[name].items()))
+        print(f"{TESTS[name]}: " + ", ".join(f"{k} {shown_score(k, v)}" for k, v in scores[name].items()))
     long = [i for i, text in enumerate(tests["pairs"][1]) if len(text.split()) > 6]
     return model, scores, tests["pairs"][0][long[:SHOWN]]
 
@@ -334,7 +337,7 @@ def from_photographs(data: Captions, options: argparse.Namespace) -> tuple[Model
     test, train = data.take(order[:held]), data.take(order[held:])
     words = jc.data.vocabulary(train.all(), least=options.least)
     examples = train.examples(words, length=LONGEST, unknown="token")
-    print(f"{train}, {len(words)} words; {held} images are held out")
+    print(f"{train}, {len(words)} words; {report.counted(held, 'image')} held out")
     net, params, state = photograph_network(len(words), options)
     crop = jc.data.RandomResizedCrop(PHOTOGRAPH, scale=(0.7, 1.0), flip=False)
     batches = jc.data.batches(examples, options.batch, key=options.seed, crop=crop, remainder="drop")
@@ -350,7 +353,7 @@ def from_photographs(data: Captions, options: argparse.Namespace) -> tuple[Model
     found = model.describe(images, options.beams, batch=16)
     references = [words.decode(words.encode(texts, unknown="token")) for texts in test.texts]
     scores = {"held out": {"bleu4_beam": bleu(found, references)}}
-    print(f"held-out photographs: BLEU-4 {scores['held out']['bleu4_beam']}")
+    print(f"held-out photographs: BLEU-4 {scores['held out']['bleu4_beam']:.2f}")
     return model, scores, images[:SHOWN]
 
 
@@ -367,32 +370,21 @@ def saved(options: argparse.Namespace) -> Model:
     return Model(net, found.params, found.state, words, facts["length"])
 
 
-def pictures_of(options: argparse.Namespace) -> list[Path]:
-    """Returns the files that --image and --folder name."""
-    found = [Path(name) for name in options.image]
-    if options.folder is not None:
-        inside = sorted(path for path in options.folder.iterdir() if path.suffix.lower() in ENDINGS)
-        if not inside:
-            raise ValueError(f"--folder must have images, got {options.folder}, which has none")
-        found += inside
-    if missing := [path for path in found if not path.is_file()]:
-        raise FileNotFoundError(f"--image must name files, got {missing[0]}, which does not exist")
-    return found
-
-
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
-    own = pictures_of(options)
     if (options.coco is None) != (options.images is None):
         raise ValueError(
             "--coco and --images must be given together: the file of captions, and the folder of its images"
         )
-    bleu(["a"], [["a"]])  # That a package is missing must show before the training.
     before = (options.out / "model.json").exists()
-    if before and not own:
+    if before and not options.image and options.folder is None:
         raise ValueError(
             f"--out must be a new folder, got {options.out}, which has a run: give --image or --folder to use it"
         )
+    needed(Image, jaxconv_train, figures)
+    for package in ("flax", "sacrebleu"):
+        need(package, "this command", "captions")
+    own = pictures(options.image, options.folder)
     metrics: dict[str, Any] = {}
     parts: list[tuple[str, str, Any]] = []
     if before:
@@ -422,24 +414,21 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         ]
     if own:
         side = SIZE if json.loads((options.out / "model.json").read_text())["data"] == "scenes" else PHOTOGRAPH
-        images = np.stack([central_crop(read_image(path), side, 1.0) for path in own])
+        images = np.stack([central_crop(image, side, 1.0) for image in own.values()])
         tokens = model.search(images, options.beams, batch=16)
         captions = model.words.decode(tokens)
-        for path, caption in zip(own, captions, strict=True):
-            print(f"{path}: {caption}")
-        metrics["captions"] = {str(path): caption for path, caption in zip(own, captions, strict=True)}
+        metrics["captions"] = dict(zip(own, captions, strict=True))
+        for name, caption in metrics["captions"].items():
+            print(f"{name}: {caption}")
         report.write_json(options.out / "captions.json", metrics["captions"])
         some = slice(0, 2 * SHOWN)
         parts.append(("described", "Your pictures", attention_figure(model, images[some], tokens[some])))
     scores: dict[str, dict[str, Any]] = metrics.get("scores", {})
-    facts: dict[str, Any] = {f"{k}, {TESTS.get(name, name)}": v for name, row in scores.items() for k, v in row.items()}
+    facts = {f"{k}, {TESTS.get(name, name)}": shown_score(k, v) for name, row in scores.items() for k, v in row.items()}
     facts |= {k: metrics[k] for k in ("device", "processor_seconds") if k in metrics}
     print(f"open {report.write_report(options.out, 'Captions', facts, parts)}")
     return metrics
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

@@ -13,19 +13,17 @@ Writes metrics.json, checkpoint/, the figures and report.html under --out.
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 import jaxconv as jc
 from experiments import report
+from experiments.optional import figures, jaxconv_train, needed, optax
 from jaxconv.data import Dataset, channel_statistics, normalize, random_flip, random_shift
-from jaxconv.inspect import figures
 from jaxconv.tree import walk
 
 HELD_OUT = 0.05
@@ -66,10 +64,15 @@ def positive(number: type) -> Callable[[str], Any]:
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except those of switches, and those that the help text states."""
+    """Shows defaults as a user writes them, except those of switches, and those that the help text states."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        default = action.default
+        if default is None or default is False or default == []:
+            return action.help
+        if isinstance(default, list | tuple):
+            return f"{action.help} (default: {' '.join(map(str, default))})"
+        return super()._get_help_string(action)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -104,7 +107,7 @@ def load(options: argparse.Namespace) -> Dataset:
     return RECIPES[options.data].load(**given)
 
 
-def optimizer(lr: float) -> Callable[[int], optax.GradientTransformation]:
+def optimizer(lr: float) -> "Callable[[int], optax.GradientTransformation]":
     return lambda steps: optax.adamw(optax.cosine_onecycle_schedule(steps, lr), weight_decay=0.05)
 
 
@@ -147,6 +150,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     recipe = RECIPES[options.data]
     options.epochs = options.epochs or recipe.epochs
     options.out = options.out or Path("runs") / f"{options.data}-{options.model}"
+    if (options.out / "checkpoint").exists() and not options.resume:
+        raise ValueError(f"--out must be a new folder, got {options.out}, which has a run: use --resume")
+    needed(jaxconv_train, figures)
     data = load(options)
     net = MODELS[options.model](len(data.classes))
     summary = jc.summary(net, (1, *data.train_images.shape[1:]))
@@ -154,8 +160,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     mean, std = channel_statistics(data.train_images)
     preprocess = functools.partial(normalize, mean=mean, std=std)
-    if (options.out / "checkpoint").exists() and not options.resume:
-        raise ValueError(f"--out must be a new folder, got {options.out}, which has a run: use --resume")
     options.out.mkdir(parents=True, exist_ok=True)
     fitted = jc.train.fit(
         net,
@@ -208,7 +212,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     held_out = round(HELD_OUT * len(data.train_images))
     facts = {
         "test accuracy": f"{metrics['test_accuracy']:.2%} of {len(predicted):,} images",
-        "training": f"{len(data.train_images) - held_out:,} images, {held_out:,} held out, {options.epochs} epochs",
+        "training": f"{len(data.train_images) - held_out:,} images, {held_out:,} held out",
+        "epochs": options.epochs,
         "training time": f"{metrics['train_seconds']} s",
         "speed": f"{metrics['images_per_second']:,.0f} images per second",
         "device": metrics["device"],
@@ -223,7 +228,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

@@ -30,15 +30,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 import jaxconv as jc
 from experiments import report, tfjs_reference
 from experiments.classify import Help
-from experiments.pictures import pictures
+from experiments.optional import Image, figures, needed
+from experiments.pictures import pictures, texts_of
 from experiments.pretrained import npm_file
 from jaxconv.detect import Detections
-from jaxconv.inspect import figures
 from jaxconv.interop.tfjs import from_tfjs
 
 PHOTOGRAPHS = ("astronaut.png", "camera.png", "coffee.png", "motorcycle_left.png", "chelsea.png", "flower.jpg")
@@ -103,7 +102,7 @@ def by_tfjs(image: np.ndarray, model: Path, folder: Path, *, score: float = SCOR
 
 def names_of(found: dict[str, np.ndarray]) -> list[str]:
     """Returns a text for each object."""
-    return [f"{CLASSES[i]} {score:.2f}" for i, score in zip(found["labels"], found["scores"], strict=True)]
+    return texts_of(found, CLASSES)
 
 
 def difference(found: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> str:
@@ -138,8 +137,10 @@ def main(argv: Sequence[str] | None = None) -> Any:
     options = parser().parse_args(argv)
     if not 0 <= options.score < 1:
         raise ValueError(f"--score must be from 0 up and below 1, got {options.score}")
-    given = options.image or ([] if options.folder else PHOTOGRAPHS)
-    images = pictures(given, options.folder)
+    needed(Image, figures)
+    if options.compare:
+        tfjs_reference.check(options.compare)
+    images = pictures(options.image or ([] if options.folder else PHOTOGRAPHS), options.folder)
     model = weights(options.weights)
     detect = detector(model, score=options.score)
     results = {name: detect(image) for name, image in images.items()}
@@ -163,7 +164,4 @@ def main(argv: Sequence[str] | None = None) -> Any:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(str(error))
+    report.run(main)

@@ -17,8 +17,6 @@ Writes weights.safetensors, metrics.json, the figures and report.html under --ou
 """
 
 import argparse
-import importlib.util
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -27,14 +25,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 import jaxconv as jc
 from experiments import report, scenes
 from experiments.classify import Help, positive
-from experiments.pictures import pictures
+from experiments.optional import Image, figures, jaxconv_train, needed, optax
+from experiments.pictures import pictures, texts_of
 from experiments.recognize import centered, scaled
-from jaxconv.inspect import figures
+from jaxconv.extras import need
 from jaxconv.models.blocks import conv_norm_act
 
 STRIDE, DIVISOR = 8, 16
@@ -122,11 +120,7 @@ def detect(
 
 def drawn(images: Sequence[np.ndarray], found: Sequence[dict[str, np.ndarray]], classes: Sequence[str]) -> Any:
     """Draws the boxes of `detect` with their classes and scores."""
-    texts = [
-        [f"{classes[label]} {score:.2f}" for label, score in zip(each["labels"], each["scores"], strict=True)]
-        for each in found
-    ]
-    return figures.boxes(images, [each["boxes"] for each in found], texts)
+    return figures.boxes(images, [each["boxes"] for each in found], [texts_of(each, classes) for each in found])
 
 
 def simulated(options: argparse.Namespace) -> Data:
@@ -200,18 +194,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
     if options.size % DIVISOR:
         raise ValueError(f"--size must be a multiple of {DIVISOR}, got {options.size}")
-    if not importlib.util.find_spec("pycocotools"):
-        raise ImportError(
-            "average precision is computed by pycocotools, which is not installed: pip install pycocotools"
-        )
+    needed(Image, jaxconv_train, figures)
+    need("pycocotools", "the average precision", "detection")
     start, began = time.perf_counter(), time.process_time()
     mine = pictures(options.image, options.folder)
-    data = own(options.table, options.size, options.seed) if options.table else simulated(options)
-    net = detector(len(data.classes), options.width)
+    table = own(options.table, options.size, options.seed) if options.table else None
+    net = detector(len(table.classes if table else scenes.CLASSES), options.width)
+    known = jc.weights.load(options.weights, net) if options.weights else None
+    data = table or simulated(options)
     options.out.mkdir(parents=True, exist_ok=True)
     parts = []
-    if options.weights:
-        params, state = jc.weights.load(options.weights, net)
+    if known:
+        params, state = known
     else:
         fitted = jc.train.fit(
             net,
@@ -279,7 +273,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

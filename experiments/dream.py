@@ -11,15 +11,15 @@ Writes NAME_LAYER.png for each layer under --out.
 
 import argparse
 import functools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from experiments import pretrained
+from experiments import pretrained, report
 from experiments.classify import Help, positive
+from experiments.optional import Image, needed, optax, tqdm
 from experiments.pictures import photograph, progress, sized, write_png
 from jaxconv.inspect.arguments import check_unstacked
 from jaxconv.inspect.dreams import dream
@@ -66,6 +66,7 @@ def octave_of(steps: int, octaves: int, step: int, loss: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     options = parser().parse_args(argv)
+    needed(Image, optax, tqdm)
     image = sized(photograph(options.image), options.side)
     net, params, state, preprocess = pretrained.efficientnet_lite0(options.weights)
     for path in options.layers:
@@ -99,7 +100,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

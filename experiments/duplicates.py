@@ -20,13 +20,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
 
 import jaxconv as jc
 from experiments import pretrained, report
+from experiments.optional import Image, ImageDraw, ImageFilter, figures
 from experiments.pictures import PHOTOGRAPHS, photograph
-from jaxconv.inspect import embed, figures, mean_average_precision, nearest, pca_whitening, whiten
-from jaxconv.weights.reading import need
+from jaxconv.extras import need
+from jaxconv.inspect import embed, mean_average_precision, nearest, pca_whitening, whiten
 
 SIDE = 64
 COPIES = 4

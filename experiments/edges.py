@@ -10,20 +10,19 @@ the same network in torch.
 
 import argparse
 import importlib.util
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 import jaxconv as jc
 from experiments import report
 from experiments.images import read_image
+from experiments.optional import Image, figures, needed
+from experiments.pictures import stems
 from experiments.pretrained import packaged
-from jaxconv.inspect import figures
 from jaxconv.models.hed import MEAN_COLOR
 
 MOST_PIXELS = 4_000_000
@@ -119,9 +118,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> list[np.ndarray]:
     options = parser().parse_args(argv)
-    names = [Path(path).stem for path in options.image]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--image must have files of different names, got {', '.join(names)}")
+    names = stems(options.image)
+    needed(Image, figures)
     images = [small_enough(path, read_image(path)) for path in options.image]
     arrays = read_weights(options.weights)
     found = probabilities(arrays, images)
@@ -140,7 +138,4 @@ def main(argv: Sequence[str] | None = None) -> list[np.ndarray]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(str(error))
+    report.run(main)

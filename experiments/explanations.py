@@ -9,7 +9,6 @@ Writes a JPEG for each of --show under --out.
 
 import argparse
 import io
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 import jaxconv as jc
 from experiments import pretrained, report
-from experiments.classify import Help
+from experiments.classify import Help, positive
 from experiments.images import central_crop
+from experiments.optional import Figure, Image, figures, needed, optax
 from experiments.pictures import photograph
-from jaxconv.inspect import figures
 
 # Photographs with the class that the network sees in them: an Egyptian cat, an espresso.
 SUBJECTS = {"chelsea.png": 285, "coffee.png": 967}
@@ -223,7 +221,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=Help,
     )
     arguments.add_argument("--show", nargs="+", choices=FIGURES, default=list(FIGURES), help="the figures")
-    arguments.add_argument("--quick", type=float, default=1.0, help="a factor of steps and sizes, below 1 for a look")
+    arguments.add_argument(
+        "--quick", type=positive(float), default=1.0, help="a factor of steps and sizes, below 1 for a look"
+    )
     arguments.add_argument("--weights", metavar="PATH", help="default: those of the installed package")
     arguments.add_argument("--out", type=Path, default=Path("runs/explanations"), help="a folder for the JPEGs")
     return arguments
@@ -233,6 +233,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     from experiments.visualize import PHOTOGRAPHS, pieces
 
     options = parser().parse_args(argv)
+    needed(Image, figures, optax)
     subject = Subject(pretrained.efficientnet_lite0(options.weights), pieces(PHOTOGRAPHS), options.quick)
     options.out.mkdir(parents=True, exist_ok=True)
     written = []
@@ -246,7 +247,4 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

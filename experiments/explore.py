@@ -8,7 +8,6 @@ interrupted run. With --screenshots FOLDER an installed Chromium takes the pictu
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,10 @@ import jaxconv as jc
 from experiments import pretrained, report
 from experiments.classify import Help, positive
 from experiments.imagenet import class_names
+from experiments.optional import Image, needed, optax, tqdm
 from experiments.pictures import PHOTOGRAPHS
 from experiments.visualize import pieces
+from jaxconv.inspect.arguments import check_path
 
 # Pages of the documentation: the file's name, the address, and the height of the window; and the image on them, a cat.
 IMAGE = 3
@@ -67,8 +68,11 @@ def screenshots(page: Path, folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> Path:
     options = parser().parse_args(argv)
+    needed(Image, optax, tqdm)
     start = time.perf_counter()
     model = pretrained.efficientnet_lite0(options.weights)
+    for path in options.layers or ():
+        check_path(model.net, path)
     squares = pieces(PHOTOGRAPHS, options.piece)
     # The first images are those whose responses are shown: of several photographs.
     order = np.random.default_rng(0).permutation(len(squares))
@@ -93,7 +97,4 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

@@ -26,7 +26,6 @@ Writes metrics.json, the figures and report.html under --out.
 
 import argparse
 import importlib.util
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,17 +33,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
-from PIL import Image, ImageFilter
 
 import jaxconv as jc
 from experiments import pretrained, report
 from experiments.classify import Help, positive
-from experiments.pictures import photograph
+from experiments.optional import Image, ImageFilter, figures, jaxconv_train, needed, optax
+from experiments.pictures import photograph, pictures, stems
 from jaxconv.detect import Faces, find_faces
-from jaxconv.inspect import figures
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 # What dlib's author recommends: a greater distance means two persons.
 SAME = 0.6
 # The rectangle of the head in astronaut.png.
@@ -123,20 +119,13 @@ def inputs(options: argparse.Namespace) -> dict[str, np.ndarray]:
     """Returns the images by name.
 
     Raises:
-      ValueError: two images have the same name, or the folder has no images.
+      FileNotFoundError, ValueError: as `pictures`, or two images have the same name.
     """
-    paths = list(options.image)
-    if options.folder is not None:
-        files = sorted(path for path in options.folder.iterdir() if path.suffix.lower() in ENDINGS)
-        if not files:
-            raise ValueError(f"--folder must contain images, {', '.join(sorted(ENDINGS))}, got {options.folder}")
-        paths += map(str, files)
-    if not paths:
+    if not options.image and options.folder is None:
         return {"astronaut": photograph("astronaut.png"), "group": group()}
-    names = [Path(path).stem for path in paths]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--image and --folder must have files of different names, got {', '.join(names)}")
-    return {name: photograph(path) for name, path in zip(names, paths, strict=True)}
+    stems(options.image)
+    found = pictures(options.image, options.folder)
+    return dict(zip(stems(found, "--image and --folder"), found.values(), strict=True))
 
 
 def detect(networks: Any, images: dict[str, np.ndarray], options: argparse.Namespace) -> tuple[list[Faces], dict]:
@@ -148,7 +137,7 @@ def detect(networks: Any, images: dict[str, np.ndarray], options: argparse.Names
         faces = find_faces(networks, image, min_size=options.min_size)
         seconds.append(time.process_time() - start)
         found.append(faces)
-        print(f"{name}: {len(faces.boxes)} faces in {seconds[-1]:.2f} s of processor time")
+        print(f"{name}: {report.counted(len(faces.boxes), 'face')} in {seconds[-1]:.2f} s of processor time")
         for box, score in zip(faces.boxes, faces.scores, strict=True):
             print(f"  {score:.3f}  " + " ".join(f"{v:.1f}" for v in box))
         if compare:
@@ -284,12 +273,16 @@ def same_or_different(networks: Any, options: argparse.Namespace) -> tuple[dict[
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
     start = time.process_time()
-    images = inputs(options)
+    demonstration = not options.image and options.folder is None
+    needed(Image, figures, *([jaxconv_train] if demonstration else []))
     networks = pretrained.mtcnn(options.mtcnn)
+    if options.weights:
+        pretrained.face_descriptor(options.weights)
+    images = inputs(options)
     options.out.mkdir(parents=True, exist_ok=True)
     found, metrics = detect(networks, images, options)
     parts = [("faces", "Faces, their scores and five points", drawn([*images.values()], found, [*images]))]
-    if not options.image and options.folder is None:
+    if demonstration:
         accuracy, doubtful = face_or_not(options)
         metrics["face_or_not"] = accuracy
         print(f"face or not, accuracy on held-out halves: {', '.join(f'{v:.0%}' for v in accuracy.values())}")
@@ -303,15 +296,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             for name, value in metrics["same_or_different"].items():
                 print(f"right at a distance of {SAME}, {name}: {value:.0%}")
     metrics |= {"total_processor_seconds": round(time.process_time() - start, 1), **report.environment()}
-    metrics["arguments"] = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
+    metrics["arguments"] = report.arguments(options)
     report.write_json(options.out / "metrics.json", metrics)
-    facts = {name: value for name, value in metrics.items() if name not in ("arguments", "versions", "commit")}
+    facts = {
+        "faces": metrics["faces"],
+        "difference to facenet-pytorch": "not compared",
+        **{f"face or not, {half} half": f"{share:.0%}" for half, share in metrics.get("face_or_not", {}).items()},
+        **{f"right, {name}": f"{share:.0%}" for name, share in metrics.get("same_or_different", {}).items()},
+        "processor time": f"{metrics['total_processor_seconds']} s",
+        "device": metrics["device"],
+        "versions": metrics["versions"],
+    }
+    if metrics["difference_to_facenet_pytorch"] is not None:
+        facts["difference to facenet-pytorch"] = f"{metrics['difference_to_facenet_pytorch']:.1e} pixels"
     print(f"open {report.write_report(options.out, 'Faces', facts, parts)}")
     return metrics
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(str(error))
+    report.run(main)

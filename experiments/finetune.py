@@ -14,7 +14,6 @@ images. Writes metrics.json, the figures and report.html under --out.
 import argparse
 import dataclasses
 import functools
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,17 +22,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from tqdm.auto import tqdm
 
 import jaxconv as jc
 from experiments import pretrained, report
 from experiments.classify import Help, positive
 from experiments.images import central_crop, read_image
+from experiments.optional import Image, figures, jaxconv_train, needed, optax, tqdm
 from jaxconv.data import Dataset
 from jaxconv.data.images import images_by_class
 from jaxconv.errors import no_layer
-from jaxconv.inspect import figures
 from jaxconv.tree import walk
 
 HEAD = "_fc"
@@ -120,7 +117,7 @@ def labels_of(params: Any, trained: Sequence[str]) -> Any:
 def optimizer(lr: float, trained: Sequence[str] | None) -> Any:
     """Returns AdamW on a one-cycle schedule; where ``trained`` is given, for the parameters at these paths only."""
 
-    def make(steps: int) -> optax.GradientTransformation:
+    def make(steps: int) -> "optax.GradientTransformation":
         moving = optax.adamw(optax.cosine_onecycle_schedule(steps, lr), weight_decay=0.01)
         if trained is None:
             return moving
@@ -146,21 +143,21 @@ def with_new_head(params: Any, fresh: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
+    known = [path for path, _ in walk(jc.models.efficientnet_lite0())]
+    for path in options.train:
+        if path not in known:
+            raise ValueError(no_layer("--train", path, known))
+    needed(Image, jaxconv_train, figures)
+    learned = pretrained.efficientnet_lite0(options.weights)
     if options.folder is not None:
         data = read_folder(options.folder, options.size, quiet=options.quiet)
     else:
         data = getattr(jc.data, options.data)()
     images, labels = some(data.train_images, data.train_labels, options.images, options.seed)
     test_images, test_labels = some(data.test_images, data.test_labels, options.test_images, options.seed)
-    learned = pretrained.efficientnet_lite0(options.weights)
     preprocess = functools.partial(enlarged, size=options.size, preprocess=learned.preprocess)
     net = quick(jc.models.efficientnet_lite0(len(data.classes)))
     trained = [*options.train, HEAD]
-    known = [path for path, _ in walk(net)]
-    for path in options.train:
-        if path not in known:
-            raise ValueError(no_layer("--train", path, known))
-
     shape = (1, options.size, options.size, 3)
     fresh, fresh_state = jax.jit(lambda key: net.init(key, shape))(jax.random.key(options.seed))
     runs = {
@@ -231,7 +228,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

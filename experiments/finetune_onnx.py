@@ -11,7 +11,6 @@ Takes about a minute on two CPU cores: test accuracy goes from 88 % to 99 %.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +19,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxconv as jc
 from experiments import report
 from experiments.classify import Help, positive
+from experiments.optional import Image, figures, jaxconv_train, needed, optax
 from experiments.pretrained import packaged
-from jaxconv.inspect import figures
 
 SIZE = (48, 192)
 LETTERS = "abcdefghkmnpqrstuyzABCDEFGHJKLNPQRSZ234567"
@@ -102,6 +100,7 @@ def moved_figure(changes: dict[str, float]) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
+    needed(Image, jaxconv_train, figures)
     path = options.file or packaged("rapidocr_onnxruntime", "models/*cls_infer.onnx", "rapidocr-onnxruntime==1.4.4")
     whole, params, state = jc.interop.onnx.from_onnx(path)
     net = jc.backbone(whole, {scores_path(whole): "scores"})
@@ -157,7 +156,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     report.write_json(options.out / "metrics.json", metrics)
     facts = {
         "network": f"{path.name}: {len(net.children)} layers",
-        "test accuracy": f"{before:.1%} before, {after:.1%} after {options.epochs} epochs of {len(images)} images",
+        "test accuracy": f"{before:.1%} before, {after:.1%} after",
+        "training images": len(images),
+        "epochs": options.epochs,
         "time": f"{seconds:.0f} s",
         "device": metrics["device"],
     }
@@ -174,7 +175,4 @@ def rows(net: jc.Layer, x: Any) -> dict[str, tuple[int, ...]]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

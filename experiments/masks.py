@@ -1,5 +1,6 @@
 """Shared parts of experiments on masks: reading images and masks of any depth, pairs of both, pictures of both."""
 
+import argparse
 import io
 import zipfile
 from collections.abc import Sequence
@@ -7,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from experiments.optional import Image
+from experiments.pictures import stems
 from experiments.pretrained import packaged
 from jaxconv.data.images import ENDINGS
 
@@ -55,6 +57,24 @@ def read_raster(source: Any, name: str = "") -> np.ndarray:
         pixels = pixels.astype(np.uint8)
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     return pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
+
+
+def read_rasters(paths: Sequence[Path]) -> dict[Path, np.ndarray]:
+    """Returns images by their paths, whose names without endings name the results.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read_raster`, or two files have the same name.
+    """
+    stems(paths)
+    return {path: read_raster(path) for path in paths}
+
+
+def check_use(options: argparse.Namespace) -> None:
+    """Raises ValueError unless the arguments are those of a use of --weights, without training."""
+    if not options.image:
+        raise ValueError("--weights needs --image, the images to use the weights on")
+    if options.data or options.folder or options.resume:
+        raise ValueError("--weights must come without --data, --folder and --resume, which are for training")
 
 
 def pair(name: str, image: np.ndarray, mask: np.ndarray) -> Pair:

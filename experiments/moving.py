@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxconv.extras import need
+
 DIRECTIONS = {"right": (0, 1), "down": (1, 0), "left": (0, -1), "up": (-1, 0)}
 SPEEDS = {"slow": 1.0, "fast": 2.5}
 CLASSES = tuple(f"{direction}, {speed}" for direction in DIRECTIONS for speed in SPEEDS)
@@ -82,15 +84,9 @@ def write_videos(folder: Path, clips: np.ndarray, labels: np.ndarray, *, enlarge
     """Writes clips as MP4 files in a subfolder for each class, each pixel as a square of pixels.
 
     Raises:
-      ModuleNotFoundError: av is not installed; ``pip install 'jaxconv[video]'``.
+      ModuleNotFoundError: av, of the extra ``video``, is not installed.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            "writing videos needs the package av: pip install 'jaxconv[video]'", name="av"
-        ) from error
-
+    av = need("av", "writing videos", "video")
     for i, (clip, label) in enumerate(zip(clips, labels, strict=True)):
         path = folder / CLASSES[label].replace(", ", "_") / f"{i:05}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)

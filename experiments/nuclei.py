@@ -1,7 +1,7 @@
 """Finds cell nuclei in microscope images of any size: a U-Net with StarDist's heads, trained and tested here.
 
     python -m experiments.nuclei --data stardist-0.9.2-*.whl
-    python -m experiments.nuclei --image mine.tif                     # then also the nuclei of this image
+    python -m experiments.nuclei --weights runs/nuclei/weights.safetensors --image mine.tif       # without training
     python -m experiments.nuclei --folder my_cells                    # trained on my_cells/images and my_cells/masks
 
 Network: Ronneberger et al., 2015, with the heads of Schmidt et al., "Cell detection with star-convex polygons", 2018:
@@ -9,29 +9,27 @@ the probability of a nucleus, and the distance to its boundary along 32 rays. Th
 of PyPI's stardist with its masks of 125 nuclei. The left half is trained on, the right half is tested on:
 cells of the same culture under the same microscope. The defaults were chosen with test results of a few runs in view.
 
-Writes metrics.json, checkpoint/, the figures and report.html under --out, and for each --image NAME_labels.tif, the
-number of each pixel's nucleus, and NAME_nuclei.png. On the tested half Dice is 0.909 and AP50 0.867, of 57 nuclei,
-after 1500 steps: 125 s of processor time on two cores of an AMD EPYC (AVX-512), jax 0.12.0.1, one run.
+Writes weights.safetensors, metrics.json, checkpoint/, the figures and report.html under --out, and for each --image
+NAME_labels.tif, the number of each pixel's nucleus, and NAME_nuclei.png. On the tested half Dice is 0.909 and AP50
+0.867, of 57 nuclei, after 1500 steps: 125 s of processor time on two cores of an AMD EPYC (AVX-512), jax 0.12.0.1, one
+run.
 """
 
 import argparse
 import functools
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import optax
-from PIL import Image
 
 import jaxconv as jc
 from experiments import masks, report
 from experiments.classify import Help, positive
+from experiments.optional import Image, figures, jaxconv_train, needed, optax
 from experiments.pictures import write_png
 from jaxconv import instances
-from jaxconv.inspect import figures
 
 RAYS = 32
 # Adam moves a weight by about the learning rate in each step, so distances in units of 10 pixels are learned faster.
@@ -53,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--data", type=Path, help="stardist's wheel, or a folder; default: the installed package")
     source.add_argument("--folder", type=Path, help="images/ and masks/ with files of the same names, to train on")
     arguments.add_argument("--image", type=Path, nargs="+", default=[], help="images to find nuclei in, of any sizes")
+    arguments.add_argument("--weights", type=Path, metavar="FILE", help="of an earlier run: --image without training")
     arguments.add_argument("--steps", type=positive(int), default=1500, help="training steps")
     arguments.add_argument("--batch", type=positive(int), default=8, help="crops in each step")
     arguments.add_argument(
@@ -62,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--lr", type=positive(float), default=4e-3, help="the peak learning rate of the schedule")
     arguments.add_argument("--seed", type=int, default=0, help="the seed of weights, crops and augmentation")
     arguments.add_argument("--out", type=Path, default=Path("runs/nuclei"), help="a folder for the results")
-    arguments.add_argument("--resume", action="store_true", help="use or continue the training in --out")
+    arguments.add_argument("--resume", action="store_true", help="continue the training in --out")
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
     return arguments
 
@@ -143,7 +142,7 @@ def loss(outputs: Any, targets: Any) -> Any:
 # --- The network ------------------------------------------------------------------------------------------------------
 
 
-def optimizer(lr: float, steps: int) -> optax.GradientTransformation:
+def optimizer(lr: float, steps: int) -> "optax.GradientTransformation":
     return optax.adam(optax.cosine_onecycle_schedule(steps, lr))
 
 
@@ -179,17 +178,40 @@ def numbered(labels: np.ndarray) -> np.ndarray:
     return index[1:].reshape(labels.shape).astype(np.int32)
 
 
+def find(net: jc.Layer, params: Any, state: Any, images: dict[Path, np.ndarray], out: Path) -> dict[str, int]:
+    """Writes the nuclei of each image, and returns their numbers."""
+    counts = {}
+    for path, image in images.items():
+        name = path.stem
+        labels = segmented(net, params, state, image)
+        written = out / f"{name}_labels.tif"
+        Image.fromarray(labels.astype(np.uint16)).save(written)
+        picture = masks.painted(masks.in_color(scaled(image) / 1.5), labels)
+        write_png(out / f"{name}_nuclei.png", picture / 255)
+        counts[name] = int(labels.max())
+        print(f"{path}: {report.counted(counts[name], 'nucleus', 'nuclei')}, {written}")
+    return counts
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
     if options.size % 2**DEPTH:
         raise ValueError(f"--size must be a multiple of {2**DEPTH}, got {options.size}")
-    own = [(path, masks.read_raster(path)) for path in options.image]
+    if options.weights:
+        masks.check_use(options)
+    elif (options.out / "checkpoint").exists() and not options.resume:
+        raise ValueError(f"--out must be a new folder, got {options.out}, which has a run: use --resume")
+    needed(Image, jaxconv_train, figures)
+    own = masks.read_rasters(options.image)
+    if options.weights:
+        net = network(report.metrics_of(options.weights)["arguments"]["width"])
+        params, state = jc.weights.load(options.weights, net)
+        options.out.mkdir(parents=True, exist_ok=True)
+        return {"nuclei": find(net, params, state, own, options.out)}
     if options.folder is not None:
         pairs = masks.from_folder(options.folder)
     else:
         pairs = [masks.from_package("stardist", FILES, INSTALL, options.data)]
-    if (options.out / "checkpoint").exists() and not options.resume:
-        raise ValueError(f"--out must be a new folder, got {options.out}, which has a run: use --resume")
     training, testing = masks.divided(pairs)
     net = network(options.width)
     arrays = [prepared(pair) for pair in training]
@@ -210,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         progress=not options.quiet,
     )
     params, state = fitted.train_state.params, fitted.train_state.state
+    jc.weights.save(options.out / "weights.safetensors", net, params, state)
     predicted = [segmented(net, params, state, p.image) for p in testing]
     true = [numbered(p.mask) for p in testing]
     metrics = {
@@ -233,25 +256,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     ]
     facts = {
         "Dice": f"{metrics['dice']:.3f}",
-        "AP50": f"{metrics['AP50']:.3f}: {metrics['found_nuclei']} nuclei found, {metrics['test_nuclei']} there",
-        "training": f"{options.steps} steps, {metrics['train_seconds']} s",
+        "AP50": f"{metrics['AP50']:.3f}",
+        "nuclei": f"{metrics['found_nuclei']} found, {metrics['test_nuclei']} annotated",
+        "training": f"{report.counted(options.steps, 'step')}, {metrics['train_seconds']} s",
         "device": metrics["device"],
     }
     page = report.write_report(options.out, "Nuclei", facts, parts)
-    for path, image in own:
-        labels = segmented(net, params, state, image)
-        written = options.out / f"{path.stem}_labels.tif"
-        Image.fromarray(labels.astype(np.uint16)).save(written)
-        picture = masks.painted(masks.in_color(scaled(image) / 1.5), labels)
-        write_png(options.out / f"{path.stem}_nuclei.png", picture / 255)
-        print(f"{path}: {labels.max()} nuclei, {written}")
+    find(net, params, state, own, options.out)
     print(f"Dice {metrics['dice']:.3f}, AP50 {metrics['AP50']:.3f}, AP {metrics['AP']:.3f} on the tested part")
     print(f"open {page}")
     return metrics
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

@@ -2,18 +2,17 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from PIL import Image
-from tqdm.auto import tqdm
 
 import jaxconv as jc
 from experiments import report
 from experiments.images import read_image
+from experiments.optional import Image, tqdm
 from experiments.pretrained import packaged
 from jaxconv.data.images import ENDINGS
 
@@ -75,6 +74,30 @@ def pictures(sources: Sequence[str], folder: str | None = None) -> dict[str, np.
             raise ValueError(f"--folder must have at least one image, got {folder}")
         found |= {str(path): read_image(path) for path in paths}
     return found
+
+
+def stems(sources: Iterable[str | Path], argument: str = "--image") -> list[str]:
+    """Returns the names of files without folders and endings, which name the results.
+
+    Raises:
+      ValueError: two files have the same name.
+
+    >>> stems(["photographs/cat.jpg", "coffee.png"])
+    ['cat', 'coffee']
+    """
+    names = [Path(source).stem for source in sources]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{argument} must have files of different names, got {', '.join(names)}")
+    return names
+
+
+def texts_of(found: Mapping[str, np.ndarray], classes: Sequence[str]) -> list[str]:
+    """Returns for each object of a detector, its labels and scores, the class and the score.
+
+    >>> texts_of({"labels": np.array([1]), "scores": np.array([0.875])}, ["cat", "dog"])
+    ['dog 0.88']
+    """
+    return [f"{classes[i]} {score:.2f}" for i, score in zip(found["labels"], found["scores"], strict=True)]
 
 
 def sized(image: np.ndarray, side: int) -> np.ndarray:

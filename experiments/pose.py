@@ -29,13 +29,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from experiments import report, tfjs_reference
 from experiments.classify import Help
+from experiments.optional import Image, figures, needed
 from experiments.pictures import pictures
 from experiments.pretrained import npm_file
-from jaxconv.inspect import figures
 from jaxconv.interop.tfjs import from_tfjs
 
 PHOTOGRAPHS = ("astronaut.png", "grace_hopper.jpg", "camera.png")
@@ -131,6 +130,9 @@ def main(argv: Sequence[str] | None = None) -> Any:
         argv.remove("--train")
         return pose_train.main(argv)
     options = parser().parse_args(argv)
+    needed(Image, figures)
+    if options.compare:
+        tfjs_reference.check(options.compare)
     images = pictures(options.image or ([] if options.folder else PHOTOGRAPHS), options.folder)
     model = weights(options.weights)
     find = finder(model)
@@ -154,7 +156,4 @@ def main(argv: Sequence[str] | None = None) -> Any:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(str(error))
+    report.run(main)

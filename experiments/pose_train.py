@@ -19,7 +19,6 @@ EPYC (AVX-512).
 
 import argparse
 import functools
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,14 +27,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from PIL import Image, ImageDraw
 
 import jaxconv as jc
 from experiments import report
 from experiments.classify import Help, positive
+from experiments.optional import Image, ImageDraw, figures, jaxconv_train, needed, optax
 from jaxconv.data import draw_affine, warp, warp_points
-from jaxconv.inspect import figures
 from jaxconv.models.blocks import conv_norm_act
 
 JOINTS = tuple(
@@ -72,7 +69,7 @@ def skeleton(random: np.random.Generator) -> np.ndarray:
     return joints
 
 
-def background(random: np.random.Generator, side: int) -> Image.Image:
+def background(random: np.random.Generator, side: int) -> "Image.Image":
     """Returns a gradient with noise, and a few lines that are no limbs."""
     ends = random.uniform(0, 255, (2, 3))
     share = np.linspace(0, 1, side)[:, None, None]
@@ -176,6 +173,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
+    needed(Image, jaxconv_train, figures)
     began = time.process_time()
     images, points = drawn(options.figures, options.seed)
     test_images, test_points = drawn(options.test_figures, options.seed + 1_000_003)
@@ -187,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         lambda steps: optax.adamw(optax.cosine_onecycle_schedule(steps, options.lr), weight_decay=0.01),
         loss=net.loss,
         epochs=options.epochs,
-        batch_size=options.batch,
+        batch_size=min(options.batch, options.figures),
         key=options.seed,
         augment=augment,
         preprocess=preprocess,
@@ -224,7 +222,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(str(error))
+    report.run(main)

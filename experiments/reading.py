@@ -16,7 +16,6 @@ import argparse
 import functools
 import importlib
 import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,13 +23,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 import jaxconv as jc
 from experiments import report
-from experiments.pictures import pictures
+from experiments.optional import Image, figures, needed
+from experiments.pictures import pictures, stems
 from experiments.pretrained import packaged
-from jaxconv.inspect import figures
 
 INSTALL = "rapidocr-onnxruntime==1.4.4"
 # The settings of rapidocr-onnxruntime: thresholds of pixels, of boxes and of lines, and how much boxes grow.
@@ -271,11 +269,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, list[str]]:
     options = parser().parse_args(argv)
-    sources = options.image or ([] if options.folder else ["page.png"])
-    images = pictures(sources, options.folder)
-    names = [Path(source).stem for source in images]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--image must have files of different names, got {', '.join(names)}")
+    needed(Image, figures)
+    images = pictures(options.image or ([] if options.folder else ["page.png"]), options.folder)
+    names = stems(images, "--image and --folder")
     model = reader(options.weights)
     options.out.mkdir(parents=True, exist_ok=True)
     texts = {}
@@ -299,7 +295,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(str(error))
+    report.run(main)

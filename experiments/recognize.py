@@ -17,8 +17,8 @@ import jaxconv as jc
 from experiments import report
 from experiments.classify import Help, mistakes, optimizer, positive, smoothed_loss
 from experiments.images import central_crop
+from experiments.optional import figures
 from jaxconv.data import Dataset
-from jaxconv.inspect import figures
 from jaxconv.models.blocks import conv_norm_act
 
 Part = tuple[str, str, Any]
@@ -89,6 +89,11 @@ def parser(name: str, doc: str, **defaults: Any) -> argparse.ArgumentParser:
     return arguments
 
 
+def loaded(options: argparse.Namespace, net: jc.Layer) -> tuple[Any, Any] | None:
+    """Returns the parameters and the state of --weights, if they are given."""
+    return jc.weights.load(options.weights, net) if options.weights else None
+
+
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Returns counts, a row for each label, a column for each prediction.
 
@@ -116,8 +121,9 @@ def run(
     augment: Callable[[jax.Array, jax.Array], jax.Array],
     mine: Mapping[str, np.ndarray],
     more: Callable[[Recognizer], Sequence[Part]] = lambda model: (),
+    known: tuple[Any, Any] | None = None,
 ) -> dict[str, Any]:
-    """Trains or loads a classifier, tests it, and writes metrics.json, the weights, the figures and report.html.
+    """Trains and tests a classifier, and writes metrics.json, the weights, the figures and report.html.
 
     Args:
       title: the report's.
@@ -127,12 +133,13 @@ def run(
       augment: ``augment(key, images)``, in training.
       mine: pictures to classify, by name; their central squares are used.
       more: further parts of the report.
+      known: its parameters and state, for no training.
     """
     start, began = time.perf_counter(), time.process_time()
     options.out.mkdir(parents=True, exist_ok=True)
     parts: list[Part] = []
-    if options.weights:
-        params, state = jc.weights.load(options.weights, net)
+    if known:
+        params, state = known
     else:
         fitted = jc.train.fit(
             net,

@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import contextlib
 import html
 import importlib.metadata
 import io
@@ -10,7 +11,8 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +40,32 @@ def write(path: Path, content: bytes) -> None:
     os.replace(beside, path)
 
 
+def run(main: Callable[[], Any]) -> None:
+    """Runs a command. An error that a user can correct ends it with one sentence, and the status 1."""
+    try:
+        main()
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        sys.exit(sentence(error))
+
+
+def sentence(error: Exception) -> str:
+    """Returns an error's message, in which a missing file comes first.
+
+    >>> sentence(ValueError("--size must be positive")), sentence(FileNotFoundError(2, "No such file", "a.png"))
+    ('--size must be positive', 'a.png: No such file')
+    """
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def environment() -> dict[str, Any]:
     """Returns the versions, the device and the commit of a measurement."""
-    packages = ("jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions = {}
+    for name in ("jax", "jaxlib", "numpy", "optax", "orbax-checkpoint"):
+        # Commands that do not train need no optimizer.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return {
         "versions": {"jaxconv": jaxconv.__version__, "python": platform.python_version()} | versions,
         "device": f"{jax.devices()[0].device_kind}, {_processor()}, {os.cpu_count()} cores",
@@ -56,6 +80,48 @@ def arguments(options: argparse.Namespace) -> dict[str, Any]:
     {'seed': 0, 'image': ['a.png'], 'folder': None}
     """
     return {name: _plain(value) for name, value in vars(options).items()}
+
+
+def metrics_of(weights: Path) -> dict[str, Any]:
+    """Returns metrics.json of the run that wrote a file of weights, which is in the same folder.
+
+    Raises:
+      FileNotFoundError: one of the two files does not exist.
+      ValueError: metrics.json is not what a command writes.
+    """
+    for path in (weights, beside := weights.with_name("metrics.json")):
+        if not path.is_file():
+            raise FileNotFoundError(f"--weights must be a file in the folder of an earlier run, {path} does not exist")
+    try:
+        metrics = json.loads(beside.read_text())
+        metrics["arguments"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{beside} must be written by an earlier run, got a file without its arguments") from error
+    return metrics
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Returns a number with its noun.
+
+    >>> counted(1, "face"), counted(1200, "face"), counted(0, "nucleus", "nuclei")
+    ('1 face', '1,200 faces', '0 nuclei')
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def text(value: Any) -> str:
+    """Returns a value as a reader expects it, not as Python prints it.
+
+    >>> text({"first": 0.5, "second": [1, 2.0]}), text(None)
+    ('first 0.5, second 1, 2', 'none')
+    """
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {text(each)}" for name, each in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(text, value)) or "none"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _plain(value: Any) -> Any:
@@ -139,10 +205,10 @@ def write_report(folder: Path, title: str, facts: Mapping[str, Any], parts: Sequ
     Args:
       folder: the output folder.
       title: the page's title.
-      facts: a table at the top.
+      facts: a table at the top; for the values see `text`.
       parts: (file name, caption, figure or summary) in order; a part that is not a figure is inserted as its HTML.
     """
-    rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
+    rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(text(v))}</td></tr>" for k, v in facts.items())
     body = [f"<table>{rows}</table>"]
     for name, caption, part in parts:
         body.append(f"<h2>{html.escape(caption)}</h2>")

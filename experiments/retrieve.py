@@ -32,14 +32,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
 
 import jaxconv as jc
 from experiments import duplicates, pretrained, report
 from experiments.classify import MODELS, RECIPES, Help, augmentation, load, optimizer, positive, smoothed_loss
+from experiments.optional import figures, tqdm
 from experiments.pictures import PHOTOGRAPHS, photograph, sized
 from jaxconv.data import Dataset, channel_statistics, normalize
-from jaxconv.inspect import embed, figures, nearest, pca, precision_at_k
+from jaxconv.inspect import embed, nearest, pca, precision_at_k
 
 K = 10
 # The margin between distances (at most 2) to the same class and to others; the images among which triplets are chosen.

@@ -1,7 +1,7 @@
 """Finds roads in aerial images of any size with D-LinkNet, trained and tested here.
 
     python -m experiments.roads --data solaris-0.4.0-py3-none-any.whl
-    python -m experiments.roads --resume --image mine.tif             # the roads of this image, without new training
+    python -m experiments.roads --weights runs/roads/weights.safetensors --image mine.tif         # without training
     python -m experiments.roads --folder my_town                      # trained on my_town/images and my_town/masks
 
 Network: Zhou, Zhang and Wu, "D-LinkNet: LinkNet with pretrained encoder and dilated convolution", 2018, here on a
@@ -11,28 +11,27 @@ of the roads cross both halves, and the defaults were chosen with test results o
 pixels are roads if their gray value, maybe smoothed, is between two thresholds. The thresholds and the smoothing have
 the highest IoU on the training half, and so has the probability above which the network's pixels are roads.
 
-Writes metrics.json, checkpoint/, the figures and report.html under --out, and for each --image NAME_roads.png, the
-probability of a road at each pixel, and NAME_overlay.png. On the tested half the IoU is 0.341 by D-LinkNet and 0.115 by
-thresholds, after 1600 steps: 113 s of processor time on two cores of an AMD EPYC (AVX-512), jax 0.12.0.1, one run.
+Writes weights.safetensors, metrics.json, checkpoint/, the figures and report.html under --out, and for each --image
+NAME_roads.png, the probability of a road at each pixel, and NAME_overlay.png. On the tested half the IoU is 0.341 by
+D-LinkNet and 0.115 by thresholds, after 1600 steps: 113 s of processor time on two cores of an AMD EPYC (AVX-512), jax
+0.12.0.1, one run.
 """
 
 import argparse
 import functools
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxconv as jc
 from experiments import masks, report
 from experiments.classify import Help, positive
+from experiments.optional import Image, figures, jaxconv_train, needed, optax
 from experiments.pictures import write_png
-from jaxconv.inspect import figures
 from jaxconv.models.resnet import basic, resnet
 
 FILES = ("data/road_mask_input.tif", "data/sample_road_raster_mask.tif")
@@ -53,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--data", type=Path, help="solaris's wheel, or a folder; default: the installed package")
     source.add_argument("--folder", type=Path, help="images/ and masks/ with files of the same names, to train on")
     arguments.add_argument("--image", type=Path, nargs="+", default=[], help="images to find roads in, of any sizes")
+    arguments.add_argument("--weights", type=Path, metavar="FILE", help="of an earlier run: --image without training")
     arguments.add_argument("--tiles", type=positive(int), default=240, help="random tiles of the training part")
     arguments.add_argument("--epochs", type=positive(int), default=40, help="passes over the tiles")
     arguments.add_argument("--batch", type=positive(int), default=6, help="tiles in each step")
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--lr", type=positive(float), default=3e-3, help="the peak learning rate of the schedule")
     arguments.add_argument("--seed", type=int, default=0, help="the seed of weights, order and augmentation")
     arguments.add_argument("--out", type=Path, default=Path("runs/roads"), help="a folder for the results")
-    arguments.add_argument("--resume", action="store_true", help="use or continue the training in --out")
+    arguments.add_argument("--resume", action="store_true", help="continue the training in --out")
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
     return arguments
 
@@ -121,7 +121,7 @@ def loss(scores: jax.Array, roads: jax.Array) -> jax.Array:
     return entropy + overlap
 
 
-def optimizer(lr: float, steps: int) -> optax.GradientTransformation:
+def optimizer(lr: float, steps: int) -> "optax.GradientTransformation":
     return optax.adamw(optax.cosine_onecycle_schedule(steps, lr), weight_decay=1e-4)
 
 
@@ -192,21 +192,59 @@ def compared(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     return np.select([predicted & true, true, predicted], [FOUND, MISSED, WRONG], 0)
 
 
+def draw_roads(
+    find: Callable[[np.ndarray], np.ndarray], level: float, images: dict[Path, np.ndarray], out: Path
+) -> Any:
+    """Writes the roads of each image, where ``find`` is at least ``level``, and returns their shares of the pixels."""
+    shares = {}
+    for path, image in images.items():
+        name, found = path.stem, find(image)
+        write_png(out / f"{name}_roads.png", np.broadcast_to(found[..., None], (*found.shape, 3)))
+        overlay = masks.painted(masks.in_color(masks.standardized(image)), (found >= level) * FOUND, borders=False)
+        written = out / f"{name}_overlay.png"
+        write_png(written, overlay / 255)
+        shares[name] = float((found >= level).mean())
+        print(f"{path}: {shares[name]:.1%} of the pixels are roads, {written}")
+    return shares
+
+
+def check_channels(images: Mapping[Any, np.ndarray], channels: int, other: str) -> None:
+    for name, image in images.items():
+        if image.shape[-1] != channels:
+            wanted = report.counted(channels, "channel")
+            raise ValueError(f"{name} must have {wanted}, as {other} has, got {image.shape[-1]}")
+
+
+def used(options: argparse.Namespace, own: dict[Path, np.ndarray]) -> dict[str, Any]:
+    """Finds the roads of images with the weights of an earlier run."""
+    metrics = report.metrics_of(options.weights)
+    before = metrics["arguments"]
+    check_channels(own, metrics["channels"], "the training of --weights")
+    net = network(before["width"])
+    params, state = jc.weights.load(options.weights, net)
+    find = functools.partial(probabilities, net, params, state, side=before["tile"], scale=before["scale"])
+    options.out.mkdir(parents=True, exist_ok=True)
+    return {"roads": draw_roads(find, metrics["level"], own, options.out)}
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
     if options.tile % 64:
         raise ValueError(f"--tile must be a multiple of 64, got {options.tile}")
-    own = [(path, masks.read_raster(path)) for path in options.image]
+    if options.weights:
+        masks.check_use(options)
+    elif (options.out / "checkpoint").exists() and not options.resume:
+        raise ValueError(f"--out must be a new folder, got {options.out}, which has a run: use --resume")
+    needed(Image, jaxconv_train, figures)
+    own = masks.read_rasters(options.image)
+    if options.weights:
+        return used(options, own)
     if options.folder is not None:
         pairs = masks.from_folder(options.folder)
     else:
         pairs = [masks.from_package("solaris", FILES, INSTALL, options.data)]
     channels = pairs[0].image.shape[-1]
-    for name, image in [(p.name, p.image) for p in pairs] + [(path, image) for path, image in own]:
-        if image.shape[-1] != channels:
-            raise ValueError(f"{name} must have {channels} channels, as {pairs[0].name} has, got {image.shape[-1]}")
-    if (options.out / "checkpoint").exists() and not options.resume:
-        raise ValueError(f"--out must be a new folder, got {options.out}, which has a run: use --resume")
+    check_channels({**{p.name: p.image for p in pairs}, **own}, channels, pairs[0].name)
     training, testing = masks.divided(pairs)
     net = network(options.width)
     images, roads = tiles(training, options.tiles, options.tile, options.scale, options.seed)
@@ -226,6 +264,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         progress=not options.quiet,
     )
     arrays = net, fitted.train_state.params, fitted.train_state.state
+    jc.weights.save(options.out / "weights.safetensors", *arrays)
     find = functools.partial(probabilities, *arrays, side=options.tile, scale=options.scale)
     level = best_level([find(pair.image) for pair in training], training)
     thresholds = best_thresholds(training)
@@ -241,6 +280,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             name: masks.iou(np.concatenate([m.ravel() for m in found]), together) for name, found in results.items()
         },
         "level": level,
+        "channels": channels,
         "thresholds": thresholds._asdict(),
         "train_tiles": len(images),
         "train_seconds": round(fitted.train_seconds, 1),
@@ -265,25 +305,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     ]
     facts = {
         **{f"IoU, {name}": f"{value:.3f}" for name, value in metrics["iou"].items()},
-        "training": f"{len(images)} tiles, {options.epochs} epochs, {metrics['train_seconds']} s",
+        "training tiles": len(images),
+        "epochs": options.epochs,
+        "training time": f"{metrics['train_seconds']} s",
         "device": metrics["device"],
     }
     page = report.write_report(options.out, "Roads", facts, parts)
-    for path, image in own:
-        found = find(image)
-        write_png(options.out / f"{path.stem}_roads.png", np.broadcast_to(found[..., None], (*found.shape, 3)))
-        overlay = masks.painted(masks.in_color(masks.standardized(image)), (found >= level) * FOUND, borders=False)
-        write_png(options.out / f"{path.stem}_overlay.png", overlay / 255)
-        print(
-            f"{path}: {(found >= level).mean():.1%} of the pixels are roads, {options.out / f'{path.stem}_overlay.png'}"
-        )
+    draw_roads(find, level, own, options.out)
     print("IoU on the tested part: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics["iou"].items()))
     print(f"open {page}")
     return metrics
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw
 
+from experiments.optional import Image, ImageDraw
 from experiments.pictures import photograph
 from jaxconv.errors import ArgumentError
 from jaxconv.geometry import as_int

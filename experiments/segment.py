@@ -1,7 +1,8 @@
 """Segments photographs with torchvision's networks, or trains a U-Net on scenes that are generated here.
 
     python -m experiments.segment --network lraspp_mobilenet_v3_large --weights FILE --image street.jpg
-    python -m experiments.segment                                     # the U-Net, on generated scenes
+    python -m experiments.segment                                     # trains the U-Net, on generated scenes
+    python -m experiments.segment --weights runs/segment/weights.safetensors --image street.jpg      # the U-Net
 
 With --network: LR-ASPP (Howard et al., 2019), DeepLab v3 (Chen et al., 2017) or FCN (Long et al., 2015) by
 torchvision's name, with the file that torchvision publishes for it, such as lraspp_mobilenet_v3_large-d234d4ea.pth,
@@ -12,15 +13,14 @@ Otherwise: Ronneberger et al., 2015, with batch norm, on scenes of `experiments.
 classes on textures and real photographs. The held-out scenes have other photographs as background. Joint augmentation
 flips, rotates, scales and shifts images and their classes alike.
 
-Writes metrics.json under --out; with --network, NAME_classes.png and NAME_overlay.png for each --image, otherwise the
-figures and report.html. The mean IoU of 100 held-out scenes is 0.564, of the background 0.939 and of discs 0.657,
-after 1500 steps: 153 s of processor time on two cores of an AMD EPYC (AVX-512), jax 0.12.0.1, one run. The defaults
-were chosen with test results of a few runs in view.
+Writes metrics.json under --out; with --image, NAME_classes.png and NAME_overlay.png for each, after a training
+weights.safetensors, the figures and report.html. The mean IoU of 100 held-out scenes is 0.564, of the background 0.939
+and of discs 0.657, after 1500 steps: 153 s of processor time on two cores of an AMD EPYC (AVX-512), jax 0.12.0.1, one
+run. The defaults were chosen with test results of a few runs in view.
 """
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from PIL import Image
 
 import jaxconv as jc
 from experiments import masks, report, scenes
 from experiments.classify import Help, positive
 from experiments.images import read_image
-from experiments.pictures import sized, write_png
-from jaxconv.inspect import figures
+from experiments.optional import Image, figures, jaxconv_train, needed, optax
+from experiments.pictures import sized, stems, write_png
 
 NETWORKS: dict[str, Callable[..., jc.Layer]] = {
     name: getattr(jc.models, name)
@@ -64,10 +62,14 @@ def parser() -> argparse.ArgumentParser:
         "python -m experiments.segment", description=(__doc__ or "").split("\n\n", 1)[0], formatter_class=Help
     )
     arguments.add_argument("--network", choices=NETWORKS, help="torchvision's name of a network; needs --weights")
-    arguments.add_argument("--weights", type=Path, metavar="FILE", help="the weights of --network, as torchvision's")
+    arguments.add_argument(
+        "--weights", type=Path, metavar="FILE", help="torchvision's of --network, or of an earlier run"
+    )
     arguments.add_argument("--image", nargs="+", default=[], metavar="FILE", help="photographs to segment")
     arguments.add_argument("--mask", nargs="+", default=[], metavar="FILE", help="the classes of each --image")
-    arguments.add_argument("--side", type=positive(int), default=520, help="the shorter side of a photograph, resized")
+    arguments.add_argument(
+        "--side", type=positive(int), default=520, help="with --network: the shorter side of photographs"
+    )
     arguments.add_argument("--scenes", type=positive(int), default=1000, help="generated scenes to train on")
     arguments.add_argument("--test-scenes", type=positive(int), default=100, help="generated scenes to test on")
     arguments.add_argument("--size", type=positive(int), default=64, help="the side of generated scenes")
@@ -100,38 +102,59 @@ def classes_of(net: jc.Layer, params: Any, state: Any, image: np.ndarray, side: 
     return np.asarray(jc.resize(scores, image.shape[:2])[0].argmax(-1))
 
 
+def shapes_of(net: jc.Layer, params: Any, state: Any, image: np.ndarray, side: int) -> np.ndarray:
+    """Returns the class of each pixel of a photograph by the U-Net, resized to the size of its training scenes."""
+    scale = side / min(image.shape[:2])
+    height, width = (max(1, round(n * scale / 8)) * 8 for n in image.shape[:2])
+    pixels = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    scores = jax.jit(lambda x: net.apply(params, state, preprocess(x))[0])(pixels[None])
+    return np.asarray(jc.resize(scores, image.shape[:2])[0].argmax(-1))
+
+
 def photographs(options: argparse.Namespace) -> dict[str, Any]:
     """Segments the photographs, and returns the metrics."""
+    given = "--network" if options.network else "--weights"
     if options.weights is None:
-        raise ValueError("--network needs --weights, a file that torchvision publishes")
+        raise ValueError(
+            "--network needs --weights, a file that torchvision publishes"
+            if options.network
+            else "--image and --mask need --weights, of an earlier run, or torchvision's with --network"
+        )
     if not options.image:
-        raise ValueError("--network needs --image, photographs to segment")
+        raise ValueError(f"{given} needs --image, photographs to segment")
     if options.mask and len(options.mask) != len(options.image):
         raise ValueError(
             f"--mask must be one for each --image, got {len(options.mask)} masks and {len(options.image)} images"
         )
-    names = [Path(path).stem for path in options.image]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--image must have files of different names, got {', '.join(names)}")
+    names = stems(options.image)
+    needed(Image)
     images = [read_image(path) for path in options.image]
     true = [
         masks.pair(name, image, masks.read_raster(path)).mask
         for name, image, path in zip(names, images, options.mask, strict=False)
     ]
-    net, params, state = pretrained(options.network, options.weights)
+    if options.network:
+        classes: Sequence[str] = CLASSES
+        segment = functools.partial(classes_of, *pretrained(options.network, options.weights), side=options.side)
+    else:
+        classes, before = SCENE_CLASSES, report.metrics_of(options.weights)["arguments"]
+        net = network(before["width"])
+        segment = functools.partial(shapes_of, net, *jc.weights.load(options.weights, net), side=before["size"])
     options.out.mkdir(parents=True, exist_ok=True)
-    found = [classes_of(net, params, state, image, options.side) for image in images]
+    found = [segment(image) for image in images]
     for name, image, labels in zip(names, images, found, strict=True):
         Image.fromarray(labels.astype(np.uint8)).save(options.out / f"{name}_classes.png")
         write_png(options.out / f"{name}_overlay.png", masks.painted(image, labels) / 255)
-        shares = np.bincount(labels.ravel(), minlength=len(CLASSES)) / labels.size
+        shares = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
         most = [i for i in np.argsort(-shares) if shares[i] >= 0.01]
-        print(f"{name}: {', '.join(f'{CLASSES[i]} {shares[i]:.0%}' for i in most)}")
-    metrics: dict[str, Any] = {"network": options.network}
+        print(f"{name}: {', '.join(f'{classes[i]} {shares[i]:.0%}' for i in most)}")
+    metrics: dict[str, Any] = {"network": options.network or "U-Net"}
     if true:
-        metrics["mean_iou"] = mean_iou(found, true, len(CLASSES))
+        metrics["mean_iou"] = mean_iou(found, true, len(classes))
         print(f"mean IoU {metrics['mean_iou']:.3f}")
-    report.write_json(options.out / "metrics.json", metrics | report.environment())
+    # The run that trained --weights has a metrics.json.
+    name = "metrics.json" if options.network else "photographs.json"
+    report.write_json(options.out / name, metrics | report.environment())
     return metrics
 
 
@@ -168,7 +191,7 @@ def loss(scores: jax.Array, classes: jax.Array) -> jax.Array:
     return jnp.where(known, entropy, 0).sum((1, 2)) / jnp.maximum(known.sum((1, 2)), 1)
 
 
-def optimizer(lr: float, steps: int) -> optax.GradientTransformation:
+def optimizer(lr: float, steps: int) -> "optax.GradientTransformation":
     return optax.adamw(optax.cosine_onecycle_schedule(steps, lr), weight_decay=1e-4)
 
 
@@ -176,6 +199,7 @@ def generated(options: argparse.Namespace) -> dict[str, Any]:
     """Trains the U-Net on scenes, and returns the metrics on others."""
     if options.size % 8:
         raise ValueError(f"--size must be a multiple of 8, got {options.size}")
+    needed(Image, jaxconv_train, figures)
     train = scenes.scenes(
         options.scenes, options.size, seed=2 * options.seed, photographs=scenes.backgrounds(scenes.TRAINING)
     )
@@ -222,6 +246,7 @@ def generated(options: argparse.Namespace) -> dict[str, Any]:
         "arguments": report.arguments(options),
     }
     options.out.mkdir(parents=True, exist_ok=True)
+    jc.weights.save(options.out / "weights.safetensors", *arrays)
     report.write_json(options.out / "metrics.json", metrics)
     parts = [
         (
@@ -235,7 +260,9 @@ def generated(options: argparse.Namespace) -> dict[str, Any]:
     facts = {
         "mean IoU": f"{metrics['mean_iou']:.3f} of {options.test_scenes} scenes",
         **{f"IoU, {name}": f"{value:.3f}" for name, value in metrics["iou"].items()},
-        "training": f"{options.scenes} scenes, {options.epochs} epochs, {metrics['train_seconds']} s",
+        "training scenes": options.scenes,
+        "epochs": options.epochs,
+        "training time": f"{metrics['train_seconds']} s",
         "device": metrics["device"],
     }
     page = report.write_report(options.out, "U-Net on generated scenes", facts, parts)
@@ -246,13 +273,9 @@ def generated(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
-    if options.network is None and (options.weights or options.image or options.mask):
-        raise ValueError("--weights, --image and --mask need --network, torchvision's name of a network")
-    return generated(options) if options.network is None else photographs(options)
+    given = options.network or options.weights or options.image or options.mask
+    return photographs(options) if given else generated(options)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

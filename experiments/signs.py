@@ -18,17 +18,16 @@ import argparse
 import functools
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 import jaxconv as jc
-from experiments import recognize, scenes
+from experiments import recognize, report, scenes
+from experiments.optional import Image, ImageDraw, ImageFilter, ImageFont, figures, jaxconv_train, needed
 from experiments.pictures import pictures
 from experiments.pretrained import packaged
 from jaxconv.data import Dataset
@@ -103,7 +102,7 @@ def icons() -> Icons:
     return Icons(font, {name: chr(int(code, 16)) for name, code in json.loads(names.read_text()).items()})
 
 
-def board(sign: Sign) -> Image.Image:
+def board(sign: Sign) -> "Image.Image":
     """Returns a sign as RGBA, transparent around its board."""
     image = Image.new("RGBA", (CANVAS, CANVAS))
     draw, middle, radius = ImageDraw.Draw(image), CANVAS / 2, 0.46 * CANVAS
@@ -148,7 +147,7 @@ def board(sign: Sign) -> Image.Image:
     return image
 
 
-def _write(draw: ImageDraw.ImageDraw, content: str, ink: tuple[int, int, int], width: float, middle: float) -> None:
+def _write(draw: "ImageDraw.ImageDraw", content: str, ink: tuple[int, int, int], width: float, middle: float) -> None:
     """Draws a text or an icon in the middle of a board, as large as ``width`` allows."""
     is_text = content.startswith("'")
     text = content[1:] if is_text else icons().characters[content]
@@ -162,7 +161,7 @@ def _write(draw: ImageDraw.ImageDraw, content: str, ink: tuple[int, int, int], w
     draw.text((CANVAS / 2, middle), text, fill=ink, font=font(size), anchor="mm", stroke_width=stroke, stroke_fill=ink)
 
 
-def distorted(random: np.random.Generator, sign: Image.Image, background: np.ndarray) -> np.ndarray:
+def distorted(random: np.random.Generator, sign: "Image.Image", background: np.ndarray) -> np.ndarray:
     """Returns a photograph of a sign, ``(32, 32, 3)`` uint8: from an angle, in some light, blurred, with noise.
 
     Args:
@@ -227,10 +226,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
+    needed(Image, jaxconv_train, figures)
     mine = pictures(options.image, options.folder)
-    if options.gtsrb:
-        data = jc.data.gtsrb(options.gtsrb, size=SIDE)
-    else:
+    data = jc.data.gtsrb(options.gtsrb, size=SIDE) if options.gtsrb else None
+    net = recognize.network(len(data.classes if data else SIGNS))
+    known = recognize.loaded(options, net)
+    if data is None:
         train, test = (
             drawn(count, 2 * options.seed + i, scenes.backgrounds(names))
             for i, (count, names) in enumerate(
@@ -238,13 +239,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             )
         )
         data = Dataset("signs", *train, *test, tuple(SIGNS))
-    net = recognize.network(len(data.classes))
     parts = [recognize.examples(data, "signs", 32)]
-    return recognize.run("Traffic signs", net, data, options, augment, mine, lambda _: parts)
+    return recognize.run("Traffic signs", net, data, options, augment, mine, lambda _: parts, known)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

@@ -18,7 +18,6 @@ are one `jax.lax.scan` in one `jax.jit`: the host waits once. The test images ar
 import argparse
 import functools
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,11 +26,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxconv as jc
 from experiments import report
 from experiments.classify import Help, positive
+from experiments.optional import jaxconv_train, needed, optax
 from jaxconv.data import Dataset, channel_statistics, normalize, random_shift
 
 SMOOTHING = 0.1
@@ -97,7 +96,7 @@ def whitening(images: np.ndarray, size: int, eps: float = 5e-4) -> np.ndarray:
     return np.concatenate([filters, -filters], -1).astype(np.float32)
 
 
-def optimizer(rate: float, steps: int) -> optax.GradientTransformation:
+def optimizer(rate: float, steps: int) -> "optax.GradientTransformation":
     """Returns Muon for the kernels of convolutions, Adam for the rest, and nothing for the whitening layer."""
     schedule = optax.warmup_cosine_decay_schedule(0.2 * rate, rate, max(1, steps // 10), steps, 0.0)
 
@@ -229,6 +228,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser().parse_args(argv)
+    needed(jaxconv_train)
     recipe = RECIPES[options.data]
     recipe = recipe._replace(epochs=options.epochs or recipe.epochs)
     data = recipe.load(folder=options.folder)
@@ -255,7 +255,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

@@ -16,20 +16,20 @@ Writes NAME_STYLE.png for each image, or NAME_STYLE_fast.png, under --out.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.typing import ArrayLike
 
 import jaxconv as jc
+from experiments import report
 from experiments.classify import Help, positive
 from experiments.edges import read_weights
-from experiments.pictures import photograph, progress, sized, write_png
+from experiments.optional import Image, jaxconv_train, needed, optax, tqdm
+from experiments.pictures import photograph, progress, sized, stems, write_png
 from experiments.pretrained import Pretrained
 from jaxconv.data import random_crop, random_flip
 from jaxconv.inspect.images import Parameterization
@@ -128,10 +128,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     for name, usual, fast in (("steps", 80, 500), ("style_weight", 10.0, 8.0), ("variation_weight", 5.0, 1.0)):
         if getattr(options, name) is None:
             setattr(options, name, fast if options.fast else usual)
-    stems = [Path(name).stem for name in options.image]
-    if len(set(stems)) < len(stems):
-        raise ValueError(f"--image must have files of different names, as each names a PNG, got {' '.join(stems)}")
-    images = {stem: sized(photograph(name), options.side) for stem, name in zip(stems, options.image, strict=True)}
+    names = stems(options.image)
+    if options.fast and options.side < PIECE:
+        raise ValueError(f"--side must be at least {PIECE} with --fast, got {options.side}")
+    needed(Image, jaxconv_train if options.fast else optax, tqdm)
+    images = {stem: sized(photograph(name), options.side) for stem, name in zip(names, options.image, strict=True)}
     style = sized(photograph(options.style), options.side)
     model = vgg(options.weights)
     loss = PerceptualLoss(
@@ -172,7 +173,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

@@ -54,6 +54,19 @@ main().catch((error) => { console.error(String(error && error.stack || error)); 
 """
 
 
+def check(folder: Path) -> str:
+    """Returns the path of Node.
+
+    Raises:
+      FileNotFoundError: there is no Node, or ``folder`` has no `PACKAGES`.
+    """
+    node = shutil.which("node")
+    lacking = [name for name in PACKAGES.split() if not (folder / "node_modules" / name).is_dir()]
+    if not node or lacking:
+        raise FileNotFoundError(f"the comparison needs Node and, in {folder}: npm install {PACKAGES}")
+    return node
+
+
 def run(
     folder: Path, model: Path, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], **more: object
 ) -> dict[str, np.ndarray]:
@@ -71,9 +84,7 @@ def run(
       FileNotFoundError: there is no Node, or no package.
       RuntimeError: TensorFlow.js fails.
     """
-    node = shutil.which("node")
-    if not node or not (folder / "node_modules/@tensorflow/tfjs-converter").is_dir():
-        raise FileNotFoundError(f"the comparison needs Node and, in {folder}: npm install {PACKAGES}")
+    node = check(folder)
     with tempfile.TemporaryDirectory() as name:
         here = Path(name)
         asked = []

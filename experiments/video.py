@@ -26,7 +26,6 @@ import argparse
 import functools
 import importlib.util
 import itertools
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,14 +34,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from tqdm.auto import tqdm
 
 import jaxconv as jc
 from experiments import report
 from experiments.classify import Help, positive
 from experiments.moving import CLASSES, moving_scenes, write_videos
-from jaxconv.inspect import figures
+from experiments.optional import figures, jaxconv_train, needed, optax, tqdm
+from jaxconv.extras import not_installed
 
 # Of the clips of Kinetics-400, with which torchvision's weights were trained.
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
@@ -161,15 +159,29 @@ def generated(options: argparse.Namespace) -> Data:
     return Data(CLASSES, clips, labels, test_clips, test_labels, 1, test_clips[:SHOWN], moved)
 
 
+def divided(labels: np.ndarray, classes: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of videos to train on, and of those to test on: of each class a fifth, at least one.
+
+    Raises:
+      ValueError: a class has less than two videos.
+
+    >>> [part.tolist() for part in divided(np.array([0, 0, 1, 1, 1]), ["wave", "clap"], 0)]
+    [[1, 3, 4], [0, 2]]
+    """
+    counts = np.bincount(labels, minlength=len(classes))
+    if counts.min() < 2:
+        few = f"{counts.min()} of {classes[int(counts.argmin())]}"
+        raise ValueError(f"--folder must have at least 2 videos of each class, one of them to test on, got {few}")
+    order = np.random.default_rng(seed).permutation(len(labels))
+    tested = [order[labels[order] == i][: max(1, round(TEST_SHARE * n))] for i, n in enumerate(counts)]
+    held_out = np.sort(np.concatenate(tested))
+    return np.setdiff1d(order, held_out), held_out
+
+
 def from_folder(options: argparse.Namespace) -> Data:
     """Returns the videos of --folder: one clip of each in an epoch of training, several of each for testing."""
     source = jc.data.video_folder(options.folder, options.frames, stride=options.stride)
-    least = round(1 / TEST_SHARE)
-    if len(source.targets) < least:
-        raise ValueError(
-            f"--folder must have at least {least} videos, one of them to test on, got {len(source.targets)}"
-        )
-    kept, held_out = jc.data.split(source.targets, TEST_SHARE, seed=options.seed)
+    kept, held_out = divided(source.targets, source.classes, options.seed)
     training, testing = source.take(kept), source.take(held_out).evenly(options.views)
     crop = jc.data.RandomResizedCrop(options.size, scale=(0.25, 1.0), flip=options.flip)
     middle = jc.data.CenterCrop(options.size, 1.0)
@@ -304,7 +316,8 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
     if options.write is not None and options.folder is not None:
         raise ValueError("--write must come without --folder, which has videos already")
     if options.folder is None and importlib.util.find_spec("skimage") is None:
-        raise ModuleNotFoundError("the optical flow of generated clips needs scikit-image: pip install scikit-image")
+        raise not_installed("the optical flow of generated clips", ["skimage"], "detection")
+    needed(jaxconv_train, figures)
     options.width = options.width or (64 if options.weights else 8)
     return options
 
@@ -315,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     data = from_folder(options) if options.folder else generated(options)
     if options.write is not None:
         write_videos(options.write, data.inputs, data.targets)
-        print(f"wrote {len(data.inputs)} videos to {options.write}")
+        print(f"wrote {report.counted(len(data.inputs), 'video')} to {options.write}")
         return {}
 
     first = options.models[0]
@@ -372,7 +385,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     ]
     facts = {
         "clips": f"{options.frames} frames of {options.size}x{options.size}",
-        "chance": f"{metrics['chance']:.1%}",
+        "chance, by the most frequent class": f"{metrics['chance']:.1%}",
         **{name: f"{entry['test_accuracy']:.2%} of {len(labels):,} videos" for name, entry in results.items()},
         "processor time": f"{metrics['processor_seconds']} s",
         "device": metrics["device"],
@@ -382,7 +395,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

@@ -13,7 +13,6 @@ Writes LAYER_channels.png, LAYER_filters.png and report.html under --out.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,14 +20,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 import jaxconv as jc
 from experiments import explanations, pretrained, report
 from experiments.classify import Help, positive
 from experiments.imagenet import class_names
+from experiments.optional import Figure, Image, figures, needed, optax, tqdm
 from experiments.pictures import PHOTOGRAPHS, photograph, progress, sized
-from jaxconv.inspect import figures, objectives
+from jaxconv.inspect import objectives
 from jaxconv.inspect.arguments import check_path
 from jaxconv.inspect.images import Parameterization
 from jaxconv.inspect.maximization import maximize
@@ -139,15 +138,16 @@ def spatial_kernel(net: jc.Layer, params: dict, path: str) -> np.ndarray | None:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     options = parser().parse_args(argv)
+    needed(Image, optax, tqdm, figures)
     start = time.perf_counter()
     model = pretrained.efficientnet_lite0(options.weights)
     net, params = model.net, model.params
+    for path in options.layers or ():
+        check_path(net, path)
     squares = pieces(PHOTOGRAPHS)
     rows = {row.path: row for row in jc.inspect.trace(net, squares[:1])}
     blocks = [path for path in rows if path.startswith("_blocks.") and path.count(".") == 1]
     paths = options.layers or ["_bn0", *blocks, "_bn1", SCORES]
-    for path in paths:
-        check_path(net, path)
     options.out.mkdir(parents=True, exist_ok=True)
     channels = chosen_channels(rows, paths, options.channels)
     early = [path for path in paths if max(field.size for field in rows[path].receptive_field or ()) <= SMALL]
@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         "network": "EfficientNet-Lite0, ImageNet",
         "photographs": f"{len(PHOTOGRAPHS)}, cut into {len(squares)} squares of {PIECE} pixels",
         "time": f"{time.perf_counter() - start:.0f} s",
-        **{k: str(v) for k, v in report.environment().items()},
+        **report.environment(),
     }
     page = report.write_report(options.out, "Feature visualization of EfficientNet-Lite0", facts, parts)
     print(f"open {page}")
@@ -183,7 +183,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

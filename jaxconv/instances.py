@@ -3,13 +3,13 @@
 These functions take and return NumPy arrays, and do not run under jit.
 """
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxconv.errors import ArgumentError, DTypeError, ShapeError
+from jaxconv.extras import need
 from jaxconv.geometry import as_int
 from jaxconv.ops.nms import check_fraction
 from jaxconv.ops.polygons import directions
@@ -66,17 +66,14 @@ def watershed(heights: Any, markers: Any, *, mask: Any = None) -> np.ndarray:
     Raises:
       ShapeError: shapes differ.
       DTypeError: markers are not integers.
-      ImportError: scikit-image is not installed: `pip install jaxconv[detection]`.
+      ModuleNotFoundError: scikit-image, of the extra ``detection``, is not installed.
 
     Equals `skimage.segmentation.watershed`.
 
     >>> watershed([[0, 1, 2, 1, 0]], [[3, 0, 0, 0, 7]], mask=[[1, 1, 0, 1, 1]])
     array([[3, 3, 0, 7, 7]], dtype=int32)
     """
-    try:
-        segmentation = importlib.import_module("skimage.segmentation")
-    except ImportError as error:
-        raise ImportError("watershed needs scikit-image: pip install jaxconv[detection]") from error
+    segmentation = need("skimage.segmentation", "watershed", "detection")
     array, starts = _plane(heights, "heights"), np.asarray(markers)
     if not np.issubdtype(starts.dtype, np.integer):
         raise DTypeError(f"markers must be integers, got {starts.dtype}")

@@ -167,7 +167,7 @@ def test_a_submodule_does_not_hide_a_function_of_the_front_door():
 
 # Lowest first. Modules of one line do not import each other, but for those of the last line.
 ORDER = """
-    errors keys leftovers names tokens
+    errors extras keys leftovers names tokens
     geometry pointwise
     fields layer
     ops structs described paths tree

@@ -13,7 +13,7 @@ from experiments.atari import dqn
 from experiments.atari.console import SIZE, STACK, Console, pushed
 from experiments.atari.learning import action_values, as_floats, explore, huber
 from experiments.atari.replay import add, new_replay, sample
-from jaxconv.train import TrainState
+from experiments.optional import TrainState
 
 # Smaller than in the paper (a million frames, 50,000 of warmup, a copy every 10,000 updates), to fit minutes on a CPU.
 SETTINGS = dqn.DQN(envs=1, capacity=20_000, warmup=1_000, period=1_000, explored=20_000)

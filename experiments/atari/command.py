@@ -40,7 +40,7 @@ from experiments.atari.learning import Program, watch
 from experiments.atari.pqn import PQN, pqn
 from experiments.atari.training import Trained, greedy_returns, processor, train
 from experiments.classify import Help, positive
-from jaxconv.inspect import figures
+from experiments.optional import figures
 
 # Against the authors' runs of 1e7 frames: fewer frames between updates, each learned from once at twice the rate, which
 # learns more in a given time on CPU; and fewer actions at random.

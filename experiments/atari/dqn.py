@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import jaxconv as jc
 from experiments.atari.games import Game
@@ -25,7 +24,7 @@ from experiments.atari.learning import (
     one_step_targets,
 )
 from experiments.atari.replay import Batch, add, new_replay, sample
-from jaxconv.train import TrainState
+from experiments.optional import TrainState, optax
 
 Array = jax.Array
 
@@ -62,7 +61,7 @@ class DQN:
     clip: bool = True
 
 
-def optimizer(settings: DQN) -> optax.GradientTransformation:
+def optimizer(settings: DQN) -> "optax.GradientTransformation":
     return optax.rmsprop(settings.lr, decay=0.95, eps=0.01, centered=True, momentum=0.95, eps_in_sqrt=False)
 
 

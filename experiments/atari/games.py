@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxconv.extras import need
+
 MINATAR = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 Array = jax.Array
 
@@ -41,11 +43,7 @@ def where(condition: Array, a: Any, b: Any) -> Any:
 
 def minatar(name: str) -> Game:
     """Returns a game of MinAtar: boards of 10x10 with a channel of booleans for each type of object."""
-    try:
-        import pgx
-    except ImportError as error:
-        raise ImportError("MinAtar's games are in the package pgx: pip install 'jaxconv[play]'") from error
-    game = pgx.make(f"minatar-{name}")  # type: ignore[arg-type]
+    game = need("pgx", "MinAtar", "play").make(f"minatar-{name}")
 
     def start(key: Array, count: int) -> tuple[Any, Array]:
         state = jax.vmap(game.init)(jax.random.split(key, count))

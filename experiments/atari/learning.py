@@ -6,11 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import jaxconv as jc
 from experiments.atari.games import Game
-from jaxconv.train import TrainState
+from experiments.optional import TrainState, optax
 
 Array = jax.Array
 
@@ -108,7 +107,7 @@ class Player:
     memory: Any = None
 
 
-def new_player(game: Game, net: jc.Layer, optimizer: optax.GradientTransformation, envs: int, key: Array) -> Player:
+def new_player(game: Game, net: jc.Layer, optimizer: "optax.GradientTransformation", envs: int, key: Array) -> Player:
     """Returns a player before its first action."""
     net_key, game_key, key = jax.random.split(key, 3)
     games, observations = game.start(game_key, envs)

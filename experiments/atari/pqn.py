@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import jaxconv as jc
 from experiments.atari.games import Game
@@ -25,7 +24,7 @@ from experiments.atari.learning import (
     new_player,
     squared_error,
 )
-from jaxconv.train import TrainState
+from experiments.optional import TrainState, optax
 
 Array = jax.Array
 
@@ -68,7 +67,7 @@ class Rollout(NamedTuple):
     values: Array
 
 
-def optimizer(settings: PQN, updates: int) -> optax.GradientTransformation:
+def optimizer(settings: PQN, updates: int) -> "optax.GradientTransformation":
     steps = updates * settings.epochs * settings.minibatches
     return optax.chain(
         optax.clip_by_global_norm(settings.max_norm), optax.radam(optax.linear_schedule(settings.lr, 0.0, steps))

@@ -1,6 +1,6 @@
 """The training programs of `experiments.benchmarks.gpu`, compiled for an NVIDIA H100 that need not be present.
 
-    pip install 'jaxconv[cuda]'
+    pip install '.[cuda]'
     JAX_PLATFORMS=cpu python -m experiments.benchmarks.gpu_compiled    # writes results/gpu_compiled.json
 
 The same steps from jaxconv and from Flax; their memory, calls of libraries and kernels are counted.

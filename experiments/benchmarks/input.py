@@ -23,11 +23,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
-import psutil
-from PIL import Image
 
 import jaxconv as jc
+from experiments.optional import Image, optax
 from experiments.pictures import PHOTOGRAPHS, photograph
 from experiments.report import environment, write_results
 
@@ -68,6 +66,8 @@ def make(folder: Path, count: int) -> None:
 
 def cpu_seconds() -> float:
     """Returns the processor time of this process and its workers."""
+    import psutil
+
     me = psutil.Process()
     times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
     return sum(time.user + time.system for time in times)

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import skimage.data
 
 import jaxconv as jc
 from experiments.benchmarks.jit import ratios
@@ -38,6 +37,8 @@ NETWORKS = {
 
 def photograph(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Returns a photograph of scikit-image's at the size of ``shape``, from 0 to 1, repeated for each of the batch."""
+    import skimage.data
+
     image = getattr(skimage.data, name)()
     image = image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
     resized = np.asarray(jc.resize(image.astype(np.float32) / 255, shape[1:3], antialias=True))

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen
 
 import jaxconv as jc
 from experiments.atari.command import PARALLEL
@@ -31,17 +30,18 @@ RESULTS = Path(__file__).parent / "results" / "play.json"
 SEEDS, UPDATES = 5, 4
 
 
-class FlaxNetwork(linen.Module):
-    """The network of `jaxconv.models.minatar_dqn` with layer norm."""
+def flax_network(actions: int) -> Any:
+    """Returns the network of `jaxconv.models.minatar_dqn` with layer norm, by Flax."""
+    from flax import linen
 
-    actions: int
+    class FlaxNetwork(linen.Module):
+        @linen.compact
+        def __call__(self, x: Any) -> Any:
+            x = linen.relu(linen.LayerNorm()(linen.Conv(16, (3, 3), padding="VALID")(x)))
+            x = linen.relu(linen.LayerNorm()(linen.Dense(128)(x.reshape(len(x), -1))))
+            return linen.Dense(actions)(x)
 
-    @linen.compact
-    def __call__(self, x: Any) -> Any:
-        """Returns the values of the actions."""
-        x = linen.relu(linen.LayerNorm()(linen.Conv(16, (3, 3), padding="VALID")(x)))
-        x = linen.relu(linen.LayerNorm()(linen.Dense(128)(x.reshape(len(x), -1))))
-        return linen.Dense(self.actions)(x)
+    return FlaxNetwork()
 
 
 def mapped(program: Program, jit: Callable[..., Any]) -> Callable[[], Any]:
@@ -133,7 +133,7 @@ def candidates() -> dict[str, Callable[[], Any]]:
         pqn(game, net, PARALLEL, frames, updates=UPDATES)
         for net in (
             jc.models.minatar_dqn(game.actions, layer_norm=True),
-            jc.interop.flax.from_linen(FlaxNetwork(game.actions)),
+            jc.interop.flax.from_linen(flax_network(game.actions)),
         )
     )
     found = {

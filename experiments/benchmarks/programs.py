@@ -1,6 +1,6 @@
 """Compares the programs that XLA compiles for a GPU from lax and from jaxconv, on a machine without a GPU.
 
-    pip install 'jaxconv[cuda]'
+    pip install '.[cuda]'
     JAX_PLATFORMS=cpu python -m experiments.benchmarks.programs     # writes results/programs_cuda.json
 
 Compiles every convolution of `cases`, at 16 times the batch, for an NVIDIA H100, which need not be present, without

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 
 import jaxconv as jc
 from experiments.benchmarks.clock import seconds
@@ -40,6 +39,8 @@ def with_gradient(f: Any) -> Any:
 
 def candidates(op: str, shape: tuple[int, ...], size: tuple[int, ...]) -> dict[str, Any]:
     """Returns a call for each library and direction."""
+    import torch
+
     rank = len(size)
     rng = np.random.default_rng(0)
     x = rng.normal(size=shape).astype(np.float32)
@@ -83,6 +84,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=RESULTS)
     out = parser.parse_args().out
+    import torch
+
     torch.set_num_threads(2)
     rows = {}
     for name in CASES:

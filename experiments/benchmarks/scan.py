@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxconv as jc
 from experiments.benchmarks.jit import ratios
+from experiments.optional import optax
 from experiments.report import environment, write_results
 
 RESULTS = Path(__file__).parent / "results" / "scan.json"

@@ -35,12 +35,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxconv as jc
 from experiments.benchmarks import clock
 from experiments.benchmarks.jit import ratios
 from experiments.benchmarks.options import option_sets
+from experiments.optional import optax
 from experiments.report import environment, write_results
 
 RESULTS = Path(__file__).parent / "results" / "training.json"

@@ -15,6 +15,7 @@ import numpy as np
 
 import jaxconv as jc
 from experiments.goban.states import observe
+from jaxconv.extras import need
 from jaxconv.models.katago import KataGo
 
 KOMI = 7.5
@@ -52,15 +53,10 @@ def players(net: KataGo, size: int = 9, simulations: int = 8, komi: float = KOMI
       komi: points for white.
 
     Raises:
-      ImportError: mctx or pgx is not installed.
+      ModuleNotFoundError: mctx or pgx is not installed.
     """
-    try:
-        import mctx
-        from pgx.go import Go
-    except ImportError as error:
-        raise ImportError("matches need mctx and pgx: pip install 'jaxconv[go]'") from error
-
-    env = Go(size=size, komi=komi)
+    mctx, pgx_go = (need(name, "a match", "go") for name in ("mctx", "pgx.go"))
+    env = pgx_go.Go(size=size, komi=komi)
 
     def judge(params: Any, states: Any) -> tuple[jax.Array, jax.Array]:
         x = jax.vmap(functools.partial(observe, komi=komi))(states._x)

@@ -1,6 +1,8 @@
 """What the augmentations share: checks of a batch of images, draws sharded like it, and its element type."""
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +16,11 @@ from jaxconv.geometry import as_int
 from jaxconv.ops.arrays import wider
 
 Numbers = ArrayLike | Sequence[float]
+
+# Values outside of this range are not from 0 to 1, whatever a resized image has beyond it: they were normalized
+# before, or are from 0 to 255.
+LOWEST, HIGHEST = -0.5, 1.5
+_TRACED: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("traced", default=None)
 
 
 def checked_images(images: ArrayLike) -> jax.Array:
@@ -39,6 +46,44 @@ def checked_colors(images: ArrayLike) -> jax.Array:
     images = checked_pixels(images)
     if images.shape[-1] not in (1, 3):
         raise ShapeError(f"images must have 1 or 3 channels, got shape {images.shape}")
+    return images
+
+
+@contextlib.contextmanager
+def color_functions() -> Iterator[list[str]]:
+    """Yields a list, to which the functions of colors that are traced inside of the context add their names."""
+    names: list[str] = []
+    token = _TRACED.set(names)
+    try:
+        yield names
+    finally:
+        _TRACED.reset(token)
+
+
+def checked_range(images: jax.Array, use: str) -> jax.Array:
+    """Returns images of which those with floating values outside of `LOWEST` to `HIGHEST` are NaN.
+
+    Args:
+      images: uint8, or floating, in which values from 0 to 1 are expected.
+      use: the function that expects them.
+
+    Raises:
+      ArgumentError: the values are known, so not traced, and an image has such values.
+    """
+    if images.dtype == jnp.uint8 or not images.size:
+        return images
+    axes = tuple(range(1, images.ndim))
+    low, high = (reduce(images, axis=axes, keepdims=True) for reduce in (jnp.min, jnp.max))
+    outside = (low < LOWEST) | (high > HIGHEST)
+    if isinstance(images, jax.core.Tracer):
+        if (names := _TRACED.get()) is not None:
+            names.append(use)
+        return jnp.where(outside, jnp.nan, images)
+    if outside.any():
+        raise ArgumentError(
+            f"images must be from 0 to 1, got {float(low.min()):.3g} to {float(high.max()):.3g}: "
+            f"call normalize after {use}"
+        )
     return images
 
 

@@ -61,7 +61,7 @@ def cifar10(folder: StrPath | None = None, *, download: bool = False) -> Dataset
 
     Raises:
       DataError: the files are not found, a file is truncated, damaged or has the wrong format, or the download fails.
-      ModuleNotFoundError: ``download`` without the package pooch; ``pip install 'jaxconv[data]'``.
+      ModuleNotFoundError: ``download`` without the package pooch, of the extra ``data``.
 
     >>> cifar10("cifar-10-binary.tar.gz")  # doctest: +SKIP
     Dataset('cifar10': 50000 train, 10000 test, 32x32x3, 10 classes)

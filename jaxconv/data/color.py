@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxconv.data.batch import checked_colors, drawn_range, for_each, to_elements, working_type
+from jaxconv.data.batch import checked_colors, checked_range, drawn_range, for_each, to_elements, working_type
 from jaxconv.errors import ArgumentError
 from jaxconv.keys import KeyLike, as_key
 
@@ -41,9 +41,13 @@ def color_jitter(
       Images of the same shape and type; values are clipped to the range after each of the four; uint8 is rounded.
 
     Raises:
-      ArgumentError: a range is not one number or two increasing numbers, or is out of bounds.
+      ArgumentError: an image is not from 0 to 1; a range is not one number or two increasing numbers, or is out of
+        bounds.
       ShapeError: ``images`` has another shape.
       DTypeError: ``images`` are neither uint8 nor floating.
+
+    An image with values below -0.5 or above 1.5 was normalized before, or is from 0 to 255: an ArgumentError. Inside of
+    jit, where values are unknown, such an image becomes NaN.
 
     The amounts differ from image to image; the order of the four is drawn once for the batch. Images of one channel
     have neither saturation nor hue.
@@ -54,7 +58,7 @@ def color_jitter(
 
     Equals `torchvision.transforms.v2.ColorJitter`, with a draw for each image.
     """
-    images = checked_colors(images)
+    images = checked_range(checked_colors(images), "color_jitter")
     order_key, factor_key = jax.random.split(as_key(key))
     turn = drawn_range(hue, "hue", center=0)
     if not -0.5 <= turn[0] <= turn[1] <= 0.5:

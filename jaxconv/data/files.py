@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from jaxconv.data.dataset import DataError
+from jaxconv.extras import not_installed
 
 StrPath = str | os.PathLike[str]
 T = TypeVar("T")
@@ -91,7 +92,7 @@ def package_folder(package: str, use: str) -> Path:
     """Returns the folder of an installed package, without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"{use} needs the package {package}: pip install 'jaxconv[data]'", name=package)
+        raise not_installed(use, [package], "data")
     return Path(next(iter(spec.submodule_search_locations)))
 
 

@@ -1,6 +1,5 @@
 """Galaxy10: photographs of galaxies in ten classes of shape, from the HDF5 files of its authors."""
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from jaxconv.data.dataset import DataError, Dataset, check_labels, split
 from jaxconv.data.files import StrPath
 from jaxconv.data.windows import ArrayImage, Window
+from jaxconv.extras import need
 from jaxconv.geometry import as_int
 
 # The classes of the two versions, by the side of their images.
@@ -59,7 +59,7 @@ def galaxy10(path: StrPath, *, size: int = 64, fraction: float = 0.1, seed: int 
     Raises:
       DataError: the file does not exist, is damaged, or does not have these datasets.
       ArgumentError: ``size`` or ``fraction`` is out of range.
-      ModuleNotFoundError: h5py or cykooz-resizer is not installed; ``pip install 'jaxconv[data]'``.
+      ModuleNotFoundError: h5py or cykooz-resizer, of the extra ``data``, is not installed.
 
     >>> galaxy10("Galaxy10_DECals.h5")  # doctest: +SKIP
     Dataset('galaxy10_decals': 15962 train, 1774 test, 64x64x3, 10 classes)
@@ -120,9 +120,4 @@ def _resized(images: Any, size: int) -> np.ndarray:
 
 
 def _h5py() -> Any:
-    try:
-        return importlib.import_module("h5py")
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            "galaxy10 needs the package h5py: pip install 'jaxconv[data]'", name="h5py"
-        ) from error
+    return need("h5py", "galaxy10", "data")

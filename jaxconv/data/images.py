@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxconv.data.dataset import DataError
 from jaxconv.data.files import StrPath
+from jaxconv.extras import need
 from jaxconv.leftovers import is_leftover
 
 # Pillow's names of the supported formats, and their file endings.
@@ -70,7 +71,7 @@ def read_image(path: StrPath) -> np.ndarray:
         than 16,384 pixels along a side or 89,478,485 in total, or a JPEG has more scans than any encoder writes; pixels
         are floats or 32-bit integers, whose range is unknown.
       OSError: the file does not exist, or cannot be opened.
-      ModuleNotFoundError: Pillow is not installed; ``pip install 'jaxconv[data]'``.
+      ModuleNotFoundError: Pillow, of the extra ``data``, is not installed.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -167,14 +168,9 @@ def _raise(error: OSError) -> NoReturn:
 
 
 def _pillow() -> Any:
-    try:
-        import PIL
-        from PIL import Image, ImageOps  # noqa: F401
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            "read_image needs the package Pillow: pip install 'jaxconv[data]'", name="PIL"
-        ) from error
-    return PIL
+    for name in ("Image", "ImageOps"):
+        need(f"PIL.{name}", "read_image", "data")
+    return need("PIL", "read_image", "data")
 
 
 def _refuse(path: StrPath, error: Exception) -> NoReturn:

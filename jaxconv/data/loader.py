@@ -11,6 +11,7 @@ import numpy as np
 from jaxconv.data.dataset import DataError, shuffled
 from jaxconv.data.windows import ArrayImage, Crop, Random, cropped
 from jaxconv.errors import ArgumentError, ShapeError
+from jaxconv.extras import need
 from jaxconv.geometry import as_int
 from jaxconv.keys import KeyLike, as_key
 
@@ -94,7 +95,7 @@ def batches(
         ``remainder`` is "short" and the last batch is short, so that its parts would have different sizes.
       ShapeError: with ``remainder="drop"`` there is less than one batch.
       DataError: the data set has no example.
-      ModuleNotFoundError: grain is not installed; ``pip install 'jaxconv[data]'``.
+      ModuleNotFoundError: grain, of the extra ``data``, is not installed.
 
     >>> source = [(np.full((2, 2, 3), i, np.uint8), i) for i in range(5)]
     >>> for images, labels in batches(source, 2):
@@ -353,17 +354,12 @@ def threaded(
       ahead: the number of items that are read ahead.
       batch_size: None, or the number of items that ``gather``, in a thread too, makes one of.
     """
-    try:
-        import grain
-        import grain.experimental
-    except ImportError as error:
-        message = "batches needs the package grain: pip install 'jaxconv[data]'"
-        raise ModuleNotFoundError(message, name="grain") from error
+    grain, experimental = (need(name, "batches", "data") for name in ("grain", "grain.experimental"))
     # With less than an item for each of its threads, grain logs a warning.
     options = grain.ReadOptions(workers, max(workers, ahead))
     dataset = grain.MapDataset.source(source).to_iter_dataset(options)
     if batch_size is not None:
         dataset = dataset.batch(batch_size, batch_fn=gather)
-        dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
+        dataset = experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
     with contextlib.closing(iter(dataset)) as iterator:
         yield iterator

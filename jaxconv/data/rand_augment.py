@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxconv.data.affine import Affine, affine, stacked, warp
-from jaxconv.data.batch import batch_and_sizes, checked_colors, for_each, to_elements, working_type
+from jaxconv.data.batch import batch_and_sizes, checked_colors, checked_range, for_each, to_elements, working_type
 from jaxconv.data.color import blend, luma
 from jaxconv.errors import ArgumentError
 from jaxconv.geometry import as_int
@@ -50,9 +50,12 @@ def rand_augment(key: KeyLike, images: ArrayLike, *, operations: int = 2, magnit
       Images of the same shape and type; uint8 is rounded once, at the end.
 
     Raises:
-      ArgumentError: ``operations`` or ``magnitude`` is out of range.
+      ArgumentError: an image is not from 0 to 1; ``operations`` or ``magnitude`` is out of range.
       ShapeError: ``images`` has another shape.
       DTypeError: ``images`` are neither uint8 nor floating.
+
+    An image with values below -0.5 or above 1.5 was normalized before, or is from 0 to 255: an ArgumentError. Inside of
+    jit, where values are unknown, such an image becomes NaN.
 
     >>> images = jnp.ones((4, 32, 32, 3), jnp.uint8)
     >>> rand_augment(jax.random.key(0), images).shape
@@ -65,7 +68,7 @@ def rand_augment(key: KeyLike, images: ArrayLike, *, operations: int = 2, magnit
       E. Cubuk et al., RandAugment: Practical automated data augmentation with a reduced search space, 2019,
       https://arxiv.org/abs/1909.13719.
     """
-    images = checked_colors(images)
+    images = checked_range(checked_colors(images), "rand_augment")
     strength = _strength(magnitude)
     choices, signs = _draws(key, images.shape[0], operations)
     # From 0 to 255, where posterize is exact.

@@ -81,7 +81,7 @@ def gtsrb(folder: StrPath, *, size: int = 32) -> Dataset:
     Raises:
       DataError: a file is missing or damaged, a table lacks a column, or a box is not inside of its photograph.
       ArgumentError: ``size`` is not a positive integer.
-      ModuleNotFoundError: Pillow or cykooz-resizer is not installed; ``pip install 'jaxconv[data]'``.
+      ModuleNotFoundError: Pillow or cykooz-resizer, of the extra ``data``, is not installed.
 
     >>> gtsrb("GTSRB")  # doctest: +SKIP
     Dataset('gtsrb': 39209 train, 12630 test, 32x32x3, 43 classes)

@@ -1,7 +1,6 @@
 """Reading videos: chosen frames of a file as an array, decoded by FFmpeg's libraries through the package av."""
 
 import contextlib
-import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from jaxconv.data.files import StrPath
 from jaxconv.data.images import check_file, check_size
 from jaxconv.data.windows import ArrayImage, Crop, Random, Window
 from jaxconv.errors import ArgumentError
+from jaxconv.extras import need
 from jaxconv.geometry import as_int, as_tuple
 
 # FFmpeg's names of the supported formats, and their file endings. Other formats may name further files or addresses.
@@ -55,7 +55,7 @@ def read_video(path: StrPath, frames: slice | Sequence[int] | None = None, *, si
         one of fewer than two frames; the frames change their size, or are larger than `read_image` permits.
       ArgumentError: ``frames`` selects none, or one that the video lacks; ``size`` is below 1.
       OSError: the file does not exist, or cannot be opened.
-      ModuleNotFoundError: av is not installed; ``pip install 'jaxconv[video]'``.
+      ModuleNotFoundError: av, of the extra ``video``, is not installed.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -93,12 +93,7 @@ def checked_video_size(size: Size) -> None:
 @contextlib.contextmanager
 def open_video(path: StrPath) -> Iterator["Video"]:
     """Yields the video in a file, with its compressed frames in memory; see `read_video` for the errors."""
-    try:
-        av = importlib.import_module("av")
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            "reading videos needs the package av: pip install 'jaxconv[video]'", name="av"
-        ) from error
+    av = need("av", "reading videos", "video")
     check_file(Path(path), "a video")
     try:
         with av.open(f"file:{Path(path)}", options=_OPTIONS, **_replaced(av)) as container:

@@ -1,6 +1,5 @@
 """Windows of images: the random or central part of an image that a network sees, chosen and resized at load time."""
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import numpy as np
 
 from jaxconv.data.images import JPEG_START, decode_image, open_image
 from jaxconv.errors import ArgumentError, ShapeError
+from jaxconv.extras import need
 from jaxconv.geometry import as_int
 
 # The names of their kernels in the package that resizes. Catmull and Rom's is what others call bicubic, with a = -1/2.
@@ -260,13 +260,7 @@ def _resized(pixels: np.ndarray, window: Window, size: tuple[int, int], method: 
 
 
 def _package(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.replace("_", "-")
-        raise ModuleNotFoundError(
-            f"loading images in batches needs the package {package}: pip install 'jaxconv[data]'", name=name
-        ) from error
+    return need(name, "loading images in batches", "data")
 
 
 def _check(size: int, method: str) -> None:

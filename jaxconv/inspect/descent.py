@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxconv.compiler import jit
 from jaxconv.errors import ArgumentError
+from jaxconv.extras import need
 from jaxconv.geometry import as_int
 from jaxconv.inspect.arguments import check_outside
 from jaxconv.keys import KeyLike, as_key
@@ -37,12 +38,8 @@ class NonFiniteGradientError(FloatingPointError):
 
 
 def import_optax() -> Any:
-    """Returns optax, or raises an ImportError that names the extra."""
-    try:
-        import optax
-    except ImportError as error:
-        raise ImportError("optimized images need optax: pip install 'jaxconv[train]'") from error
-    return optax
+    """Returns optax, or raises an error that names the extra."""
+    return need("optax", "the optimization of images", "train")
 
 
 def check_rate(rate: float) -> float:

@@ -13,10 +13,10 @@ with the same parameters, outputs and gradients. `jaxconv.explain` prints the al
 True
 """
 
-from importlib.util import find_spec as _find_spec
+from jaxconv.extras import missing as _missing
 
-if not _find_spec("flax"):
-    raise ImportError("jaxconv.interop.flax needs flax: pip install 'jaxconv[flax]'")
+if _error := _missing("jaxconv.interop.flax", "flax", extra="flax"):
+    raise _error
 
 from jaxconv.interop.linen import from_linen, to_linen
 from jaxconv.interop.nnx import from_nnx, to_nnx

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.errors import ArgumentError, ShapeError
+from jaxconv.extras import need
 from jaxconv.geometry import as_int
 from jaxconv.metrics.base import Metric, add, described
 from jaxconv.metrics.keypoints import COCO_SIGMAS
@@ -47,7 +47,7 @@ def average_precision(kind: str = "boxes", *, sigmas: Sequence[float] = COCO_SIG
       ArgumentError: an unknown kind; when the metric is finished, boxes of targets whose corners are in the wrong
         order.
       ShapeError: entries are missing or have other shapes.
-      ImportError: pycocotools is not installed: `pip install jaxconv[detection]`.
+      ModuleNotFoundError: pycocotools, of the extra ``detection``, is not installed.
 
     The arrays of all batches are kept, and compared at the end, on the host.
 
@@ -119,10 +119,9 @@ class _Coco:
     sigmas: tuple[float, ...]
 
     def __call__(self, total: Any) -> dict[str, float]:
-        try:
-            coco, cocoeval = (importlib.import_module(f"pycocotools.{name}") for name in ("coco", "cocoeval"))
-        except ImportError as error:
-            raise ImportError("average_precision needs pycocotools: pip install jaxconv[detection]") from error
+        coco, cocoeval = (
+            need(f"pycocotools.{name}", "average_precision", "detection") for name in ("coco", "cocoeval")
+        )
         found, true = ({k: np.asarray(v) for k, v in total[side].items()} for side in ("outputs", "targets"))
         check_boxes(np.where(true["valid"][..., None], true["boxes"], 0), name="boxes of targets")
         labels = {int(label) for side in (found, true) for label in np.unique(side["labels"][side["valid"]])}

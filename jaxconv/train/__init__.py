@@ -4,10 +4,10 @@ Optimizers and losses are Optax's, checkpoints are Orbax's. `fit` trains on arra
 iterable of batches; `train_step` is the piece to bring into a custom loop.
 """
 
-from importlib import util as _util
+from jaxconv.extras import missing as _missing
 
-if _missing := [name for name in ("optax", "orbax.checkpoint", "tqdm") if not _util.find_spec(name.split(".")[0])]:
-    raise ImportError(f"jaxconv.train needs {', '.join(_missing)}: pip install 'jaxconv[train]'")
+if _error := _missing("jaxconv.train", "optax", "orbax.checkpoint", "tqdm", extra="train"):
+    raise _error
 
 from jaxconv.train.checkpoint import restore, save
 from jaxconv.train.evaluation import evaluate, predict

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from jaxconv.extras import need
 from jaxconv.train.result import Record
 
 Log = Callable[[Record], None]
@@ -89,7 +90,7 @@ def tensorboard(folder: str | os.PathLike[str]) -> Log:
       A function of a record. The steps of the charts are those of the run.
 
     Raises:
-      ModuleNotFoundError: tensorboardX is not installed; ``pip install 'jaxconv[train]'``.
+      ModuleNotFoundError: tensorboardX, of the extra ``train``, is not installed.
 
     Example:
       >>> import tempfile
@@ -98,6 +99,7 @@ def tensorboard(folder: str | os.PathLike[str]) -> Log:
       ...     [path.name.split(".")[0] for path in Path(folder).iterdir()]
       ['events']
     """
+    need("tensorboardX", "tensorboard", "train")
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.summary import scalar

@@ -216,4 +216,5 @@ def _bar(made: Plan, path: Path | None, history: list[Record], *, show: bool) ->
         folder=path,
         history=history,
         indices=lambda epoch, step: made.source.indices(made.key, epoch, step),
+        colors=made.colors,
     )

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxconv.data import split
+from jaxconv.data.batch import color_functions
 from jaxconv.equal_batches import Preprocess
 from jaxconv.layer import Layer
 from jaxconv.metrics import Function, Metric
@@ -55,6 +56,7 @@ class Plan:
       key: a copy of the train state's, which gives the order of an epoch.
       measured: the shapes of what a step measures.
       run: what a resumed run must have in common with this one.
+      colors: the functions of colors in ``augment``.
     """
 
     recipe: Recipe
@@ -70,6 +72,7 @@ class Plan:
     key: jax.Array
     measured: dict[str, Any]
     run: dict[str, Any]
+    colors: tuple[str, ...] = ()
 
     def limit(self, done: int) -> int | None:
         """Where an epoch ends that begins after ``done`` steps; None where its source ends it."""
@@ -169,7 +172,8 @@ def plan(
         some, theirs = placement.whole_batch((some, theirs))
     key_shape = jax.eval_shape(lambda: jax.random.key(0))
     prepare = functools.partial(prepared, augment=augment, preprocess=preprocess)
-    x, y = jax.eval_shape(prepare, key_shape, some, theirs)
+    with color_functions() as colors:
+        x, y = jax.eval_shape(prepare, key_shape, some, theirs)
     where = {} if placement is None else {"mesh": placement.mesh, "shard_params": placement.shard_params}
     train_state = TrainState.create(net, optimizer, key, x, init=init, average=average, **where)  # type: ignore[arg-type]
     outputs = _outputs(net, train_state, x, train=True)
@@ -212,6 +216,7 @@ def plan(
         key=copy,
         measured=measured,
         run=run,
+        colors=tuple(dict.fromkeys(colors)),
     )
 
 

@@ -1,7 +1,7 @@
 """What is seen while training runs, and the loss that stops it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class NonFiniteLossError(FloatingPointError):
       folder: the run's folder, where its "last" checkpoint is from before the failure; None where there is none.
       history: the records of the epochs that ended well.
       indices: the examples of the step's batch, as indices into the inputs; None where they are not known.
+      colors: the functions of colors in ``augment``, which return NaN for images that are not from 0 to 1.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class NonFiniteLossError(FloatingPointError):
         folder: Path | None,
         history: list[dict[str, Any]],
         indices: np.ndarray | None = None,
+        colors: Sequence[str] = (),
     ):
         if folder is not None and history:
             good = f"the last good state is the checkpoint of epoch {len(history)} in {folder}"
@@ -56,7 +58,13 @@ class NonFiniteLossError(FloatingPointError):
         batch = (
             "" if indices is None else f"; its batch is inputs[{np.array2string(indices, threshold=8, separator=', ')}]"
         )
-        super().__init__(f"{what} is not finite at {place}; {good}{batch}")
+        names = " and ".join(colors)
+        hint = (
+            f"; {names} in augment gives NaN for images that are not from 0 to 1: do not normalize in preprocess"
+            if colors
+            else ""
+        )
+        super().__init__(f"{what} is not finite at {place}; {good}{batch}{hint}")
         self.epoch, self.step, self.history, self.indices = epoch, step, history, indices
         self.folder = folder if history else None
 
@@ -74,6 +82,7 @@ class Progress:
       folder: the run's folder, for the error's message.
       history: the records of the epochs that are behind.
       indices: ``indices(epoch, step)``, both from 0, the examples of a batch.
+      colors: the functions of colors in ``augment``, for the error's message.
     """
 
     def __init__(
@@ -88,9 +97,11 @@ class Progress:
         folder: Path | None,
         history: list[dict[str, Any]],
         indices: Callable[[int, int], Any] = lambda epoch, step: None,
+        colors: Sequence[str] = (),
     ):
         self._program, self._epochs, self._steps, self._folder = program, epochs, steps, folder
         self._history, self._batch_size, self._indices = list(history), batch_size, indices
+        self._colors = colors
         self._done = history[-1]["step"] if history else 0
         self._shown: dict[str, str] = {}
         self._last_read = time.perf_counter()
@@ -149,6 +160,7 @@ class Progress:
             folder=self._folder,
             history=self._history,
             indices=indices,
+            colors=self._colors,
         )
 
     def _show(self, record: dict[str, Any]) -> None:

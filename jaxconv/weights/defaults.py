@@ -16,13 +16,13 @@ from typing import Any
 import jax
 
 import jaxconv.layers as nn
+from jaxconv.extras import need
 from jaxconv.layer import Layer
 from jaxconv.layers.base import Leaf
 from jaxconv.weights.errors import WeightsError, refusing
 from jaxconv.weights.formats import format_of
 from jaxconv.weights.hdf5 import KERAS_CONFIG, in_archive
 from jaxconv.weights.places import nodes
-from jaxconv.weights.reading import need
 
 # What Keras adds to a variance if a layer does not say.
 KERAS_EPSILON = 1e-3
@@ -73,7 +73,7 @@ def keras_config(source: Any) -> Any:
         if format_of(path) == "keras":
             return json.loads(in_archive(path, KERAS_CONFIG))
         if format_of(path) == "hdf5":
-            with need("h5py", "reading .h5").File(path, "r") as file:
+            with need("h5py", "reading .h5", "weights").File(path, "r") as file:
                 return json.loads(file.attrs["model_config"]) if "model_config" in file.attrs else None
     return None
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv.extras import need
 from jaxconv.weights.arrays import Arrays
 from jaxconv.weights.errors import WeightsError
-from jaxconv.weights.reading import check_size, need
+from jaxconv.weights.reading import check_size
 
 # Networks are a few groups deep.
 _DEEPEST_GROUP = 64
@@ -18,7 +19,7 @@ KERAS_WEIGHTS, KERAS_CONFIG = "model.weights.h5", "config.json"
 
 def read_hdf5(path: FilePath, content: Any = None) -> Arrays:
     """Reads the datasets of an HDF5 file: that of the path, or one in memory."""
-    library = need("h5py", "reading .h5")
+    library = need("h5py", "reading .h5", "weights")
     with library.File(path if content is None else content, "r") as file:
         datasets = _datasets(library, file)
         check_size(path, sum(int(item.nbytes) for item in datasets.values()))

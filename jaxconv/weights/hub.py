@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxconv.extras import need
 from jaxconv.weights.errors import StrPath, WeightsError
 from jaxconv.weights.files import read
-from jaxconv.weights.reading import need
 
 _NAMES = ("model.safetensors", "pytorch_model.bin")
 

@@ -12,9 +12,9 @@ from typing import Any, BinaryIO, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv.extras import need
 from jaxconv.weights.arrays import Arrays, to_numpy
 from jaxconv.weights.errors import StrPath, WeightsError
-from jaxconv.weights.reading import need
 
 # Safetensors' names of the element types that NumPy can represent, bfloat16 included.
 DTYPES = {
@@ -110,7 +110,7 @@ def _checksum(array: np.ndarray) -> int:
 
 
 def read_safetensors(path: FilePath) -> Arrays:
-    library = need("safetensors", "reading .safetensors")
+    library = need("safetensors", "reading .safetensors", "weights")
     header = read_header(path)
     with library.safe_open(path, "np") as file:
         return {name: file.get_tensor(name) for name in header.tensors}

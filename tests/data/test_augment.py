@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import jaxconv as jc
 from jaxconv.data import (
     channel_statistics,
     color_jitter,
@@ -365,3 +366,31 @@ def test_an_int_is_a_seed():
 def test_the_largest_window_of_a_narrow_image_has_a_pixel(shape, ratio):
     images = random_resized_crop(0, jnp.full(shape, 0.5), 4, ratio=ratio)
     np.testing.assert_allclose(images, 0.5)
+
+
+COLORS = {
+    "color_jitter": lambda key, x: jc.data.color_jitter(key, x, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1),
+    "rand_augment": jc.data.rand_augment,
+}
+JITTED = {name: jax.jit(function) for name, function in COLORS.items()}
+
+
+@pytest.mark.parametrize("name", COLORS)
+@pytest.mark.parametrize("change", [lambda x: (x - 0.45) / 0.225, lambda x: 255 * x], ids=["normalized", "bytes"])
+def test_colors_of_images_that_are_not_from_0_to_1_are_refused(name, change):
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.uniform(0, 1, (3, 4, 4, 3)), jnp.float32)
+    wrong = images.at[1].set(change(images[1]))
+    with pytest.raises(jc.ArgumentError, match=rf"images must be from 0 to 1, got .*: call normalize after {name}"):
+        COLORS[name](jax.random.key(0), wrong)
+    # Traced values are unknown: the image is NaN, and the others are as without it.
+    found, expected = (np.asarray(JITTED[name](jax.random.key(0), x)) for x in (wrong, images))
+    assert np.isnan(found[1]).all()
+    np.testing.assert_array_equal(found[[0, 2]], expected[[0, 2]])
+    assert np.isfinite(expected).all()
+
+
+def test_colors_of_resized_images_may_exceed_the_range_a_little():
+    images = jnp.asarray(np.random.default_rng(0).uniform(-0.2, 1.2, (3, 4, 4, 3)), jnp.float32)
+    assert jnp.isfinite(JITTED["color_jitter"](jax.random.key(0), images)).all()
+    assert jax.eval_shape(COLORS["color_jitter"], jax.random.key(0), jnp.zeros((0, 4, 4, 3))).shape == (0, 4, 4, 3)

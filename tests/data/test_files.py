@@ -71,9 +71,7 @@ def test_a_download_of_what_is_not_there_is_refused(served, tmp_path):
 
 def test_a_download_without_pooch_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ModuleNotFoundError, match=r"download=True needs the package pooch: pip install 'jaxconv\[data\]'"
-    ):
+    with pytest.raises(ModuleNotFoundError, match=r"download=True needs the package pooch: pip install '\.\[data\]'"):
         files.fetch("http://127.0.0.1/file", "0" * 64, tmp_path)
 
 

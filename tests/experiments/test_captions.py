@@ -142,8 +142,8 @@ def test_photographs_with_captions_train_a_decoder_on_a_frozen_network(tmp_path,
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        (["--image", "nowhere.png"], FileNotFoundError, "--image must name files, got nowhere.png"),
-        (["--folder", "."], ValueError, "--folder must have images, got ., which has none"),
+        (["--image", "nowhere.png"], FileNotFoundError, "nowhere.png is no file"),
+        (["--folder", "."], ValueError, "--folder must have at least one image, got ."),
         (["--coco", "captions.json"], ValueError, "--coco and --images must be given together"),
         (["--flickr8k", "."], jc.data.DataError, r"must have Flickr8k.token.txt or .*captions.txt, got none"),
         (["--coco", "captions.json", "--images", "."], jc.data.DataError, "captions.json must be JSON"),
@@ -168,7 +168,7 @@ def test_the_page_has_the_measured_figures():
     measured = json.loads((root / "experiments/benchmarks/results/captions.json").read_text())
     page = (root / "docs/captions.md").read_text()
     for name, row in measured["scores"].items():
-        figures = f"{row['exact_greedy']:.1%} | {row['exact_beam']:.1%} | {row['bleu4_beam']:.1f}"
+        figures = f"{row['exact_greedy']:.1%} | {row['exact_beam']:.1%} | {row['bleu4_beam']:.2f}"
         assert f"| {captions.TESTS[name]} | {figures} |" in page
     assert f"{measured['processor_seconds']:.0f} s of processor time" in " ".join(page.split())
 

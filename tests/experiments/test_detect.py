@@ -131,6 +131,14 @@ def test_missing_packages_are_named(command, gray, tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("command", [detect, pose])
+def test_a_comparison_without_its_packages_is_refused_first(command, gray, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "pictures", lambda *_: pytest.fail("read pictures"))
+    (tmp_path / "node_modules/@tensorflow/tfjs-converter").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"the comparison needs Node and, in .*: npm install @tensorf"):
+        command.main(["--image", str(gray), "--compare", str(tmp_path)])
+
+
 def test_a_wrong_score_is_refused(gray):
     with pytest.raises(ValueError, match=r"--score must be from 0 up and below 1, got 1\.5"):
         detect.main(["--image", str(gray), "--score", "1.5"])

@@ -1,5 +1,6 @@
 """The command about faces: its files, what is refused, its crops; on the real weights, what it claims."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -29,7 +30,10 @@ def photographs(tmp_path, monkeypatch):
     (folder / "notes.txt").write_text("no image")
     monkeypatch.setattr(pretrained, "mtcnn", lambda folder: [])
     monkeypatch.setattr(faces, "find_faces", lambda networks, image, min_size: ONE if image.max() == 40 else NONE)
-    monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: None)
+    real, references = importlib.util.find_spec, ("torch", "torchvision", "facenet_pytorch")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name in references else real(name, *rest)
+    )
     return folder
 
 
@@ -39,16 +43,24 @@ def test_a_folder_gives_a_report_also_of_images_without_faces(photographs, tmp_p
     assert metrics["faces"] == {"a": 1, "b": 0}
     assert json.loads((out / "metrics.json").read_text()) == metrics
     assert {path.name for path in out.iterdir()} == {"metrics.json", "faces.png", "report.html"}
-    assert "0.875  4.0 5.0 24.0 29.0" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "0.875  4.0 5.0 24.0 29.0" in shown
+    assert "a: 1 face in" in shown
+    assert "b: 0 faces in" in shown
+    page = (out / "report.html").read_text()
+    assert "<td>a 1, b 0</td>" in page
+    assert "{&#x27;" not in page
+    assert "not compared" in page
 
 
 def test_bad_images_are_refused_before_anything_is_written(photographs, tmp_path):
     out = tmp_path / "out"
     twice = str(photographs / "a.png")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="files of different names, got a, a"):
         faces.main(["--image", twice, twice, "--out", str(out)])
-    with pytest.raises(ValueError, match="--folder must contain images"):
-        faces.main(["--folder", str(tmp_path), "--out", str(out)])
+    with pytest.raises(ValueError, match="--folder must have at least one image"):
+        faces.main(["--folder", str(tmp_path / "empty"), "--out", str(out)])
     with pytest.raises(ValueError, match="is not an image"):
         faces.main(["--image", str(photographs / "notes.txt"), "--out", str(out)])
     assert not out.exists()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxconv as jc
-from experiments import galaxies, recognize
+from experiments import galaxies, recognize, signs
 from tests.data.test_galaxies import write
 
 QUIET = ["--quiet", "--out"]
@@ -83,6 +83,16 @@ def test_a_missing_package_and_file_are_one_sentence(tmp_path, monkeypatch):
         galaxies.main([*QUIET, str(tmp_path / "out")])
     with pytest.raises(jc.data.DataError, match="must be a file"):
         galaxies.main(["--galaxy10", str(tmp_path / "none.h5"), *QUIET, str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", [galaxies, signs])
+def test_weights_that_do_not_exist_are_refused_before_images_are_drawn(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(galaxies, "galsim", lambda: None)
+    monkeypatch.setattr(galaxies, "galaxies", lambda *_, **__: pytest.fail("simulated"))
+    monkeypatch.setattr(signs, "drawn", lambda *_: pytest.fail("drew signs"))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        command.main(["--weights", str(tmp_path / "nowhere"), *QUIET, str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 

@@ -60,9 +60,9 @@ def test_what_is_wrong_is_one_error(small, tmp_path):
         run("--sgf", record, "--weights", small)
     small.write_bytes(small.read_bytes()[:3000])
     with pytest.raises(WeightsError, match=r"small\.bin: .*got .* and the end of the file"):
-        run("--sgf", record, "--weights", small)
+        run("--weights", small)
     with pytest.raises(ValueError, match="--match and --slots must be even, got 3 and 16"):
-        go.play(None, go.parser().parse_args(["--match", "3"]))
+        go.main(["--match", "3", "--weights", "nowhere"])
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -101,7 +101,11 @@ def test_a_small_run_trains_segments_and_continues(data, tmp_path, capsys, monke
     assert again["dice"] == metrics["dice"]
     labels = masks.read_raster(out / "mine_labels.tif")
     assert labels.shape == (50, 41, 1)
-    assert f"{labels.max()} nuclei" in capsys.readouterr().out
+    assert f"{labels.max()} nucle" in capsys.readouterr().out
+    # The weights alone find the same nuclei, with the options of their run.
+    used = f"--weights {out / 'weights.safetensors'} --image {own} --out {tmp_path / 'used'}".split()
+    assert nuclei.main(used) == {"nuclei": {"mine": labels.max()}}
+    assert_array_equal(masks.read_raster(tmp_path / "used/mine_labels.tif"), labels)
     with pytest.raises(ValueError, match=r"--out must be a new folder, got .*: use --resume"):
         nuclei.main(options.split())
 
@@ -134,6 +138,7 @@ def test_nuclei_of_the_real_image(tmp_path):
         pytest.skip(STARDIST)
     metrics = nuclei.main(["--out", str(tmp_path / "out"), "--quiet"])
     assert metrics["test_nuclei"] == 57
+    # One run has a Dice of 0.909, an AP50 of 0.867 and 55 nuclei.
     assert metrics["dice"] >= 0.9
-    assert metrics["AP50"] >= 0.75
-    assert_allclose(jnp.asarray(metrics["found_nuclei"]), 57, atol=10)
+    assert metrics["AP50"] >= 0.82
+    assert_allclose(jnp.asarray(metrics["found_nuclei"]), 57, atol=5)

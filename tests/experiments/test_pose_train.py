@@ -37,8 +37,10 @@ def test_augmentation_moves_joints_with_the_image_and_keeps_left_left():
 
 @pytest.mark.slow
 def test_a_network_learns_the_joints(tmp_path, capsys):
-    arguments = ["--figures", "256", "--test-figures", "32", "--epochs", "20", "--batch", "16", "--quiet"]
-    metrics = pose.main(["--train", *arguments, "--out", str(tmp_path)])
-    assert metrics["pck"] > metrics["pck_of_the_mean_pose"] + 0.1
+    metrics = pose.main(["--train", "--quiet", "--out", str(tmp_path)])
+    # The run of the page: 84.9%, 82.9% and 16.6%.
+    assert metrics["pck"] >= 0.8
+    assert metrics["pck_of_soft_argmax"] >= 0.75
+    assert metrics["pck_of_the_mean_pose"] <= 0.2
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "figure.png", "weights.safetensors"}
-    assert "of the joints of 32 held-out figures" in capsys.readouterr().out
+    assert "of the joints of 256 held-out figures" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 import jaxconv as jc
-from experiments import masks, roads
+from experiments import masks, nuclei, report, roads
 
 
 def town(size=(96, 192), seed=0):
@@ -113,6 +113,30 @@ def test_a_small_run_trains_finds_and_compares(data, tmp_path, capsys, monkeypat
         with Image.open(out / name) as written:
             assert written.size == (50, 70)
     assert "of the pixels are roads" in capsys.readouterr().out
+    # The weights alone find the same roads, with the options of their run.
+    used = f"--weights {out / 'weights.safetensors'} --image {own} --out {tmp_path / 'used'}".split()
+    assert roads.main(used)["roads"]["mine"] >= 0
+    with Image.open(out / "mine_roads.png") as first, Image.open(tmp_path / "used/mine_roads.png") as second:
+        assert_array_equal(np.asarray(first), np.asarray(second))
+    assert {path.name for path in (tmp_path / "used").iterdir()} == {"mine_roads.png", "mine_overlay.png"}
+
+
+def test_weights_need_their_run_and_images(tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    for command in (roads, nuclei):
+        for arguments, error, message in [
+            ("", ValueError, "--weights needs --image"),
+            ("--image a.png --resume", ValueError, "--weights must come without --data, --folder and --resume"),
+        ]:
+            with pytest.raises(error, match=message):
+                command.main(f"--weights {weights} {arguments} --out {tmp_path / 'out'}".split())
+    with pytest.raises(FileNotFoundError, match=r"--weights must be .* an earlier run, .*safetensors does not exist"):
+        report.metrics_of(weights)
+    weights.write_bytes(b"")
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"metrics\.json must be written by an earlier run"):
+        report.metrics_of(weights)
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_input_is_refused_before_anything_is_written(data, tmp_path):
@@ -121,7 +145,7 @@ def test_bad_input_is_refused_before_anything_is_written(data, tmp_path):
         roads.main(f"--data {data} --out {out} --tile 96".split())
     color = tmp_path / "color.png"
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(color)
-    with pytest.raises(ValueError, match=r"color.png must have 1 channels, as road_mask_input.tif has, got 3"):
+    with pytest.raises(ValueError, match=r"color.png must have 1 channel, as road_mask_input.tif has, got 3"):
         roads.main(f"--data {data} --out {out} --image {color}".split())
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(data / "sample_road_raster_mask.tif")
     with pytest.raises(ValueError, match="the mask must have the size of the image, 192 x 96, got 9 x 9"):

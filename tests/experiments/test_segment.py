@@ -76,7 +76,8 @@ def test_bad_arguments_are_refused_before_anything_is_written(small, photo, tmp_
     for options, message in {
         begin: "--network needs --weights",
         f"--network fcn_resnet50 --weights {other} --out {out}": "--network needs --image",
-        f"--image {photo} --out {out}": "--weights, --image and --mask need --network",
+        f"--image {photo} --out {out}": "--image and --mask need --weights",
+        f"--weights {other} --out {out}": "--weights needs --image",
         f"{begin} --weights {other} --mask {wrong}": "the mask must have the size of the image, 52 x 40, got 9 x 9",
         f"{begin} --weights {other} --mask {wrong} {wrong}": "one for each --image, got 2 masks and 1 images",
         f"{begin} {photo} --weights {other}": "files of different names, got photo, photo",
@@ -99,7 +100,7 @@ def test_ignored_pixels_do_not_change_the_loss():
     assert_allclose(segment.loss(scores, np.full_like(classes, segment.IGNORED)), 0)
 
 
-def test_a_small_run_on_scenes(tmp_path, monkeypatch):
+def test_a_small_run_on_scenes(photo, tmp_path, monkeypatch):
     monkeypatch.setattr(segment, "network", lambda width: jc.serial(jc.Conv(width, 5), jax.nn.relu, jc.Conv(6, 3)))
     out = tmp_path / "out"
     metrics = segment.main(
@@ -109,6 +110,13 @@ def test_a_small_run_on_scenes(tmp_path, monkeypatch):
     assert 0 <= metrics["mean_iou"] <= 1
     assert set(metrics["iou"]) == {"background", "disc", "square", "triangle", "star", "ring"}
     assert (out / "scenes.png").exists()
+    # The trained network on a picture of the user's, whose sides are no multiples of 8.
+    used = tmp_path / "used"
+    segment.main(f"--weights {out / 'weights.safetensors'} --image {photo} --out {used}".split())
+    with Image.open(used / "photo_classes.png") as written:
+        assert written.size == (52, 40)
+        assert set(np.unique(written)) <= set(range(6))
+    assert json.loads((used / "photographs.json").read_text())["network"] == "U-Net"
 
 
 def test_colors_of_classes_are_different():

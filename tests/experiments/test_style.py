@@ -59,7 +59,7 @@ def test_wrong_arguments_are_named(capsys, tmp_path):
         with pytest.raises(SystemExit):
             style.main([*bad, "--out", str(tmp_path / "out")])
         assert bad[0] in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"--image must have files of different names, .* got china china"):
+    with pytest.raises(ValueError, match=r"--image must have files of different names, got china, china"):
         style.main(["--image", "a/china.jpg", "b/china.jpg", "--out", str(tmp_path / "out")])
     with pytest.raises(FileNotFoundError, match="is no file"):
         style.main(["--image", "no.png", "--out", str(tmp_path / "out")])

@@ -124,6 +124,17 @@ def test_the_users_videos(tmp_path):
         video.main([*arguments, "--out", str(out)])
 
 
+def test_each_class_has_videos_to_train_on_and_to_test_on():
+    labels = np.repeat([0, 1, 2], [2, 3, 20])
+    for seed in range(5):
+        kept, held_out = video.divided(labels, ["wave", "clap", "run"], seed)
+        assert np.bincount(labels[kept]).tolist() == [1, 2, 16]
+        assert np.bincount(labels[held_out]).tolist() == [1, 1, 4]
+        assert sorted([*kept, *held_out]) == list(range(25))
+    with pytest.raises(ValueError, match="at least 2 videos of each class, one of them to test on, got 1 of clap"):
+        video.divided(np.array([0, 0, 1]), ["wave", "clap"], 0)
+
+
 def test_published_weights_have_new_scores_only(tmp_path):
     net = small(7, width=2)
     params, state = net.init(jax.random.key(1), (1, 4, 8, 8, 3))

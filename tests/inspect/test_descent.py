@@ -132,5 +132,5 @@ def test_steps_are_counted_from_one():
 
 def test_without_optax_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "optax", None)
-    with pytest.raises(ImportError, match=r"optimized images need optax: pip install 'jaxconv\[train\]'"):
+    with pytest.raises(ImportError, match=r"of images needs the package optax: pip install '\.\[train\]'"):
         descent.import_optax()

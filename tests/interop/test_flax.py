@@ -117,7 +117,7 @@ def test_a_missing_extra_is_named(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "flax" else find(name))
     spec = importlib.util.spec_from_file_location("jaxconv.interop.flax", jc.interop.flax.__file__)
-    with pytest.raises(ImportError, match=r"jaxconv\.interop\.flax needs flax: pip install 'jaxconv\[flax\]'"):
+    with pytest.raises(ImportError, match=r"jaxconv\.interop\.flax needs the package flax: pip install '\.\[flax\]'"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+import jaxconv as jc
 from jaxconv.train import FitResult, NonFiniteLossError, evaluate, fit, layout, restore
 from jaxconv.train.epoch import epoch_order
 from jaxconv.train.lock import only_writer
@@ -419,3 +420,16 @@ def test_tracebacks_are_short():
             run(**options)
         ours = [entry for entry in caught.traceback if "/jax/" not in str(entry.path)]
         assert len(ours) - 1 <= frames, [f"{entry.path}:{entry.lineno}" for entry in ours]  # One more: this test's.
+
+
+def test_colors_of_normalized_images_stop_the_run_with_the_reason():
+    images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), np.uint8)
+    net = jc.serial(jc.Flatten(), dense=jc.Dense(1))
+
+    def augment(key, x):
+        return jc.data.color_jitter(key, x, brightness=0.2)
+
+    message = r"epoch 1, step 1 of 2; .*; color_jitter in augment gives NaN for images that are not from 0 to 1: do not"
+    with pytest.raises(NonFiniteLossError, match=message):
+        fit(net, images, np.zeros((8, 1)), optax.sgd(1e-3), loss=optax.l2_loss, epochs=1, batch_size=4,
+            augment=augment, preprocess=lambda x: jc.data.normalize(x, 0.45, 0.225), progress=False)  # fmt: skip

@@ -105,13 +105,13 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, module):
 
     def without(name, *rest):
         if name.split(".")[0] == module:
-            raise ModuleNotFoundError(f"No module named {name!r}")
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return import_module(name, *rest)
 
     path = tmp_path / ("a.h5" if module == "h5py" else "a.safetensors")
     path.write_bytes(b"\x89HDF\r\n\x1a\n" if module == "h5py" else safetensors.save({"w": np.ones(3)}))
     monkeypatch.setattr(importlib, "import_module", without)
-    with pytest.raises(ImportError, match=rf"needs {module}: pip install 'jaxconv\[weights\]'"):
+    with pytest.raises(ImportError, match=rf"needs the package {module}: pip install '\.\[weights\]'"):
         read(path)
 
 

@@ -207,8 +207,8 @@ def test_a_damaged_download_is_refused(tmp_path, serve):
 
 def test_a_missing_package_is_named(monkeypatch):
     def without(name):
-        raise ModuleNotFoundError(name)
+        raise ModuleNotFoundError(name, name=name)
 
     monkeypatch.setattr(importlib, "import_module", without)
-    with pytest.raises(ImportError, match=r"from_hub needs huggingface_hub: pip install 'jaxconv\[hub\]'"):
+    with pytest.raises(ImportError, match=r"from_hub needs the package huggingface_hub: pip install '\.\[hub\]'"):
         from_hub(REPO)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxconv.described import name_of
 from jaxconv.equal_batches import Preprocess
 from jaxconv.errors import ArgumentError, ShapeError
+from jaxconv.extras import need
 from jaxconv.geometry import as_int
 from jaxconv.inspect.activations import activations
 from jaxconv.inspect.arguments import check_hashable, check_outside, random_key
@@ -227,11 +228,9 @@ class _bar:
     """A progress bar, as a context; its value is a function of the steps that are done and what they are."""
 
     def __init__(self, total: int, show: bool):
-        try:
-            from tqdm.auto import tqdm
-        except ImportError as error:
-            raise ImportError("explore needs tqdm: pip install 'jaxconv[train]'", name="tqdm") from error
-        self.bar = tqdm(total=total, unit="step", dynamic_ncols=True, disable=not show)
+        self.bar = need("tqdm.auto", "explore", "train").tqdm(
+            total=total, unit="step", dynamic_ncols=True, disable=not show
+        )
 
     def __enter__(self) -> Tick:
         def tick(steps: int, what: str) -> None:

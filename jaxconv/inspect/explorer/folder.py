@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxconv.errors import ArgumentError
+from jaxconv.extras import need
 from jaxconv.layer import Tree
 from jaxconv.leftovers import is_leftover
 
@@ -21,12 +22,8 @@ _LOSSLESS = 64
 
 
 def import_pillow() -> Any:
-    """Returns Pillow's Image, or raises an ImportError that names the extra."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("explore needs Pillow: pip install 'jaxconv[data]'", name="PIL") from error
-    return Image
+    """Returns Pillow's Image, or raises an error that names the extra."""
+    return need("PIL.Image", "explore", "data")
 
 
 def digest(tree: Tree) -> str:

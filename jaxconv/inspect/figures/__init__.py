@@ -1,9 +1,9 @@
 """Figures with matplotlib. Each function returns a Figure, made without pyplot."""
 
-try:
-    import matplotlib.figure  # noqa: F401
-except ImportError as error:
-    raise ImportError("jaxconv.inspect.figures needs matplotlib: pip install 'jaxconv[viz]'") from error
+from jaxconv.extras import missing as _missing
+
+if _error := _missing("jaxconv.inspect.figures", "matplotlib", extra="viz"):
+    raise _error
 
 from jaxconv.inspect.figures.charts import confusion_matrix, layer_statistics, learning_curves, scatter
 from jaxconv.inspect.figures.objects import boxes, poses

@@ -1,12 +1,12 @@
 """ONNX in both directions: ONNX files as layers that can be trained and inspected, and layers as ONNX files.
 
-Both need the package onnx: ``pip install 'jaxconv[onnx]'``.
+Both need the package onnx: ``pip install '.[onnx]'`` in a checkout of jaxconv.
 """
 
-from importlib.util import find_spec as _find_spec
+from jaxconv.extras import missing as _missing
 
-if not _find_spec("onnx"):
-    raise ImportError("jaxconv.interop.onnx needs onnx: pip install 'jaxconv[onnx]'")
+if _error := _missing("jaxconv.interop.onnx", "onnx", extra="onnx"):
+    raise _error
 
 from jaxconv.interop.onnx.build import from_onnx
 from jaxconv.interop.onnx.errors import OnnxError
