@@ -56,7 +56,6 @@ TITLES = {
     "inspect/table": "Summary",
     "interop/tfjs": "TensorFlow.js",
     "layer": "The layer protocol",
-    "losses/package": "Losses",
     "metrics/base": "Metrics and classification",
     "ops/anchors": "Anchors and matching",
     "ops/boxes": "Boxes",
