@@ -16,6 +16,7 @@ from jaxconv.layer import Layer
 from jaxconv.metrics import Function, Metric, add
 from jaxconv.structs import struct_of
 from jaxconv.train.arguments import check_arrays, check_batch_size, check_classes, check_data, check_loss
+from jaxconv.train.forward import forward, one_behind
 from jaxconv.train.measures import Loss, Metrics, as_metrics, finished, measure, ordered, sums_of, totals
 from jaxconv.train.mesh import Placement
 from jaxconv.train.parts import Part, Spans, array_parts
@@ -93,7 +94,7 @@ def evaluate(
             some, theirs = structs((inputs, targets), min(batch_size, count))
         if placement is not None:
             params, state = placement.put_params((params, state))
-        outputs = _forward.eval_shape(net, preprocess, params, state, some)
+        outputs = forward.eval_shape(net, preprocess, params, state, some)
         check_loss(loss, items, outputs, theirs)
         if source is None:
             check_classes(loss, items, outputs, targets)
@@ -120,10 +121,10 @@ def measured(
     sums = sums_of(metrics)
     if placement is not None:
         params, state = placement.put_params((params, state))
-    forward = functools.partial(_forward, net, preprocess, params, state)
+    run = functools.partial(forward, net, preprocess, params, state)
     everywhere = None if placement is None else jax.NamedSharding(placement.mesh, jax.P())
     measure_part = functools.partial(_measure, loss, metrics, everywhere)
-    results = _one_behind((part.rows, measure_part(part.spans, forward(part.inputs), part.targets)) for part in parts)
+    results = one_behind((part.rows, measure_part(part.spans, run(part.inputs), part.targets)) for part in parts)
     total, count = None, 0
     for rows, result in results:
         count += rows
@@ -186,8 +187,8 @@ def predict(
             parts = Batches(inputs, placement=placement).parts()
         if placement is not None:
             params, state = placement.put_params((params, state))
-        run = functools.partial(_forward, net, preprocess, params, state)
-        outputs = _one_behind((run(part.inputs), part.spans) for part in parts)
+        run = functools.partial(forward, net, preprocess, params, state)
+        outputs = one_behind((run(part.inputs), part.spans) for part in parts)
         pieces = [
             jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], output)
             for output, spans in ((jax.tree.map(_whole, output), spans) for output, spans in outputs)
@@ -233,20 +234,6 @@ def _whole(leaf: jax.Array) -> np.ndarray:
 
 def _as_array(leaf: Any) -> Any:
     return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-
-
-def _one_behind(results: Iterator[Any]) -> Iterator[Any]:
-    """Each result after the next was asked for: the device stays busy, and no queue of batches fills its memory."""
-    last = next(results)
-    for result in results:
-        yield last
-        last = result
-    yield last
-
-
-@functools.partial(jit, static_argnums=(0, 1))
-def _forward(net: Layer, preprocess: Preprocess | None, params: Any, state: Any, inputs: Any) -> Any:
-    return net.apply(params, state, inputs if preprocess is None else preprocess(inputs), train=False)[0]
 
 
 @functools.partial(jit, static_argnums=(0, 1, 2, 3))
