@@ -47,6 +47,15 @@ class Node:
     opset: int
     batch: tuple[int, int] | None = None
 
+    @property
+    def output(self) -> str:
+        """The name of its first output."""
+        return self.outputs[0]
+
+    def makes(self, names: Collection[str]) -> bool:
+        """Returns whether one of these arrays is an output of the node."""
+        return not set(names).isdisjoint(self.outputs)
+
     def get(self, name: str, default: Any = None) -> Any:
         """Returns an attribute, or the default."""
         return dict(self.attributes).get(name, default)
