@@ -4,7 +4,6 @@ The network runs on the examples and on their baselines as one batch, the exampl
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from jaxconv.compose.structure import Gate, _multiply
 from jaxconv.composite import Run
 from jaxconv.inspect.arguments import Target, as_input, like_input, scores
 from jaxconv.inspect.backward import AFFINE, Substitute, check_elementwise, forward, gradient
-from jaxconv.layer import Array, Layer, Params, State, Tree
+from jaxconv.layer import Array, Layer, Params, State, Tree, children_of
 from jaxconv.layers import AdaptiveMaxPool, GlobalMaxPool, MaxPool, PReLU
 from jaxconv.ops.arrays import ArrayLike
 from jaxconv.tree import map_some
@@ -81,11 +80,11 @@ class _Product(Wrapper):
         return run.join(_product, x, run("", self.layer, x))
 
 
-def _substitute(layer: Any) -> Layer:
+def _substitute(layer: Layer) -> Layer:
     if isinstance(layer, Gate):
         return _Product(layer.layer)
-    if getattr(layer, "children", ()) or isinstance(layer, AFFINE):
-        return layer  # type: ignore[no-any-return]
+    if children_of(layer) or isinstance(layer, AFFINE):
+        return layer
     return Substitute(layer, _maximum) if isinstance(layer, _MAXIMA) else Substitute(layer, _rescale, _check)
 
 
