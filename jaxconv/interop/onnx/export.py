@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from jaxconv.compose.structure import Split, _add, _multiply, concatenate
+from jaxconv.compose.structure import Split, add, concatenate, multiply
 from jaxconv.compose.wrappers import AROUND, Repeat
 from jaxconv.composite import Composite
 from jaxconv.interop.onnx.errors import OnnxError, Unsupported
@@ -22,7 +22,7 @@ from jaxconv.layers import Dropout, DropPath, Fn, Identity
 from jaxconv.structs import as_struct
 
 OPSET = 21
-_JOINS = {_add: "Add", _multiply: "Mul", concatenate: "Concat"}
+_JOINS = {add: "Add", multiply: "Mul", concatenate: "Concat"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.fields import IDENTITY, Field
 from jaxconv.interop.constants import Fixed
 from jaxconv.interop.onnx.operators.base import Row, constant, integers
-from jaxconv.interop.onnx.operators.elementwise import _same as same
+from jaxconv.interop.onnx.operators.elementwise import same
 from jaxconv.interop.onnx.operators.reductions import without
 from jaxconv.interop.onnx.operators.windows import pairs
 from jaxconv.interop.onnx.read import Node
