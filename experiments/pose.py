@@ -104,7 +104,7 @@ def by_tfjs(image: np.ndarray, model: Path, folder: Path) -> dict[str, np.ndarra
 
 
 def person(found: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns ``(n, 17, 2)``: the person, with NaN for keypoints that do not count; n is 0 where there is nobody."""
+    """Returns ``(n, 17, 2)``: the person, with NaN for keypoints that do not count; n is 0 if there is no person."""
     counts = found["scores"] > SCORE
     points = np.where(counts[:, None], found["points"], np.nan)
     return points[None] if counts.sum() >= LEAST else points[:0].reshape(0, len(points), 2)

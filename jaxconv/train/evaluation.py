@@ -37,10 +37,10 @@ def evaluate(
     preprocess: Preprocess | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, Any]:
-    """The mean loss and the metrics over all of ``inputs``, whatever their number.
+    """Returns the mean loss and the metrics over all of ``inputs``, whatever their number.
 
-    No example counts twice and none is dropped: the network runs on batches of one size, of which the last reaches back
-    into the one before where need be, and the loss and the metrics see the new examples only.
+    No example counts twice and none is dropped. The network runs on batches of one size; the last batch may repeat
+    examples of the one before, which the loss and the metrics do not receive again.
 
     Args:
       net: a layer; it runs with ``train=False``.
@@ -117,7 +117,7 @@ def measured(
     preprocess: Preprocess | None,
     placement: Placement | None = None,
 ) -> dict[str, Any]:
-    """`evaluate` without checks, for one who made them before."""
+    """Returns what `evaluate` does, without its checks."""
     sums = sums_of(metrics)
     if placement is not None:
         params, state = placement.put_params((params, state))
@@ -149,7 +149,7 @@ def predict(
     preprocess: Preprocess | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Any:
-    """The network's output for all of ``inputs``, in their order.
+    """Returns the network's output for all of ``inputs``, in their order.
 
     Args:
       net: a layer; it runs with ``train=False``.
@@ -198,12 +198,12 @@ def predict(
 
 
 def structs(tree: Any, rows: int) -> Any:
-    """The shapes of a batch of some rows of arrays."""
+    """Returns the shapes of a batch of ``rows`` examples."""
     return jax.tree.map(lambda leaf: struct_of((rows, *leaf.shape[1:]), leaf.dtype), tree)
 
 
 def class_check(loss: Loss, metrics: Metrics, outputs: Any, *, name: str = "") -> Any:
-    """What checks the classes of each batch of an iterable, where it is on the host."""
+    """Returns a function that checks the classes of a batch of an iterable; targets on a device are not checked."""
 
     def check(inputs: Any, targets: Any, step: int) -> None:
         if isinstance(targets, np.ndarray):
@@ -214,7 +214,7 @@ def class_check(loss: Loss, metrics: Metrics, outputs: Any, *, name: str = "") -
 
 @contextlib.contextmanager
 def _on(mesh: jax.sharding.Mesh | None) -> Iterator[Placement | None]:
-    """The placement on a mesh, for the time of a call with Auto axes; None without one."""
+    """Yields the placement on a mesh, whose axes are Auto inside the context; None without a mesh."""
     if mesh is None:
         yield None
         return
@@ -224,7 +224,7 @@ def _on(mesh: jax.sharding.Mesh | None) -> Iterator[Placement | None]:
 
 
 def _whole(leaf: jax.Array) -> np.ndarray:
-    """An array on the host, the parts of other processes included."""
+    """Returns an array on the host, with the parts of other processes."""
     if leaf.is_fully_addressable or leaf.is_fully_replicated:
         return np.asarray(leaf)
     from jax.experimental import multihost_utils
@@ -240,7 +240,7 @@ def _as_array(leaf: Any) -> Any:
 def _measure(
     loss: Loss, metrics: Metrics, everywhere: jax.NamedSharding | None, spans: Spans, outputs: Any, targets: Any
 ) -> dict[str, Any]:
-    """Sums over the examples of a batch in ``spans``. In all batches but the last, all examples count."""
+    """Returns sums over the examples of a batch in ``spans``: all of them, except in the last batch."""
     size, rows = len(jax.tree.leaves(targets)[0]), sum(stop - start for start, stop in spans)
 
     def counted(leaf: Any) -> Any:
@@ -255,7 +255,7 @@ def _measure(
 
 
 def _exact(value: Any, metric: Metric | None) -> Any:
-    """A batch's values in the widest types, in which sums over millions of examples are exact."""
+    """Returns a batch's values in the widest types, so that sums over millions of examples are exact."""
     if metric is not None and metric.combine is not add:
         return value
     return jax.tree.map(lambda leaf: leaf.astype(np.int64 if leaf.dtype.kind in "bui" else _float(leaf.dtype)), value)

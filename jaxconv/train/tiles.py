@@ -31,7 +31,7 @@ def predict_tiled(
     batch_size: int = 8,
     preprocess: Preprocess | None = None,
 ) -> Any:
-    """The network's output for one image of any size, computed in overlapping tiles by one compiled program.
+    """Returns the network's output for one image of any size, computed in overlapping tiles by one compiled program.
 
     Neighboring tiles meet in the middle of their overlap. If half of the overlap covers half of the receptive field,
     the result is that of the whole image. This includes the borders of the image, which are borders of tiles.

@@ -21,7 +21,7 @@ from jaxconv.layers.base import Geometry, Stored
 
 @dataclass(frozen=True, repr=False)
 class Operator(GraphOperator):
-    """A node of a graph that is none of jaxconv's layers. Its input is what the graph makes of the shapes at hand."""
+    """A node of a graph that is none of jaxconv's layers. Its input is the plan for the shapes of x."""
 
     takes: ClassVar[type] = Call
 
@@ -124,7 +124,7 @@ class Network(GraphNetwork):
             results = _run(run, step, node, layers, [values.get(name) for name in node.inputs])
             values |= {name: value for name, value in zip(node.outputs, results, strict=False) if name}
             for name in {*node.inputs, *node.outputs}:
-                # What nobody reads any more is let go.
+                # Frees the arrays that no later node reads.
                 if unread.get(name, -1) <= i:
                     values.pop(name, None)
         return self.delivered(_delivered(run, values[name]) for name, _ in self.outputs)

@@ -36,7 +36,7 @@ class Node:
       inputs, outputs: the names of arrays, "" for an optional one that is left out.
       attributes: by name, with the operator's defaults filled in.
       opset: the version of the operators.
-      batch: the batch size that the file fixes and the one at hand, where they differ.
+      batch: the batch size that the file fixes and that of x, where they differ.
     """
 
     op: str

@@ -108,7 +108,7 @@ class Network(GraphNetwork):
             return
         free = [n is None for n in port.shape]
         if all(TABLE[step.node.op].geometry for step in self.steps if step.of is None):
-            # No node mixes examples or has sizes of its own, so all but the channels may differ.
+            # No node mixes examples or depends on sizes in the file, so all axes but the channels may differ.
             free[:-1] = [True] * (len(free) - 1)
         rows = zip(port.shape, free, shape, strict=False)
         if len(shape) != len(port.shape) or any(n != m and not open_ for n, open_, m in rows):
