@@ -287,7 +287,7 @@ def trained(net: Any, words: Vocabulary, length: int, options: argparse.Namespac
         options.out / "model.json",
         {"data": kind, "hidden": options.hidden, "length": length, "words": list(words.words)},
     )
-    return Model(net, fitted.train_state.params, fitted.train_state.state, words, length)
+    return Model(net, fitted.params, fitted.state, words, length)
 
 
 def from_scenes(options: argparse.Namespace) -> tuple[Model, dict[str, Any], np.ndarray]:

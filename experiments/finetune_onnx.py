@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         progress=False,
     )
     seconds = time.perf_counter() - began
-    tuned = fitted.train_state.params, fitted.train_state.state
+    tuned = fitted.params, fitted.state
     after = accuracy(*tuned)
     changes = moved(params, tuned[0])
     print(f"test accuracy {before:.1%} before, {after:.1%} after, {seconds:.0f} s")
