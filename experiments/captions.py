@@ -39,6 +39,7 @@ from experiments.optional import Image, figures, jaxconv_train, needed
 from experiments.pictures import pictures
 from jaxconv.data.captions import Captions, Vocabulary
 from jaxconv.extras import need
+from jaxconv.layer import children_of
 
 PHOTOGRAPH = 224
 LONGEST = 20
@@ -188,7 +189,7 @@ def from_scenes(options: argparse.Namespace) -> tuple[Model, dict[str, Any], np.
 def photograph_network(words: int, options: argparse.Namespace) -> tuple[Any, Any, Any]:
     """Returns a captioner on the frozen feature map of EfficientNet-Lite0, with its params and state."""
     whole = pretrained.efficientnet_lite0(options.weights)
-    children = [*whole.net.children]  # type: ignore[attr-defined]
+    children = children_of(whole.net)
     trunk = dict(children[: [name for name, _ in children].index("_relu1") + 1])
     net = network(jc.frozen(jc.serial(**trunk)), 1280, words, options.hidden)
     example = jnp.zeros((1, PHOTOGRAPH, PHOTOGRAPH, 3)), jnp.zeros((1, 2), jnp.int32)
