@@ -119,13 +119,8 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         "python -m experiments.detect", description=(__doc__ or "").split("\n\n", 1)[0], formatter_class=Help
     )
-    arguments.add_argument("--image", nargs="+", metavar="FILE", help="files, or names of packaged photographs")
-    arguments.add_argument("--folder", metavar="DIR", help="a folder of pictures")
-    arguments.add_argument("--weights", metavar="DIR", help=f"of the package; default: ./node_modules/{PACKAGE}")
+    tfjs_reference.add_arguments(arguments, "detect", PACKAGE, train="generated scenes")
     arguments.add_argument("--score", type=float, default=SCORE, help="scores must be greater")
-    arguments.add_argument("--compare", type=Path, metavar="FOLDER", help="compare with TensorFlow.js")
-    arguments.add_argument("--train", action="store_true", help="train on generated scenes instead, see above")
-    arguments.add_argument("--out", type=Path, default=Path("runs/detect"), metavar="DIR", help="a folder for results")
     return arguments
 
 

@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             progress=not options.quiet,
         )
         seconds = time.perf_counter() - began
-        arrays = fitted.train_state.params, fitted.train_state.state
+        arrays = fitted.params, fitted.state
         logits = jc.train.predict(model, *arrays, test_images, preprocess=preprocess)
         sizes = jax.tree.map(lambda leaf: leaf.size, arrays[0])
         moving = labels_of(sizes, paths) if paths else jax.tree.map(lambda _: "trained", sizes)

@@ -67,9 +67,9 @@ def lines(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return stacked, mirrored.astype(np.int32)
 
 
-def scores_path(net: jc.Layer) -> str:
+def scores_path(net: Any) -> str:
     """Returns the path of what the last softmax receives."""
-    steps = [step for step in net.steps if step.child]  # type: ignore[attr-defined]
+    steps = [step for step in net.steps if step.child]
     made = {name: step.child for step in steps for name in step.node.outputs}
     softmax = next(step for step in reversed(steps) if step.node.op == "Softmax")
     return made[softmax.node.inputs[0]]
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         progress=False,
     )
     seconds = time.perf_counter() - began
-    tuned = fitted.train_state.params, fitted.train_state.state
+    tuned = fitted.params, fitted.state
     after = accuracy(*tuned)
     changes = moved(params, tuned[0])
     print(f"test accuracy {before:.1%} before, {after:.1%} after, {seconds:.0f} s")

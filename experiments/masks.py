@@ -238,3 +238,29 @@ def dice(predicted: np.ndarray, true: np.ndarray) -> float:
     """
     both = int(predicted.sum()) + int(true.sum())
     return 2 * int((predicted & true).sum()) / both if both else float("nan")
+
+
+def add_arguments(arguments: argparse.ArgumentParser, name: str, package: str) -> None:
+    """Adds the arguments that the commands on masks share.
+
+    Args:
+      arguments: the command's parser.
+      name: the command, and what it finds: "roads".
+      package: the package whose wheel has the data.
+    """
+    source = arguments.add_mutually_exclusive_group()
+    source.add_argument("--data", type=Path, help=f"{package}'s wheel, or a folder; default: the installed package")
+    source.add_argument("--folder", type=Path, help="images/ and masks/ with files of the same names, to train on")
+    arguments.add_argument("--image", type=Path, nargs="+", default=[], help=f"images to find {name} in, of any sizes")
+    arguments.add_argument("--weights", type=Path, metavar="FILE", help="of an earlier run: --image without training")
+    arguments.add_argument("--seed", type=int, default=0, help="the seed of weights, batches and augmentation")
+    arguments.add_argument("--out", type=Path, default=Path("runs") / name, help="a folder for the results")
+    arguments.add_argument("--resume", action="store_true", help="continue the training in --out")
+    arguments.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def chosen(options: argparse.Namespace, package: str, files: tuple[str, str], install: str) -> list[Pair]:
+    """Returns the pairs that --folder or --data names; other arguments as in `from_package`."""
+    if options.folder is not None:
+        return from_folder(options.folder)
+    return [from_package(package, files, install, options.data)]

@@ -47,11 +47,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         "python -m experiments.nuclei", description=(__doc__ or "").split("\n\n", 1)[0], formatter_class=Help
     )
-    source = arguments.add_mutually_exclusive_group()
-    source.add_argument("--data", type=Path, help="stardist's wheel, or a folder; default: the installed package")
-    source.add_argument("--folder", type=Path, help="images/ and masks/ with files of the same names, to train on")
-    arguments.add_argument("--image", type=Path, nargs="+", default=[], help="images to find nuclei in, of any sizes")
-    arguments.add_argument("--weights", type=Path, metavar="FILE", help="of an earlier run: --image without training")
+    masks.add_arguments(arguments, "nuclei", "stardist")
     arguments.add_argument("--steps", type=positive(int), default=1500, help="training steps")
     arguments.add_argument("--batch", type=positive(int), default=8, help="crops in each step")
     arguments.add_argument(
@@ -59,10 +55,6 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--width", type=positive(int), default=16, help="channels of the U-Net's first level")
     arguments.add_argument("--lr", type=positive(float), default=4e-3, help="the peak learning rate of the schedule")
-    arguments.add_argument("--seed", type=int, default=0, help="the seed of weights, crops and augmentation")
-    arguments.add_argument("--out", type=Path, default=Path("runs/nuclei"), help="a folder for the results")
-    arguments.add_argument("--resume", action="store_true", help="continue the training in --out")
-    arguments.add_argument("--quiet", action="store_true", help="no progress bar")
     return arguments
 
 
@@ -208,10 +200,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         params, state = jc.weights.load(options.weights, net)
         options.out.mkdir(parents=True, exist_ok=True)
         return {"nuclei": find(net, params, state, own, options.out)}
-    if options.folder is not None:
-        pairs = masks.from_folder(options.folder)
-    else:
-        pairs = [masks.from_package("stardist", FILES, INSTALL, options.data)]
+    pairs = masks.chosen(options, "stardist", FILES, INSTALL)
     training, testing = masks.divided(pairs)
     net = network(options.width)
     arrays = [prepared(pair) for pair in training]
@@ -231,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         resume=options.resume,
         progress=not options.quiet,
     )
-    params, state = fitted.train_state.params, fitted.train_state.state
+    params, state = fitted.params, fitted.state
     jc.weights.save(options.out / "weights.safetensors", net, params, state)
     predicted = [segmented(net, params, state, p.image) for p in testing]
     true = [numbered(p.mask) for p in testing]

@@ -103,7 +103,7 @@ def by_tfjs(image: np.ndarray, model: Path, folder: Path) -> dict[str, np.ndarra
 
 
 def person(found: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns ``(n, 17, 2)``: the person, with NaN for keypoints that do not count; n is 0 where there is nobody."""
+    """Returns ``(n, 17, 2)``: the person, with NaN for keypoints that do not count; n is 0 if there is no person."""
     counts = found["scores"] > SCORE
     points = np.where(counts[:, None], found["points"], np.nan)
     return points[None] if counts.sum() >= LEAST else points[:0].reshape(0, len(points), 2)
@@ -113,12 +113,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         "python -m experiments.pose", description=(__doc__ or "").split("\n\n", 1)[0], formatter_class=Help
     )
-    arguments.add_argument("--image", nargs="+", metavar="FILE", help="files, or names of packaged photographs")
-    arguments.add_argument("--folder", metavar="DIR", help="a folder of pictures")
-    arguments.add_argument("--weights", metavar="DIR", help=f"of the package; default: ./node_modules/{PACKAGE}")
-    arguments.add_argument("--compare", type=Path, metavar="FOLDER", help="compare with TensorFlow.js")
-    arguments.add_argument("--train", action="store_true", help="train on stick figures instead, see above")
-    arguments.add_argument("--out", type=Path, default=Path("runs/pose"), metavar="DIR", help="a folder for results")
+    tfjs_reference.add_arguments(arguments, "pose", PACKAGE, train="stick figures")
     return arguments
 
 

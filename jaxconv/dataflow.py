@@ -15,7 +15,7 @@ import numpy as np
 from jaxconv.compose.wrappers import Frozen, MixedPrecision, Remat, Repeat
 from jaxconv.composite import Composite
 from jaxconv.errors import located
-from jaxconv.layer import Layer, Tree
+from jaxconv.layer import Layer, Tree, children_of
 from jaxconv.layers import Dropout, DropPath, Identity
 from jaxconv.structs import as_struct, shape_of
 from jaxconv.tree import visits
@@ -134,7 +134,7 @@ class Leaf(NamedTuple):
 def leaves(net: Layer, path: Path = ()) -> Iterator[Leaf]:
     """Yields each layer without children, those without a name included, which have their composite's path."""
     for visit in visits(net):
-        if not getattr(visit.layer, "children", ()):
+        if not children_of(visit.layer):
             yield Leaf((*path, *visit.path), visit.layer)
 
 

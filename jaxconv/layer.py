@@ -43,6 +43,15 @@ class Layer(Protocol):
 LayerLike = Layer | Callable[[Tree], Tree]
 
 
+def children_of(layer: Layer) -> Children:
+    """Returns the children of a composite; () for any other layer.
+
+    >>> [name for name, _ in children_of(jc.serial(jc.Conv(8), head=jc.Dense(10)))], children_of(jc.Conv(8))
+    (['0', 'head'], ())
+    """
+    return getattr(layer, "children", ())
+
+
 def take(entries: Params | State, name: str, argument: str = "params") -> Array:
     """Returns one entry of a layer's params or state, or raises ParameterError, which names the ``argument``."""
     try:

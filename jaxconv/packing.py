@@ -26,16 +26,16 @@ class Stored:
     order: Order | None
 
     def array(self, weight: np.ndarray) -> np.ndarray:
-        """Returns the elements of a weight in this order."""
+        """Returns the elements of a weight in the stored order."""
         return weight if self.order is None else self.order.pack(weight)
 
     def weight(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns the weight of this shape whose elements `array` returned."""
+        """Returns the weight from what `array` returned."""
         return array if self.order is None else self.order.unpack(array, shape)
 
 
 def pack(traced: Any, platform: Platform) -> tuple[Callable[..., Any], list[Stored]]:
-    """Returns a function that computes the same from stored weights, and which they are.
+    """Returns a function that computes the same as a program from stored weights, and the list of these weights.
 
     Args:
       traced: by `jax.jit`, a function of weights and an input; fused, see `jaxconv.fusing.fuse`.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from jaxconv.errors import ArgumentError
-from jaxconv.layer import Children, Layer
+from jaxconv.layer import Layer, children_of
 
 
 class Visit(NamedTuple):
@@ -35,7 +35,7 @@ def visits(net: Layer, enter: Callable[[Visit], bool] = lambda visit: True) -> I
         visit = waiting.pop()
         yield visit
         path, _, layer, parents = visit
-        children: Children = getattr(layer, "children", ()) if enter(visit) else ()
+        children = children_of(layer) if enter(visit) else ()
         if children and any(layer is parent for parent in parents):
             raise ArgumentError(
                 f"children must not contain the layer itself, got a cycle at {'.'.join(path) or 'the top'}"
@@ -96,15 +96,14 @@ def map_some(
     """
     here = ".".join(path)
     if enter(net, here):
-        children: Children = getattr(net, "children", ())
-        inside = [map_some(layer, enter, function, (*path, name) if name else path) for name, layer in children]
+        inside = [map_some(inner, enter, function, (*path, name) if name else path) for name, inner in children_of(net)]
         net = rebuilt(net, inside)
     return function(net, here)
 
 
 def rebuilt(net: Layer, layers: Sequence[Layer]) -> Layer:
     """Returns ``net`` with ``layers`` in place of its children, or ``net`` itself where none changed."""
-    children: Children = getattr(net, "children", ())
+    children = children_of(net)
     if all(new is old for new, (_, old) in zip(layers, children, strict=True)):
         return net
     if hasattr(net, "with_children"):

@@ -142,7 +142,7 @@ def test_dir_lists_public_names_once_and_nothing_else(package):
     assert all(name in vars(loaded) for name in public - subpackages - lazy)
 
 
-@pytest.mark.parametrize("package", ["ops", "layers", "compose", "detect", "models"])
+@pytest.mark.parametrize("package", ["ops", "layers", "compose", "detect", "losses", "models"])
 def test_a_package_exports_what_its_modules_export(package):
     loaded = importlib.import_module(f"jaxconv.{package}")
     folder = Path(loaded.__file__).parent

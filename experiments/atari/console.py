@@ -45,7 +45,7 @@ def encode(frame: np.ndarray, before: np.ndarray, size: int = SIZE) -> np.ndarra
 
 
 class Step(NamedTuple):
-    """What an action gives: the encoded frame, the reward, whether the episode ended, and whether the game did."""
+    """The result of an action: the encoded frame, the reward, whether the episode ended, and whether the game did."""
 
     frame: np.ndarray
     reward: float

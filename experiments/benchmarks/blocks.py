@@ -17,7 +17,7 @@ import jaxconv as jc
 from experiments.benchmarks.clock import seconds
 from experiments.benchmarks.networks import NETWORKS
 from experiments.benchmarks.networks.with_jaxconv import jaxconv_network
-from experiments.benchmarks.training import CASES, data, jax_candidate, jaxconv_program
+from experiments.benchmarks.training_candidates import CASES, data, jax_candidate, jaxconv_program
 from experiments.report import environment, write_results
 
 RESULTS = Path(__file__).parent / "results" / "blocks.json"

@@ -91,7 +91,7 @@ def jax_network(by: str, plan: Any) -> tuple[Callable[..., Any], Callable[..., A
 
 def jax_step(by: str, plan: Any, case: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Returns ``step(carry, x, y) -> (loss, carry)`` and ``carry(key)``."""
-    from experiments.benchmarks.training import functional
+    from experiments.benchmarks.training_candidates import functional
 
     init, forward = jax_network(by, plan)
     step = functional(case, forward, {}, {})[0]
@@ -121,7 +121,7 @@ def torch_call(plan: Any, x: Any, y: Any, *, compiled: bool) -> Callable[[], Any
 
     from experiments.benchmarks.networks.with_jaxconv import jaxconv_network
     from experiments.benchmarks.networks.with_torch import torch_network
-    from experiments.benchmarks.training import MOMENTUM, RATE
+    from experiments.benchmarks.training_candidates import MOMENTUM, RATE
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
@@ -166,7 +166,7 @@ def network(name: str, small: bool) -> Iterator[Found]:
     """Yields what is found of a network's training, more each time."""
     import importlib.util
 
-    from experiments.benchmarks.training import Case
+    from experiments.benchmarks.training_candidates import Case
 
     batch, size = (4, 32) if small else (BATCH, SIZE)
     plan, case = plan_of(name, small), Case(name, batch, (size, size, 3))

@@ -23,7 +23,7 @@ from jax.experimental import topologies
 from experiments import speedrun as script
 from experiments.benchmarks.gpu import BATCH, FOLDER, NETWORKS, SIZE, Found, jax_step, plan_of
 from experiments.benchmarks.programs import H100, OPTIONS
-from experiments.benchmarks.training import Case
+from experiments.benchmarks.training_candidates import Case
 from experiments.report import environment, write_results
 
 PROGRAMS = (*NETWORKS, "speedrun")

@@ -115,7 +115,7 @@ def _formula(found: re.Match[str]) -> str:
 
 @functools.cache
 def _places() -> dict[str, str]:
-    """Returns where each public name stands, by every way to write it behind ``jaxconv.``."""
+    """Returns the address of each public name, by every way to write it after ``jaxconv.``."""
     return {
         path.removeprefix("jaxconv."): f"reference/{entry.page}.html#{entry.target}"
         for entry in reference.public()

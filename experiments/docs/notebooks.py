@@ -1,4 +1,4 @@
-"""Notebooks with their outputs as Markdown: prose as it stands, code and what it printed and drew below."""
+"""Notebooks with their outputs as Markdown: prose unchanged, code, and below it what it printed and drew."""
 
 import base64
 import json

@@ -30,7 +30,7 @@ INTRO = """# From torch.nn.functional, flax and keras
 Written by `python -m experiments.docs.peers` from docs/peers.toml. The tests run both columns of every
 row on the same random arrays and compare the results.
 
-The arrays are laid out as jaxconv's, channels last; in torch's column they stand channels first, kernels as
+The arrays are laid out as jaxconv's, channels last; in torch's column, arrays are channels first and kernels are
 `(out, in, *window)`:
 """
 

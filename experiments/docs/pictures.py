@@ -68,7 +68,7 @@ def padding() -> Figure:
 
 
 def stride() -> Figure:
-    """Draws where a window of three stands over seven elements."""
+    """Draws the positions of a window of three over seven elements."""
     fig, axes = _figure(7.0, 2.6, 2)
     for ax, step in zip(axes, (1, 2), strict=True):
         count = jc.conv_output_size(7, 3, stride=step)

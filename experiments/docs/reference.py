@@ -1,6 +1,6 @@
 """What is public, and a page of reference for each module that defines some of it.
 
-Found by walking the package, so that a new name appears by itself.
+Found by walking the package, so that a new name appears without an entry here.
 """
 
 import ast
@@ -56,7 +56,6 @@ TITLES = {
     "inspect/table": "Summary",
     "interop/tfjs": "TensorFlow.js",
     "layer": "The layer protocol",
-    "losses/package": "Losses",
     "metrics/base": "Metrics and classification",
     "ops/anchors": "Anchors and matching",
     "ops/boxes": "Boxes",
@@ -87,7 +86,7 @@ SPELLED = {
     for name in """AlexNet CAM ConvNeXt ConvNet DenseNet EfficientNet LeNet MNASNet MobileNet NiN RegNet ResNet
     ShuffleNet SqueezeNet U-Net VGG CIFAR IDX MNIST ONNX PyTorch""".split()
 }
-# What public functions return, and nobody imports by itself.
+# What public functions return, and users do not import.
 RETURNED = ("jaxconv.fields.Field", "jaxconv.fields.InexactField")
 
 
@@ -204,7 +203,7 @@ def index_text() -> str:
     """Returns the Markdown of the page that lists all names, each with its docstring's first sentence."""
     parts = [
         "# Reference",
-        "Every public name. `import jaxconv as jc`. Under a name stands what "
+        "Every public name. `import jaxconv as jc`. Below a name is what "
         "peers call it: torch and torchvision, flax, keras, captum, scikit-learn, lucid and others.",
     ]
     for section, pages in sections().items():
@@ -239,7 +238,7 @@ def noted() -> list[str]:
 
 
 def _note(entry: Entry) -> tuple[str, str]:
-    """Returns what docs/notes.md says of an op and of a layer over it, and what of that stands after "Elsewhere: "."""
+    """Returns the text of docs/notes.md about an op and the layer over it, and the part of it after "Elsewhere: "."""
     own = entry.path.removeprefix("jaxconv.")
     names = {own} if "." in own else {own, peers.op_of(own)}
     texts = [text for heading, text in _notes().items() if names & set(heading.split(", "))]
@@ -248,7 +247,7 @@ def _note(entry: Entry) -> tuple[str, str]:
 
 
 def note(entry: Entry) -> str:
-    """Returns the formula and the picture that stand under a name; a layer has its op's too.
+    """Returns the formula and the picture that are shown below a name; a layer has its op's too.
 
     >>> conv, layer = (e for e in public() if e.path in ("jaxconv.conv", "jaxconv.Conv"))
     >>> note(conv) == note(layer) and note(conv).startswith("$$")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.goban.board import BLACK, EMPTY, WALL, WHITE, Board, chains, neighbors, points
+from experiments.goban.board import BLACK, EMPTY, WHITE, Board, chains, flood, neighbors, other, points
 
 
 class _Region(NamedTuple):
@@ -25,19 +25,16 @@ def _regions(board: Board, color: int, owner: dict[int, int], suicide: bool) -> 
     for start in points(board):
         if board.stones[start] != EMPTY or start in seen:
             continue
-        members, vital, borders, inside, enemy = [start], None, set[int](), 0, False
-        seen.add(start)
-        for at in members:  # grows while it is read
+        members, _ = flood(board.stones, start, board.size + 2, (EMPTY, other(color)))
+        seen.update(members)
+        vital, borders, inside, enemy = None, set[int](), 0, False
+        for at in members:
             around = {owner[near] for near in neighbors(board, at) if near in owner}
             borders |= around
             inside += not around
             if board.stones[at] == EMPTY or suicide:
                 vital = around if vital is None else vital & around
             enemy |= board.stones[at] != EMPTY
-            for near in neighbors(board, at):
-                if board.stones[near] not in (color, WALL) and near not in seen:
-                    seen.add(near)
-                    members.append(near)
         found.append(_Region(members, vital or set(), borders, inside, enemy))
     return found
 

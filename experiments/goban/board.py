@@ -5,7 +5,7 @@ Boards do not change: `play` returns a new one. Names of points are "D4", with c
 from the bottom; arrays have row 0 at the top.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -91,17 +91,29 @@ def array(board: Board) -> np.ndarray:
     return square.reshape(board.size + 2, board.size + 2)[1:-1, 1:-1]
 
 
-def _chain(stones: bytes | bytearray, at: int, step: int) -> tuple[list[int], set[int]]:
-    color, members, seen, liberties = stones[at], [at], {at}, set()
+def flood(stones: bytes | bytearray, at: int, step: int, colors: Collection[int]) -> tuple[list[int], set[int]]:
+    """Returns the connected points of some colors that include a point, and the other points beside them.
+
+    Args:
+      stones: the colors of all points, as in `Board`.
+      at: the point.
+      step: the difference between the indices of a point and the one below.
+      colors: the colors.
+    """
+    members, seen, around = [at], {at}, set()
     for member in members:  # grows while it is read
         for near in (member - step, member - 1, member + 1, member + step):
-            found = stones[near]
-            if found == EMPTY:
-                liberties.add(near)
-            elif found == color and near not in seen:
+            if stones[near] not in colors:
+                around.add(near)
+            elif near not in seen:
                 seen.add(near)
                 members.append(near)
-    return members, liberties
+    return members, around
+
+
+def _chain(stones: bytes | bytearray, at: int, step: int) -> tuple[list[int], set[int]]:
+    members, around = flood(stones, at, step, (stones[at],))
+    return members, {near for near in around if stones[near] == EMPTY}
 
 
 def chain(board: Board, at: int) -> tuple[list[int], set[int]]:

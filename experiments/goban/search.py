@@ -106,7 +106,7 @@ class Played(NamedTuple):
       opening: the number of its opening.
       searcher: 0 if the search plays black, else 1.
       won: whether the search wins.
-      moves: the actions, the opening included; the number of points stands for a pass.
+      moves: the actions, the opening included; the number of points means a pass.
       judged: whether the network's value ended the game, not the rules.
     """
 

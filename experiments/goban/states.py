@@ -13,9 +13,6 @@ import numpy as np
 
 from experiments.goban.features import GLOBALS, MOVES, PLANES
 
-# The planes that `observe` computes as `features` does, apart from the exceptions above.
-EXACT = (0, 1, 2, 3, 4, 5, *range(9, 14))
-
 
 def _adjacent(size: int) -> np.ndarray:
     """Returns which points are neighbors, float32 ``(size**2, size**2)``."""

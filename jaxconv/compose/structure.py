@@ -219,10 +219,10 @@ class Gate(Wrapper):
     call: ClassVar[str] = "gate"
 
     def route(self, run: Run, x: Tree) -> Tree:
-        return run.join(_multiply, x, run("", self.layer, x))
+        return run.join(multiply, x, run("", self.layer, x))
 
 
-def _multiply(x: Array, y: Array) -> Array:
+def multiply(x: Array, y: Array) -> Array:
     """Returns ``x * y``; a y of shape ``(batch, channels)`` multiplies the channels of x."""
     if y.ndim < x.ndim:
         y = y.reshape(*y.shape[:-1], *(1,) * (x.ndim - y.ndim), y.shape[-1])
@@ -271,11 +271,12 @@ class Residual(Composite):
     def route(self, run: Run, x: Tree) -> Tree:
         y = run("", self.body, x)
         skipped = x if self.shortcut is None else run(self.name, self.shortcut, x)
-        y = run.join(_add, y, skipped)
+        y = run.join(add, y, skipped)
         return y if self.after is None else run("after", self.after, y)
 
 
-def _add(y: Array, x: Array) -> Array:
+def add(y: Array, x: Array) -> Array:
+    """Returns ``y + x``, for arrays of one shape."""
     if y.shape != x.shape:
         raise ShapeError(f"body and shortcut must return the same shape, got {y.shape} and {x.shape}")
     return y + x

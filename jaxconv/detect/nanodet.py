@@ -94,7 +94,7 @@ class NanoDet(Detector):
             wanted = jax.nn.one_hot(jnp.where(found >= 0, labels[found], -1), self.classes) * quality[:, None]
             score = jax.nn.sigmoid(logits)
             focal = (wanted - score) ** 2 * (jax.nn.softplus(logits) - logits * wanted)
-            # A box counts as much as its position is sure.
+            # A box has the weight of the highest score at its position.
             weight = jax.lax.stop_gradient(jnp.where(found >= 0, score.max(1), 0))
             distances = jnp.clip(ops.encode_distances(target, every) * self.scale, 0, self.bins - 1.001)
             spread = _two_bins(bins, distances).mean(1)

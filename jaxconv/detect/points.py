@@ -180,7 +180,7 @@ class PoseNet(Wrapper):
           targets: a dict of ``points`` ``(batch, points, 2)``, x and y in pixels. A keypoint with NaN, or outside of
             the image, does not count; the person's center is the mean of the keypoints that count.
           sigma: the standard deviation of the heat maps, in positions.
-          regression_weight: the weight of the loss of the keypoints relative to the center.
+          regression_weight: the weight of the loss of keypoint positions relative to the center.
 
         Raises:
           ArgumentError: the targets are not a dict of points of this shape.

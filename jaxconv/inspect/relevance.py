@@ -21,7 +21,7 @@ from jaxconv.errors import ArgumentError, PathError, no_layer
 from jaxconv.folding import fold
 from jaxconv.inspect.arguments import Target, as_input, like_input, scores
 from jaxconv.inspect.backward import AFFINE, WEIGHTED, Substitute, check_elementwise, forward, gradient
-from jaxconv.layer import Array, Layer, Params, State, Tree
+from jaxconv.layer import Array, Layer, Params, State, Tree, children_of
 from jaxconv.layers import (
     AdaptiveMaxPool,
     GlobalMaxPool,
@@ -162,13 +162,13 @@ def _chosen(net: Layer, rules: Any) -> dict[str, Rule]:
 
 
 def _substituted(net: Layer, rules: Mapping[str, Rule]) -> Layer:
-    def substitute(layer: Any, path: str) -> Layer:
+    def substitute(layer: Layer, path: str) -> Layer:
         rule = _rule_of(rules, path)
         if isinstance(layer, Gate):
             # The signal has all relevance of the product, the gate's weights have none.
             return Gate(_Constant(layer.layer))
-        if getattr(layer, "children", ()) or rule.name == "gradient":
-            return layer  # type: ignore[no-any-return]
+        if children_of(layer) or rule.name == "gradient":
+            return layer
         if isinstance(layer, WEIGHTED):
             return Substitute(layer, rule)
         if isinstance(layer, LayerNorm | InstanceNorm | GroupNorm | LocalResponseNorm):

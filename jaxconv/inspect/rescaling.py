@@ -4,17 +4,16 @@ The network runs on the examples and on their baselines as one batch, the exampl
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxconv.compose.base import Wrapper
-from jaxconv.compose.structure import Gate, _multiply
+from jaxconv.compose.structure import Gate, multiply
 from jaxconv.composite import Run
 from jaxconv.inspect.arguments import Target, as_input, like_input, scores
 from jaxconv.inspect.backward import AFFINE, Substitute, check_elementwise, forward, gradient
-from jaxconv.layer import Array, Layer, Params, State, Tree
+from jaxconv.layer import Array, Layer, Params, State, Tree, children_of
 from jaxconv.layers import AdaptiveMaxPool, GlobalMaxPool, MaxPool, PReLU
 from jaxconv.ops.arrays import ArrayLike
 from jaxconv.tree import map_some
@@ -60,17 +59,17 @@ def _maximum(layer: Layer, params: Params, state: State, x: Array, y: Array, g: 
 
 @jax.custom_vjp
 def _product(x: Array, weights: Array) -> Array:
-    return _multiply(x, weights)
+    return multiply(x, weights)
 
 
 def _product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     # The difference of products is exactly that of their tangent at the midpoint.
     middle = (sum(_halves(a)) / 2 for a in saved)  # type: ignore[arg-type]
-    x, weights = jax.vjp(_multiply, *middle)[1](_halves(g)[0])
+    x, weights = jax.vjp(multiply, *middle)[1](_halves(g)[0])
     return _only_first(x), _only_first(weights)
 
 
-_product.defvjp(lambda x, weights: (_multiply(x, weights), (x, weights)), _product_backward)
+_product.defvjp(lambda x, weights: (multiply(x, weights), (x, weights)), _product_backward)
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,11 +80,11 @@ class _Product(Wrapper):
         return run.join(_product, x, run("", self.layer, x))
 
 
-def _substitute(layer: Any) -> Layer:
+def _substitute(layer: Layer) -> Layer:
     if isinstance(layer, Gate):
         return _Product(layer.layer)
-    if getattr(layer, "children", ()) or isinstance(layer, AFFINE):
-        return layer  # type: ignore[no-any-return]
+    if children_of(layer) or isinstance(layer, AFFINE):
+        return layer
     return Substitute(layer, _maximum) if isinstance(layer, _MAXIMA) else Substitute(layer, _rescale, _check)
 
 

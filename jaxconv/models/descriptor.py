@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jaxconv.compose import serial
 from jaxconv.geometry import as_int
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, children_of
 from jaxconv.layers import Dense, UnitNorm
 from jaxconv.models.resnet import basic, resnet
 
@@ -27,7 +27,7 @@ def descriptor(
     1263136
     """
     as_int(dims, "dims", least=1)
-    net = dict(resnet(basic, depths, 1, width=width, small_images=small_images).children)  # type: ignore[attr-defined]
+    net = dict(children_of(resnet(basic, depths, 1, width=width, small_images=small_images)))
     return serial(**{**net, "fc": Dense(dims), "norm": UnitNorm()})
 
 

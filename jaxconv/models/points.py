@@ -10,7 +10,7 @@ from jaxconv.backbones import on_map
 from jaxconv.compose import heads, serial
 from jaxconv.detect import CenterNet, PoseNet
 from jaxconv.geometry import as_int
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, children_of
 from jaxconv.layers import Conv, Identity
 from jaxconv.models.detection import prior_bias, pyramid
 from jaxconv.models.mobilenet import mobilenet_v2
@@ -25,7 +25,7 @@ def _head(width: int, columns: int, bias: initializers.Initializer = initializer
 
 def fine_map(width: int = 64) -> Layer:
     """Returns MobileNet v2 with a feature pyramid, and of it the map of stride 4."""
-    features = dict(mobilenet_v2().children)["features"]  # type: ignore[attr-defined]
+    features = dict(children_of(mobilenet_v2()))["features"]
     maps = {"3": "0", "6": "1", "13": "2", "17": "3"}
     return serial(pyramid=pyramid(features, maps, width), finest=on_map("0", Identity()))
 

@@ -12,7 +12,7 @@ from jax.nn import initializers
 from jaxconv.compose import heads, inline, serial, shared
 from jaxconv.detect import RCNN, AnchorGrid, RegionRules
 from jaxconv.detect.rcnn import RoiHeads
-from jaxconv.layer import Layer, LayerLike
+from jaxconv.layer import Layer, LayerLike, children_of
 from jaxconv.layers import BatchNorm, Conv, ConvTranspose, Dense, Flatten, Resize
 from jaxconv.models.blocks import FAN_OUT, conv_norm_act
 from jaxconv.models.detection import pyramid, subsampled
@@ -160,7 +160,7 @@ def keypointrcnn_resnet50_fpn(classes: int = 2, *, points: int = 17, rules: Regi
 
 
 def _on_mobilenet(classes: int, rules: RegionRules) -> RCNN:
-    features = dict(mobilenet_v3_large().children)["features"]  # type: ignore[attr-defined]
+    features = dict(children_of(mobilenet_v3_large()))["features"]
     # torchvision's detector has the usual eps, in place of MobileNet's.
     features = map_layers(features, lambda layer: BatchNorm() if isinstance(layer, BatchNorm) else layer)
     trunk = pyramid(features, {"13": "0", "16": "1"}, extra=subsampled())

@@ -19,7 +19,7 @@ from jaxconv.compose import concat, resized, serial
 from jaxconv.composite import Composite, Run
 from jaxconv.described import name_of
 from jaxconv.errors import ArgumentError
-from jaxconv.layer import Children, Layer, Tree
+from jaxconv.layer import Children, Layer, Tree, children_of
 from jaxconv.layers import AdaptiveAvgPool, BatchNorm, Conv, Dropout, Resize
 from jaxconv.layers.base import batched_sizes
 from jaxconv.models.mobilenet import mobilenet_v3_large
@@ -210,7 +210,7 @@ def deeplabv3_mobilenet_v3_large(
     dropout: float = 0.5,
 ) -> Layer:
     """Returns DeepLab v3 on MobileNet v3 large at a stride of 16: 11,029,328 parameters with ``aux_loss``."""
-    features = dict(mobilenet_v3_large(dilate=True).children)["features"]  # type: ignore[attr-defined]
+    features = dict(children_of(mobilenet_v3_large(dilate=True)))["features"]
     aux = {"4": "aux"} if aux_loss else {}
     trunk = backbone(features, {**aux, "16": "out"})
     return deeplabv3(trunk, classes, width=width, rates=rates, aux_width=10 if aux_loss else None, dropout=dropout)
@@ -258,7 +258,7 @@ def lraspp(trunk: Layer, classes: int = 21, *, width: int = 128) -> Layer:
 
 def lraspp_mobilenet_v3_large(classes: int = 21, *, width: int = 128) -> Layer:
     """Returns LR-ASPP on MobileNet v3 large at a stride of 16: 3,221,538 parameters."""
-    features = dict(mobilenet_v3_large(dilate=True).children)["features"]  # type: ignore[attr-defined]
+    features = dict(children_of(mobilenet_v3_large(dilate=True)))["features"]
     return lraspp(backbone(features, {"4": "low", "16": "high"}), classes, width=width)
 
 

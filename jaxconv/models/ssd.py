@@ -14,7 +14,7 @@ from jax.nn import initializers
 from jaxconv.backbones import backbone
 from jaxconv.compose import each, heads, inline, serial
 from jaxconv.detect import SSD, DefaultBoxes
-from jaxconv.layer import Layer, LayerLike
+from jaxconv.layer import Layer, LayerLike, children_of
 from jaxconv.layers import BatchNorm, Conv, Identity, MaxPool, UnitNorm
 from jaxconv.models.blocks import conv_norm_act
 from jaxconv.models.mobilenet import V3_LARGE, mobilenet_v3
@@ -103,9 +103,9 @@ def ssdlite320_mobilenet_v3_large(classes: int = 91) -> SSD:
         for i, row in enumerate(V3_LARGE)
     ]
     net = map_layers(mobilenet_v3(reduced, 1280), _initialized_for_lite)
-    blocks = [layer for _, layer in dict(net.children)["features"].children]  # type: ignore[attr-defined]
-    [(_, block)] = blocks[13].children
-    (_, expand), *rest = block.children
+    blocks = [layer for _, layer in children_of(dict(children_of(net))["features"])]
+    [(_, block)] = children_of(blocks[13])
+    (_, expand), *rest = children_of(block)
     features = serial(serial(*blocks[:13], expand), serial(serial(**dict(rest)), *blocks[14:]))
     extra = serial(*(_lite_extra(n) for n in LITE_CHANNELS[2:]))
     maps = ("features.0", "features.1", "extra.0", "extra.1", "extra.2", "extra.3")
@@ -125,7 +125,7 @@ def ssd300_vgg16(classes: int = 91) -> SSD:
     35641826
     """
     conv = functools.partial(Conv, kernel_init=XAVIER)
-    vgg = [layer for _, layer in dict(vgg16().children)["features"].children]  # type: ignore[attr-defined]
+    vgg = [layer for _, layer in children_of(dict(children_of(vgg16()))["features"])]
     vgg[16] = MaxPool(2, ceil_mode=True)
     fc = serial(
         MaxPool(3, stride=1, padding=1),

@@ -4,7 +4,7 @@ import jax
 
 from jaxconv.compose import heads, serial
 from jaxconv.geometry import as_int
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, children_of
 from jaxconv.layers import Conv
 from jaxconv.models.unet import unet
 
@@ -29,7 +29,7 @@ def stardist(
     {'prob': (1, 32, 32, 1), 'dist': (1, 32, 32, 8)}
     """
     as_int(rays, "rays", least=3)
-    trunk = dict(unet(1, width=width, depth=depth, padding="SAME", norm=norm).children)  # type: ignore[attr-defined]
+    trunk = dict(children_of(unet(1, width=width, depth=depth, padding="SAME", norm=norm)))
     return serial(
         encoder=trunk["encoder"],
         decoder=trunk["decoder"],

@@ -89,7 +89,7 @@ def default_boxes(
     Args:
       grid_sizes: height and width of each feature map.
       image_size: height and width of the image.
-      aspect_ratios: for each feature map the ratios beside 1; each also stands for its inverse.
+      aspect_ratios: for each feature map the ratios beside 1; each is used with its inverse.
       scales: the size of boxes of each feature map as a share of the image, and one more; by default evenly spaced from
         ``min_ratio`` to ``max_ratio``, and 1.
       min_ratio, max_ratio: the first and the last scale.

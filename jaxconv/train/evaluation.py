@@ -16,6 +16,7 @@ from jaxconv.layer import Layer
 from jaxconv.metrics import Function, Metric, add
 from jaxconv.structs import struct_of
 from jaxconv.train.arguments import check_arrays, check_batch_size, check_classes, check_data, check_loss
+from jaxconv.train.forward import forward, one_behind
 from jaxconv.train.measures import Loss, Metrics, as_metrics, finished, measure, ordered, sums_of, totals
 from jaxconv.train.mesh import Placement
 from jaxconv.train.parts import Part, Spans, array_parts
@@ -36,10 +37,10 @@ def evaluate(
     preprocess: Preprocess | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, Any]:
-    """The mean loss and the metrics over all of ``inputs``, whatever their number.
+    """Returns the mean loss and the metrics over all of ``inputs``, whatever their number.
 
-    No example counts twice and none is dropped: the network runs on batches of one size, of which the last reaches back
-    into the one before where need be, and the loss and the metrics see the new examples only.
+    No example counts twice and none is dropped. The network runs on batches of one size; the last batch may repeat
+    examples of the one before, which the loss and the metrics do not receive again.
 
     Args:
       net: a layer; it runs with ``train=False``.
@@ -93,7 +94,7 @@ def evaluate(
             some, theirs = structs((inputs, targets), min(batch_size, count))
         if placement is not None:
             params, state = placement.put_params((params, state))
-        outputs = _forward.eval_shape(net, preprocess, params, state, some)
+        outputs = forward.eval_shape(net, preprocess, params, state, some)
         check_loss(loss, items, outputs, theirs)
         if source is None:
             check_classes(loss, items, outputs, targets)
@@ -116,14 +117,14 @@ def measured(
     preprocess: Preprocess | None,
     placement: Placement | None = None,
 ) -> dict[str, Any]:
-    """`evaluate` without checks, for one who made them before."""
+    """Returns what `evaluate` does, without its checks."""
     sums = sums_of(metrics)
     if placement is not None:
         params, state = placement.put_params((params, state))
-    forward = functools.partial(_forward, net, preprocess, params, state)
+    run = functools.partial(forward, net, preprocess, params, state)
     everywhere = None if placement is None else jax.NamedSharding(placement.mesh, jax.P())
     measure_part = functools.partial(_measure, loss, metrics, everywhere)
-    results = _one_behind((part.rows, measure_part(part.spans, forward(part.inputs), part.targets)) for part in parts)
+    results = one_behind((part.rows, measure_part(part.spans, run(part.inputs), part.targets)) for part in parts)
     total, count = None, 0
     for rows, result in results:
         count += rows
@@ -148,7 +149,7 @@ def predict(
     preprocess: Preprocess | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Any:
-    """The network's output for all of ``inputs``, in their order.
+    """Returns the network's output for all of ``inputs``, in their order.
 
     Args:
       net: a layer; it runs with ``train=False``.
@@ -186,8 +187,8 @@ def predict(
             parts = Batches(inputs, placement=placement).parts()
         if placement is not None:
             params, state = placement.put_params((params, state))
-        run = functools.partial(_forward, net, preprocess, params, state)
-        outputs = _one_behind((run(part.inputs), part.spans) for part in parts)
+        run = functools.partial(forward, net, preprocess, params, state)
+        outputs = one_behind((run(part.inputs), part.spans) for part in parts)
         pieces = [
             jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], output)
             for output, spans in ((jax.tree.map(_whole, output), spans) for output, spans in outputs)
@@ -197,12 +198,12 @@ def predict(
 
 
 def structs(tree: Any, rows: int) -> Any:
-    """The shapes of a batch of some rows of arrays."""
+    """Returns the shapes of a batch of ``rows`` examples."""
     return jax.tree.map(lambda leaf: struct_of((rows, *leaf.shape[1:]), leaf.dtype), tree)
 
 
 def class_check(loss: Loss, metrics: Metrics, outputs: Any, *, name: str = "") -> Any:
-    """What checks the classes of each batch of an iterable, where it is on the host."""
+    """Returns a function that checks the classes of a batch of an iterable; targets on a device are not checked."""
 
     def check(inputs: Any, targets: Any, step: int) -> None:
         if isinstance(targets, np.ndarray):
@@ -213,7 +214,7 @@ def class_check(loss: Loss, metrics: Metrics, outputs: Any, *, name: str = "") -
 
 @contextlib.contextmanager
 def _on(mesh: jax.sharding.Mesh | None) -> Iterator[Placement | None]:
-    """The placement on a mesh, for the time of a call with Auto axes; None without one."""
+    """Yields the placement on a mesh, whose axes are Auto inside the context; None without a mesh."""
     if mesh is None:
         yield None
         return
@@ -223,7 +224,7 @@ def _on(mesh: jax.sharding.Mesh | None) -> Iterator[Placement | None]:
 
 
 def _whole(leaf: jax.Array) -> np.ndarray:
-    """An array on the host, the parts of other processes included."""
+    """Returns an array on the host, with the parts of other processes."""
     if leaf.is_fully_addressable or leaf.is_fully_replicated:
         return np.asarray(leaf)
     from jax.experimental import multihost_utils
@@ -235,25 +236,11 @@ def _as_array(leaf: Any) -> Any:
     return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
 
 
-def _one_behind(results: Iterator[Any]) -> Iterator[Any]:
-    """Each result after the next was asked for: the device stays busy, and no queue of batches fills its memory."""
-    last = next(results)
-    for result in results:
-        yield last
-        last = result
-    yield last
-
-
-@functools.partial(jit, static_argnums=(0, 1))
-def _forward(net: Layer, preprocess: Preprocess | None, params: Any, state: Any, inputs: Any) -> Any:
-    return net.apply(params, state, inputs if preprocess is None else preprocess(inputs), train=False)[0]
-
-
 @functools.partial(jit, static_argnums=(0, 1, 2, 3))
 def _measure(
     loss: Loss, metrics: Metrics, everywhere: jax.NamedSharding | None, spans: Spans, outputs: Any, targets: Any
 ) -> dict[str, Any]:
-    """Sums over the examples of a batch in ``spans``. In all batches but the last, all examples count."""
+    """Returns sums over the examples of a batch in ``spans``: all of them, except in the last batch."""
     size, rows = len(jax.tree.leaves(targets)[0]), sum(stop - start for start, stop in spans)
 
     def counted(leaf: Any) -> Any:
@@ -268,7 +255,7 @@ def _measure(
 
 
 def _exact(value: Any, metric: Metric | None) -> Any:
-    """A batch's values in the widest types, in which sums over millions of examples are exact."""
+    """Returns a batch's values in the widest types, so that sums over millions of examples are exact."""
     if metric is not None and metric.combine is not add:
         return value
     return jax.tree.map(lambda leaf: leaf.astype(np.int64 if leaf.dtype.kind in "bui" else _float(leaf.dtype)), value)

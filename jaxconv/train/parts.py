@@ -30,14 +30,14 @@ class Part:
 
     @property
     def rows(self) -> int:
-        """How many examples count."""
+        """The number of examples that count."""
         return sum(stop - start for start, stop in self.spans)
 
 
 def array_parts(inputs: Any, targets: Any, batch_size: int, placement: Placement | None = None) -> Iterator[Part]:
-    """All examples of arrays once, in their order. NumPy arrays, memory maps included, go to the device by batches.
+    """Yields all examples of arrays once, in their order. NumPy arrays, memory maps included, are copied by batches.
 
-    On a mesh the size of a batch is rounded up to a multiple of its parts, and fewer examples are filled up.
+    On a mesh the batch size is rounded up to a multiple of the number of parts, and a smaller batch is filled up.
     """
     count = len(jax.tree.leaves(inputs)[0])
     size = min(batch_size, count)
@@ -51,14 +51,14 @@ def array_parts(inputs: Any, targets: Any, batch_size: int, placement: Placement
 
 
 def filled(leaf: Any, size: int) -> Any:
-    """An array with its first row repeated up to ``size`` rows."""
+    """Returns an array with its first row repeated up to ``size`` rows."""
     missing = size - len(leaf)
     xp = np if isinstance(leaf, np.ndarray) else jnp
     return leaf if not missing else xp.concatenate([leaf, xp.repeat(leaf[:1], missing, 0)])
 
 
 def merged(spans: list[tuple[int, int]]) -> Spans:
-    """Spans without the empty ones, those that meet as one: so that all whole batches have the same."""
+    """Returns spans without empty ones, adjacent ones joined, so that all complete batches have equal spans."""
     found: list[tuple[int, int]] = []
     for start, stop in spans:
         if found and found[-1][1] == start:

@@ -15,7 +15,7 @@ from jaxconv.errors import ArgumentError, DTypeError, ShapeError, shortens_trace
 from jaxconv.geometry import IntOrTuple, as_tuple
 from jaxconv.layer import Layer
 from jaxconv.train.arguments import check_batch_size
-from jaxconv.train.evaluation import _forward, _one_behind
+from jaxconv.train.forward import forward, one_behind
 
 
 @shortens_tracebacks
@@ -31,7 +31,7 @@ def predict_tiled(
     batch_size: int = 8,
     preprocess: Preprocess | None = None,
 ) -> Any:
-    """The network's output for one image of any size, computed in overlapping tiles by one compiled program.
+    """Returns the network's output for one image of any size, computed in overlapping tiles by one compiled program.
 
     Neighboring tiles meet in the middle of their overlap. If half of the overlap covers half of the receptive field,
     the result is that of the whole image. This includes the borders of the image, which are borders of tiles.
@@ -83,9 +83,9 @@ def predict_tiled(
         raise ArgumentError(f"blend must be from 0 to overlap, {min(overlaps)}, got {blend!r}")
     axes = [_Axis(*sizes) for sizes in zip(pixels.shape, tiles, overlaps, strict=False)]
     numbers = list(itertools.product(*(range(len(axis.starts)) for axis in axes)))
-    run = functools.partial(_forward, net, preprocess, params, state)
+    run = functools.partial(forward, net, preprocess, params, state)
     out: Any = None
-    for rows, batch in _one_behind(
+    for rows, batch in one_behind(
         (rows, run(np.stack([_cut(pixels, axes, row) for row in rows])))
         for rows in _batches(numbers, min(batch_size, len(numbers)))
     ):

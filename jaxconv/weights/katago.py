@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path as FilePath
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxconv.compose.structure import Many
 from jaxconv.geometry import IntOrTuple
-from jaxconv.layer import Layer, LayerLike, Params, State
+from jaxconv.layer import Layer, Params, State
 from jaxconv.layers import BatchNorm, Conv, Dense, Fn
 from jaxconv.models.katago import (
     FEATURES,
@@ -35,8 +35,11 @@ from jaxconv.models.katago import (
     ValueHead,
     mish,
 )
+from jaxconv.tree import walk
 from jaxconv.weights.errors import StrPath, WeightsError, refusing
 
+L = TypeVar("L", bound=Layer, covariant=True)
+M = TypeVar("M", bound=Many)
 MARK = b"@BIN@"
 ACTIVATIONS: dict[str, Callable] = {"ACTIVATION_RELU": jax.nn.relu, "ACTIVATION_MISH": mish}
 # Weights compress badly; a file that grows more than this is not a network.
@@ -44,10 +47,10 @@ LARGEST_RATIO = 100
 MOST_CHANNELS, MOST_BLOCKS = 1 << 14, 1 << 10
 
 
-class Part(NamedTuple):
+class Part(NamedTuple, Generic[L]):
     """A layer, or a composite, with its arrays."""
 
-    layer: Layer
+    layer: L
     params: Params
     state: State
 
@@ -121,7 +124,7 @@ class _Words:
         return values.reshape(shape).astype(np.float32)
 
 
-def _joined(kind: type[Many], **parts: Part) -> Part:
+def _joined(kind: type[M], **parts: Part) -> Part[M]:
     """Returns a composite of named parts; parts without arrays have no entry in params and state."""
     params = {name: part.params for name, part in parts.items() if part.params}
     state = {name: part.state for name, part in parts.items() if part.state}
@@ -138,7 +141,7 @@ class _Reader:
     def __init__(self, words: _Words, version: int):
         self.words, self.version = words, version
 
-    def conv(self, channels: int | None = None) -> Part:
+    def conv(self, channels: int | None = None) -> Part[Conv]:
         words = self.words
         words.named("a convolution")
         window = words.integer("the window's height", most=99), words.integer("the window's width", most=99)
@@ -152,7 +155,7 @@ class _Reader:
         if channels is not None and inputs != channels:
             raise self.words.fail(f"it must take {channels} channels, got {inputs}")
 
-    def norm(self, channels: int) -> Part:
+    def norm(self, channels: int) -> Part[BatchNorm]:
         words = self.words
         words.named("a norm")
         self.expect(channels, words.integer("channels"))
@@ -179,7 +182,7 @@ class _Reader:
             raise words.fail(f"its type must be one of {', '.join(ACTIVATIONS)}, got {kind[:40]!r}")
         return _plain(Fn(ACTIVATIONS[kind]))
 
-    def dense(self, channels: int, bias: bool = False) -> Part:
+    def dense(self, channels: int, bias: bool = False) -> Part[Dense]:
         words = self.words
         words.named("a matrix")
         inputs, outputs = words.integer("input channels"), words.integer("output channels")
@@ -191,22 +194,22 @@ class _Reader:
             params["bias"] = words.array(outputs)
         return Part(Dense(outputs, bias=bias), params, {})
 
-    def norm_act_conv(self, channels: int, pooled: bool = False) -> Part:
+    def norm_act_conv(self, channels: int, pooled: bool = False) -> Part[NormActConv]:
         norm, act, conv = self.norm(channels), self.act(), self.conv(channels)
         if not pooled:
             return _joined(NormActConv, norm=norm, act=act, conv=conv)
         conv1g = self.conv(channels)
-        normg, actg = self.norm(conv1g.layer.features), self.act()  # type: ignore[attr-defined]
-        linear_g = self.dense(3 * conv1g.layer.features)  # type: ignore[attr-defined]
+        normg, actg = self.norm(conv1g.layer.features), self.act()
+        linear_g = self.dense(3 * conv1g.layer.features)
         pool = _joined(
             ConvPool, conv1r=conv, conv1g=conv1g, normg=normg, actg=actg, gpool=_plain(BoardPool()), linear_g=linear_g
         )
         return _joined(NormActConv, norm=norm, act=act, convpool=pool)
 
-    def blocks(self, count: int, channels: int) -> Part:
+    def blocks(self, count: int, channels: int) -> Part[Stack]:
         return _joined(Stack, **{str(i): self.block(channels) for i in range(count)})
 
-    def block(self, channels: int) -> Part:
+    def block(self, channels: int) -> Part[Block]:
         words = self.words
         kind = words.word("the type of a block")
         if kind not in ("ordinary_block", "gpool_block", "nested_bottleneck_block"):
@@ -218,8 +221,8 @@ class _Reader:
             inner = words.integer("the number of its blocks", most=MOST_BLOCKS)
             first = self.norm_act_conv(channels)
             middle = _features(first)
-            inside = self.blocks(inner, middle)
-            parts = {"normactconvp": first, "blockstack": inside, "normactconvq": self.norm_act_conv(middle)}
+            parts: dict[str, Part] = {"normactconvp": first, "blockstack": self.blocks(inner, middle)}
+            parts["normactconvq"] = self.norm_act_conv(middle)
         else:
             first = self.norm_act_conv(channels, kind == "gpool_block")
             parts = {"normactconv1": first, "normactconv2": self.norm_act_conv(_features(first))}
@@ -228,23 +231,23 @@ class _Reader:
             raise words.fail(f"it must return the {channels} channels of its block, got {_features(last)}")
         return _joined(Block, **parts)
 
-    def policy_head(self, channels: int) -> Part:
+    def policy_head(self, channels: int) -> Part[PolicyHead]:
         self.words.named("the policy head")
         conv1p, conv1g = self.conv(channels), self.conv(channels)
-        features, pooled = conv1p.layer.features, conv1g.layer.features  # type: ignore[attr-defined]
-        parts = {"conv1p": conv1p, "conv1g": conv1g, "biasg": self.norm(pooled), "actg": self.act()}
+        features, pooled = conv1p.layer.features, conv1g.layer.features
+        parts: dict[str, Part] = {"conv1p": conv1p, "conv1g": conv1g, "biasg": self.norm(pooled), "actg": self.act()}
         parts |= {"gpool": _plain(BoardPool()), "linear_g": self.dense(3 * pooled)}
         parts |= {"bias2": self.norm(features), "act2": self.act(), "conv2p": self.conv(features)}
         return _joined(PolicyHead, **parts, linear_pass=self.dense(3 * pooled))
 
-    def value_head(self, channels: int) -> Part:
+    def value_head(self, channels: int) -> Part[ValueHead]:
         self.words.named("the value head")
         conv1 = self.conv(channels)
-        features = conv1.layer.features  # type: ignore[attr-defined]
-        parts = {"conv1": conv1, "bias1": self.norm(features), "act1": self.act()}
-        parts |= {"gpool": _plain(BoardPool(largest=False)), "linear2": self.dense(3 * features, bias=True)}
-        parts["act2"] = self.act()
-        hidden = parts["linear2"].layer.features  # type: ignore[attr-defined]
+        features = conv1.layer.features
+        parts: dict[str, Part] = {"conv1": conv1, "bias1": self.norm(features), "act1": self.act()}
+        linear2 = self.dense(3 * features, bias=True)
+        hidden = linear2.layer.features
+        parts |= {"gpool": _plain(BoardPool(largest=False)), "linear2": linear2, "act2": self.act()}
         parts |= {"linear_valuehead": self.dense(hidden, bias=True)}
         parts |= {"linear_miscvaluehead": self.dense(hidden, bias=True), "conv_ownership": self.conv(features)}
         return _joined(ValueHead, **parts)
@@ -258,11 +261,9 @@ def _identity(x: jax.Array) -> jax.Array:
     return x
 
 
-def _features(part: Part) -> int:
+def _features(part: Part[NormActConv]) -> int:
     """Returns the output channels of a `NormActConv`."""
-    (name, last) = part.layer.children[-1]  # type: ignore[attr-defined]
-    conv: LayerLike = dict(last.children)["conv1r"] if name == "convpool" else last
-    return conv.features  # type: ignore[union-attr]
+    return next(layer.features for _, layer in walk(part.layer) if isinstance(layer, Conv))
 
 
 def _content(path: FilePath) -> bytes:
@@ -322,9 +323,10 @@ def from_katago(source: StrPath) -> tuple[KataGo, Params, State]:
             words.integer(f"{what} channels", least=0)
         reader = _Reader(words, version)
         conv_spatial, linear_global = reader.conv(PLANES), reader.dense(FEATURES)
-        for part in (conv_spatial, linear_global):
-            if part.layer.features != width:  # type: ignore[attr-defined]
-                raise words.fail(f"the trunk must have {width} channels, got {part.layer}")
+        first: tuple[Conv | Dense, ...] = (conv_spatial.layer, linear_global.layer)
+        for layer in first:
+            if layer.features != width:
+                raise words.fail(f"the trunk must have {width} channels, got {layer}")
         whole = _joined(
             KataGo,
             conv_spatial=conv_spatial,
@@ -338,11 +340,11 @@ def from_katago(source: StrPath) -> tuple[KataGo, Params, State]:
         _check_heads(words, whole, version)
         if words.content[words.at :].strip():
             raise words.fail("the file must end after it, got more")
-    net = KataGo(whole.layer.children, version, scales)  # type: ignore[attr-defined]
+    net = KataGo(whole.layer.children, version, scales)
     return net, *jax.tree.map(jnp.asarray, (whole.params, whole.state))
 
 
-def _check_heads(words: _Words, whole: Part, version: int) -> None:
+def _check_heads(words: _Words, whole: Part[KataGo], version: int) -> None:
     policy, value = whole.params["policy_head"], whole.params["value_head"]
     policies, scores = (2 if version >= 12 else 1), (6 if version >= 9 else 4)
     found = {

@@ -16,7 +16,7 @@ import numpy as np
 import jaxconv
 from jaxconv.compose.wrappers import AROUND
 from jaxconv.described import Described
-from jaxconv.layer import Layer, Params, State
+from jaxconv.layer import Layer, Params, State, children_of
 from jaxconv.tree import visits
 from jaxconv.weights.arrays import Path, arrays_in, leaves, nested, number_array
 from jaxconv.weights.errors import StrPath, WeightsError, refusing
@@ -46,7 +46,7 @@ def _printed(value: Any) -> str:
 def _own(layer: Layer) -> str:
     """Prints a layer without children, initializers, and hyperparameters that only affect training."""
     if not dataclasses.is_dataclass(layer):
-        silent = type(layer).__repr__ is object.__repr__ or getattr(layer, "children", None)
+        silent = type(layer).__repr__ is object.__repr__ or bool(children_of(layer))
         return f"{type(layer).__name__}()" if silent else _printed(layer)
     fields = {field.name: field for field in dataclasses.fields(layer) if field.compare and field.repr}
     left_out = {"children", *getattr(layer, "training_only", ())}

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxconv.train import evaluate, predict
-from jaxconv.train.evaluation import _forward, _measure
+from jaxconv.train.evaluation import _measure
+from jaxconv.train.forward import forward
 from tests.train.toys import Centered, Linear, cross_entropy, data
 
 NET = Centered()
@@ -40,10 +41,10 @@ def test_equals_numpy_for_any_count(count, batch_size, on_device):
 @pytest.mark.parametrize("put", [jnp.asarray, np.asarray])
 def test_one_program_for_all_batches(put):
     images, labels = map(put, data(23))
-    networks, measures = _forward._cache_size(), _measure._cache_size()
+    networks, measures = forward._cache_size(), _measure._cache_size()
     for _ in range(2):
         evaluate(NET, PARAMS, STATE, images, labels, loss=cross_entropy, batch_size=5)
-    assert _forward._cache_size() <= networks + 1
+    assert forward._cache_size() <= networks + 1
     assert _measure._cache_size() <= measures + 2, "one for the last batch"
 
 

@@ -182,12 +182,12 @@ def test_batches_of_a_data_set_resume(tmp_path):
 
 
 def test_one_program_runs_smaller_batches_of_validation():
-    from jaxconv.train.evaluation import _forward
+    from jaxconv.train.forward import forward
 
     params, _ = Linear().init(jax.random.key(0), IMAGES)
-    before = _forward._cache_size()
+    before = forward._cache_size()
     evaluate(Linear(), params, {}, batches(size=20), loss=cross_entropy)
-    assert _forward._cache_size() <= before + 1
+    assert forward._cache_size() <= before + 1
 
 
 def test_torch_loader():

@@ -9,7 +9,7 @@ import pytest
 
 import jaxconv as jc
 from jaxconv.train import predict_tiled
-from jaxconv.train.evaluation import _forward
+from jaxconv.train.forward import forward
 from jaxconv.train.tiles import _Axis
 
 # Two scales, one pool, and outputs of strides 1 and 2 in a dict: U-Net's parts in small.
@@ -76,10 +76,10 @@ def test_one_program_whatever_the_size():
     net = jc.serial(jc.Conv(2, 3))
     params, state = net.init(jax.random.key(0), (1, 8, 8, 1))
     predict_tiled(net, params, state, image(64, 64), tile=8, overlap=2, batch_size=4)
-    before = _forward._cache_size()
+    before = forward._cache_size()
     for size in [(33, 20), (47, 90)]:
         predict_tiled(net, params, state, image(*size), tile=8, overlap=2, batch_size=4)
-    assert _forward._cache_size() == before
+    assert forward._cache_size() == before
 
 
 @pytest.mark.parametrize(

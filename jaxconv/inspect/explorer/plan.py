@@ -13,7 +13,7 @@ from jaxconv.inspect.arguments import as_paths, check_unstacked, stacked_axes
 from jaxconv.inspect.backward import WEIGHTED
 from jaxconv.inspect.table import type_of
 from jaxconv.inspect.trace import Row
-from jaxconv.layer import Layer
+from jaxconv.layer import Layer, children_of
 from jaxconv.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, LayerScale
 from jaxconv.tree import visits
 
@@ -39,8 +39,8 @@ class Explored(NamedTuple):
 
 def _parts(layer: Layer, path: tuple[str, ...], top: bool = True) -> Iterator[tuple[str, Layer]]:
     """Yields the layers and blocks that a network is a sequence of, with their paths."""
-    inside = getattr(layer, "children", ())
-    composed = any(getattr(child, "children", ()) for _, child in inside)
+    inside = children_of(layer)
+    composed = any(children_of(child) for _, child in inside)
     kernels = sum(isinstance(visit.layer, WEIGHTED) for visit in visits(layer))
     if inside and (top or isinstance(layer, AROUND) or (isinstance(layer, Serial) and (composed or kernels > _BLOCK))):
         for name, child in inside:
@@ -106,7 +106,7 @@ def described(rows: dict[str, Row], layer: Layer, name: str, path: tuple[str, ..
 
     A node has its name, path, type, shape, counts, and for a composite the arrangement of the nodes inside.
     """
-    children = [(child, inner) for child, inner in getattr(layer, "children", ())]
+    children = children_of(layer)
     inside = [described(rows, inner, child, (*path, child) if child else path) for child, inner in children]
     if not name and path:
         return [node for nodes in inside for node in nodes] if children else [_node(rows, layer, "", path)]

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from jaxconv.compose.structure import Split, _add, _multiply, concatenate
+from jaxconv.compose.structure import Split, add, concatenate, multiply
 from jaxconv.compose.wrappers import AROUND, Repeat
 from jaxconv.composite import Composite
 from jaxconv.interop.onnx.errors import OnnxError, Unsupported
@@ -22,7 +22,7 @@ from jaxconv.layers import Dropout, DropPath, Fn, Identity
 from jaxconv.structs import as_struct
 
 OPSET = 21
-_JOINS = {_add: "Add", _multiply: "Mul", concatenate: "Concat"}
+_JOINS = {add: "Add", multiply: "Mul", concatenate: "Concat"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Writer:
         return names[0] if outputs == 1 else names
 
     def constant(self, array: Any, name: str = "") -> str:
-        """Adds an array and returns its name; ``name`` is that of a weight of the layer at hand."""
+        """Adds an array and returns its name; ``name`` is that of a weight of the current layer."""
         array = np.asarray(array)
         key = ".".join((*self.path, name)) if name else f"{'.'.join(self.path)}:constant{len(self.tensors)}"
         while key in self.tensors and not np.array_equal(numpy_helper.to_array(self.tensors[key]), array):
@@ -200,7 +200,7 @@ def _concatenates(function: Callable[..., Any], structs: list[Any]) -> bool:
 
 
 def graph_nodes(writer: Writer, net: Network, x: Tree) -> Tree:
-    """Writes a graph that came from a file: its own nodes, with the weights at hand."""
+    """Writes a graph that came from a file: its nodes, with the current weights."""
     given = x if isinstance(x, dict) else dict(zip([port.name for port in net.inputs], _row(x), strict=True))
     structs = jax.tree.map(lambda symbol: symbol.struct, x)
     out = jax.eval_shape(lambda p, s, a: net.apply(p, s, a)[0], writer.params, writer.state, structs)

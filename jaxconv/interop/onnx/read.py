@@ -36,7 +36,7 @@ class Node:
       inputs, outputs: the names of arrays, "" for an optional one that is left out.
       attributes: by name, with the operator's defaults filled in.
       opset: the version of the operators.
-      batch: the batch size that the file fixes and the one at hand, where they differ.
+      batch: the batch size that the file fixes and that of x, where they differ.
     """
 
     op: str
@@ -46,6 +46,15 @@ class Node:
     attributes: tuple[tuple[str, Any], ...]
     opset: int
     batch: tuple[int, int] | None = None
+
+    @property
+    def output(self) -> str:
+        """The name of its first output."""
+        return self.outputs[0]
+
+    def makes(self, names: Collection[str]) -> bool:
+        """Returns whether one of these arrays is an output of the node."""
+        return not set(names).isdisjoint(self.outputs)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Returns an attribute, or the default."""

@@ -114,7 +114,7 @@ class Arg:
 
     @property
     def moved(self) -> bool:
-        """Whether axes longer than 1 change places."""
+        """Whether axes longer than 1 change their order."""
         if self.perm is None:
             return False
         shape = self.shape or self.value.data.shape
@@ -136,7 +136,7 @@ def arranged(array: Any, shape: tuple[int, ...] | None, perm: tuple[int, ...] | 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a node runs for the shapes at hand.
+    """What a node runs for the shapes of its inputs.
 
     Attributes:
       function: takes the arguments, returns one array or a tuple.
@@ -264,7 +264,7 @@ MOST_BYTES = 2**31 - 1
 
 
 def check_size(shape: Sequence[int], dtype: Any) -> None:
-    """Raises ShapeError for a constant that no file can mean."""
+    """Raises ShapeError for a constant of a size that no file intends."""
     size = math.prod(int(n) for n in shape) * np.dtype(dtype).itemsize
     if min(shape, default=0) < 0 or size > MOST_BYTES:
         raise ShapeError(f"shape must be of sizes from 0 up and of less than 2 GB, got {tuple(map(int, shape))}")

@@ -58,7 +58,7 @@ def _conv(node: Node, x: Constant, kernel: Constant = None, *bias: Constant) -> 
 
 
 def _depthwise(node: Node, x: Constant, kernel: Constant = None, *bias: Constant) -> Placed:
-    """TensorFlow's kernel is ``(height, width, in, multiplier)``."""
+    """Returns a `Conv` with a group for each channel; TensorFlow's kernel is ``(height, width, in, multiplier)``."""
     if kernel is None:
         raise ArgumentError(f"the filter of {node.name!r} must be a constant")
     height, width, channels, multiplier = kernel.shape
@@ -69,7 +69,7 @@ def _depthwise(node: Node, x: Constant, kernel: Constant = None, *bias: Constant
 
 
 def _conv_transpose(node: Node, sizes: Constant, kernel: Constant, x: Constant) -> Placed:
-    """The gradient of a convolution, which of the sizes that give x's size has the one that jaxconv's has."""
+    """Returns a `ConvTranspose`; of the sizes that the convolution maps to x's, the node must ask for the same one."""
     if kernel is None or sizes is None:
         raise ArgumentError(f"the filter and the input_sizes of {node.name!r} must be constants")
     options = _window(dict(node.attributes))

@@ -1,21 +1,22 @@
 """A graph as a layer, whose children are the nodes of the graph."""
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.composite import Composite, Run
-from jaxconv.errors import ArgumentError, PathError, ShapeError, located
+from jaxconv.composite import Run
+from jaxconv.errors import ShapeError, located
 from jaxconv.interop.constants import Fixed
+from jaxconv.interop.graphs import GraphNetwork, GraphOperator
 from jaxconv.interop.tfjs.operators import TABLE
-from jaxconv.interop.tfjs.read import Node, Port, node_of
-from jaxconv.layer import Children, Layer, Params, Tree
-from jaxconv.layers.base import Geometry, Leaf, Stored
+from jaxconv.interop.tfjs.read import Node, Port
+from jaxconv.layer import Layer, Params, Tree
+from jaxconv.layers.base import Geometry, Stored
 
 
 @jax.tree_util.register_pytree_node_class
@@ -46,25 +47,14 @@ class Call:
 
 
 @dataclass(frozen=True, repr=False)
-class Operator(Leaf):
+class Operator(GraphOperator):
     """A node of a graph that is none of jaxconv's layers. ``vectors`` has name and length of each of its parameters."""
 
-    op: str
-    attributes: tuple[tuple[str, Any], ...] = ()
     vectors: tuple[tuple[str, int], ...] = ()
-    joins: ClassVar[bool] = True
-
-    @property
-    def type_name(self) -> str:
-        """The name of the operator, which tables and errors show."""
-        return self.op
+    takes: ClassVar[type] = Call
 
     def stored(self, x: Any = None) -> tuple[Stored, ...]:
         return tuple(Stored(name, (n,), float(name == "scale")) for name, n in self.vectors)
-
-    def accept(self, x: Tree) -> None:
-        if not isinstance(x, Call):
-            raise ArgumentError(f"x must be given by the graph around this layer, got a {type(x).__name__}")
 
     def forward(self, params: Params, x: Tree) -> Tree:
         return TABLE[self.op].function(dict(self.attributes), *x.arguments(self.entries(params)))
@@ -94,50 +84,23 @@ class Step:
 
 
 @dataclass(frozen=True, repr=False)
-class Network(Composite):
-    """A graph read from a graph model of TensorFlow.js; made by `from_tfjs`.
-
-    Attributes:
-      children: the nodes that depend on the input, by name.
-      inputs: the inputs; ``x`` is an array where there is one, else a tuple or a dict by name.
-      outputs: the names of the outputs in the graph, and in the dict that is returned where there are several.
-      digest: a hash of the connections; with the children, it identifies the network.
-    """
+class Network(GraphNetwork):
+    """A graph read from a graph model of TensorFlow.js; made by `from_tfjs`."""
 
     call: ClassVar[str] = "tfjs"
-    children: Children
-    inputs: tuple[Port, ...] = field(repr=False)
-    outputs: tuple[tuple[str, str], ...] = field(repr=False)
-    steps: tuple[Step, ...] = field(repr=False)
-    constants: tuple[tuple[str, Fixed], ...] = field(repr=False)
-    digest: str
-    named: bool = field(default=False, repr=False)
-
-    def arguments(self) -> list[str]:
-        return [f"{name}={layer!r}" for name, layer in self.children]
 
     def route(self, run: Run, x: Tree) -> Tree:
         layers = dict(self.children)
         values: dict[str, Any] = {name: fixed.array for name, fixed in self.constants}
-        values |= dict(self._given(x))
+        given = self.given(x)
+        for port in self.inputs:
+            self._check(port, given[port.name].shape)
+        values |= given
         for step in self.steps:
             results = _run(run, step, layers, values)
             for i, result in enumerate(results if isinstance(results, tuple | list) else (results,)):
                 values[f"{step.node.output}:{i}" if i else step.node.output] = result
-        # An OrderedDict, whose order jit preserves.
-        found = OrderedDict((public, _delivered(values, name)) for name, public in self.outputs)
-        return found if self.named or len(found) > 1 else next(iter(found.values()))
-
-    def _given(self, x: Tree) -> Iterator[tuple[str, Any]]:
-        names = [port.name for port in self.inputs]
-        x = (x,) if hasattr(x, "shape") else x
-        given = dict(x) if isinstance(x, dict) else dict(zip(names, x, strict=False)) if _is_row(x) else {}
-        if set(given) != set(names) or len(x) != len(names):
-            got = list(given) if isinstance(x, dict) else f"a {type(x).__name__}"
-            raise ArgumentError(f"x must have the inputs {names}, in this order or by name, got {got}")
-        for port in self.inputs:
-            self._check(port, given[port.name].shape)
-            yield port.name, given[port.name]
+        return self.delivered(_delivered(values[name]) for name, _ in self.outputs)
 
     def _check(self, port: Port, shape: tuple[int, ...]) -> None:
         """Raises where an array of this shape cannot be the input."""
@@ -145,7 +108,7 @@ class Network(Composite):
             return
         free = [n is None for n in port.shape]
         if all(TABLE[step.node.op].geometry for step in self.steps if step.of is None):
-            # No node mixes examples or has sizes of its own, so all but the channels may differ.
+            # No node mixes examples or depends on sizes in the file, so all axes but the channels may differ.
             free[:-1] = [True] * (len(free) - 1)
         rows = zip(port.shape, free, shape, strict=False)
         if len(shape) != len(port.shape) or any(n != m and not open_ for n, open_, m in rows):
@@ -153,33 +116,10 @@ class Network(Composite):
             hint = ": use jax.vmap for batches" if port.shape[:1] == (1,) != shape[:1] and not free[0] else ""
             raise ShapeError(f"{port.name} must have shape ({wanted}), got {shape}{hint}")
 
-    def cut(self, maps: Sequence[tuple[str, str]]) -> "Network":
-        """Returns the part of the graph that the layers at some paths need; its output is a dict of their outputs.
-
-        `jaxconv.backbone` calls this. ``maps`` has pairs of a path and its name in the output.
-        """
-        made = {step.child: step.node.output for step in self.steps if step.child}
-        for path, _ in maps:
-            if path not in made:
-                names = ", ".join(map(repr, list(made)[-8:]))
-                raise PathError(f"paths must name a layer of the graph, got {path!r}: the last are {names}")
-        outputs = tuple((made[path], public) for path, public in maps)
-        wanted = {name for name, _ in outputs}
-        steps: list[Step] = []
-        for step in reversed(self.steps):
-            if step.node.output in {node_of(name) for name in wanted}:
-                steps.insert(0, step)
-                wanted |= set(step.node.inputs)
-        used = {step.child for step in steps}
-        children = tuple((name, layer) for name, layer in self.children if name in used)
-        constants = tuple((name, fixed) for name, fixed in self.constants if name in wanted)
-        inputs = tuple(port for port in self.inputs if port.name in wanted)
-        digest = f"{self.digest}:{','.join(name for name, _ in outputs)}"
-        return Network(children, inputs, outputs, tuple(steps), constants, digest, True)
-
-
-def _is_row(x: Any) -> bool:
-    return isinstance(x, list | tuple)
+    def cut(self, maps: Sequence[tuple[str, str]]) -> Self:
+        part = super().cut(maps)
+        read = {name for step in part.steps for name in step.node.inputs}
+        return dataclasses.replace(part, inputs=tuple(port for port in self.inputs if port.name in read))
 
 
 def _run(run: Run, step: Step, layers: dict[str, Layer], values: dict[str, Any]) -> Any:
@@ -199,6 +139,5 @@ def _run(run: Run, step: Step, layers: dict[str, Layer], values: dict[str, Any])
     return run(step.child, layers[step.child], Call(tuple(arrays), tuple(slots)))
 
 
-def _delivered(values: dict[str, Any], name: str) -> Any:
-    value = values[name]
+def _delivered(value: Any) -> Any:
     return jnp.asarray(value) if isinstance(value, np.ndarray) else value

@@ -41,6 +41,10 @@ class Node:
     inputs: tuple[str, ...]
     attributes: tuple[tuple[str, Any], ...]
 
+    def makes(self, names: Collection[str]) -> bool:
+        """Returns whether one of these arrays is an output of the node."""
+        return any(node_of(name) == self.output for name in names)
+
 
 @dataclass(frozen=True)
 class Port:

@@ -216,7 +216,8 @@ def _is_infinite(x: Any, *, detect_negative: int, detect_positive: int) -> Any:
     return (jnp.isposinf(x) & bool(detect_positive)) | (jnp.isneginf(x) & bool(detect_negative))
 
 
-def _same(x: Any) -> Any:
+def same(x: Any) -> Any:
+    """Returns its argument."""
     return x
 
 
@@ -224,7 +225,7 @@ def _dropout(node: Node, x: Value, ratio: Value | None = None, training: Value |
     if training is not None and bool(constant(training, "training_mode")):
         raise ArgumentError("training_mode must be false, got true: call apply with train=True and a key instead")
     if len([name for name in node.outputs if name]) == 1:
-        return single(_same, x)
+        return single(same, x)
     return Plan(_dropped, [x.plain()], [x.order, x.order], {}, ())
 
 
@@ -314,7 +315,7 @@ ROWS = (
         "Elu": _with(_elu, alpha=1.0),
         "Gelu": Row(_gelu),
         "HardSigmoid": _with(_hard_sigmoid, alpha=0.2, beta=0.5),
-        "Identity": Row(lambda node, x: single(_same, x), _identity_layer, static=True),
+        "Identity": Row(lambda node, x: single(same, x), _identity_layer, static=True),
         "IsInf": _with(_is_infinite, detect_negative=1, detect_positive=1),
         "LeakyRelu": _with(_leaky_relu, alpha=0.01),
         "Max": _fold(Either(np.maximum, jnp.maximum)),

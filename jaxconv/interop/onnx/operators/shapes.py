@@ -16,7 +16,7 @@ from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.fields import IDENTITY, Field
 from jaxconv.interop.constants import Fixed
 from jaxconv.interop.onnx.operators.base import Row, constant, integers
-from jaxconv.interop.onnx.operators.elementwise import _same as same
+from jaxconv.interop.onnx.operators.elementwise import same
 from jaxconv.interop.onnx.operators.reductions import without
 from jaxconv.interop.onnx.operators.windows import pairs
 from jaxconv.interop.onnx.read import Node
@@ -114,7 +114,7 @@ def _reshape_to(node: Node, x: Value, shape: Value | None = None) -> Plan:
 
 
 def _resolved(node: Node, shape: tuple[int, ...], target: list[int]) -> list[int]:
-    """Returns the target with its 0 and -1 filled in, and the batch at hand for the one that the file fixes."""
+    """Returns the target with its 0 and -1 filled in, and the batch size of x for the one that the file fixes."""
     if not node.get("allowzero", 0):
         target = [shape[i] if n == 0 and i < len(shape) else n for i, n in enumerate(target)]
     size = math.prod(shape)
