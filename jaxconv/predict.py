@@ -33,6 +33,10 @@ class _Program(NamedTuple):
 class Predictor:
     """A network with its weights as a function of inputs; created by `predictor`.
 
+    Args:
+      net, batch_sizes, x: as in `predictor`.
+      weights: params and state; the list is emptied, see `fold_weights`.
+
     Attributes:
       net: the folded network.
       report: what was folded, see `fold_report`.
@@ -225,7 +229,8 @@ def predictor(
 
     Args:
       net: a layer.
-      params, state: its weights and state; later changes of them have no effect.
+      params, state: its weights and state; later changes of them have no effect. An array that nothing else refers to
+        is dropped as soon as it is folded.
       batch_sizes: the batches to compile programs for, at the first call that needs one.
       x: the shape of an input; then all programs are compiled now.
 
