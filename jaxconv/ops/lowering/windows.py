@@ -44,7 +44,7 @@ def under_window(p: Problem, x: Array) -> Array:
 
     def with_tap(tap: Array, y: Array) -> Array:
         tap = left = tap.astype(number)
-        start = [number(0)]
+        start: list[Any] = [number(0)]
         for f, d in zip(reversed(g.window), reversed(g.dilation), strict=True):
             start.insert(0, lax.rem(left, number(f)) * number(d))
             left = lax.div(left, number(f))
