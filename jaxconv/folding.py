@@ -23,6 +23,7 @@ from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Layer, Params, State, Tree, take
 from jaxconv.layers import BatchNorm, Conv, ConvLocal, ConvTranspose, Dense, Fn, Identity, LayerScale, base
 from jaxconv.ops.arrays import window_tuple
+from jaxconv.ops.memory import copied
 from jaxconv.tree import check_acyclic, map_some
 
 LINEAR = (Conv, ConvTranspose, ConvLocal, Dense)
@@ -239,6 +240,10 @@ def fold_report(net: Layer, x: Tree = None) -> FoldReport:
     1 of 2 layers folded
     """
     folded, _, kept = _plans(net, x)
+    return _report(folded, kept)
+
+
+def _report(folded: Layer, kept: Mapping[str, str]) -> FoldReport:
     rows = [(_text(path), layer) for path, layer in leaves(folded)]
     return FoldReport(
         {path: layer.into for path, layer in rows if isinstance(layer, Folded)},
@@ -296,11 +301,13 @@ def _computed(step: _Step, linear: Params, norm: Params, state: State) -> Params
     def compute(linear: Params, norm: Params, state: State) -> Params:
         change = _after_kernel if step.linear_first else _before_kernel
         new = change(xp, step.linear, linear["kernel"], linear.get("bias"), *_affine(xp, step.norm, norm, state))
-        return {name: a.astype(linear["kernel"].dtype) for name, a in zip(("kernel", "bias"), new, strict=True)}
+        dtype = linear["kernel"].dtype
+        return {name: a.astype(dtype, copy=False) for name, a in zip(("kernel", "bias"), new, strict=True)}
 
     for _ in range(step.repeats):
         compute = functools.partial(_each, compute) if xp is np else jax.vmap(compute)
-    return compute(linear, norm, state)
+    found = compute(linear, norm, state)
+    return {name: copied(a) for name, a in found.items()} if xp is np else found
 
 
 def _each(compute: Callable[..., Params], *trees: Params) -> Params:
@@ -412,10 +419,23 @@ def fold(net: Layer, params: Params, state: State, x: Tree = None) -> tuple[Laye
     Traceback (most recent call last):
     jaxconv.errors.ShapeError: bn (Folded): train must be False where a layer is folded into 'conv', got True
     """
-    folded, steps, _ = _plans(net, x)
+    folded, _, params, state = fold_weights(net, [params, state], x)
+    return folded, params, state
+
+
+def fold_weights(net: Layer, weights: list[Tree], x: Tree = None) -> tuple[Layer, FoldReport, Params, State]:
+    """Returns what `fold` and `fold_report` return.
+
+    Args:
+      net, x: as in `fold`.
+      weights: params and state. The list is emptied, so that each array that nothing else refers to is dropped as soon
+        as it is folded.
+    """
+    folded, steps, kept = _plans(net, x)
+    state, params = weights.pop(), weights.pop()
     for step in steps:
         params, state = _with_arrays(step, params, state)
-    return folded, params, state
+    return folded, _report(folded, kept), params, state
 
 
 __all__ = ["fold", "fold_report"]

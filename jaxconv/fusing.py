@@ -37,17 +37,22 @@ def _signature(eqn: Any) -> str:
 
 
 @functools.cache
-def _patterns(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
-    """Returns the operations of each activation of such an array."""
-    struct = jax.ShapeDtypeStruct(shape, dtype)
-    return {name: jax.make_jaxpr(activation.function)(struct).jaxpr for name, activation in ACTIVATIONS.items()}
+def _pattern(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Returns the operations of an activation of such an array."""
+    return jax.make_jaxpr(ACTIVATIONS[name].function)(jax.ShapeDtypeStruct(shape, dtype)).jaxpr
+
+
+def _primitives(eqns: Sequence[Any]) -> list[Any]:
+    return [eqn.primitive for eqn in eqns]
 
 
 def _activation(v: Any, following: Sequence[Any]) -> tuple[str, list[Any]]:
     """Returns the name of the activation that the following operations compute of a value, and these operations."""
-    for name, pattern in _patterns(v.aval.shape, v.aval.dtype).items():
-        eqns = following[: len(pattern.eqns)]
-        if len(eqns) == len(pattern.eqns) and _same(pattern, eqns, v):
+    for name in ACTIVATIONS:
+        # The primitives are those of a scalar, which is traced once for all shapes.
+        wanted = _primitives(_pattern(name, (), v.aval.dtype).eqns)
+        eqns = following[: len(wanted)]
+        if _primitives(eqns) == wanted and _same(_pattern(name, v.aval.shape, v.aval.dtype), eqns, v):
             return name, list(eqns)
     return "", []
 

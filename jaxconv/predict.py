@@ -11,12 +11,13 @@ import numpy as np
 from jaxconv import geometry as geo
 from jaxconv.compiler import block_for, jit
 from jaxconv.errors import ArgumentError, ShapeError
-from jaxconv.folding import FoldReport, fold, fold_report
+from jaxconv.folding import fold_weights
 from jaxconv.fusing import fuse
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.explain import Explanation, explain
 from jaxconv.ops.lowering.table import platform_of
+from jaxconv.ops.memory import copied, give_back
 from jaxconv.packing import Stored, pack
 from jaxconv.structs import as_struct
 
@@ -32,6 +33,10 @@ class _Program(NamedTuple):
 class Predictor:
     """A network with its weights as a function of inputs; created by `predictor`.
 
+    Args:
+      net, batch_sizes, x: as in `predictor`.
+      weights: params and state; the list is emptied, see `fold_weights`.
+
     Attributes:
       net: the folded network.
       report: what was folded, see `fold_report`.
@@ -42,20 +47,24 @@ class Predictor:
       function: of ``weights`` and an input; what is compiled, for `jaxconv.explain` and for other platforms.
     """
 
-    def __init__(self, net: Layer, params: Params, state: State, batch_sizes: Sequence[int], x: Tree = None):
+    def __init__(self, net: Layer, weights: list[Tree], batch_sizes: Sequence[int], x: Tree = None):
         self.batch_sizes = tuple(sorted({geo.as_int(n, "batch_sizes", least=1) for n in batch_sizes}))
         if not self.batch_sizes:
             raise ArgumentError("batch_sizes must have at least one size, got none")
         # NumPy folds without compiling a program.
-        given = jax.tree.map(np.asarray, (params, state))
-        self.report: FoldReport = fold_report(net, x)
-        self.net, *weights = fold(net, given[0], given[1], x)
-        # Copies of what is not folded, since on CPU device_put may share the memory of an array.
-        kept = set(map(id, jax.tree.leaves(given)))
-        leaves, self._tree = jax.tree.flatten(tuple(weights))
+        weights[:] = [jax.tree.map(np.asarray, tree) for tree in weights]
+        given = set(map(id, jax.tree.leaves(weights)))
+        self.net, self.report, params, state = fold_weights(net, weights, x)
+        leaves, self._tree = jax.tree.flatten((params, state))
+        del params, state
+        for i, a in enumerate(leaves):
+            # Copies of what is not folded, since on CPU device_put shares the memory of an array.
+            leaves[i] = copied(a) if id(a) in given else a
+            leaves[i].flags.writeable = False
         self._structs = [jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype)) for a in leaves]
         # Each weight is held once: here until a program reads it, then in the orders in which programs read it.
-        self._waiting = {i: np.array(a) if id(a) in kept else a for i, a in enumerate(leaves)}
+        self._waiting = dict(enumerate(leaves))
+        give_back()
         self._stored: dict[Stored, jax.Array] = {}
         self._programs: dict[Any, _Program] = {}
         self.function = fuse(lambda weights, x: self.net.apply(*weights, x)[0])  # type: ignore[call-arg]
@@ -126,7 +135,10 @@ class Predictor:
                     self._stored[stored] = jax.device_put(stored.array(self._weight(stored.leaf)))
                     self._waiting.pop(stored.leaf, None)
             arrays = [self._stored[stored] for stored in wanted]
-            return _Program(jit(run).lower(arrays, x).compile(), arrays, jax.tree.leaves(x)[0].shape[0])
+            give_back()
+            program = _Program(jit(run).lower(arrays, x).compile(), arrays, jax.tree.leaves(x)[0].shape[0])
+            give_back()
+            return program
 
     def __call__(self, x: Tree) -> Tree:
         """Returns the network's output for any number of examples.
@@ -217,7 +229,8 @@ def predictor(
 
     Args:
       net: a layer.
-      params, state: its weights and state; later changes of them have no effect.
+      params, state: its weights and state; later changes of them have no effect. An array that nothing else refers to
+        is dropped as soon as it is folded.
       batch_sizes: the batches to compile programs for, at the first call that needs one.
       x: the shape of an input; then all programs are compiled now.
 
@@ -234,7 +247,9 @@ def predictor(
     >>> sorted(predict.memory)
     [4]
     """
-    return Predictor(net, params, state, batch_sizes, x)
+    weights = [params, state]
+    del params, state
+    return Predictor(net, weights, batch_sizes, x)
 
 
 __all__ = ["predictor"]

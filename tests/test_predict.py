@@ -1,5 +1,7 @@
 """Predictions in fixed batches."""
 
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 import jaxconv as jc
+from jaxconv import folding
 from jaxconv.ops.lowering import onednn
 
 LIMIT = "jax_persistent_cache_min_compile_time_secs"
@@ -58,6 +61,38 @@ def test_later_changes_of_the_weights_have_no_effect():
     for array in params["0"].values():
         array[...] = 0
     np.testing.assert_array_equal(predict(np.ones((1, 3))), before)
+
+
+def test_weights_cannot_be_written_to(made):
+    predict = jc.predictor(NET, *made)
+    for when in ("before", "after"):
+        for array in jax.tree.leaves(predict.weights):
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0
+        if when == "before":
+            predict(np.ones((1, 6, 6, 2)))
+
+
+def test_arrays_that_only_the_predictor_refers_to_are_dropped_one_by_one(monkeypatch):
+    net = jc.serial(*[layer for _ in range(4) for layer in (jc.Conv(8), jc.BatchNorm())], jc.Dense(5))
+    trees = [jax.tree.map(np.array, tree) for tree in net.init(0, (1, 6, 6, 2))]
+    sources = [weakref.ref(layer["kernel"]) for layer in trees[0].values() if "kernel" in layer]
+    left = []
+
+    def counting(*args, function=folding._with_arrays):
+        left.append(sum(source() is not None for source in sources))
+        return function(*args)
+
+    monkeypatch.setattr(folding, "_with_arrays", counting)
+    state, params = trees.pop(), trees.pop()
+    want = net.apply(params, state, np.ones((1, 6, 6, 2), np.float32))[0]
+    predict = jc.predictor(net, params, state, batch_sizes=(1,))
+    assert left == [5, 5, 5, 5]  # this test refers to them
+    trees, left[:] = [params, state], []
+    del params, state
+    jc.predictor(net, trees.pop(0), trees.pop(), batch_sizes=(1,))
+    assert left == [5, 4, 3, 2]
+    np.testing.assert_allclose(predict(np.ones((1, 6, 6, 2))), want, atol=1e-5)
 
 
 def test_weights_are_those_folded_after_programs_store_them_in_other_orders():

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv.extras import need
+from jaxconv.ops.memory import zeros
 from jaxconv.weights.arrays import Arrays, to_numpy
 from jaxconv.weights.errors import StrPath, WeightsError
 
@@ -110,10 +110,18 @@ def _checksum(array: np.ndarray) -> int:
 
 
 def read_safetensors(path: FilePath) -> Arrays:
-    library = need("safetensors", "reading .safetensors", "weights")
-    header = read_header(path)
-    with library.safe_open(path, "np") as file:
-        return {name: file.get_tensor(name) for name in header.tensors}
+    """Reads each tensor into memory that JAX's CPU backend can share, so that no second copy of it is needed."""
+    arrays = {}
+    tensors = read_header(path).tensors
+    with open(path, "rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        for name, entry in tensors.items():
+            array = zeros(tuple(entry["shape"]), DTYPES[entry["dtype"]].newbyteorder("<"))
+            file.seek(start + entry["data_offsets"][0])
+            if file.readinto(array.reshape(-1).view(np.uint8).data) < array.nbytes:
+                raise WeightsError(f"it ends before {name!r} does: it was changed while it was read")
+            arrays[name] = array
+    return arrays
 
 
 def _write_safetensors(file: BinaryIO, arrays: Arrays, metadata: Mapping[str, str]) -> None:

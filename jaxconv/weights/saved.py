@@ -188,7 +188,8 @@ def load(path: StrPath, net: Layer, *, allow_nonfinite: bool = False) -> tuple[P
             if sums.get(name) != found[name]:
                 raise WeightsError(f"{name} does not have its checksum: the file changed since it was saved")
         check_arrays(net, {_path(name): array for name, array in arrays.items()})
-        there = {name: _on_device(name, array, allow_nonfinite) for name, array in arrays.items()}
+        # An array that JAX copies is dropped then.
+        there = {name: _on_device(name, arrays.pop(name), allow_nonfinite) for name in list(arrays)}
         tree = nested({_path(name): there.get(name, {}) for name in paths})
         return tree["params"], tree["state"]
 

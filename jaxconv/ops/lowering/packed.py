@@ -5,6 +5,7 @@ own order too, but XLA has no call that returns this order. So it is learned: th
 of a matrix of known elements shows where oneDNN reads that row.
 """
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -16,7 +17,8 @@ import numpy as np
 from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.fused import ACTIVATIONS, Chosen, Epilogue
 from jaxconv.ops.lowering.problem import Array, Problem, Product
-from jaxconv.ops.lowering.windows import taps
+from jaxconv.ops.lowering.windows import under_window
+from jaxconv.ops.memory import copied, zeros
 
 # The most elements of a matrix that is stored in another order.
 _MOST = 2**24
@@ -52,7 +54,7 @@ class Order(NamedTuple):
         if full.shape != (height, blocks * self.columns):
             full = np.zeros((height, blocks * self.columns), matrix.dtype)
             full[:inner, :columns] = matrix
-        return np.ascontiguousarray(full.reshape(height, blocks, self.columns).swapaxes(0, 1)).reshape(-1)
+        return copied(full.reshape(height, blocks, self.columns).swapaxes(0, 1)).reshape(-1)
 
     def unpack(self, flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Returns the kernel of this shape whose elements `pack` returned."""
@@ -87,7 +89,7 @@ def product_of(found: Chosen, epilogue: Epilogue) -> Call | None:
 def packed(p: Problem | Product, call: Call, x: Array, kernel: Array, *operands: Array) -> Array:
     """Returns the layer's output with its epilogue; the kernel is flat, in oneDNN's order."""
     if isinstance(p, Problem):
-        x = jnp.concatenate([seen for _, seen in taps(p, x)], axis=-1)
+        x = under_window(p, x)
     return onednn.product_with_epilogue(x, kernel, operands, call.epilogue.ops(), call.columns)
 
 
@@ -96,14 +98,16 @@ def orders(calls: Iterable[Call]) -> dict[Call, Order]:
     calls = list(calls)
     wanted = [call for call in dict.fromkeys(calls) if call not in _learned and _room(call) <= _MOST]
     if wanted:
-        # One program, whose arrays are made outside of it: so there is little to compile.
-        matrix = np.resize(_ELEMENTS, max(map(_room, wanted)))
+        # One program, whose arrays are made outside of it: so there is little to compile. Calls share arrays, and pages
+        # of zeros need no memory.
+        matrix = copied(np.resize(_ELEMENTS, max(map(_room, wanted))))
+        given = _given(wanted)
         with onednn.unstored():
             read = jax.jit(lambda matrix, given: [_read(*each, matrix) for each in zip(wanted, given, strict=True)])
-            found = jax.device_get(read(matrix, [_given(call) for call in wanted]))
+            found = jax.device_get(read(matrix, given))
         for call, (table, rows) in zip(wanted, found, strict=True):
             at = {order: order.indices(_selected(call), call.inner, call.columns) for order in _orders(call)}
-            read_rows = np.concatenate(rows)
+            read_rows = np.concatenate(rows)[: len(_selected(call))]
             fit = (o for o in at if np.allclose(table[at[o] % _PERIOD], read_rows, rtol=0, atol=1e-4))
             _learned[call] = next(fit, None)
     return {call: order for call in calls if (order := _learned.get(call))}
@@ -127,25 +131,31 @@ def _selected(call: Call) -> list[int]:
     return sorted({i for i in (0, 1, 15, 16, call.inner // 2, call.inner - 1) if i < call.inner})
 
 
-def _given(call: Call) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Returns arrays of as many rows as the call has, each of which selects a row of the matrix, and zeros to add."""
-    selected, arrays = _selected(call), []
-    for i in range(0, len(selected), call.rows):
-        some = selected[i : i + call.rows]
-        a = np.zeros((call.rows, call.inner), np.float32)
-        a[range(len(some)), some] = 1
-        arrays.append(a)
-    shapes = [(call.columns,)] * call.epilogue.bias + [(call.rows, call.columns)] * call.epilogue.added
-    return arrays, [np.zeros(shape, np.float32) for shape in shapes]
+def _given(calls: list[Call]) -> list[tuple[list[Array], list[Array]]]:
+    """Returns for each call arrays of as many rows as it has, each of which selects a row of the matrix, and zeros."""
+
+    @functools.cache
+    def selecting(rows: int, inner: int, selected: tuple[int, ...]) -> Array:
+        a = zeros((rows, inner), np.float32)
+        a[range(len(selected)), selected] = 1
+        return jax.device_put(a)
+
+    @functools.cache
+    def added(*shape: int) -> Array:
+        return jax.device_put(zeros(shape, np.float32))
+
+    def given(call: Call) -> tuple[list[Array], list[Array]]:
+        selected = _selected(call)
+        parts = [tuple(selected[i : i + call.rows]) for i in range(0, len(selected), call.rows)]
+        shapes = [(call.columns,)] * call.epilogue.bias + [(call.rows, call.columns)] * call.epilogue.added
+        return [selecting(call.rows, call.inner, part) for part in parts], [added(*shape) for shape in shapes]
+
+    return list(map(given, calls))
 
 
 def _read(call: Call, given: tuple[list[Array], list[Array]], matrix: Array) -> tuple[Array, list[Array]]:
-    """Returns what an epilogue makes of each element, and what the call finds in the selected rows."""
+    """Returns what an epilogue makes of each element, and the products, whose first rows are those selected."""
     arrays, operands = given
-    found, left = [], len(_selected(call))
-    for a in arrays:
-        y = onednn.product_with_epilogue(a, matrix, operands, call.epilogue.ops(), call.columns)
-        found.append(y[:left])
-        left -= call.rows
+    found = [onednn.product_with_epilogue(a, matrix, operands, call.epilogue.ops(), call.columns) for a in arrays]
     activation = ACTIVATIONS.get(call.epilogue.activation)
     return activation.function(jnp.asarray(_ELEMENTS)) if activation else jnp.asarray(_ELEMENTS), found

@@ -29,6 +29,32 @@ def taps(p: Problem, x: Array) -> Iterator[tuple[Shape, Array]]:
         yield index, seen_by(x, g, index)
 
 
+def under_window(p: Problem, x: Array) -> Array:
+    """The elements under all taps, row-major, at every output position: ``(batch, *out, taps * channels)``.
+
+    A loop, of which one kernel is compiled. Slices for each tap are a kernel each, and take no less time.
+    """
+    g, number = p.geometry, np.uint32
+    if p.taps == 1:
+        return seen_by(pad_axes(x, g.padding), g, (0,) * g.rank)
+    # Of an element of x, since XLA would allocate an array that depends on nothing when the program starts.
+    y = jnp.broadcast_to(x.reshape(-1)[0], (x.shape[0], *g.out, p.taps * x.shape[-1]))
+    x = pad_axes(x, g.padding)
+    sizes = [x.shape[0], *((m - 1) * s + 1 for m, s in zip(g.out, g.stride, strict=True)), x.shape[-1]]
+
+    def with_tap(tap: Array, y: Array) -> Array:
+        tap = left = tap.astype(number)
+        start: list[Any] = [number(0)]
+        for f, d in zip(reversed(g.window), reversed(g.dilation), strict=True):
+            start.insert(0, lax.rem(left, number(f)) * number(d))
+            left = lax.div(left, number(f))
+        seen = lax.dynamic_slice(x, [number(0), *start], sizes)
+        seen = seen[:, *(slice(None, None, s) for s in g.stride)]
+        return lax.dynamic_update_slice(y, seen, [*[number(0)] * (g.rank + 1), tap * number(x.shape[-1])])
+
+    return lax.fori_loop(0, p.taps, with_tap, y)
+
+
 def seen_by(padded: Array, g: Geometry, index: Shape) -> Array:
     """The element of a padded array under the tap at this index of the window, at every output position."""
     for axis, (i, m, s, d) in enumerate(zip(index, g.out, g.stride, g.dilation, strict=True), 1):

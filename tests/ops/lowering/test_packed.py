@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import jaxconv as jc
-from jaxconv.ops.lowering import onednn, packed
+from jaxconv.ops.lowering import onednn, packed, windows
 from jaxconv.ops.lowering.fused import ACTIVATIONS, Epilogue
 from jaxconv.ops.lowering.packed import Call, Order
-from jaxconv.ops.lowering.problem import Product
+from jaxconv.ops.lowering.problem import Geometry, Problem, Product
 from tests.nets import Twice
 
 onednn_only = pytest.mark.skipif(not onednn.carried(), reason="this jaxlib's oneDNN is not called")
@@ -50,6 +50,29 @@ def test_products_of_any_size(epilogue):
         if epilogue.activation:
             want = ACTIVATIONS[epilogue.activation].function(jnp.asarray(want, jnp.float32))
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+
+
+WINDOWS = [  # size, window, stride, padding, dilation
+    ((7, 6), (3, 2), (2, 1), ((1, 1), (0, 1)), (1, 1)),
+    ((9, 8), (2, 3), (1, 2), ((0, 0), (2, 1)), (3, 2)),
+    ((6,), (3,), (2,), ((1, 0),), (2,)),
+    ((4, 5, 3), (2, 3, 2), (1, 2, 1), ((1, 0), (1, 1), (0, 0)), (1, 1, 1)),
+    ((5, 4), (1, 1), (2, 1), ((0, 0), (0, 0)), (1, 1)),
+]
+
+
+@pytest.mark.parametrize("sizes", WINDOWS, ids=str)
+def test_elements_under_a_window(sizes):
+    g = Geometry(*sizes, 1)
+    p = Problem("output", g, 2, 3, 4, jnp.dtype("float32"))
+    x = np.random.default_rng(0).normal(size=p.shape("input")).astype(np.float32)
+    padded = np.pad(x, [(0, 0), *g.padding, (0, 0)])
+    want = np.zeros((2, *g.out, p.taps, 3), np.float32)
+    for at in np.ndindex(*g.out):
+        for tap, index in enumerate(np.ndindex(*g.window)):
+            under = (i * s + t * d for i, s, t, d in zip(at, g.stride, index, g.dilation, strict=True))
+            want[:, *at, tap] = padded[:, *under]
+    np.testing.assert_array_equal(jax.jit(lambda x: windows.under_window(p, x))(x), want.reshape(2, *g.out, -1))
 
 
 NETS = {
