@@ -24,6 +24,8 @@ def pytest_collection():
     with shared_contexts(), quick_compilation():
         collected = yield
     gc.freeze()
+    # Tracing makes many objects that live for a moment.
+    gc.set_threshold(10_000)
     gc.enable()
     return collected
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import threading
 
 import jax
@@ -50,6 +51,14 @@ def shared_contexts(programs=30):
     with pytest.MonkeyPatch.context() as patch:
         if not hasattr(mlir, "_create_ir_context"):
             patch.setattr(mlir, "make_ir_context", make_ir_context)
+        yield
+
+
+@contextlib.contextmanager
+def quick_process():
+    """For a process that a test starts: both, and nothing looks for garbage, for the process ends soon."""
+    gc.disable()
+    with shared_contexts(), quick_compilation():
         yield
 
 

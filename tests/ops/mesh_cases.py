@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxconv as jc
 from tests.ops.draws import uniform
-from tests.quick import quick_jit, shared_contexts
+from tests.quick import quick_jit, quick_process
 
 X = (8, 16, 8, 8)
 
@@ -200,5 +200,5 @@ if __name__ == "__main__":
         "texts": texts,
         "disk": disk,
     }
-    with shared_contexts():
+    with quick_process():
         jobs[sys.argv[1]]()
