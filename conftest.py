@@ -50,9 +50,9 @@ OPTIMIZED = tuple(TESTS / name for name in ("data", "experiments", "ops", "inspe
 # Those of which only the slow ones do, or compute much.
 LONG = tuple(
     TESTS / name
-    for name in """data experiments ops/lowering/test_explain.py ops/lowering/test_partition.py
-    ops/lowering/test_table.py ops/test_draws.py ops/test_dropin.py ops/test_dropout.py ops/test_errors.py
-    ops/test_mesh.py ops/test_nonfinite.py""".split()
+    for name in """data experiments ops/lowering/test_cuda.py ops/lowering/test_explain.py
+    ops/lowering/test_partition.py ops/lowering/test_table.py ops/test_draws.py ops/test_dropin.py ops/test_dropout.py
+    ops/test_errors.py ops/test_mesh.py ops/test_nonfinite.py""".split()
 )
 # Of the functions, those whose tests compare values, and whose algorithms the other tests compile with all of them.
 QUICK = tuple(
