@@ -37,6 +37,9 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# NumPy's threads wait for work in a loop, and each worker of the tests has one core.
+test test-parts: export OPENBLAS_NUM_THREADS = 1
+
 test: lint
 	$(RUN) -m pytest -q -n $(CPUS) -m "not slow and not torch and not notebook"
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxconv as jc
-from tests.quick import quick_compilation
+from tests.quick import quick_compilation, shared_contexts
 
 
 @pytest.fixture(autouse=True)
@@ -17,16 +17,43 @@ def _doctest_names(doctest_namespace):
     doctest_namespace.update(jax=jax, jnp=jnp, jc=jc)
 
 
-def pytest_collection_finish():
-    """Excludes the objects that imports created from garbage collection: they are never freed."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Compiles the arrays of modules quickly too. What imports create stays, so nothing looks for garbage in it."""
+    gc.disable()
+    with shared_contexts(), quick_compilation():
+        collected = yield
+    gc.freeze()
+    # Tracing makes many objects that live for a moment.
+    gc.set_threshold(10_000)
+    gc.enable()
+    return collected
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _shared_contexts():
+    with shared_contexts():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _kept_objects():
+    """Excludes what JAX keeps of a module's programs from garbage collection, which took 8 % of the time."""
+    yield
+    gc.collect()
     gc.freeze()
 
 
-# Tests that depend on what the compiler makes of an op, or compare two programs closely.
 TESTS = Path(__file__).parent / "tests"
-OPTIMIZED = tuple(TESTS / name for name in ("ops", "inspect/test_units.py", "test_compiler.py"))
-# Tests of which only the slow ones compute much.
-LONG = tuple(TESTS / name for name in ("experiments", "data"))
+# Tests that depend on what the compiler makes of an op, or compare two programs closely.
+OPTIMIZED = tuple(TESTS / name for name in ("data", "experiments", "ops", "inspect/test_units.py", "test_compiler.py"))
+# Those of which only the slow ones do, or compute much.
+LONG = tuple(
+    TESTS / name
+    for name in """data experiments ops/lowering/test_cuda.py ops/lowering/test_explain.py
+    ops/lowering/test_partition.py ops/lowering/test_table.py ops/test_draws.py ops/test_dropin.py ops/test_dropout.py
+    ops/test_errors.py ops/test_mesh.py ops/test_nonfinite.py""".split()
+)
 # Of the functions, those whose tests compare values, and whose algorithms the other tests compile with all of them.
 QUICK = tuple(
     TESTS / "ops" / f"{name}.py"
@@ -39,7 +66,10 @@ QUICK = tuple(
 @pytest.fixture(autouse=True, scope="module")
 def _quick_compilation(request):
     """Compiles without most optimizations: compiling is what tests of networks do most."""
-    folders = OPTIMIZED if "not slow" in request.config.option.markexpr else OPTIMIZED + LONG
-    optimized = request.path not in QUICK and any(request.path.is_relative_to(folder) for folder in folders)
-    with contextlib.nullcontext() if optimized else quick_compilation():
+
+    def within(paths):
+        return any(request.path.is_relative_to(path) for path in paths)
+
+    quick = QUICK + LONG if "not slow" in request.config.option.markexpr else QUICK
+    with quick_compilation() if within(quick) or not within(OPTIMIZED) else contextlib.nullcontext():
         yield

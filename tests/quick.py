@@ -2,10 +2,13 @@
 
 import contextlib
 import functools
+import gc
+import threading
 
 import jax
 import pytest
 from jax._src import compiler
+from jax._src.interpreters import mlir
 
 from jaxconv.compiler import _known
 
@@ -30,6 +33,33 @@ def quick_compilation():
         jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", False)
+
+
+@contextlib.contextmanager
+def shared_contexts(programs=30):
+    """Lowers that many programs in one MLIR context, as jax 0.12 does: to make one takes longer than a small program.
+
+    A context keeps the types and constants of its programs, so now and then a new one takes its place. Other threads
+    make their own: those in which XLA calls Python end before what they hold can be freed.
+    """
+    make, thread = mlir.make_ir_context, threading.get_ident()
+    contexts = (context for context in iter(make, None) for _ in range(programs))
+
+    def make_ir_context():
+        return next(contexts) if threading.get_ident() == thread else make()
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not hasattr(mlir, "_create_ir_context"):
+            patch.setattr(mlir, "make_ir_context", make_ir_context)
+        yield
+
+
+@contextlib.contextmanager
+def quick_process():
+    """For a process that a test starts: both, and nothing looks for garbage, for the process ends soon."""
+    gc.disable()
+    with shared_contexts(), quick_compilation():
+        yield
 
 
 def quick_jit(function, **options):

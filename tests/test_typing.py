@@ -80,7 +80,7 @@ def checked(folder, program):
     """The lines that mypy --strict prints, by the line of the program."""
     (folder / "program.py").write_text(program)
     # Follow jaxconv as a checker does where it is installed: its types count, its own errors are not the user's.
-    options = ["--strict", "--follow-imports=silent", "--no-pretty", "--cache-dir", str(folder / "cache")]
+    options = ["--strict", "--follow-imports=silent", "--no-pretty", "--cache-dir", os.devnull]
     command = [sys.executable, "-m", "mypy", *options, "program.py"]
     environment = os.environ | {"MYPYPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

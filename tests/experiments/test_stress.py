@@ -1,6 +1,7 @@
 """The script that draws problems for oneDNN draws all kinds, and says what is wrong."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -14,20 +15,34 @@ from jaxconv.ops.lowering.forms import FORMS
 from jaxconv.ops.lowering.problem import ROLES
 from jaxconv.ops.lowering.smaller import split_up
 
-DRAWN = [drawn for seed in range(400) if (drawn := stress.draw(seed)) is not None]
+
+@functools.cache
+def drawn(of, count):
+    """The problems of the first seeds; those that are refused are left out."""
+    return [one for seed in range(count) if (one := of.draw(seed)) is not None]
 
 
-def test_it_draws_every_kind_in_every_role_and_nothing_that_is_not_let_through():
-    assert {kind for kind, _ in DRAWN} == set(stress.KINDS)
-    assert {p.role for _, p in DRAWN} == set(ROLES)
-    for kind, p in DRAWN:
+@pytest.fixture
+def problems():
+    return drawn(stress, 400)
+
+
+@pytest.fixture
+def calls():
+    return drawn(stress_ops, 300)
+
+
+def test_it_draws_every_kind_in_every_role_and_nothing_that_is_not_let_through(problems):
+    assert {kind for kind, _ in problems} == set(stress.KINDS)
+    assert {p.role for _, p in problems} == set(ROLES)
+    for kind, p in problems:
         small = split_up(p)[0] if kind == "split" else p
         assert onednn.fits(small) or p.taps == 1, (kind, p)
 
 
 @pytest.mark.skipif(not onednn.callable_here(), reason="oneDNN is not called here")
-def test_it_sees_a_wrong_number(monkeypatch):
-    kind, p = min(DRAWN, key=lambda drawn: drawn[1].macs)
+def test_it_sees_a_wrong_number(problems, monkeypatch):
+    kind, p = min(problems, key=lambda one: one[1].macs)
     assert stress.check(kind, p, 0) == ""
     right = FORMS["onednn"].function
     wrong = dataclasses.replace(FORMS["onednn"], function=lambda *args, **how: right(*args, **how) * 1.001)
@@ -52,19 +67,16 @@ def test_it_sees_a_child_that_hangs_on_the_second_of_two_problems(monkeypatch, t
     assert (wrong[0]["problem"], wrong[0]["wrong"]) == ("b", "hung")
 
 
-OPS = [drawn for seed in range(300) if (drawn := stress_ops.draw(seed)) is not None]
-
-
-def test_ops_are_drawn_in_every_condition():
-    assert {kind for kind, _ in OPS} == set(stress_ops.KINDS)
-    assert {call.op for _, call in OPS} > {"conv", "conv_transpose", "max_pool", "avg_pool", "lp_pool", "dense"}
-    assert {call.devices for kind, call in OPS if kind == "mesh"} == {2, 4, 8}
+def test_ops_are_drawn_in_every_condition(calls):
+    assert {kind for kind, _ in calls} == set(stress_ops.KINDS)
+    assert {call.op for _, call in calls} > {"conv", "conv_transpose", "max_pool", "avg_pool", "lp_pool", "dense"}
+    assert {call.devices for kind, call in calls if kind == "mesh"} == {2, 4, 8}
 
 
 @pytest.mark.parametrize("kind", stress_ops.KINDS)
-def test_what_is_wrong_in_an_op_is_seen(kind, monkeypatch):
+def test_what_is_wrong_in_an_op_is_seen(kind, calls, monkeypatch):
     wanted = {"nan": "conv", "mesh": "conv", "strict": "conv"}[kind]
-    call = next(c for k, c in OPS if k == kind and c.op == wanted and c.devices <= 4)
+    call = next(c for k, c in calls if k == kind and c.op == wanted and c.devices <= 4)
     assert stress_ops.check(kind, call, 0) == ""
     right, placed = jc.conv, jax.device_put
 

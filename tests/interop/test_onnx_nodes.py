@@ -6,7 +6,7 @@ pytest.importorskip("onnx")
 
 from experiments.docs import onnx_nodes
 from jaxconv.interop.onnx.operators import norms, resize, windows
-from tests.interop.onnx_nodes import COUNT, collected, reason, run, table
+from tests.interop.onnx_nodes import COUNT, OPERATORS, collected, reason, run, table
 
 # What ConvNets are made of is tested always, the rest with the slow tests.
 OFTEN = {*windows.ROWS, *norms.ROWS, *resize.ROWS, "Reshape", "Transpose", "Gemm"} - {
@@ -16,7 +16,7 @@ OFTEN = {*windows.ROWS, *norms.ROWS, *resize.ROWS, "Reshape", "Transpose", "Gemm
 
 
 @pytest.mark.parametrize(
-    "operator", [op if op in OFTEN else pytest.param(op, marks=pytest.mark.slow) for op in collected()]
+    "operator", [op if op in OFTEN else pytest.param(op, marks=pytest.mark.slow) for op in OPERATORS]
 )
 def test_every_case_passes_or_is_refused_for_a_reason(operator):
     broken = []

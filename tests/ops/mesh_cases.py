@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxconv as jc
 from tests.ops.draws import uniform
-from tests.ops.transforms import quick_jit
+from tests.quick import quick_jit, quick_process
 
 X = (8, 16, 8, 8)
 
@@ -177,7 +177,7 @@ def texts() -> None:
             if rows == "rows":
                 arrays[0] = jax.ShapeDtypeStruct(case.shapes[0], np.float32, sharding=NamedSharding(mesh, P(None, "d")))
             for what, run in (("forward", case.op), ("gradients", everything(case.op))):
-                text = jax.jit(run).lower(*arrays).compile().as_text()
+                text = quick_jit(run).lower(*arrays).compile().as_text()
                 words = ("all-gather", "all-reduce", "all-to-all", "collective-permute")
                 counts = {word: len(re.findall(rf" {word}(?:-start)?\(", text)) for word in words}
                 say(case=name, divided=rows, what=what, calls=text.count('"__onednn$'), **counts)
@@ -188,7 +188,7 @@ def disk() -> None:
     mesh = Mesh(np.array(jax.devices()), "d")
     x, k = uniform(1, X).astype(np.float32), uniform(2, (2, 3, 8, 8)).astype(np.float32)
     for pads in (((1, 0), (1, 1)), ((0, 1), (1, 1))):
-        run = jax.jit(functools.partial(jc.conv, padding=pads))
+        run = quick_jit(functools.partial(jc.conv, padding=pads))
         say(off=off(run(jax.device_put(x, NamedSharding(mesh, P("d"))), k), run(x, k)))
 
 
@@ -200,4 +200,5 @@ if __name__ == "__main__":
         "texts": texts,
         "disk": disk,
     }
-    jobs[sys.argv[1]]()
+    with quick_process():
+        jobs[sys.argv[1]]()

@@ -20,7 +20,7 @@ from jaxconv.metrics import Metric, add
 from jaxconv.train import TrainState, evaluate, predict, train_step
 from jaxconv.train.mesh import Placement, _draws
 from jaxconv.train.state import _drawn
-from tests.quick import quick_compilation
+from tests.quick import quick_process
 
 COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 NET = jc.serial(
@@ -181,5 +181,5 @@ def main():
 
 
 if __name__ == "__main__":
-    with quick_compilation():
+    with quick_process():
         main()

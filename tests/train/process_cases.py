@@ -19,7 +19,7 @@ import optax
 import jaxconv as jc
 from jaxconv.metrics import Metric
 from jaxconv.train import data_shard, evaluate, fit, initialize_distributed, predict
-from tests.quick import quick_compilation
+from tests.quick import quick_process
 from tests.train.toys import Centered, cross_entropy, data
 
 TRAIN, HELD = data(48, classes=4), data(21, classes=4, seed=1)
@@ -114,5 +114,5 @@ def main(folder, name="", number=0):
 
 if __name__ == "__main__":
     initialize_distributed(heartbeat_seconds=10)
-    with quick_compilation():
+    with quick_process():
         main(*sys.argv[1:])
