@@ -4,19 +4,24 @@
     python -m experiments.atari --game breakout --agent dqn --double --dueling
     python -m experiments.atari --rom pong --seconds 600
 
-Games: MinAtar's boards of 10x10 (Young and Tian, 2019) by pgx, with sticky actions; pgx's files of these games have the
-license GPL-3. Agents: DQN (Mnih et al., 2015)
-with a replay buffer and a target network, double (van Hasselt et al., 2016) and dueling (Wang et al., 2016) as options;
-PQN (Gallici et al., 2024) with parallel games in their place. Acting and learning are one compiled scan, mapped over
-seeds. With --rom a real Atari game by ale-py (GPL-2, pip install ale-py), with the preprocessing of Mnih et al., where
-DQN runs for a time: enough to see it run and to measure its speed, not to learn.
+Games: those of MinAtar (Young and Tian, 2019) by pgx, on boards of 10x10, with sticky actions; pgx's files of these
+games have the license GPL-3. Agents: DQN (Mnih et al., 2015) with a replay buffer and a target network, with the
+options double (van Hasselt et al., 2016) and dueling (Wang et al., 2016); PQN (Gallici et al., 2024), which has parallel
+games instead. Acting and learning are one compiled scan, mapped over seeds. With --rom DQN plays a real Atari game by
+ale-py (GPL-2, pip install ale-py), with the preprocessing of Mnih et al., for a time: enough to see it play and to
+measure its speed, not to learn.
 
-Measured with five seeds on two cores of an AMD EPYC (AVX-512): PQN on Breakout, 3,000,000 frames of each seed, plays to
-a mean return of 24.2, standard deviation 3.5, in 353 s of processor time; on Space Invaders, 1,190,000 frames, 101 and
-11 in 146 s; DQN on Breakout, 160,000 frames, 6.3 and 0.8 in 157 s. The curves are in docs/play.md.
+Mean return of the best actions, with the standard deviation of five seeds, and processor time on two cores of an AMD
+EPYC (AVX-512), by frames of each seed:
 
-Prints the mean return of the episodes that end while it learns. Writes metrics.json with the learning curves, weights,
-an animation of a game beside what the network looks at, the figures and report.html under --out.
+    Breakout, PQN          3,000,000    24.2 ± 3.5     353 s
+    Breakout, DQN            160,000    6.31 ± 0.78    157 s
+    Space Invaders, PQN    1,200,000    101 ± 11       146 s
+
+The learning curves, and those of double and dueling DQN, are in docs/play.md.
+
+Prints the mean return of the episodes that end during the training. Writes metrics.json with the learning curves,
+weights, an animation of a game beside what the network looks at, the figures and report.html under --out.
 """
 
 import argparse
@@ -49,7 +54,7 @@ PARALLEL = PQN(envs=64, steps=16, epochs=1, minibatches=8, lr=1e-3, epsilon=(1.0
 POINTS = 100
 FRAMES = {"pqn": 3_000_000, "dqn": 200_000}
 # The steps of an animation.
-STEPS = 160
+STEPS = 120
 # With --rom, where every pixel of the saliency changes, the animation shows every third step, and the largest saliency
 # in blocks of the first convolution's stride: 150 kB in place of 750.
 EACH, BLOCK = 3, 4
