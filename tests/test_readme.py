@@ -320,7 +320,13 @@ def test_the_figures_of_commands_are_those_of_their_runs():
 
     of = json.loads(applications.RESULTS.read_text())
     video = {name: f"{100 * run['test_accuracy']:.1f}%" for name, run in of["video"]["runs"].items()}
+    pong = of["pong"]
     quoted = {
+        "play": (
+            f"| {pong['seconds']:.0f} s | {pong['processor_seconds']:.0f} s | {pong['frames']:,} | {pong['steps']:,} "
+            f"| {pong['updates']:,} | {pong['frames_per_second']:.0f} "
+            f"| {pong['frames'] / pong['processor_seconds']:.0f} |",
+        ),
         "segmentation": (
             f"Dice {of['nuclei']['dice']:.3f}, AP50 {of['nuclei']['AP50']:.3f}",
             f"IoU {of['roads']['iou']['D-LinkNet']:.3f}, by thresholds {of['roads']['iou']['thresholds']:.3f}",

@@ -6,10 +6,10 @@
 
 Games: those of MinAtar (Young and Tian, 2019) by pgx, on boards of 10x10, with sticky actions; pgx's files of these
 games have the license GPL-3. Agents: DQN (Mnih et al., 2015) with a replay buffer and a target network, with the
-options double (van Hasselt et al., 2016) and dueling (Wang et al., 2016); PQN (Gallici et al., 2024), which has parallel
-games instead. Acting and learning are one compiled scan, mapped over seeds. With --rom DQN plays a real Atari game by
-ale-py (GPL-2, pip install ale-py), with the preprocessing of Mnih et al., for a time: enough to see it play and to
-measure its speed, not to learn.
+options double (van Hasselt et al., 2016) and dueling (Wang et al., 2016); PQN (Gallici et al., 2024), which has
+parallel games instead. Acting and learning are one compiled scan, mapped over seeds. With --rom DQN plays a real Atari
+game by ale-py (GPL-2, pip install ale-py), with the preprocessing of Mnih et al., for a time: enough to see it play and
+to measure its speed, not to learn.
 
 Mean return of the best actions, with the standard deviation of five seeds, and processor time on two cores of an AMD
 EPYC (AVX-512), by frames of each seed:

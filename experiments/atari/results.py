@@ -1,13 +1,14 @@
-"""Collects the learning curves of runs in one committed file, draws it, and prints the tables of the documentation.
+"""Collects the learning curves of runs in one committed file, and makes the figures and tables of docs/play.md from it.
 
     python -m experiments.atari.results runs/atari-breakout-pqn runs/atari-breakout-dqn ...
-    python -m experiments.atari.results           # only draws experiments/benchmarks/results/atari.json again
+    python -m experiments.atari.results           # only from experiments/benchmarks/results/atari.json
 
 A run replaces that of the same game, agent and options; other runs of the file are kept.
 """
 
 import argparse
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,15 @@ def variants_table(runs: Runs, game: str) -> str:
     return "\n".join(lines)
 
 
+def with_table(page: str, table: str) -> str:
+    """Returns a page whose table with the same header is replaced.
+
+    >>> with_table("Text.\\n\\n| a |\\n|---|\\n| 1 |\\n\\nText.", "| a |\\n|---|\\n| 2 |")
+    'Text.\\n\\n| a |\\n|---|\\n| 2 |\\n\\nText.'
+    """
+    return re.sub(re.escape(table.splitlines()[0]) + r"(\n\|.*)*", lambda _: table, page)
+
+
 def draw(runs: Runs) -> Any:
     """Draws a panel for each game, of agents without options, with published returns."""
     games = sorted({run["game"] for run in runs.values()})
@@ -119,7 +129,9 @@ def main() -> None:
         report.write_results(RESULTS, runs)
     report.write(DOCS / "play_curves.png", report.png(draw(runs)))
     report.write(DOCS / "play_variants.png", report.png(learning_curves(variants(runs, "breakout"))))
-    print(table(runs), variants_table(runs, "breakout"), sep="\n\n")
+    page = DOCS / "play.md"
+    text = with_table(with_table(page.read_text(), table(runs)), variants_table(runs, "breakout"))
+    report.write(page, text.encode())
 
 
 if __name__ == "__main__":

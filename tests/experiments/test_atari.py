@@ -5,6 +5,7 @@ import doctest
 import functools
 import io
 import json
+import re
 import sys
 
 import jax
@@ -331,17 +332,30 @@ def test_variants_are_compared_at_equal_frames_with_the_spread():
     ]
 
 
-def test_results_of_new_folders_join_those_of_the_file(tmp_path, monkeypatch, capsys):
+def test_results_of_new_folders_join_those_of_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(collected, "RESULTS", tmp_path / "atari.json")
     monkeypatch.setattr(collected, "DOCS", tmp_path)
     (tmp_path / "atari.json").write_text(json.dumps(collected.merged({}, [run_of(), run_of(agent="pqn")])))
     (tmp_path / "metrics.json").write_text(json.dumps(run_of("dueling")))
+    (tmp_path / "play.md").write_text(
+        collected.variants_table(collected.merged({}, [run_of()]), "breakout") + "\n\nEnd."
+    )
     monkeypatch.setattr(sys, "argv", ["results", str(tmp_path)])
     collected.main()
     runs = json.loads((tmp_path / "atari.json").read_text())
     assert list(runs) == ["breakout, dqn", "breakout, pqn", "breakout, dueling dqn"]
-    assert "| dueling DQN |" in capsys.readouterr().out
+    assert (tmp_path / "play.md").read_text() == collected.variants_table(runs, "breakout") + "\n\nEnd."
     assert {path.name for path in tmp_path.glob("*.png")} == {"play_curves.png", "play_variants.png"}
+
+
+def test_the_committed_figures_are_those_of_the_page():
+    runs = json.loads(collected.RESULTS.read_text())
+    page = (collected.DOCS / "play.md").read_text()
+    assert collected.table(runs) in page
+    assert collected.variants_table(runs, "breakout") in page
+    for run in collected.plain(runs).values():
+        said = f"{run['greedy_return_mean']:.3g} ± {run['greedy_return_std']:.2g}"
+        assert re.search(rf"{re.escape(said)} +{run['processor_seconds']:.0f} s\n", command.__doc__), run["game"]
 
 
 def test_curves_have_a_band_from_the_lowest_to_the_highest_seed():
@@ -469,9 +483,24 @@ def test_the_command_writes_a_report(agent, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_breakout_is_played_to_a_return_of_twenty():
-    """One seed; docs/play.md has the curves of five. Ten minutes on two cores are more than ten minutes of one."""
+    """One seed, where docs/play.md has five; the frames are those of ten minutes on one core."""
     pytest.importorskip("pgx")
     options = command.parser().parse_args(["--agent", "pqn", "--frames", "4000000"])
     program = command.program_of(options)
     trained = train(program, [0])
     assert greedy_returns(program, trained.player, jax.random.key(1), episodes=64).mean() >= 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["", "--double --dueling"])
+def test_breakout_is_learned_by_dqn(options):
+    """Five seeds of DQN play to a mean return of 6.3 after these frames, with a standard deviation of 0.8."""
+    pytest.importorskip("pgx")
+    arguments = command.parser().parse_args(["--agent", "dqn", "--frames", "160000", *options.split()])
+    program = command.program_of(arguments)
+    trained = train(program, [0])
+    params = jax.tree.map(lambda x: x[0], trained.player.train_state.params)
+    play = jax.jit(functools.partial(learning.evaluate, program.game, program.net, episodes=64, limit=1000))
+    at_random = play(params, jax.random.key(1), epsilon=1.0).mean()
+    assert at_random < 1
+    assert greedy_returns(program, trained.player, jax.random.key(1), episodes=64).mean() >= 4
