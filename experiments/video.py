@@ -16,7 +16,7 @@ cores of an AMD EPYC (AVX-512) with jaxlib 0.12.0.1 and seed 0 are:
       one frame                                             11.1%      5 s
       optical flow by scikit-image's optical_flow_ilk       94.5%      4 s
 
-The command needs 319 s of processor time, the optical flow included, whose time is not in the table. With --folder the
+The command needs 316 s of processor time, the optical flow included, whose time is not in the table. With --folder the
 videos are the user's own, in a subfolder for each class, and --weights begins with torchvision's weights of
 Kinetics-400; the tests run this with small networks on generated files only. Writes metrics.json with the loss and the
 accuracy of each epoch, a strip of Grad-CAM over time, learning curves and report.html under --out. With generated
