@@ -328,6 +328,8 @@ def test_the_figures_of_commands_are_those_of_their_runs():
             f"| {pong['seconds']:.0f} s | {pong['processor_seconds']:.0f} s | {pong['frames']:,} | {pong['steps']:,} "
             f"| {pong['updates']:,} | {pong['frames_per_second']:.0f} "
             f"| {pong['frames'] / pong['processor_seconds']:.0f} |",
+            f"Its {len(pong['returns'])} games ended between {min(pong['returns']):.0f} and "
+            f"{max(pong['returns']):.0f}, with a mean of {sum(pong['returns']) / len(pong['returns']):.1f};",
         ),
         "segmentation": (
             f"Dice {of['nuclei']['dice']:.3f}, AP50 {of['nuclei']['AP50']:.3f}",
