@@ -168,7 +168,9 @@ def from_folder(options: argparse.Namespace) -> Data:
     source = jc.data.video_folder(options.folder, options.frames, stride=options.stride)
     least = round(1 / TEST_SHARE)
     if len(source.targets) < least:
-        raise ValueError(f"--folder must have at least {least} videos, one to test on, got {len(source.targets)}")
+        raise ValueError(
+            f"--folder must have at least {least} videos, one of them to test on, got {len(source.targets)}"
+        )
     kept, held_out = jc.data.split(source.targets, TEST_SHARE, seed=options.seed)
     training, testing = source.take(kept), source.take(held_out).evenly(options.views)
     crop = jc.data.RandomResizedCrop(options.size, scale=(0.25, 1.0), flip=options.flip)

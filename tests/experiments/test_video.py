@@ -71,6 +71,22 @@ def test_scenes_are_those_of_their_seed():
     assert (moving_scenes(9, 6, frames=3, size=10)[0] != clips).any()
 
 
+def test_clips_to_train_on_to_test_on_and_for_validation_differ():
+    data = video.generated(video.parser().parse_args(["--clips", "9", "--test-clips", "6", "--size", "12"]))
+    assert [len(clips) for clips in (data.inputs, data.test_inputs, data.validation[0])] == [9, 6, 3]
+    clips = np.concatenate([data.inputs, data.test_inputs, data.validation[0]])
+    assert len(np.unique(clips, axis=0)) == 18
+
+
+def test_curves_of_networks_with_and_without_validation():
+    rows = [{"epoch": e, "loss": 1 / e, "accuracy": 0.1 * e} for e in (1, 2)]
+    tested = [row | {"validation_loss": 2.0, "validation_accuracy": 0.05 * row["epoch"]} for row in rows]
+    loss, accuracy = video.learning_curves({"a": rows, "b": tested}, 0.125).axes
+    assert [line.get_label() for line in loss.lines] == ["a: loss", "b: loss", "b: validation loss"]
+    assert_array_equal(accuracy.lines[2].get_xydata(), [[1, 0.05], [2, 0.1]])
+    assert accuracy.lines[3].get_ydata()[0] == 0.125
+
+
 def test_flow_is_the_motion():
     pytest.importorskip("skimage")
     scene = jax.random.uniform(jax.random.key(0), (1, 6, 6, 3))
@@ -129,22 +145,6 @@ def test_the_users_videos(tmp_path):
     broken.write_bytes(broken.read_bytes()[:500])
     with pytest.raises(jc.data.DataError, match=broken.name):
         video.main([*arguments, "--out", str(out)])
-
-
-def test_clips_to_train_on_to_test_on_and_for_validation_differ():
-    data = video.generated(video.parser().parse_args(["--clips", "9", "--test-clips", "6", "--size", "12"]))
-    assert [len(clips) for clips in (data.inputs, data.test_inputs, data.validation[0])] == [9, 6, 3]
-    clips = np.concatenate([data.inputs, data.test_inputs, data.validation[0]])
-    assert len(np.unique(clips, axis=0)) == 18
-
-
-def test_curves_of_networks_with_and_without_validation():
-    rows = [{"epoch": e, "loss": 1 / e, "accuracy": 0.1 * e} for e in (1, 2)]
-    tested = [row | {"validation_loss": 2.0, "validation_accuracy": 0.05 * row["epoch"]} for row in rows]
-    loss, accuracy = video.learning_curves({"a": rows, "b": tested}, 0.125).axes
-    assert [line.get_label() for line in loss.lines] == ["a: loss", "b: loss", "b: validation loss"]
-    assert_array_equal(accuracy.lines[2].get_xydata(), [[1, 0.05], [2, 0.1]])
-    assert accuracy.lines[3].get_ydata()[0] == 0.125
 
 
 def test_published_weights_have_new_scores_only(tmp_path):
