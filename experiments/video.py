@@ -16,10 +16,11 @@ cores of an AMD EPYC (AVX-512) with jaxlib 0.12.0.1 and seed 0 are:
       one frame                                             11.1%      5 s
       optical flow by scikit-image's optical_flow_ilk       94.5%      4 s
 
-The command needs 319 s of processor time, the optical flow included, whose time is not in the table. With --folder the
+The command needs 316 s of processor time, the optical flow included, whose time is not in the table. With --folder the
 videos are the user's own, in a subfolder for each class, and --weights begins with torchvision's weights of
-Kinetics-400; the tests run this with small networks on generated files only. Writes metrics.json, a strip of Grad-CAM
-over time, learning curves and report.html under --out.
+Kinetics-400; the tests run this with small networks on generated files only. Writes metrics.json with the loss and the
+accuracy of each epoch, a strip of Grad-CAM over time, learning curves and report.html under --out. With generated
+clips, the accuracy after each epoch is that on 256 clips that are neither trained nor tested on.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import functools
 import importlib.util
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,13 +55,13 @@ TEST_SHARE = 0.2
 # Grad-CAM is drawn at a layer that has all frames of a clip.
 CAM_LAYER = "layer1"
 SHOWN = 3
+# The entries of a history that metrics.json has.
+RECORDED = ("epoch", "loss", "accuracy", "validation_loss", "validation_accuracy")
 
 
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
-        "python -m experiments.video",
-        description=(__doc__ or "").split("\n\n", 1)[0],
-        formatter_class=Help,
+        "python -m experiments.video", description=(__doc__ or "").split("\n\n", 1)[0], formatter_class=Help
     )
     arguments.add_argument("--models", nargs="+", choices=MODELS, default=["r2plus1d", "mc3"], help="the networks")
     arguments.add_argument("--clips", type=positive(int), default=2048, help="generated clips to train on")
@@ -69,9 +70,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--write", type=Path, metavar="FOLDER", help="write the generated clips as MP4 files, and end"
     )
-    arguments.add_argument(
-        "--folder", type=Path, help="a subfolder of videos for each class, in place of generated ones"
-    )
+    arguments.add_argument("--folder", type=Path, help="a subfolder of videos for each class, to train on instead")
     arguments.add_argument("--frames", type=positive(int), default=8, help="the frames of a clip")
     arguments.add_argument("--stride", type=positive(int), default=1, help="with --folder: take every n-th frame")
     arguments.add_argument("--size", type=positive(int), default=24, help="the side of the frames")
@@ -139,6 +138,7 @@ class Data(NamedTuple):
       views: the clips of a test video.
       pictured: a clip of each of the first test videos, uint8.
       augment: None, or what ``fit`` takes.
+      validation: None, or clips and labels for the accuracy after each epoch, neither trained nor tested on.
     """
 
     classes: Sequence[str]
@@ -149,14 +149,16 @@ class Data(NamedTuple):
     views: int
     pictured: np.ndarray
     augment: Any
+    validation: Any = None
 
 
 def generated(options: argparse.Namespace) -> Data:
-    """Returns generated clips, of other seeds for training and for testing."""
-    shape = {"frames": options.frames, "size": options.size}
-    clips, labels = moving_scenes(options.clips, 2 * options.seed, **shape)
-    test_clips, test_labels = moving_scenes(options.test_clips, 2 * options.seed + 1, **shape)
-    return Data(CLASSES, clips, labels, test_clips, test_labels, 1, test_clips[:SHOWN], moved)
+    """Returns generated clips: those for training, testing and validation have different seeds."""
+    (clips, labels), (test_clips, test_labels), validation = (
+        moving_scenes(count, 3 * options.seed + i, frames=options.frames, size=options.size)
+        for i, count in enumerate((options.clips, options.test_clips, max(1, options.test_clips // 2)))
+    )
+    return Data(CLASSES, clips, labels, test_clips, test_labels, 1, test_clips[:SHOWN], moved, validation)
 
 
 def divided(labels: np.ndarray, classes: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -196,18 +198,20 @@ def from_folder(options: argparse.Namespace) -> Data:
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
-def fitted(net: jc.Layer, inputs: Any, targets: Any, options: argparse.Namespace, **more: Any) -> Any:
+def fitted(net: jc.Layer, data: Data, options: argparse.Namespace, **more: Any) -> Any:
     """Trains a network, and returns the result and the seconds of processor time."""
     began = time.process_time()
     result = jc.train.fit(
         net,
-        inputs,
-        targets,
+        data.inputs,
+        data.targets,
         lambda steps: optax.adamw(optax.cosine_onecycle_schedule(steps, options.lr), weight_decay=0.01),
         loss=optax.softmax_cross_entropy_with_integer_labels,
         epochs=options.epochs,
         batch_size=options.batch,
         key=options.seed,
+        augment=data.augment,
+        validation=data.validation,
         progress=not options.quiet,
         **more,
     )
@@ -248,7 +252,8 @@ def two_streams(data: Data, options: argparse.Namespace) -> tuple[Runs, np.ndarr
     found: Runs = {}
     for name, (inputs, test_inputs, preprocess) in streams.items():
         net = STREAM(len(data.classes))
-        result, seconds = fitted(net, inputs, labels, options, preprocess=preprocess)
+        part = data._replace(inputs=inputs, targets=labels, augment=None, validation=None)
+        result, seconds = fitted(net, part, options, preprocess=preprocess)
         found[name] = probabilities(net, result, test_inputs, preprocess=preprocess), seconds
     both = np.mean([p for p, _ in found.values()], axis=0)
     return {**found, "two streams": (both, round(sum(seconds for _, seconds in found.values()), 1))}, test_flow
@@ -298,6 +303,24 @@ def strip(clips: np.ndarray, maps: np.ndarray, names: Sequence[str], flow: np.nd
     return figures.mosaic(rows, labels, cell=72)
 
 
+def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], chance: float) -> Any:
+    """Draws the loss and the accuracy of several networks by epoch: training dashed, validation solid."""
+    from jaxconv.inspect.figures.canvas import new_figure
+
+    figure = new_figure(8.5, 3.2)
+    for axes, key in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for i, (name, history) in enumerate(histories.items()):
+            for drawn, line in ((key, "--"), (f"validation_{key}", "-")):
+                if drawn in history[0]:
+                    points = zip(*((row["epoch"], row[drawn]) for row in history), strict=True)
+                    axes.plot(*points, line, color=f"C{i}", label=f"{name}: {drawn.replace('_', ' ')}")
+        axes.set(xlabel="epoch", ylabel=key)
+        axes.grid(alpha=0.3)
+    axes.axhline(chance, color="gray", linestyle=":", label="chance")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
+    return figure
+
+
 def maps_of(net: jc.Layer, result: Any, clips: np.ndarray) -> np.ndarray:
     """Returns Grad-CAM of the predicted classes in all frames, `(N, T, H, W)`."""
     arrays = result.params, result.state
@@ -333,19 +356,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     first = options.models[0]
     runs: Runs = {}
-    histories = {}
+    histories: dict[str, Any] = {}
     maps, flow = None, None
-    for name, model, preprocess in [
-        *((m, m, whole) for m in options.models),
-        (f"{first}, one frame", first, one_frame),
-    ]:
+    networks = [*((name, name, whole) for name in options.models), (f"{first}, one frame", first, one_frame)]
+    for name, model, preprocess in networks:
         net = MODELS[model](len(data.classes), width=options.width)
         init = with_weights(options, model, len(data.classes)) if options.weights else None
-        result, seconds = fitted(
-            net, data.inputs, data.targets, options, preprocess=preprocess, augment=data.augment, init=init
-        )
+        result, seconds = fitted(net, data, options, preprocess=preprocess, init=init)
         runs[name] = probabilities(net, result, data.test_inputs, data.views, preprocess), seconds
-        histories[name] = result.history
+        histories[name] = [{key: row[key] for key in RECORDED if key in row} for row in result.history]
         maps = maps_of(net, result, data.pictured) if maps is None else maps
     if options.folder is None:
         streams, flow = two_streams(data, options)
@@ -358,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     }
     for name, entry in results.items():
         print(f"{name}: test accuracy {entry['test_accuracy']:.1%}, {entry['processor_seconds']} s of processor time")
-    metrics = {
+    metrics = report.rounded({
         "classes": list(data.classes),
         "test_videos": len(labels),
         "chance": float(np.bincount(labels).max() / len(labels)),
@@ -366,22 +385,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "processor_seconds": round(time.process_time() - began, 1),
         **report.environment(),
         "arguments": report.arguments(options),
-    }
+        "history": histories,
+    })  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
     report.write_json(options.out / "metrics.json", metrics)
 
     assert maps is not None
     names = [data.classes[label] for label in labels[: len(data.pictured)]]
+    caption = f"Test clips, and where {first} sees their motion (Grad-CAM at {CAM_LAYER})"
     parts = [
-        (
-            "strip",
-            f"Test clips, and where {first} sees their motion (Grad-CAM at {CAM_LAYER})",
-            strip(data.pictured, maps, names, flow),
-        )
-    ]
-    parts += [
-        (f"curves_{i}", f"Learning curves, {name}", figures.learning_curves(history))
-        for i, (name, history) in enumerate(histories.items())
+        ("strip", caption, strip(data.pictured, maps, names, flow)),
+        ("curves", "Learning curves", learning_curves(histories, metrics["chance"])),
     ]
     facts = {
         "clips": f"{options.frames} frames of {options.size}x{options.size}",

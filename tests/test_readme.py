@@ -320,7 +320,17 @@ def test_the_figures_of_commands_are_those_of_their_runs():
 
     of = json.loads(applications.RESULTS.read_text())
     video = {name: f"{100 * run['test_accuracy']:.1f}%" for name, run in of["video"]["runs"].items()}
+    pong = of["pong"]
+    drawn = json.loads(applications.RESULTS.with_name("video.json").read_text())["video"]
+    validated = {name: rows[-1]["validation_accuracy"] for name, rows in drawn["history"].items()}
     quoted = {
+        "play": (
+            f"| {pong['seconds']:.0f} s | {pong['processor_seconds']:.0f} s | {pong['frames']:,} | {pong['steps']:,} "
+            f"| {pong['updates']:,} | {pong['frames_per_second']:.0f} "
+            f"| {pong['frames'] / pong['processor_seconds']:.0f} |",
+            f"Its {len(pong['returns'])} games ended between {min(pong['returns']):.0f} and "
+            f"{max(pong['returns']):.0f}, with a mean of {sum(pong['returns']) / len(pong['returns']):.1f};",
+        ),
         "segmentation": (
             f"Dice {of['nuclei']['dice']:.3f}, AP50 {of['nuclei']['AP50']:.3f}",
             f"IoU {of['roads']['iou']['D-LinkNet']:.3f}, by thresholds {of['roads']['iou']['thresholds']:.3f}",
@@ -338,6 +348,8 @@ def test_the_figures_of_commands_are_those_of_their_runs():
             f"| R(2+1)D-18 of one frame | {video['r2plus1d, one frame']} |",
             f"one frame {video['spatial stream (one frame)']}, optical flow {video['temporal stream (flow)']} | "
             f"{video['two streams']} |",
+            f"({drawn['processor_seconds']:.0f} s of processor time",
+            f"{100 * validated['mc3']:.1f}% there, and {100 * validated['mc3, one frame']:.1f}% with one frame",
         ),
     }
     assert [(page, text) for page, texts in quoted.items() for text in texts if text not in DOCS[page]] == []

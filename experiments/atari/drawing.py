@@ -81,26 +81,31 @@ def beside(*pictures: np.ndarray, gap: int = 4) -> np.ndarray:
     return np.concatenate(parts[:-1], axis=1)
 
 
-def learning_curves(curves: Mapping[str, tuple[Any, Any]], *, levels: Mapping[str, float] | None = None) -> Any:
-    """Draws returns by frames: each seed as a thin line, the mean over seeds as a thick one.
+def learning_curves(
+    curves: Mapping[str, tuple[Any, Any]], *, levels: Mapping[str, float] | None = None, axes: Any = None
+) -> Any:
+    """Draws returns by frames: the mean over seeds as a line, and a band from the lowest to the highest seed.
 
     Args:
       curves: by label, (frames, returns) of shapes ``(points,)`` and ``(seeds, points)``; NaN where no episode ended.
       levels: by label, published returns, drawn as dashed lines.
+      axes: what to draw on; by default a new figure.
+
+    Returns:
+      The figure.
     """
     from jaxconv.inspect.figures.canvas import new_figure
 
-    figure = new_figure(6.5, 3.6)
-    axes = figure.subplots()
+    axes = new_figure(6.5, 3.6).subplots() if axes is None else axes
     for i, (label, (frames, returns)) in enumerate(curves.items()):
         returns = np.atleast_2d(np.asarray(returns, float))
-        for row in returns:
-            axes.plot(frames, row, color=f"C{i}", alpha=0.3, linewidth=0.8)
         known = ~np.isnan(returns).any(axis=0)
-        axes.plot(np.asarray(frames)[known], returns[:, known].mean(axis=0), color=f"C{i}", label=label)
+        frames, returns = np.asarray(frames)[known], returns[:, known]
+        axes.fill_between(frames, returns.min(axis=0), returns.max(axis=0), color=f"C{i}", alpha=0.2, linewidth=0)
+        axes.plot(frames, returns.mean(axis=0), color=f"C{i}", label=label)
     for i, (label, level) in enumerate((levels or {}).items()):
         axes.axhline(level, color="gray", linestyle=(0, (4, 2 + 2 * i)), linewidth=1, label=label)
     axes.set(xlabel="frames", ylabel="mean return of the episodes that ended")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    return figure
+    return axes.figure

@@ -4,7 +4,8 @@
     python -m experiments.benchmarks.applications runs/nuclei     # adds its entry to results/applications.json
 
 An entry is the metrics.json of a command's folder: its metrics, versions, device, commit and arguments, without paths.
-The pages quote these figures: tests/test_readme.py.
+The pages quote these figures: tests/test_readme.py. A run of experiments.video whose history docs/video.md draws is in
+a separate file, by --out results/video.json.
 """
 
 import argparse

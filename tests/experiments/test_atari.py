@@ -5,6 +5,7 @@ import doctest
 import functools
 import io
 import json
+import re
 import sys
 
 import jax
@@ -15,6 +16,7 @@ from PIL import Image
 
 import jaxconv as jc
 from experiments.atari import arcade, command, drawing, learning
+from experiments.atari import results as collected
 from experiments.atari.console import Step
 from experiments.atari.dqn import DQN, dqn
 from experiments.atari.dqn import learn as learn_from_batch
@@ -266,8 +268,13 @@ def test_rewards_are_clipped_for_learning_only():
     assert [sorted(np.asarray(s).tolist()) for s in seen] == [[-2.0, 3.0], [-1.0, 1.0]]
 
 
+@pytest.mark.parametrize("module", [collected, command, drawing])
+def test_examples(module):
+    found = doctest.testmod(module)
+    assert found.attempted > found.failed == 0
+
+
 def test_boards_are_drawn_beside_what_the_network_looks_at():
-    assert doctest.testmod(drawing).failed == 0
     boards = np.zeros((5, 10, 10, 2), bool)
     boards[np.arange(5), 3, np.arange(5), 1] = True
     heat = np.zeros((5, 10, 10))
@@ -282,6 +289,97 @@ def test_boards_are_drawn_beside_what_the_network_looks_at():
         shown = np.asarray(animated.convert("RGB"))
         np.testing.assert_array_equal(shown[12, 4 * i], drawing.COLORS[1])
         np.testing.assert_array_equal(shown[28, 44 + 28], [255, 60, 30])
+
+
+def run_of(*options, frames=40_000, agent="dqn", game="breakout", level=1.0):
+    """What metrics.json has of a run of two seeds, whose returns increase by 1 every 4,000 frames."""
+    count = frames // 4000
+    arguments = {"agent": agent, "double": "double" in options, "dueling": "dueling" in options, "frames": frames}
+    return {
+        "game": game, "agent": agent, "arguments": arguments | {"out": "runs/a", "quiet": True},
+        "frames": [4000 * (i + 1) for i in range(count)],
+        "returns": [[None, *np.arange(1.0, count) + level], (np.arange(count) + level + 2).tolist()],
+        "greedy_return": [level, level + 2], "processor_seconds": 61.4,
+    }  # fmt: skip
+
+
+def test_runs_are_kept_by_game_agent_and_options():
+    old = {"seaquest, pqn": {"old": True}, "breakout, dqn": {"old": True}}
+    found = [run_of(), run_of("double"), run_of("double", "dueling"), run_of(agent="pqn")]
+    runs = collected.merged(old, found)
+    assert list(runs) == ["seaquest, pqn", "breakout, dqn", "breakout, double dqn", "breakout, double dueling dqn",
+                          "breakout, pqn"]  # fmt: skip
+    assert runs["seaquest, pqn"] == {"old": True}
+    kept = runs["breakout, dqn"]
+    # A point is the mean of the five before it; where no episode ended nothing is known.
+    assert kept["frames"] == [20_000, 40_000]
+    assert kept["returns"] == [[3.5, 8.0], [5.0, 10.0]]
+    assert kept["arguments"] == {"agent": "dqn", "double": False, "dueling": False, "frames": 40_000}
+
+
+def test_variants_are_compared_at_equal_frames_with_the_spread():
+    runs = collected.merged({}, [run_of(frames=800_000), run_of("double", frames=200_000, level=5.0)])
+    # The seeds' returns in the points from 120,000 to 200,000 frames: the last of 50 numbers, of which 25 count.
+    assert collected.variants_table(runs, "breakout").splitlines()[2:] == [
+        "| DQN | 39 ± 1.4, 38 to 40 |",
+        "| double DQN | 43 ± 1.4, 42 to 44 |",
+    ]
+    assert collected.table(runs).splitlines()[2:] == ["| Breakout | DQN | 800,000 | 2 ± 1.4, 1 to 3 | 61 s | 28 |"]
+    games = collected.draw(collected.merged(runs, [run_of(agent="pqn"), run_of(game="asterix")])).axes
+    assert [[line.get_label() for line in axes.lines] for axes in games] == [
+        ["DQN, 2 seeds", "PPO, gymnax's table (no sticky actions)"],
+        ["DQN, 2 seeds", "PQN, 2 seeds", "PPO, gymnax's table (no sticky actions)"],
+    ]
+
+
+def test_results_of_new_folders_join_those_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(collected, "RESULTS", tmp_path / "atari.json")
+    monkeypatch.setattr(collected, "DOCS", tmp_path)
+    (tmp_path / "atari.json").write_text(json.dumps(collected.merged({}, [run_of(), run_of(agent="pqn")])))
+    (tmp_path / "metrics.json").write_text(json.dumps(run_of("dueling")))
+    (tmp_path / "play.md").write_text(
+        collected.variants_table(collected.merged({}, [run_of()]), "breakout") + "\n\nEnd."
+    )
+    monkeypatch.setattr(sys, "argv", ["results", str(tmp_path)])
+    collected.main()
+    runs = json.loads((tmp_path / "atari.json").read_text())
+    assert list(runs) == ["breakout, dqn", "breakout, pqn", "breakout, dueling dqn"]
+    assert (tmp_path / "play.md").read_text() == collected.variants_table(runs, "breakout") + "\n\nEnd."
+    assert {path.name for path in tmp_path.glob("*.png")} == {"play_curves.png", "play_variants.png"}
+
+
+def test_the_committed_figures_are_those_of_the_page():
+    runs = json.loads(collected.RESULTS.read_text())
+    page = (collected.DOCS / "play.md").read_text()
+    assert collected.table(runs) in page
+    assert collected.variants_table(runs, "breakout") in page
+    for run in collected.plain(runs).values():
+        said = f"{run['greedy_return_mean']:.3g} ± {run['greedy_return_std']:.2g}"
+        assert re.search(rf"{re.escape(said)} +{run['processor_seconds']:.0f} s\n", command.__doc__), run["game"]
+
+
+def test_curves_have_a_band_from_the_lowest_to_the_highest_seed():
+    returns = [[1.0, 2.0, np.nan], [3.0, 6.0, 5.0]]
+    (axes,) = drawing.learning_curves({"a": ([10, 20, 30], returns)}, levels={"b": 7.0}).axes
+    mean, level = axes.lines
+    np.testing.assert_array_equal(mean.get_xydata(), [[10, 2], [20, 4]])
+    assert level.get_ydata()[0] == 7
+    ((band,),) = [collection.get_paths() for collection in axes.collections]
+    assert {tuple(point) for point in band.vertices} == {(10, 1), (10, 3), (20, 2), (20, 6)}
+
+
+def test_screens_are_shown_beside_blocks_of_saliency():
+    """The value of the only action is one pixel's: its block is red, and no other position."""
+    net = jc.serial(flatten=jc.Flatten(), values=jc.Dense(1, bias=False))
+    kernel = jnp.zeros((84, 84, 4, 1)).at[42, 10, 3].set(1.0).reshape(-1, 1)
+    stacks = np.zeros((2, 84, 84, 4), np.uint8)
+    stacks[:, 5, 5, 3] = 200
+    pictures = command.screen_pictures(net, {"values": {"kernel": kernel}}, stacks)
+    assert [picture.shape for picture in pictures] == [(168, 168 + 4 + 168, 3)] * 2
+    assert (pictures[0][10:12, 10:12] == 200).all()
+    red = (pictures[0] == [255, 60, 30]).all(-1)
+    assert red[80:88, 172 + 16 : 172 + 24].all()
+    assert red.sum() == 64
 
 
 class FakeConsole:
@@ -385,9 +483,22 @@ def test_the_command_writes_a_report(agent, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_breakout_is_played_to_a_return_of_twenty():
-    """One seed; docs/play.md has the curves of five. Ten minutes on two cores are more than ten minutes of one."""
+    """One seed, where docs/play.md has five; the frames are those of ten minutes on one core."""
     pytest.importorskip("pgx")
     options = command.parser().parse_args(["--agent", "pqn", "--frames", "4000000"])
     program = command.program_of(options)
     trained = train(program, [0])
     assert greedy_returns(program, trained.player, jax.random.key(1), episodes=64).mean() >= 20
+
+
+@pytest.mark.slow
+def test_breakout_is_learned_by_dqn():
+    """Five seeds play to a mean return of 6.3 after these frames, with a standard deviation of 0.8."""
+    pytest.importorskip("pgx")
+    program = command.program_of(command.parser().parse_args(["--agent", "dqn", "--frames", "160000"]))
+    trained = train(program, [0])
+    params = jax.tree.map(lambda x: x[0], trained.player.train_state.params)
+    play = jax.jit(functools.partial(learning.evaluate, program.game, program.net, episodes=64, limit=1000))
+    at_random = play(params, jax.random.key(1), epsilon=1.0).mean()
+    assert at_random < 1
+    assert greedy_returns(program, trained.player, jax.random.key(1), episodes=64).mean() >= 4

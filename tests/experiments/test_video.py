@@ -71,6 +71,22 @@ def test_scenes_are_those_of_their_seed():
     assert (moving_scenes(9, 6, frames=3, size=10)[0] != clips).any()
 
 
+def test_clips_to_train_on_to_test_on_and_for_validation_differ():
+    data = video.generated(video.parser().parse_args(["--clips", "9", "--test-clips", "6", "--size", "12"]))
+    assert [len(clips) for clips in (data.inputs, data.test_inputs, data.validation[0])] == [9, 6, 3]
+    clips = np.concatenate([data.inputs, data.test_inputs, data.validation[0]])
+    assert len(np.unique(clips, axis=0)) == 18
+
+
+def test_curves_of_networks_with_and_without_validation():
+    rows = [{"epoch": e, "loss": 1 / e, "accuracy": 0.1 * e} for e in (1, 2)]
+    tested = [row | {"validation_loss": 2.0, "validation_accuracy": 0.05 * row["epoch"]} for row in rows]
+    loss, accuracy = video.learning_curves({"a": rows, "b": tested}, 0.125).axes
+    assert [line.get_label() for line in loss.lines] == ["a: loss", "b: loss", "b: validation loss"]
+    assert_array_equal(accuracy.lines[2].get_xydata(), [[1, 0.05], [2, 0.1]])
+    assert accuracy.lines[3].get_ydata()[0] == 0.125
+
+
 def test_flow_is_the_motion():
     pytest.importorskip("skimage")
     scene = jax.random.uniform(jax.random.key(0), (1, 6, 6, 3))
@@ -100,7 +116,13 @@ def test_generated_scenes_from_training_to_the_report(tmp_path):
         "two streams",
     ]
     assert (metrics["test_videos"], metrics["chance"]) == (16, 0.125)
+    assert list(metrics["history"]) == ["mc3", "mc3, one frame"]
+    ((row,), _) = metrics["history"].values()
+    assert list(row) == ["epoch", "loss", "accuracy", "validation_loss", "validation_accuracy"]
+    # Eight clips, half of those to test on.
+    assert row["validation_accuracy"] * 8 == round(row["validation_accuracy"] * 8)
     assert (tmp_path / "out" / "strip.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "curves.png").exists()
 
 
 def test_the_users_videos(tmp_path):
@@ -115,6 +137,7 @@ def test_the_users_videos(tmp_path):
     arguments += ["--weights", str(tmp_path / "published.safetensors"), "--epochs", "1", "--views", "2"]
     metrics = video.main([*arguments, "--flip", "--out", str(out)])
     assert list(metrics["runs"]) == ["mc3", "mc3, one frame"]
+    assert list(metrics["history"]["mc3"][0]) == ["epoch", "loss", "accuracy"]
     assert (metrics["test_videos"], len(metrics["classes"])) == (8, 8)
     assert (out / "report.html").exists()
     # A file that cannot be read is named.
