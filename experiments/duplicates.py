@@ -30,6 +30,8 @@ from jaxconv.weights.reading import need
 
 SIDE = 64
 COPIES = 4
+# The smallest collection.
+LEAST = 200
 SCALES = (1.0, 2**0.5)
 COMPONENTS = 256
 K = 100
@@ -94,10 +96,10 @@ def collection(count: int, seed: int) -> Collection:
     """Returns a collection of ``count`` images and a fortieth of as many queries, half of them real, half generated.
 
     Raises:
-      ValueError: the count is below 200.
+      ValueError: the count is below LEAST.
     """
-    if count < 200:
-        raise ValueError(f"--crops must be at least 200, got {count}")
+    if count < LEAST:
+        raise ValueError(f"--crops must be at least {LEAST}, got {count}")
     random = np.random.default_rng(seed)
     queries = count // 40
     originals = count - queries * (COPIES - 1)
