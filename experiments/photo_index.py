@@ -20,13 +20,16 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from experiments import descriptors, report
+from experiments.descriptors import nearest_views, views
 from experiments.pictures import photograph
 from jaxconv.data import read_image
 from jaxconv.data.images import ENDINGS
-from jaxconv.inspect import Whitening, figures, nearest, whiten
+from jaxconv.inspect import Whitening, figures, whiten
 from jaxconv.leftovers import is_leftover
 
 K = 10
+# The side of the squares that are described.
+SIDE = 128
 # The rows of the sheet, and the longer side of its pictures.
 SHEET, SHOWN = 12, 256
 # The seconds between two saves of an index that is being made.
@@ -113,7 +116,7 @@ def files(folder: Path, apart: Path) -> tuple[dict[str, list[int]], dict[str, st
 
 def square(image: np.ndarray) -> np.ndarray:
     """Returns a photograph resized to the square that descriptors are computed from; its proportions change."""
-    sides = (descriptors.SIDE, descriptors.SIDE)
+    sides = (SIDE, SIDE)
     return np.asarray(Image.fromarray(image).resize(sides, Image.Resampling.BICUBIC, reducing_gap=4.0))
 
 
@@ -201,6 +204,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     squares, pictures = np.stack([square(image) for image in asked]), [small(image) for image in asked[:SHEET]]
     del asked
     describe, made = descriptors.describer(options.weights, options.batch)
+    made += f", {SIDE} pixels"
     folder, path = Path(options.folder).resolve(), options.out / "index.npz"
     empty = Index(str(folder), made, {}, np.empty((0, 0), np.float16))
     old = load(path) if path.exists() else empty
@@ -222,13 +226,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for name, why in failed.items():
         print(printable(f"cannot read {name}: {why}"))
 
-    describe(squares[:1])  # Compiles.
+    describe(views(squares[0]))  # Compiles.
     compiled = time.perf_counter()
     assert index.whitened is not None
     whitening, vectors = index.whitened
-    rows = np.concatenate([np.asarray(whiten(describe(one[None]), whitening)) for one in squares])
+    rows = np.stack([np.asarray(whiten(describe(views(one)), whitening)) for one in squares])
     described = time.perf_counter()
-    found = nearest(rows, vectors.astype(np.float32), min(K, len(vectors)))
+    found = nearest_views(rows, vectors.astype(np.float32), min(K, len(vectors)))
     searched = time.perf_counter()
     names = [*index.marks]
     for query, near, far in zip(options.query, *found, strict=True):

@@ -320,8 +320,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     asked, labels = data.test_images[: options.queries], data.test_labels[: options.queries]
     found: dict[str, list[float]] = {}
     indices, points = {}, np.empty(0)
-    seeds = range(options.seed, options.seed + options.seeds)
-    for seed in seeds:
+    for seed in range(options.seed, options.seed + options.seeds):
         network = before or learned_now(data, options, seed)
         for name, (database, queries) in descriptors(network, data, (data.train_images, asked), options, seed):
             near = nearest(queries, database, K).indices
@@ -330,20 +329,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             if seed == options.seed:
                 indices[name] = near
                 points = queries if name == "learned" else points
-
-    metrics = {
-        "precision_at_10": {name: float(np.mean(values)) for name, values in found.items()},
-        "of_each_seed": found,
-        "queries": len(asked),
-        "database": len(data.train_images),
-        "seconds": round(time.perf_counter() - start[0], 1),
-        "processor_seconds": round(time.process_time() - start[1], 1),
-        **network.facts,
-        **report.environment(),
-        "seeds": list(seeds),
-        "arguments": report.arguments(options),
-    }
-    report.write_json(options.out / "metrics.json", metrics)
+        metrics = {
+            "precision_at_10": {name: float(np.mean(values)) for name, values in found.items()},
+            "of_each_seed": found,
+            "queries": len(asked),
+            "database": len(data.train_images),
+            "seconds": round(time.perf_counter() - start[0], 1),
+            "processor_seconds": round(time.process_time() - start[1], 1),
+            **network.facts,
+            **report.environment(),
+            "seeds": [*range(options.seed, seed + 1)],
+            "arguments": report.arguments(options),
+        }
+        # After each seed: a run of several takes long.
+        report.write_json(options.out / "metrics.json", metrics)
     titles = [name if len(name) < 14 else f"{name[:12]}…" for name in data.classes]
     # Evenly spaced, since patches are sorted by photograph.
     some = np.arange(SHEET) * len(asked) // SHEET
