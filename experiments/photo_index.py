@@ -24,7 +24,7 @@ from experiments.descriptors import nearest_views, views
 from experiments.pictures import photograph
 from jaxconv.data import read_image
 from jaxconv.data.images import ENDINGS
-from jaxconv.inspect import Whitening, figures, whiten
+from jaxconv.inspect import Neighbors, Whitening, figures, whiten
 from jaxconv.leftovers import is_leftover
 
 K = 10
@@ -226,22 +226,29 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for name, why in failed.items():
         print(printable(f"cannot read {name}: {why}"))
 
-    describe(views(squares[0]))  # Compiles.
-    compiled = time.perf_counter()
     assert index.whitened is not None
-    whitening, vectors = index.whitened
-    rows = np.stack([np.asarray(whiten(describe(views(one)), whitening)) for one in squares])
-    described = time.perf_counter()
-    found = nearest_views(rows, vectors.astype(np.float32), min(K, len(vectors)))
-    searched = time.perf_counter()
+    whitening, vectors = index.whitened[0], index.whitened[1].astype(np.float32)
+
+    def described(one: np.ndarray) -> np.ndarray:
+        return np.asarray(whiten(describe(views(one)), whitening))
+
+    def searched(rows: np.ndarray) -> Neighbors:
+        return nearest_views(rows, vectors, min(K, len(vectors)))
+
+    searched(np.stack([described(squares[0])] * len(squares)))  # Compiles.
+    compiled = time.perf_counter()
+    rows = np.stack([described(one) for one in squares])
+    between = time.perf_counter()
+    found = searched(rows)
+    end = time.perf_counter()
     names = [*index.marks]
     for query, near, far in zip(options.query, *found, strict=True):
         print(printable(query))
         for i, distance in zip(near, far, strict=True):
             print(printable(f"  {max(distance, 0):.3f}  {names[i]}"))
     each = {
-        "describe": (described - compiled) / len(rows),
-        "search": (searched - described) / len(rows),
+        "describe": (between - compiled) / len(rows),
+        "search": (end - between) / len(rows),
     }
     print(
         f"a query takes {sum(each.values()):.3f} s: {each['describe']:.3f} s for its descriptor, "
