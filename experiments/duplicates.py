@@ -201,6 +201,16 @@ def measure_index(rows: np.ndarray, queries: np.ndarray, exact: np.ndarray) -> d
     }
 
 
+def table(metrics: dict[str, Any]) -> str:
+    """Returns the table of a page in Markdown."""
+    parts = metrics["photographs_and_generated"]
+    rows = [
+        f"| {TITLES[name]} | {value:.1%} | {parts[name][0]:.1%} | {parts[name][1]:.1%} |"
+        for name, value in metrics["mean_average_precision"].items()
+    ]
+    return "\n".join(["| descriptor | mAP | photographs | generated |", "|---|---|---|---|", *rows])
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Makes the collection, compares the descriptors, and writes the report; returns the metrics."""
     start = time.process_time()

@@ -303,6 +303,22 @@ def summary(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2%}{spread}"
 
 
+NAMES = {
+    "pixels": "pixels",
+    "untrained": "random weights",
+    "learned": "classification, one epoch",
+    "classification": "classification, two epochs",
+    "siamese": "classification, then pairs",
+    "triplets": "classification, then triplets",
+}
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """Returns the table of a page in Markdown."""
+    rows = [f"| {title} | {summary(metrics['of_each_seed'][name])} |" for name, title in NAMES.items()]
+    return "\n".join([f"| descriptor | precision at {K} |", "|---|---|", *rows])
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     arguments = parser()
     options = arguments.parse_args(argv)
