@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxconv as jc
-from experiments import pretrained, retrieve
+from experiments import classify, descriptor_training, pretrained, retrieve
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def small():
     def run(out, *more):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(jc.data, "mnist5k", lambda: dataclasses.replace(data, **few))
-            patch.setitem(retrieve.MODELS, "convnet", functools.partial(jc.models.convnet, widths=(4, 8)))
+            patch.setitem(classify.MODELS, "convnet", functools.partial(jc.models.convnet, widths=(4, 8)))
             patch.setattr(retrieve, "SHEET", 2)
             arguments = "--data mnist5k --epochs 1 --batch 32 --queries 40 --quiet --out".split()
             return retrieve.main([*arguments, str(out), *more])
@@ -159,10 +159,10 @@ def test_each_image_has_a_pair_of_its_class_and_one_of_another():
     for i in range(12):
         for j in ((i + 1) % 12, (i + 6) % 12):
             far = np.linalg.norm(x[i] - x[j])
-            loss[i] += (far**2 if labels[i] == labels[j] else max(0, retrieve.PAIR_MARGIN - far) ** 2) / 2
-    found = retrieve.pairs(x[order].astype(np.float32), labels[order])
+            loss[i] += (far**2 if labels[i] == labels[j] else max(0, descriptor_training.PAIR_MARGIN - far) ** 2) / 2
+    found = descriptor_training.pairs(x[order].astype(np.float32), labels[order])
     np.testing.assert_allclose(found.sum(), loss.sum(), rtol=0.2)
-    ordered = retrieve.pairs(x.astype(np.float32), labels)
+    ordered = descriptor_training.pairs(x.astype(np.float32), labels)
     np.testing.assert_allclose(ordered, loss, rtol=1e-5)
 
 
