@@ -262,6 +262,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "index_seconds": round(indexed[0] - start[0], 1),
         "index_processor_seconds": round(indexed[1] - start[1], 1),
         "seconds_per_query": each,
+        "nearest": [[names[i] for i in near] for near in found.indices],
         **report.environment(),
         "arguments": report.arguments(options),
     }

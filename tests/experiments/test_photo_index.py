@@ -183,21 +183,6 @@ def test_queries_are_read_first(folder, tmp_path, described):
     assert not (tmp_path / "out").exists()
 
 
-def test_whitening_of_a_folder():
-    few = RNG.normal(size=(descriptors.LEAST - 1, 6))
-    np.testing.assert_array_equal(descriptors.learn_whitening(few).matrix, np.eye(6))
-    rows = RNG.normal(size=(400, 5)) * [1, 2, 3, 4, 5] + 7
-    found = descriptors.learn_whitening(rows)
-    white = (rows - found.mean) @ found.matrix
-    np.testing.assert_allclose(np.cov(white.T), np.eye(5), atol=1e-2)
-    # Copies of one image and of three.
-    for count in (1, 3):
-        copies = np.repeat(RNG.normal(size=(count, 6)), 90 // count, 0)
-        found = descriptors.learn_whitening(copies)
-        assert np.isfinite(found.matrix).all()
-        assert np.abs(found.matrix).max() < 1e3
-
-
 def test_the_metrics_are_those_of_the_file(folder, tmp_path, described):
     metrics = run(folder, tmp_path / "out")
     assert json.loads((tmp_path / "out/metrics.json").read_text()) == metrics
