@@ -120,7 +120,9 @@ def square(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(sides, Image.Resampling.BICUBIC, reducing_gap=4.0))
 
 
-def read(folder: Path, names: Iterable[str], batch: int, failed: dict[str, str]) -> Iterator[tuple[list[str], Any]]:
+def squares_of(
+    folder: Path, names: Iterable[str], batch: int, failed: dict[str, str]
+) -> Iterator[tuple[list[str], Any]]:
     """Yields the names and the squares of images, up to ``batch`` at a time; ``failed`` gets those that fail."""
     good: list[str] = []
     images: list[np.ndarray] = []
@@ -160,7 +162,7 @@ def update(
     parts = [index.rows[[at[name] for name in kept]]] if kept else []
     saved = time.monotonic()
     with tqdm(total=len(fresh), desc="reading", unit="image", disable=quiet) as bar:
-        for names, images in read(Path(index.folder), fresh, batch, failed):
+        for names, images in squares_of(Path(index.folder), fresh, batch, failed):
             parts.append(describe(images).astype(np.float16))
             known |= {name: marks[name] for name in names}
             bar.update(len(names))
@@ -200,9 +202,8 @@ def shown(folder: Path, name: str) -> np.ndarray:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Brings the index up to date, searches it for each query, and writes the sheet; returns the metrics."""
-    asked = [photograph(name) for name in options.query]
-    squares, pictures = np.stack([square(image) for image in asked]), [small(image) for image in asked[:SHEET]]
-    del asked
+    asked = [(square(image), small(image)) for image in map(photograph, options.query)]
+    squares, pictures = np.stack([one for one, _ in asked]), [picture for _, picture in asked[:SHEET]]
     describe, made = descriptors.describer(options.weights, options.batch)
     made += f", {SIDE} pixels"
     folder, path = Path(options.folder).resolve(), options.out / "index.npz"

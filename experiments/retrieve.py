@@ -2,21 +2,22 @@
 
     python -m experiments.retrieve --out runs/retrieve
     python -m experiments.retrieve --image mine/*.jpg
-    python -m experiments.retrieve --data fashion_mnist --triplet
+    python -m experiments.retrieve --folder PHOTOS --query mine/*.jpg
+    python -m experiments.retrieve --data fashion_mnist --siamese --triplet --seeds 3
     python -m experiments.retrieve --crops 20000
 
 For photographs, the database has patches of their left halves and the queries are patches of their right halves. The
 network is EfficientNet-Lite0 with its ImageNet weights (see `experiments.pretrained`), which was not trained on these
-photographs. A patch is relevant if it is from the same photograph. With --data the network of `experiments.classify`
-is first trained on the training images for an epoch, the queries are the test images, and images with the same label
-are relevant. With --triplet the network is then trained for another epoch as a network of descriptors, by the loss of
-hard triplets (Hermans et al., 2017). With --crops the collection has small images, real and generated, among them
-altered copies of the queries: see `experiments.duplicates`.
+photographs. A patch is relevant if it is from the same photograph. With --folder the command searches your images by an
+index that it keeps: see `experiments.photo_index`. With --crops the collection has small images, real and generated,
+among them altered copies of the queries: see `experiments.duplicates`.
 
-On fashion_mnist the precision at 10 is 86.25% by the features after one epoch, 87.88% by the descriptors after the
-second epoch, with triplets, 81.70% by pixels (one run, seed 0: 97 s of processor time on two cores of an AMD EPYC). A
-second epoch without triplets was not measured.
+With --data the network of `experiments.classify` is first trained on the training images for an epoch, the queries are
+the test images, and images with the same label are relevant. With --siamese and --triplet this network is then trained
+for another epoch as a network of descriptors, by pairs (Hadsell, Chopra and LeCun, 2006) or by hard triplets (Hermans
+et al., 2017), and for comparison another epoch to classify: see `experiments.descriptor_training`.
 
+docs/retrieval.md has the measured figures.
 Prints the fraction of relevant images among the ten nearest: by learned features, by features of the untrained network,
 and by raw pixels, all by cosine distance. Writes metrics.json, the figures (sheets of neighbors, the embeddings along
 their principal components) and report.html under --out.
