@@ -57,6 +57,7 @@ def test_the_network_of_the_readme_prints_its_table_and_gives_the_error_that_it_
     assert error == f"ShapeError: {caught.value}"
 
 
+@pytest.mark.slow
 def test_the_retrieval_example_finds_neighbors():
     names: dict = {}
     exec(examples(DOCS["retrieval"])[0], names)
