@@ -4,34 +4,35 @@ The collection has pieces of photographs that do not overlap, generated pictures
 copies of both: rotated, mirrored, cropped, darker or brighter, blurred, compressed. A query is an original, which is
 not in the collection; only its copies are relevant.
 
-Measured once with N = 20000, of which 1,265 are pieces of photographs, and 500 queries. Mean average precision: 26.5%
-by GeM of two scales with PCA whitening, 18.1% without whitening, 16.3% by one scale, by GeM as by the mean; and 26.0%
-by pixels. Whitening is what helps here, and pixels are as good. EfficientNet-Lite0 was trained to tell types of things
-on larger images, not one picture of stripes from another, and the power of GeM is 3, as in the paper, and not trained.
-A query takes 0.9 ms by the index, which finds 99.9% of the ten nearest, and 1.5 ms by all distances. The command takes
-126 s of processor time on two cores of an AMD EPYC (AVX-512).
+The rows of the comparison, by TITLES, replace one part after another. The last feature map of images of 64 pixels has
+four positions, and was trained to tell types of things, not one picture of stripes from another; inner layers are
+better. Whitening helps all of them. Neither pixels nor the network ignore a rotation or a crop, and pixels cannot find
+a mirrored copy: so a query is described several times, and its nearest view counts. docs/retrieval.md has the measured
+figures.
 """
 
 import argparse
 import functools
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-import jaxconv as jc
 from experiments import pretrained, report
+from experiments.descriptors import LAYERS, VIEWS, learn_whitening, nearest_views, pooled, views
 from experiments.optional import Image, ImageDraw, ImageFilter, figures
 from experiments.pictures import PHOTOGRAPHS, photograph
 from jaxconv.extras import need
-from jaxconv.inspect import embed, mean_average_precision, nearest, pca_whitening, whiten
+from jaxconv.inspect import mean_average_precision, nearest, whiten
 
 SIDE = 64
 COPIES = 4
-SCALES = (1.0, 2**0.5)
-COMPONENTS = 256
+# The smallest collection.
+LEAST = 200
+LAST = "_relu1"
+SCALE = 2**0.5
 K = 100
 
 
@@ -94,10 +95,10 @@ def collection(count: int, seed: int) -> Collection:
     """Returns a collection of ``count`` images and a fortieth of as many queries, half of them real, half generated.
 
     Raises:
-      ValueError: the count is below 200.
+      ValueError: the count is below LEAST.
     """
-    if count < 200:
-        raise ValueError(f"--crops must be at least 200, got {count}")
+    if count < LEAST:
+        raise ValueError(f"--crops must be at least {LEAST}, got {count}")
     random = np.random.default_rng(seed)
     queries = count // 40
     originals = count - queries * (COPIES - 1)
@@ -113,40 +114,58 @@ def collection(count: int, seed: int) -> Collection:
     return Collection(np.stack([*copies, *others]), labels, np.stack(asked), np.arange(queries), len(real))
 
 
-def descriptors(data: Collection, options: argparse.Namespace) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns the descriptors of the collection and of the queries, ``(images, features)``, by the names of TITLES."""
-    net, params, state, preprocess = pretrained.efficientnet_lite0(options.weights)
-    children = dict(net.children)  # type: ignore[attr-defined]
-    names = [*children]
-    trunk = {name: children[name] for name in names[: names.index("_relu1") + 1]}
-    power = jc.GlobalGemPool(3.0)
-    both = jc.serial(**trunk, pool=jc.concat(mean=jc.GlobalAvgPool(), gem=power))
-    own = {name: params[name] for name in trunk if name in params}
-    # The power is 3, as the paper's is before training.
-    p = power.init(0, (1, 2, 2, 3))[0]
-    run = functools.partial(embed, batch_size=options.batch, preprocess=preprocess)
-    known = {name: state[name] for name in trunk if name in state}
-    rows: dict[str, list[np.ndarray]] = {}
-    for images in (data.images, data.queries):
+def descriptors(
+    network: pretrained.Pretrained, data: Collection, batch: int
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yields the descriptors of the collection and of the queries' views, by the names of TITLES.
+
+    The shapes are ``(images, features)`` and ``(queries, views, features)``; most have one view.
+    """
+    asked = np.concatenate([views(image) for image in data.queries])
+    split = (len(data.queries), -1)
+
+    def pixels(images: np.ndarray) -> np.ndarray:
         small = images.reshape(len(images), SIDE // 4, 4, SIDE // 4, 4, 3).mean((2, 4)).reshape(len(images), -1)
-        mean, gem = np.split(run(both, own | {"pool": {"gem": p}}, known, images, "pool"), 2, 1)
-        scales = run(jc.serial(**trunk, pool=power), own | {"pool": p}, known, images, "pool", scales=SCALES)
-        for name, values in (
-            ("pixels", small - small.mean(1, keepdims=True)), ("mean", mean), ("gem", gem), ("scales", scales)
-        ):  # fmt: skip
-            rows.setdefault(name, []).append(values)
-    # Learned without the queries, on at most as many rows as make it fast.
-    whitening = pca_whitening(rows["scales"][0][:: max(1, len(data.images) // 4000)], COMPONENTS)
-    rows["whitened"] = [np.asarray(whiten(each, whitening)) for each in rows["scales"]]
-    return {name: (first, second) for name, (first, second) in rows.items()}
+        return small - small.mean(1, keepdims=True)
+
+    database, mirrored = pixels(data.images), pixels(asked[:, :, ::-1])
+    each = np.concatenate([array.reshape(*split, database.shape[1]) for array in (pixels(asked), mirrored)], 1)
+    yield "pixels", database, each[:, :1]
+    yield "pixel_views", database, each
+
+    run = functools.partial(pooled, network, batch=batch)
+    of_images, of_views = (run(images, (*LAYERS, LAST)) for images in (data.images, asked))
+    yield "gem", of_images[LAST], of_views[LAST].reshape(*split, of_images[LAST].shape[1])[:, :1]
+    larger = round(SCALE * SIDE)
+    scales, of_queries = (
+        one + run(images, (LAST,), side=larger)[LAST]
+        for one, images in ((of_images[LAST], data.images), (of_views[LAST][:: len(VIEWS)], data.queries))
+    )
+    yield "scales", scales, of_queries[:, None]
+    yield "whitened", *whitened(scales, of_queries[:, None])
+    inner, of_asked = (np.concatenate([found[path] for path in LAYERS], 1) for found in (of_images, of_views))
+    of_asked = of_asked.reshape(*split, inner.shape[1])
+    yield "layers", inner, of_asked[:, :1]
+    inner, of_asked = whitened(inner, of_asked)
+    yield "layers_whitened", inner, of_asked[:, :1]
+    yield "views", inner, of_asked
+
+
+def whitened(rows: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both after the whitening that is learned from the rows, without the queries."""
+    whitening = learn_whitening(rows)
+    return np.asarray(whiten(rows, whitening)), np.asarray(whiten(queries, whitening))
 
 
 TITLES = {
     "pixels": "pixels at 16x16",
-    "mean": "features, mean over positions",
-    "gem": "features, generalized mean (GeM)",
-    "scales": f"GeM, {len(SCALES)} scales",
-    "whitened": f"GeM, {len(SCALES)} scales, PCA whitening to {COMPONENTS}",
+    "pixel_views": f"pixels, {2 * len(VIEWS)} views of each query",
+    "gem": "last layer, GeM",
+    "scales": "last layer, GeM, 2 scales",
+    "whitened": "last layer, GeM, 2 scales, PCA whitening",
+    "layers": "2 inner layers, GeM",
+    "layers_whitened": "2 inner layers, GeM, PCA whitening",
+    "views": f"2 inner layers, GeM, PCA whitening, {len(VIEWS)} views of each query",
 }
 
 
@@ -181,21 +200,36 @@ def measure_index(rows: np.ndarray, queries: np.ndarray, exact: np.ndarray) -> d
     }
 
 
+def table(metrics: dict[str, Any]) -> str:
+    """Returns the table of a page in Markdown."""
+    parts = metrics["photographs_and_generated"]
+    rows = [
+        f"| {TITLES[name]} | {value:.1%} | {parts[name][0]:.1%} | {parts[name][1]:.1%} |"
+        for name, value in metrics["mean_average_precision"].items()
+    ]
+    return "\n".join(["| descriptor | mAP | photographs | generated |", "|---|---|---|---|", *rows])
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Makes the collection, compares the descriptors, and writes the report; returns the metrics."""
     start = time.process_time()
+    network = pretrained.efficientnet_lite0(options.weights)
     data = collection(options.crops, options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     print(f"{len(data.images):,} images of {SIDE}x{SIDE}, {data.real:,} of photographs; {len(data.queries):,} queries")
-    rows = descriptors(data, options)
-    precision, indices = {}, {}
-    for name, (database, queries) in rows.items():
-        indices[name] = nearest(queries, database, K).indices
-        precision[name] = mean_average_precision(indices[name], data.labels, data.query_labels)
-        print(f"mAP {precision[name]:.1%}, {TITLES[name]}")
-    metrics: dict[str, Any] = {"mean_average_precision": precision}
+    real = np.arange(len(data.queries)) < len(data.queries) // 2
+    precision, of_parts, indices = {}, {}, {}
+    for name, database, queries in descriptors(network, data, options.batch):
+        indices[name] = nearest_views(queries, database, K).indices
+        average = functools.partial(mean_average_precision, labels=data.labels)
+        precision[name] = average(indices[name], query_labels=data.query_labels)
+        of_parts[name] = [average(indices[name][part], query_labels=data.query_labels[part]) for part in (real, ~real)]
+        shown = "photographs {:.1%}, generated {:.1%}".format(*of_parts[name])
+        print(f"mAP {precision[name]:.1%} ({shown}), {TITLES[name]}", flush=True)
+    metrics: dict[str, Any] = {"mean_average_precision": precision, "photographs_and_generated": of_parts}
     try:
-        metrics["index"] = measure_index(*rows["whitened"], indices["whitened"])
+        # The last descriptors, by the first view.
+        metrics["index"] = measure_index(database, queries[:, 0], indices["layers_whitened"])
     except ImportError as error:
         print(error)
     else:
@@ -209,7 +243,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "queries": len(data.queries),
         "processor_seconds": round(time.process_time() - start, 1),
         **report.environment(),
-        "seed": options.seed,
+        "arguments": report.arguments(options),
     }
     report.write_json(options.out / "metrics.json", metrics)
     some = np.linspace(0, len(data.queries) - 1, 8).astype(int)
@@ -225,7 +259,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 labels=data.labels,
             ),
         )
-        for name in ("whitened", "pixels")
+        for name in ("views", "pixels")
     ]
     facts = {f"mAP, {TITLES[name]}": f"{value:.1%}" for name, value in precision.items()}
     facts |= {name: metrics[name] for name in ("images", "real", "queries", "index", "device") if name in metrics}

@@ -41,21 +41,30 @@ PHOTOGRAPHS = (
 )
 
 
-def photograph(source: str) -> np.ndarray:
-    """Returns an image as uint8 RGB, from a file, or by the name of a photograph of scikit-image or scikit-learn.
+def photograph_path(source: str) -> Path:
+    """Returns the path of an image file, or of the photograph of scikit-image or scikit-learn with that name.
 
     Raises:
       FileNotFoundError: there is neither a file nor a photograph of that name.
     """
     if Path(source).exists():
-        return read_image(source)
+        return Path(source)
     for module, folder, install in PACKAGES:
         with contextlib.suppress(FileNotFoundError):
-            return read_image(packaged(module, f"{folder}/{source}", install))
+            return packaged(module, f"{folder}/{source}", install)
     packages = " nor ".join(install for *_, install in PACKAGES)
     raise FileNotFoundError(
         f"{source} is no file, and neither {packages} has a photograph of that name installed: pip install scikit-image"
     )
+
+
+def photograph(source: str) -> np.ndarray:
+    """Returns the image at `photograph_path` as uint8 RGB.
+
+    Raises:
+      FileNotFoundError: there is neither a file nor a photograph of that name.
+    """
+    return read_image(photograph_path(source))
 
 
 def pictures(sources: Sequence[str], folder: str | None = None) -> dict[str, np.ndarray]:

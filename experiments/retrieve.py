@@ -2,21 +2,22 @@
 
     python -m experiments.retrieve --out runs/retrieve
     python -m experiments.retrieve --image mine/*.jpg
-    python -m experiments.retrieve --data fashion_mnist --triplet
+    python -m experiments.retrieve --folder PHOTOS --query mine/*.jpg
+    python -m experiments.retrieve --data fashion_mnist --siamese --triplet --seeds 3
     python -m experiments.retrieve --crops 20000
 
 For photographs, the database has patches of their left halves and the queries are patches of their right halves. The
 network is EfficientNet-Lite0 with its ImageNet weights (see `experiments.pretrained`), which was not trained on these
-photographs. A patch is relevant if it is from the same photograph. With --data the network of `experiments.classify`
-is first trained on the training images for an epoch, the queries are the test images, and images with the same label
-are relevant. With --triplet the network is then trained for another epoch as a network of descriptors, by the loss of
-hard triplets (Hermans et al., 2017). With --crops the collection has small images, real and generated, among them
-altered copies of the queries: see `experiments.duplicates`.
+photographs. A patch is relevant if it is from the same photograph. With --folder the command searches your images by an
+index that it keeps: see `experiments.photo_index`. With --crops the collection has small images, real and generated,
+among them altered copies of the queries: see `experiments.duplicates`.
 
-On fashion_mnist the precision at 10 is 86.25% by the features after one epoch, 87.88% by the descriptors after the
-second epoch, with triplets, 81.70% by pixels (one run, seed 0: 97 s of processor time on two cores of an AMD EPYC). A
-second epoch without triplets was not measured.
+With --data the network of `experiments.classify` is first trained on the training images for an epoch, the queries are
+the test images, and images with the same label are relevant. With --siamese and --triplet this network is then trained
+for another epoch as a network of descriptors, by pairs (Hadsell, Chopra and LeCun, 2006) or by hard triplets (Hermans
+et al., 2017), and for comparison another epoch to classify: see `experiments.descriptor_training`.
 
+docs/retrieval.md has the measured figures.
 Prints the fraction of relevant images among the ten nearest: by learned features, by features of the untrained network,
 and by raw pixels, all by cosine distance. Writes metrics.json, the figures (sheets of neighbors, the embeddings along
 their principal components) and report.html under --out.
@@ -24,40 +25,34 @@ their principal components) and report.html under --out.
 
 import argparse
 import functools
-import sys
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-import jaxconv as jc
-from experiments import duplicates, pretrained, report
-from experiments.classify import MODELS, RECIPES, Help, augmentation, load, optimizer, positive, smoothed_loss
-from experiments.optional import figures, tqdm
-from experiments.pictures import PHOTOGRAPHS, photograph, sized
-from jaxconv.data import Dataset, channel_statistics, normalize
+from experiments import duplicates, photo_index, pretrained, report
+from experiments.classify import RECIPES, Help, load, positive
+from experiments.descriptor_training import FURTHER, GROUP, Network, further, learned_now
+from experiments.optional import figures, needed, tqdm
+from experiments.pictures import PHOTOGRAPHS, photograph, photograph_path, sized
+from jaxconv.data import Dataset
 from jaxconv.inspect import embed, nearest, pca, precision_at_k
 
 K = 10
-# The margin between distances (at most 2) to the same class and to others; the images among which triplets are chosen.
-MARGIN, GROUP = 0.3, 16
 SHEET = 12
+SHEETS = {
+    "learned": "learned features",
+    "siamese": "descriptors trained by pairs",
+    "triplets": "descriptors trained by triplets",
+    "pixels": "raw pixels",
+}
 PIECE = 96
 # The number of patches of each photograph's left half, and of its right half.
 PIECES = (60, 20)
-
-
-class Network(NamedTuple):
-    """A network with trained and untrained weights, and the layer whose output is the embedding."""
-
-    net: jc.Layer
-    weights: dict[str, tuple[Any, Any]]
-    preprocess: Any
-    path: str
-    facts: dict[str, str]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,8 +66,13 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--data", choices=RECIPES, help="a data set in place of photographs")
     source.add_argument("--crops", type=positive(int), metavar="N", help="a collection of N small images, with copies")
     arguments.add_argument("--triplet", action="store_true", help="with --data: also train descriptors by triplets")
+    arguments.add_argument("--siamese", action="store_true", help="with --data: also train descriptors by pairs")
+    arguments.add_argument("--seeds", type=positive(int), default=1, help="with --data: the number of seeds")
     arguments.add_argument("--weights", metavar="PATH", help="for photographs; default: those of the package")
-    arguments.add_argument("--folder", help="the folder of the files of fashion_mnist or cifar10")
+    arguments.add_argument(
+        "--folder", metavar="PATH", help="your images, for --query; with --data: the files of fashion_mnist or cifar10"
+    )
+    arguments.add_argument("--query", nargs="+", metavar="FILE", help="images whose nearest in --folder are shown")
     arguments.add_argument(
         "--download", action="store_true", help="download fashion_mnist or cifar10, verified by checksum"
     )
@@ -82,14 +82,56 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--lr", type=positive(float), default=5e-3, help="the peak learning rate, with --data")
     arguments.add_argument("--seed", type=int, default=0, help="the seed of patches, untrained weights and training")
     arguments.add_argument(
-        "--out", type=Path, help="a folder for the report; default: runs/retrieve, or runs/retrieve-DATA"
+        "--out", type=Path, help="a folder for the report; default: runs/retrieve, or runs/retrieve- and the collection"
     )
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
     return arguments
 
 
-def halves(names: Sequence[str], seed: int, *, quiet: bool = False) -> Dataset:
-    """Returns patches of photographs: left halves as the database, right halves as the queries.
+# The collections that an argument belongs to.
+BELONGS = {
+    "image": ("image",),
+    "weights": ("image", "crops", "folder"),
+    "folder": ("data", "folder"),
+    "query": ("folder",),
+    "queries": ("image", "data"),
+    **dict.fromkeys(("triplet", "siamese", "seeds", "download", "epochs", "lr"), ("data",)),
+}
+
+
+def check(arguments: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    """Ends the command if arguments do not fit each other, before anything is read.
+
+    Returns:
+      The collection: "crops", "data", "folder" or "image".
+    """
+    kind = next((name for name in ("crops", "data", "folder") if getattr(options, name)), "image")
+    for name, kinds in BELONGS.items():
+        if kind not in kinds and getattr(options, name) != arguments.get_default(name):
+            wrong = f"--{name} must not be given with --{kind}"
+            arguments.error(wrong if kind != "image" else f"--{name} needs --{' or --'.join(kinds)}")
+    if kind == "folder" and not options.query:
+        arguments.error("--folder needs --query, or --data")
+    if (options.triplet or options.siamese) and options.batch < GROUP:
+        arguments.error(f"--batch must be at least {GROUP} with --triplet or --siamese, got {options.batch}")
+    if not 0 <= options.seed <= 2**32 - options.seeds:
+        arguments.error(f"--seed must be from 0 to {2**32 - options.seeds}, got {options.seed}")
+    if options.crops and options.crops < duplicates.LEAST:
+        arguments.error(f"--crops must be at least {duplicates.LEAST}, got {options.crops}")
+    if options.weights and not Path(options.weights).is_file():
+        arguments.error(f"--weights must be a file, got {options.weights}")
+    if kind == "folder" and not Path(options.folder).is_dir():
+        arguments.error(f"--folder must be a folder, got {options.folder}")
+    last = {"image": None, "folder": Path(options.folder or "").resolve().name}.get(kind, options.data or kind)
+    options.out = options.out or Path("runs") / "-".join(filter(None, ("retrieve", last)))
+    there = next(path for path in (options.out, *options.out.parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        arguments.error(f"--out must be a folder that can be written, got {options.out}")
+    return kind
+
+
+def classes_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of photographs without their folders and endings.
 
     Raises:
       ValueError: there are fewer than two photographs, or two have the same name.
@@ -97,6 +139,16 @@ def halves(names: Sequence[str], seed: int, *, quiet: bool = False) -> Dataset:
     classes = tuple(Path(name).stem for name in names)
     if len(set(classes)) < max(2, len(classes)):
         raise ValueError(f"--image must name at least two photographs, each once, got {', '.join(names)}")
+    return classes
+
+
+def halves(names: Sequence[str], seed: int, *, quiet: bool = False) -> Dataset:
+    """Returns patches of photographs: left halves as the database, right halves as the queries.
+
+    Raises:
+      ValueError: as of `classes_of`.
+    """
+    classes = classes_of(names)
     random = np.random.default_rng(seed)
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for name in tqdm(names, "reading", disable=quiet):
@@ -119,114 +171,89 @@ def learned_before(options: argparse.Namespace) -> Network:
     return Network(net, weights, preprocess, "_relu1", {"network": "EfficientNet-Lite0, ImageNet"})
 
 
-def learned_now(data: Dataset, options: argparse.Namespace) -> Network:
-    """Returns the network of `experiments.classify`, with trained and with initial weights."""
-    net = MODELS["convnet"](len(data.classes))
-    mean, std = channel_statistics(data.train_images)
-    preprocess = functools.partial(normalize, mean=mean, std=std)
-    epochs = options.epochs or (6 if options.data == "mnist5k" else 1)
-    fitted = jc.train.fit(
-        net,
-        data.train_images,
-        data.train_labels,
-        optimizer(options.lr),
-        loss=smoothed_loss,
-        epochs=epochs,
-        batch_size=options.batch,
-        key=options.seed,
-        augment=augmentation(RECIPES[options.data]),
-        preprocess=preprocess,
-        progress=not options.quiet,
-    )
-    untrained = net.init(jax.random.key(options.seed), preprocess(data.train_images[:1]))
-    facts = {"network": "convnet", "training": f"epochs: {epochs}, {fitted.train_seconds:.1f} s"}
-    return Network(
-        net, {"learned": (fitted.params, fitted.state), "untrained": untrained}, preprocess, "flatten", facts
-    )
+def descriptors(
+    network: Network, data: Dataset, images: Sequence[np.ndarray], options: argparse.Namespace, seed: int
+) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Yields the descriptors of images by the network, by networks that are trained further, and by pixels."""
+    run = functools.partial(embed, batch_size=options.batch, preprocess=network.preprocess)
+    for name, arrays in network.weights.items():
+        yield name, [run(network.net, *arrays, some, network.path) for some in images]
+    chosen = {"siamese": options.siamese, "triplets": options.triplet}
+    for name in FURTHER:
+        if chosen.get(name, any(chosen.values())):
+            net, params, state, path = further(network, data, options, seed, name)
+            yield name, [run(net, params, state, some, path) for some in images]
+    if seed == options.seed:
+        yield "pixels", [np.asarray(network.preprocess(some)).reshape(len(some), -1) for some in images]
 
 
-def hardest_triplets(descriptors: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the loss of each image's hardest triplet among GROUP images, or among a batch that has no such groups.
+def summary(values: Sequence[float]) -> str:
+    """Returns the mean of seeds in percent, and their range.
 
-    The hardest triplets of many images are mostly those that people confuse too; a network learns little from them.
+    >>> summary([0.8625]), summary([0.86, 0.88])
+    ('86.25%', '87.00% (86.00% to 88.00%)')
     """
-    size = GROUP if len(labels) % GROUP == 0 else len(labels)
-    groups = descriptors.reshape(-1, size, descriptors.shape[-1]), labels.reshape(-1, size)
-    return jax.vmap(functools.partial(jc.losses.triplet_loss, margin=MARGIN))(*groups).reshape(-1)
+    spread = f" ({min(values):.2%} to {max(values):.2%})" if len(values) > 1 else ""
+    return f"{np.mean(values):.2%}{spread}"
 
 
-def triplet_descriptors(
-    network: Network, data: Dataset, images: Sequence[np.ndarray], options: argparse.Namespace
-) -> list[np.ndarray]:
-    """Trains the learned network for another epoch, by triplets, and returns the descriptors of images."""
-    children = dict(network.net.children)  # type: ignore[attr-defined]
-    names = [*children]
-    trunk = {name: children[name] for name in names[: names.index(network.path) + 1]}
-    net = jc.serial(**trunk, embedding=jc.Dense(64, bias=False), norm=jc.UnitNorm())
-    params, state = net.init(options.seed, network.preprocess(data.train_images[:1]))
-    known_params, known_state = network.weights["learned"]
-    params |= {name: known_params[name] for name in trunk if name in params}
-    state |= {name: known_state[name] for name in trunk if name in state}
-    fitted = jc.train.fit(
-        net,
-        data.train_images,
-        data.train_labels,
-        optimizer(0.4 * options.lr),
-        loss=hardest_triplets,
-        epochs=1,
-        batch_size=options.batch,
-        key=options.seed,
-        augment=augmentation(RECIPES[options.data]),
-        preprocess=network.preprocess,
-        init=(params, state),
-        progress=not options.quiet,
-    )
-    predict = functools.partial(jc.train.predict, net, fitted.params, fitted.state, preprocess=network.preprocess)
-    return [np.asarray(predict(some)) for some in images]
+NAMES = {
+    "pixels": "pixels",
+    "untrained": "random weights",
+    "learned": "classification, one epoch",
+    "classification": "classification, two epochs",
+    "siamese": "classification, then pairs",
+    "triplets": "classification, then triplets",
+}
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """Returns the table of a page in Markdown."""
+    rows = [f"| {title} | {summary(metrics['of_each_seed'][name])} |" for name, title in NAMES.items()]
+    return "\n".join([f"| descriptor | precision at {K} |", "|---|---|", *rows])
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     arguments = parser()
     options = arguments.parse_args(argv)
-    if options.triplet and not options.data:
-        arguments.error("--triplet needs --data")
-    kind = "crops" if options.crops else options.data
-    options.out = options.out or Path("runs") / "-".join(filter(None, ("retrieve", kind)))
-    if options.crops:
-        return duplicates.run(options)
-    start = time.perf_counter()
+    kind = check(arguments, options)
+    needed(figures, tqdm)
+    if kind in ("crops", "folder"):
+        return (duplicates if kind == "crops" else photo_index).run(options)
+    start = time.perf_counter(), time.process_time()
+    if kind == "image":
+        classes_of(options.image)
+        for name in options.image:
+            photograph_path(name)
+    before = None if options.data else learned_before(options)
     data = load(options) if options.data else halves(options.image, options.seed, quiet=options.quiet)
     options.out.mkdir(parents=True, exist_ok=True)
-    network = learned_now(data, options) if options.data else learned_before(options)
     asked, labels = data.test_images[: options.queries], data.test_labels[: options.queries]
-    images = data.train_images, asked
-    rows = {
-        name: [
-            embed(network.net, *arrays, some, network.path, batch_size=options.batch, preprocess=network.preprocess)
-            for some in images
-        ]
-        for name, arrays in network.weights.items()
-    }
-    if options.triplet:
-        rows["triplets"] = triplet_descriptors(network, data, images, options)
-    rows["pixels"] = [np.asarray(network.preprocess(some)).reshape(len(some), -1) for some in images]
-    indices, precision = {}, {}
-    for name, (database, queries) in rows.items():
-        indices[name] = nearest(queries, database, K).indices
-        precision[name] = precision_at_k(indices[name], data.train_labels, labels)
-        print(f"precision at {K}, {name:>9}: {precision[name]:.2%}")
-
-    metrics = {
-        "precision_at_10": precision,
-        "queries": len(asked),
-        "database": len(data.train_images),
-        "seconds": round(time.perf_counter() - start, 1),
-        **network.facts,
-        **report.environment(),
-        "seed": options.seed,
-        "arguments": report.arguments(options),
-    }
-    report.write_json(options.out / "metrics.json", metrics)
+    found: dict[str, list[float]] = {}
+    indices, points = {}, np.empty(0)
+    for seed in range(options.seed, options.seed + options.seeds):
+        network = before or learned_now(data, options, seed)
+        for name, (database, queries) in descriptors(network, data, (data.train_images, asked), options, seed):
+            near = nearest(queries, database, K).indices
+            found.setdefault(name, []).append(precision_at_k(near, data.train_labels, labels))
+            print(f"precision at {K}, {name:>14}, seed {seed}: {found[name][-1]:.2%}", flush=True)
+            if seed == options.seed:
+                indices[name] = near
+                points = queries if name == "learned" else points
+        metrics = {
+            "precision_at_10": {name: float(np.mean(values)) for name, values in found.items()},
+            "of_each_seed": found,
+            "queries": len(asked),
+            "database": len(data.train_images),
+            "seconds": round(time.perf_counter() - start[0], 1),
+            "processor_seconds": round(time.process_time() - start[1], 1),
+            **network.facts,
+            **report.environment(),
+            "seeds": [*range(options.seed, seed + 1)],
+            "arguments": report.arguments(options),
+        }
+        # After each seed: a run of several takes long.
+        report.write_json(options.out / "metrics.json", metrics)
     titles = [name if len(name) < 14 else f"{name[:12]}…" for name in data.classes]
     # Evenly spaced, since patches are sorted by photograph.
     some = np.arange(SHEET) * len(asked) // SHEET
@@ -243,25 +270,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 classes=titles,
             ),
         )
-        for name, what in (("learned", "learned features"), ("pixels", "raw pixels"))
+        for name, what in SHEETS.items()
+        if name in indices
     ]
-    found = pca(rows["learned"][1])
-    caption = f"The queries along the first two principal components, {np.sum(found.explained):.0%} of the variance"
-    plane = figures.scatter(found.points, labels, data.classes)
+    plane = pca(points)
+    caption = f"The queries along the first two principal components, {np.sum(plane.explained):.0%} of the variance"
     facts = {
-        **{f"precision at {K}, {name}": f"{value:.2%}" for name, value in precision.items()},
+        **{f"precision at {K}, {name}": summary(values) for name, values in found.items()},
         "queries and database": f"{len(asked):,} images in {len(data.train_images):,}",
         **network.facts,
         "device": metrics["device"],
         "versions": ", ".join(f"{k} {v}" for k, v in metrics["versions"].items()),
     }
-    page = report.write_report(options.out, f"Retrieval on {data.name}", facts, [*sheets, ("map", caption, plane)])
-    print(f"open {page}")
+    parts = [*sheets, ("map", caption, figures.scatter(plane.points, labels, data.classes))]
+    print(f"open {report.write_report(options.out, f'Retrieval on {data.name}', facts, parts)}")
     return metrics
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    report.run(main)

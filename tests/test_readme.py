@@ -58,6 +58,15 @@ def test_the_network_of_the_readme_prints_its_table_and_gives_the_error_that_it_
 
 
 @pytest.mark.slow
+def test_the_retrieval_example_finds_neighbors():
+    names: dict = {}
+    exec(examples(DOCS["retrieval"])[0], names)
+    assert names["found"].indices.shape == names["found"].distances.shape == (20, 5)
+    assert names["rows"].shape[0] == 100
+    assert (np.diff(names["found"].distances) >= 0).all()
+
+
+@pytest.mark.slow
 def test_the_pretrained_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch_file(tmp_path / "resnet50.safetensors")
@@ -316,6 +325,7 @@ def test_the_tables_of_a_gpu_are_those_of_the_measurements():
 
 
 def test_the_figures_of_commands_are_those_of_their_runs():
+    from experiments import duplicates
     from experiments.benchmarks import applications
 
     of = json.loads(applications.RESULTS.read_text())
@@ -341,6 +351,13 @@ def test_the_figures_of_commands_are_those_of_their_runs():
             f"{100 * of['signs']['test_accuracy']:.0f}% of 1,040 drawn signs",
             f"{100 * of['galaxies']['test_accuracy']:.0f}% of 600 simulated galaxies",
             f"{100 * of['pose_train']['pck']:.1f}% of the joints",
+        ),
+        "retrieval": (
+            duplicates.table(of["crops"]),
+            f"the index of faiss finds {of['crops']['index']['recall_at_10']:.1%}",
+            f"precision at 10 is {of['triplet']['precision_at_10']['learned']:.2%} by the",
+            f"{of['triplet']['precision_at_10']['triplets']:.2%} by the descriptors after an epoch of triplets",
+            f"{of['triplet']['precision_at_10']['pixels']:.2%} by pixels",
         ),
         "video": (
             f"| R(2+1)D-18 | {video['r2plus1d']} |",

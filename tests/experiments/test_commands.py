@@ -34,6 +34,7 @@ RUNS = {
     "pose_train": [],
     "reading": [],
     "roads": [],
+    "retrieve": [],
     "segment": [],
     "signs": [],
     "speedrun": [],
@@ -120,7 +121,7 @@ def test_help_needs_no_optional_package(tmp_path):
 
 
 def test_a_command_checks_its_arguments_and_then_what_is_installed(tmp_path):
-    assert set(RUNS) == set(commands()) - {"endurance", "launch", "retrieve", "stress"}
+    assert set(RUNS) == set(commands()) - {"endurance", "launch", "stress"}
     calls = [*(call.split() for call in WRONG), *([name, *words] for name, words in RUNS.items())]
     found = in_a_bare_environment(calls, tmp_path)
     for (call, message), (code, _) in zip(WRONG.items(), found[: len(WRONG)], strict=True):
@@ -151,7 +152,7 @@ def test_errors_of_a_command_are_one_sentence():
         fail(KeyError("a fault of the command"))
     # All commands end so, but for those that have other ends.
     blocks = {name: (ROOT / f"experiments/{name}.py").read_text().split("__main__")[1] for name in commands()}
-    others = {"endurance", "imagenet_train", "launch", "retrieve", "stress"}
+    others = {"endurance", "imagenet_train", "launch", "stress"}
     assert {name for name, block in blocks.items() if "    report.run(main)\n" not in block} == others
 
 

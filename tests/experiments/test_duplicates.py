@@ -31,15 +31,17 @@ def test_the_collection_has_copies_of_each_query_and_no_query(squares):
 
 @pytest.mark.slow
 def test_the_command_compares_descriptors_and_writes_a_report(squares, tmp_path, monkeypatch):
-    net = jc.serial(conv=jc.Conv(4, stride=8), _relu1=jc.PReLU(), pool=jc.GlobalAvgPool())
+    net = jc.serial(conv=jc.Conv(4, stride=8), inner=jc.PReLU(), _relu1=jc.PReLU(), pool=jc.GlobalAvgPool())
     params, state = net.init(0, (1, 64, 64, 3))
     model = pretrained.Pretrained(net, params, state, pretrained.scaled_around_127)
     monkeypatch.setattr(pretrained, "efficientnet_lite0", lambda path: model)
-    monkeypatch.setattr(duplicates, "COMPONENTS", 3)
+    monkeypatch.setattr(duplicates, "LAYERS", ("inner",))
     metrics = retrieve.main(["--crops", "200", "--quiet", "--out", str(tmp_path)])
-    assert list(metrics["mean_average_precision"]) == ["pixels", "mean", "gem", "scales", "whitened"]
+    assert list(metrics["mean_average_precision"]) == list(duplicates.TITLES)
     assert all(0 < value <= 1 for value in metrics["mean_average_precision"].values())
     assert (metrics["images"], metrics["queries"]) == (200, 5)
+    first, second = np.transpose([*metrics["photographs_and_generated"].values()])
+    np.testing.assert_allclose((2 * first + 3 * second) / 5, [*metrics["mean_average_precision"].values()])
     assert (tmp_path / "report.html").exists()
 
 

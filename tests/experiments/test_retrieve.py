@@ -9,23 +9,31 @@ import numpy as np
 import pytest
 
 import jaxconv as jc
-from experiments import pretrained, retrieve
+from experiments import classify, descriptor_training, pretrained, retrieve
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """One run of one epoch, then what it returned and where it wrote."""
-    out = tmp_path_factory.mktemp("run")
+def small():
+    """The command on a few digits with a small network, by the folder and more arguments."""
     data = jc.data.mnist5k()
     few = {name: getattr(data, name)[:96] for name in ("train_images", "train_labels", "test_images", "test_labels")}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jc.data, "mnist5k", lambda: dataclasses.replace(data, **few))
-        patch.setitem(retrieve.MODELS, "convnet", functools.partial(jc.models.convnet, widths=(4, 8)))
-        patch.setattr(retrieve, "SHEET", 2)
-        arguments = "--data mnist5k --epochs 1 --batch 32 --queries 40 --quiet --out".split()
-        metrics = retrieve.main([*arguments, str(out)])
-    # The test on all of the clothes wants the network whole again.
-    return metrics, out
+
+    def run(out, *more):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jc.data, "mnist5k", lambda: dataclasses.replace(data, **few))
+            patch.setitem(classify.MODELS, "convnet", functools.partial(jc.models.convnet, widths=(4, 8)))
+            patch.setattr(retrieve, "SHEET", 2)
+            arguments = "--data mnist5k --epochs 1 --batch 32 --queries 40 --quiet --out".split()
+            return retrieve.main([*arguments, str(out), *more])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(small, tmp_path_factory):
+    """One run of one epoch, then what it returned and where it wrote."""
+    out = tmp_path_factory.mktemp("run")
+    return small(out), out
 
 
 @pytest.mark.slow
@@ -97,6 +105,79 @@ def test_bad_arguments_are_refused(bad, tmp_path, capsys):
     with pytest.raises(SystemExit):
         retrieve.main([*bad, "--out", str(tmp_path / "out")])
     assert bad[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("--triplet", "--triplet needs --data"),
+        ("--siamese", "--siamese needs --data"),
+        ("--crops 300 --triplet", "--triplet must not be given with --crops"),
+        ("--crops 300 --queries 3", "--queries must not be given with --crops"),
+        ("--crops 199", "--crops must be at least 200, got 199"),
+        ("--crops 300 --data mnist5k", "not allowed with argument"),
+        ("--epochs 2", "--epochs needs --data"),
+        ("--lr 0.1 --seeds 2", "--seeds needs --data"),
+        ("--query a.png", "--query needs --folder"),
+        ("--folder .", "--folder needs --query, or --data"),
+        ("--folder nowhere --query a.png", "--folder must be a folder, got nowhere"),
+        ("--folder . --query a.png --image b.png c.png", "--image must not be given with --folder"),
+        ("--data mnist5k --weights a.pth", "--weights must not be given with --data"),
+        ("--weights nowhere.pth", "--weights must be a file, got nowhere.pth"),
+        ("--data mnist5k --triplet --batch 8", "--batch must be at least 16 with --triplet or --siamese, got 8"),
+        ("--seed -1", "--seed must be from 0 to 4294967295, got -1"),
+        ("--data mnist5k --seeds 2 --seed 4294967295", "--seed must be from 0 to 4294967294, got"),
+        ("--out README.md", "--out must be a folder that can be written, got README.md"),
+        ("--out README.md/below", "--out must be a folder that can be written, got README.md/below"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_read(bad, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "README.md").touch()
+    monkeypatch.chdir(tmp_path)
+    for module, name in ((retrieve, "load"), (retrieve, "photograph"), (pretrained, "efficientnet_lite0")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("read first"))
+    with pytest.raises(SystemExit):
+        retrieve.main(bad.split())
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_weights_are_read_before_photographs(tmp_path, monkeypatch):
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    monkeypatch.setattr(retrieve, "photograph", lambda name: pytest.fail("read first"))
+    with pytest.raises(jc.weights.WeightsError, match=r"weights\.pth"):
+        retrieve.main(["--weights", str(tmp_path / "weights.pth"), "--out", str(tmp_path / "out")])
+
+
+def test_each_image_has_a_pair_of_its_class_and_one_of_another():
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 3)
+    order = random.permutation(12)
+    x = random.normal(size=(12, 5)) / 3
+    # Sorted by class: the next image is of the same class for two of three, the sixth of another for all.
+    loss = np.zeros(12)
+    for i in range(12):
+        for j in ((i + 1) % 12, (i + 6) % 12):
+            far = np.linalg.norm(x[i] - x[j])
+            loss[i] += (far**2 if labels[i] == labels[j] else max(0, descriptor_training.PAIR_MARGIN - far) ** 2) / 2
+    found = descriptor_training.pairs(x[order].astype(np.float32), labels[order])
+    np.testing.assert_allclose(found.sum(), loss.sum(), rtol=0.2)
+    ordered = descriptor_training.pairs(x.astype(np.float32), labels)
+    np.testing.assert_allclose(ordered, loss, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_another_epoch_to_classify_by_pairs_and_by_triplets_for_each_seed(small, tmp_path):
+    metrics = small(tmp_path, "--siamese", "--triplet", "--seeds", "2")
+    found = metrics["of_each_seed"]
+    names = ["learned", "untrained", "classification", "siamese", "triplets", "pixels"]
+    assert list(found) == names
+    assert {name: len(values) for name, values in found.items()} == dict.fromkeys(names, 2) | {"pixels": 1}
+    assert all(len(set(found[name])) == 2 for name in names[:-1])
+    assert all(0.1 < value <= 1 for value in metrics["precision_at_10"].values())
+    assert metrics["seeds"] == [0, 1]
+    sheets = {"neighbors_learned", "neighbors_siamese", "neighbors_triplets", "neighbors_pixels", "map"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == sheets
 
 
 @pytest.mark.slow
