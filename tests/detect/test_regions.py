@@ -44,6 +44,7 @@ def test_masks_that_fit_no_boxes_are_refused():
 
 
 @pytest.mark.torch
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_masks_and_keypoints_are_torchvisions(random):
     torch = pytest.importorskip("torch")
     pytest.importorskip("torchvision")
