@@ -13,7 +13,7 @@ core for the first calls. `first_ms` is the time of the first call after the pau
 threads. Needs torch, torchvision, onnx, onnxruntime and openvino.
 
 ``--avx2`` limits the engines to the instructions of AVX2, for the rows that a processor without AVX-512 would give.
-onnxruntime has no such setting and is left out.
+onnxruntime and XLA's own matrix products have no such setting: the rows are without onnxruntime and `jaxconv.jit`.
 """
 
 import argparse
@@ -322,7 +322,7 @@ def main() -> None:
             sys.executable, [sys.executable, "-m", "experiments.benchmarks.inference", *sys.argv[1:]], os.environ | AVX2
         )
     if arguments.avx2:
-        arguments.without.append("onnxruntime")
+        arguments.without += ["onnxruntime", "jaxconv.jit", "jaxconv.fold"]
     if arguments.one_thread:
         globals()["THREADS"] = 1
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
