@@ -325,7 +325,7 @@ def test_the_tables_of_a_gpu_are_those_of_the_measurements():
 
 
 def test_the_figures_of_commands_are_those_of_their_runs():
-    from experiments import duplicates
+    from experiments import duplicates, retrieve
     from experiments.benchmarks import applications
 
     of = json.loads(applications.RESULTS.read_text())
@@ -355,9 +355,7 @@ def test_the_figures_of_commands_are_those_of_their_runs():
         "retrieval": (
             duplicates.table(of["crops"]),
             f"the index of faiss finds {of['crops']['index']['recall_at_10']:.1%}",
-            f"precision at 10 is {of['triplet']['precision_at_10']['learned']:.2%} by the",
-            f"{of['triplet']['precision_at_10']['triplets']:.2%} by the descriptors after an epoch of triplets",
-            f"{of['triplet']['precision_at_10']['pixels']:.2%} by pixels",
+            retrieve.table(of["descriptors"]),
         ),
         "video": (
             f"| R(2+1)D-18 | {video['r2plus1d']} |",
