@@ -19,7 +19,7 @@ def _doctest_names(doctest_namespace):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Compiles the arrays of modules quickly too. What imports create stays, so nothing looks for garbage in it."""
+    """Compiles quickly during collection too, and excludes what imports create from garbage collection: it stays."""
     gc.disable()
     with shared_contexts(), quick_compilation():
         collected = yield
@@ -47,7 +47,7 @@ def _kept_objects():
 TESTS = Path(__file__).parent / "tests"
 # Tests that depend on what the compiler makes of an op, or compare two programs closely.
 OPTIMIZED = tuple(TESTS / name for name in ("data", "experiments", "ops", "inspect/test_units.py", "test_compiler.py"))
-# Those of which only the slow ones do, or compute much.
+# Of these files, those in which only the slow tests do, or compute much.
 LONG = tuple(
     TESTS / name
     for name in """data experiments ops/lowering/test_cuda.py ops/lowering/test_explain.py

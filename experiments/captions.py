@@ -38,7 +38,7 @@ from experiments.images import central_crop, read_image
 from experiments.optional import Image, figures, jaxconv_train, needed
 from experiments.pictures import pictures
 from jaxconv.data.captions import Captions, Vocabulary
-from jaxconv.extras import need
+from jaxconv.extras import missing, need
 from jaxconv.layer import children_of
 
 PHOTOGRAPH = 224
@@ -252,8 +252,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             f"--out must be a new folder, got {options.out}, which has a run: give --image or --folder to use it"
         )
     needed(Image, jaxconv_train, figures)
-    for package in ("flax", "sacrebleu"):
-        need(package, "this command", "captions")
+    if error := missing("this command", "flax", "sacrebleu", extra="captions"):
+        raise error
     own = pictures(options.image, options.folder)
     metrics: dict[str, Any] = {}
     parts: list[tuple[str, str, Any]] = []

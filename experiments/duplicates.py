@@ -92,7 +92,9 @@ def altered(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def collection(count: int, seed: int) -> Collection:
-    """Returns a collection of ``count`` images and a fortieth of as many queries, half of them real, half generated.
+    """Returns a collection of ``count`` images, and ``count // 40`` queries that are not in it.
+
+    Half of the queries are pieces of photographs, half are generated.
 
     Raises:
       ValueError: the count is below LEAST.
@@ -184,6 +186,7 @@ def indexed(rows: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
 
 def measure_index(rows: np.ndarray, queries: np.ndarray, exact: np.ndarray) -> dict[str, float]:
     """Returns the seconds of building an index, those of a query with and without it, and the part that it finds."""
+    nearest(queries, rows, 10)  # Compiles.
     start = time.perf_counter()
     search = indexed(rows)
     built = time.perf_counter()
@@ -216,7 +219,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     network = pretrained.efficientnet_lite0(options.weights)
     data = collection(options.crops, options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
-    print(f"{len(data.images):,} images of {SIDE}x{SIDE}, {data.real:,} of photographs; {len(data.queries):,} queries")
+    print(
+        f"{len(data.images):,} images of {SIDE}x{SIDE}, copies included; {data.real:,} pieces of photographs, "
+        f"queries included; {len(data.queries):,} queries"
+    )
     real = np.arange(len(data.queries)) < len(data.queries) // 2
     precision, of_parts, indices = {}, {}, {}
     for name, database, queries in descriptors(network, data, options.batch):

@@ -38,7 +38,7 @@ from experiments.goban.game import Game, new_game
 from experiments.goban.sgf import Record, read_sgf, read_sgf_file
 from experiments.optional import figures, needed, tqdm
 from experiments.pretrained import packaged
-from jaxconv.extras import need
+from jaxconv.extras import missing
 from jaxconv.models.katago import Evaluation, KataGo
 
 PACKAGE = "katrain==1.17.0"
@@ -272,8 +272,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if options.match % 2 or options.slots % 2:
             raise ValueError(f"--match and --slots must be even, got {options.match} and {options.slots}")
         needed(tqdm)
-        for package in ("mctx", "pgx"):
-            need(package, "a match", "go")
+        if error := missing("a match", "mctx", "pgx", extra="go"):
+            raise error
     elif not options.speed:
         needed(figures)
     record = None if options.match or options.speed else record_of(options)

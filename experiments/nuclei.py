@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     needed(Image, jaxconv_train, figures)
     own = masks.read_rasters(options.image)
     if options.weights:
-        net = network(report.metrics_of(options.weights)["arguments"]["width"])
+        net = network(report.metrics_of(options.weights, "width")["width"])
         params, state = jc.weights.load(options.weights, net)
         options.out.mkdir(parents=True, exist_ok=True)
         return {"nuclei": find(net, params, state, own, options.out)}

@@ -171,6 +171,8 @@ def update(
                 saved = time.monotonic()
     if not known:
         raise ValueError(f"--folder must have at least one image that can be read, got {index.folder}")
+    if known == index.marks and index.whitened is not None:  # All other files cannot be read.
+        return index
     rows = np.concatenate(parts)
     whitening = descriptors.learn_whitening(rows)
     vectors = np.asarray(whiten(rows, whitening)).astype(np.float16)

@@ -82,22 +82,22 @@ def arguments(options: argparse.Namespace) -> dict[str, Any]:
     return {name: _plain(value) for name, value in vars(options).items()}
 
 
-def metrics_of(weights: Path) -> dict[str, Any]:
-    """Returns metrics.json of the run that wrote a file of weights, which is in the same folder.
+def metrics_of(weights: Path, *names: str) -> dict[str, Any]:
+    """Returns values of metrics.json, and its arguments, of the run that wrote a file of weights in the same folder.
 
     Raises:
       FileNotFoundError: one of the two files does not exist.
-      ValueError: metrics.json is not what a command writes.
+      ValueError: metrics.json lacks one of the names, as that of another command does.
     """
     for path in (weights, beside := weights.with_name("metrics.json")):
         if not path.is_file():
             raise FileNotFoundError(f"--weights must be a file in the folder of an earlier run, {path} does not exist")
     try:
         metrics = json.loads(beside.read_text())
-        metrics["arguments"]
+        found = {**metrics["arguments"], **metrics}
+        return {name: found[name] for name in names}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{beside} must be written by an earlier run, got a file without its arguments") from error
-    return metrics
+        raise ValueError(f"{beside} must be written by an earlier run of this command") from error
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

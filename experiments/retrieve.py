@@ -37,7 +37,7 @@ import numpy as np
 from experiments import duplicates, photo_index, pretrained, report
 from experiments.classify import RECIPES, Help, load, positive
 from experiments.descriptor_training import FURTHER, GROUP, Network, further, learned_now
-from experiments.optional import figures, needed, tqdm
+from experiments.optional import Image, figures, jaxconv_train, needed, tqdm
 from experiments.pictures import PHOTOGRAPHS, photograph, photograph_path, sized
 from jaxconv.data import Dataset
 from jaxconv.inspect import embed, nearest, pca, precision_at_k
@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     arguments = parser()
     options = arguments.parse_args(argv)
     kind = check(arguments, options)
-    needed(figures, tqdm)
+    needed(figures, tqdm, jaxconv_train if kind == "data" else Image)
     if kind in ("crops", "folder"):
         return (duplicates if kind == "crops" else photo_index).run(options)
     start = time.perf_counter(), time.process_time()

@@ -209,14 +209,13 @@ def check_channels(images: Mapping[Any, np.ndarray], channels: int, other: str) 
 
 def used(options: argparse.Namespace, own: dict[Path, np.ndarray]) -> dict[str, Any]:
     """Finds the roads of images with the weights of an earlier run."""
-    metrics = report.metrics_of(options.weights)
-    before = metrics["arguments"]
-    check_channels(own, metrics["channels"], "the training of --weights")
+    before = report.metrics_of(options.weights, "width", "tile", "scale", "channels", "level")
+    check_channels(own, before["channels"], "the training of --weights")
     net = network(before["width"])
     params, state = jc.weights.load(options.weights, net)
     find = functools.partial(probabilities, net, params, state, side=before["tile"], scale=before["scale"])
     options.out.mkdir(parents=True, exist_ok=True)
-    return {"roads": draw_roads(find, metrics["level"], own, options.out)}
+    return {"roads": draw_roads(find, before["level"], own, options.out)}
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

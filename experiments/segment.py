@@ -13,10 +13,10 @@ Otherwise: Ronneberger et al., 2015, with batch norm, on scenes of `experiments.
 classes on textures and real photographs. The held-out scenes have other photographs as background. Joint augmentation
 flips, rotates, scales and shifts images and their classes alike.
 
-Writes metrics.json under --out; with --image, NAME_classes.png and NAME_overlay.png for each, after a training
-weights.safetensors, the figures and report.html. The mean IoU of 100 held-out scenes is 0.564, of the background 0.939
-and of discs 0.657, after 1500 steps: 153 s of processor time on two cores of an AMD EPYC (AVX-512), jax 0.12.0.1, one
-run. The defaults were chosen with test results of a few runs in view.
+Writes metrics.json under --out; with --image, NAME_classes.png and NAME_overlay.png for each, and photographs.json if
+nothing is trained; after a training weights.safetensors, the figures and report.html. The mean IoU of 100 held-out
+scenes is 0.564, of the background 0.939 and of discs 0.657, after 1500 steps: 153 s of processor time on two cores of
+an AMD EPYC (AVX-512), jax 0.12.0.1, one run. The defaults were chosen with test results of a few runs in view.
 """
 
 import argparse
@@ -137,7 +137,7 @@ def photographs(options: argparse.Namespace) -> dict[str, Any]:
         classes: Sequence[str] = CLASSES
         segment = functools.partial(classes_of, *pretrained(options.network, options.weights), side=options.side)
     else:
-        classes, before = SCENE_CLASSES, report.metrics_of(options.weights)["arguments"]
+        classes, before = SCENE_CLASSES, report.metrics_of(options.weights, "width", "size")
         net = network(before["width"])
         segment = functools.partial(shapes_of, net, *jc.weights.load(options.weights, net), side=before["size"])
     options.out.mkdir(parents=True, exist_ok=True)
@@ -152,9 +152,8 @@ def photographs(options: argparse.Namespace) -> dict[str, Any]:
     if true:
         metrics["mean_iou"] = mean_iou(found, true, len(classes))
         print(f"mean IoU {metrics['mean_iou']:.3f}")
-    # The run that trained --weights has a metrics.json.
-    name = "metrics.json" if options.network else "photographs.json"
-    report.write_json(options.out / name, metrics | report.environment())
+    # The folder may have the metrics.json of a training.
+    report.write_json(options.out / "photographs.json", metrics | report.environment())
     return metrics
 
 

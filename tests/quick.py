@@ -37,7 +37,9 @@ def quick_compilation():
 
 @contextlib.contextmanager
 def shared_contexts(programs=30):
-    """Lowers that many programs in one MLIR context, as jax 0.12 does: to make one takes longer than a small program.
+    """Lowers up to ``programs`` programs in one MLIR context, as jax 0.12 does.
+
+    Making a context takes longer than lowering a small program.
 
     A context keeps the types and constants of its programs, so now and then a new one takes its place. Other threads
     make their own: those in which XLA calls Python end before what they hold can be freed.

@@ -1,10 +1,7 @@
 """Runs `experiments.atari.command`."""
 
-import sys
-
+from experiments import report
 from experiments.atari.command import main
 
-try:
-    main()
-except (ValueError, OSError, ImportError, FloatingPointError) as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+if __name__ == "__main__":
+    report.run(main)

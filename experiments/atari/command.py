@@ -45,7 +45,7 @@ from experiments.atari.learning import Program, watch
 from experiments.atari.pqn import PQN, pqn
 from experiments.atari.training import Trained, greedy_returns, processor, train
 from experiments.classify import Help, positive
-from experiments.optional import figures
+from experiments.optional import Image, figures, jaxconv_train, needed
 
 # Against the authors' runs of 1e7 frames: fewer frames between updates, each learned from once at twice the rate, which
 # learns more in a given time on CPU; and fewer actions at random.
@@ -256,5 +256,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options.seconds = options.seconds or 60.0
     if options.double and options.agent != "dqn":
         raise ValueError("--double must be given with --agent dqn, got pqn, which has no target network")
-    options.out = options.out or Path("runs") / f"atari-{options.rom or options.game}-{options.agent}"
+    kind = "-".join([*(name for name in ("double", "dueling") if getattr(options, name)), options.agent])
+    options.out = options.out or Path("runs") / f"atari-{options.rom or options.game}-{kind}"
+    needed(Image, jaxconv_train, figures)
     return played_on_a_console(options) if options.rom else played_on_boards(options)

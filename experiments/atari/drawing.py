@@ -10,6 +10,7 @@ import numpy as np
 
 import jaxconv as jc
 from experiments.atari.learning import as_floats
+from experiments.optional import Image
 
 # The colors of the channels of a MinAtar board, in this order: later ones are drawn over earlier ones.
 COLORS = np.array(
@@ -60,8 +61,6 @@ def with_saliency(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 def animation(frames: Sequence[np.ndarray], *, milliseconds: int = 80) -> bytes:
     """Returns RGB pictures of one size as an animated GIF."""
-    from PIL import Image
-
     pictures = [Image.fromarray(frame) for frame in frames]
     # One palette for all frames, so that only what moves is stored.
     sheet = Image.fromarray(np.concatenate(list(frames[:: max(1, len(frames) // 16)]), axis=1))

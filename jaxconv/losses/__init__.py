@@ -1,4 +1,4 @@
-"""Losses of detection, segmentation, embeddings and captions that optax does not have, without reduction over a batch.
+"""Losses of classification, boxes, segmentation, embeddings and captions, without reduction over a batch.
 
 Half precision is computed, and returned, in float32, as sums over many boxes or pixels need.
 """

@@ -1,8 +1,8 @@
 """Memory of NumPy arrays that JAX's CPU backend shares, and that goes back to the system when it is not needed.
 
-The C library keeps freed blocks for later ones: between blocks that are in use there remain gaps, and the process needs
-more memory than its arrays have. A large array here has pages of its own, which are the system's again as soon as the
-array is dropped.
+The C library keeps freed blocks for later use: gaps remain between blocks that are in use, and the process needs more
+memory than its arrays have. Here, each large array is allocated in separate pages, which return to the system as soon
+as the array is freed.
 """
 
 import ctypes

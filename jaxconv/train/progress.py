@@ -60,7 +60,7 @@ class NonFiniteLossError(FloatingPointError):
         )
         names = " and ".join(colors)
         hint = (
-            f"; {names} in augment gives NaN for images that are not from 0 to 1: do not normalize in preprocess"
+            f"; {names} in augment returns NaN if images are not from 0 to 1: if so, normalize after it"
             if colors
             else ""
         )

@@ -133,9 +133,10 @@ def test_weights_need_their_run_and_images(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"--weights must be .* an earlier run, .*safetensors does not exist"):
         report.metrics_of(weights)
     weights.write_bytes(b"")
-    (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"metrics\.json must be written by an earlier run"):
-        report.metrics_of(weights)
+    for text in ("{}", '{"arguments": {"width": 16}}'):
+        (tmp_path / "metrics.json").write_text(text)
+        with pytest.raises(ValueError, match=r"metrics\.json must be written by an earlier run of this command"):
+            report.metrics_of(weights, "width", "tile")
     assert not (tmp_path / "out").exists()
 
 

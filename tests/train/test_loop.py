@@ -429,7 +429,7 @@ def test_colors_of_normalized_images_stop_the_run_with_the_reason():
     def augment(key, x):
         return jc.data.color_jitter(key, x, brightness=0.2)
 
-    message = r"epoch 1, step 1 of 2; .*; color_jitter in augment gives NaN for images that are not from 0 to 1: do not"
+    message = r"epoch 1, step 1 of 2; .*; color_jitter in augment returns NaN if images are not from 0 to 1: if so"
     with pytest.raises(NonFiniteLossError, match=message):
         fit(net, images, np.zeros((8, 1)), optax.sgd(1e-3), loss=optax.l2_loss, epochs=1, batch_size=4,
             augment=augment, preprocess=lambda x: jc.data.normalize(x, 0.45, 0.225), progress=False)  # fmt: skip
