@@ -71,11 +71,12 @@ def test_altered_copies_are_found_by_the_real_weights(tmp_path):
     for i, piece in enumerate(pieces):
         (tmp_path / "photos").mkdir(exist_ok=True)
         Image.fromarray(piece).save(tmp_path / "photos" / f"{i:02d}.png")
-    asked = (3, 8, 14)
-    queries = [str(tmp_path / f"copy{i:02d}.png") for i in asked]
-    for i, name in zip(asked, queries, strict=True):
-        small = np.asarray(Image.fromarray(pieces[i]).resize((duplicates.SIDE,) * 2))
-        Image.fromarray(duplicates.altered(small, RNG)).save(name)
+    queries, random = [tmp_path / f"copy{i:02d}.png" for i in range(24)], np.random.default_rng(0)
+    for piece, path in zip(pieces, queries, strict=True):
+        small = np.asarray(Image.fromarray(piece).resize((duplicates.SIDE,) * 2))
+        Image.fromarray(duplicates.altered(small, random)).save(path)
     arguments = ["--folder", str(tmp_path / "photos"), "--batch", "8", "--out", str(tmp_path / "out"), "--quiet"]
-    metrics = retrieve.main([*arguments, "--query", *queries])
-    assert [near[0] for near in metrics["nearest"]] == [f"{i:02d}.png" for i in asked]
+    metrics = retrieve.main([*arguments, "--query", *map(str, queries)])
+    # Pieces of a saucer look alike: half of the copies are found first. By chance it would be one in 24.
+    first = [near[0] == f"{i:02d}.png" for i, near in enumerate(metrics["nearest"])]
+    assert np.mean(first) >= 0.4
