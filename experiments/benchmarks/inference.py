@@ -299,9 +299,11 @@ def calls(rows: list[dict[str, Any]], figure: str) -> list[str]:
 def table(found: dict[str, Any]) -> str:
     """Returns Markdown tables of the calls, and one of new processes."""
     lines = [line for key, figure in FIGURES.items() if key in found for line in calls(found[key], figure)]
-    lines += ["| | seconds | seconds of processor time | peak of memory, MB |", "|---|---|---|---|"]
-    for who, one in found["alone"][0]["engines"].items():
-        lines.append(f"| {who} | {one['first_s']:.1f} | {one['first_cpu_s']:.1f} | {one['peak_mb']:.0f} |")
+    lines += ["| network | batch | | seconds | seconds of processor time | peak of memory, MB |", "|---" * 6 + "|"]
+    for row in found["alone"]:
+        for who, one in row["engines"].items():
+            figures = f"{one['first_s']:.1f} | {one['first_cpu_s']:.1f} | {one['peak_mb']:.0f}"
+            lines.append(f"| {row['network']} | {row['batch']} | {COLUMNS[who]} | {figures} |")
     return "\n".join(lines)
 
 
