@@ -32,7 +32,7 @@ def taps(p: Problem, x: Array) -> Iterator[tuple[Shape, Array]]:
 def under_window(p: Problem, x: Array) -> Array:
     """The elements under all taps, row-major, at every output position: ``(batch, *out, taps * channels)``.
 
-    A loop, of which one kernel is compiled. Slices for each tap are a kernel each, and take no less time.
+    A loop, of which one kernel is compiled. Slices would be a kernel for each tap.
     """
     g, number = p.geometry, np.uint32
     if p.taps == 1:
