@@ -182,13 +182,10 @@ def _with_axis(g: Geometry, size: int, window: int) -> Geometry:
     )
 
 
-def _along_examples(
-    p: Problem, first: Array, second: Array, inner: int, *more: Array, ops: Sequence[str] = ()
-) -> Array:
+def _along_examples(p: Problem, first: Array, second: Array, inner: int) -> Array:
     """The output, with the examples as a spatial axis along which the window has one tap."""
     across = replace(p, geometry=_with_axis(p.geometry, p.batch, 1), batch=1)
-    more = tuple(a if a.ndim == 1 else a[None] for a in more)
-    return _convolution(across, first[None], second[None], inner + 1, *more, ops=ops)[0]
+    return _convolution(across, first[None], second[None], inner + 1)[0]
 
 
 def _joined(p: Problem) -> bool:
@@ -256,10 +253,7 @@ def _convolution(p: Problem, first: Array, second: Array, inner: int, *more: Arr
 
 def with_epilogue(p: Problem, x: Array, kernel: Array, operands: Sequence[Array], ops: Sequence[str]) -> Array:
     """The output, with what follows it within the call: see `jaxconv.ops.lowering.fused`."""
-    rank = p.geometry.rank
-    along = p.depthwise and p.outer == 1 and rank < 3 and unit(p.geometry.stride)
-    compute = _along_examples if along else _convolution
-    return compute(p, x, kernel, rank, *operands, ops=ops)
+    return _convolution(p, x, kernel, p.geometry.rank, *operands, ops=ops)
 
 
 def product(p: Product, a: Array, b: Array, solve: Solve) -> Array:
