@@ -22,7 +22,7 @@ from jaxconv.errors import ParameterError, ShapeError, located
 from jaxconv.keys import KeyLike
 from jaxconv.layer import Array, Layer, Params, State, Tree, take
 from jaxconv.layers import BatchNorm, Conv, ConvLocal, ConvTranspose, Dense, Fn, Identity, LayerScale, base
-from jaxconv.ops.arrays import window_tuple
+from jaxconv.ops.arrays import wider, window_tuple
 from jaxconv.ops.memory import copied
 from jaxconv.tree import check_acyclic, map_some
 
@@ -300,8 +300,10 @@ def _computed(step: _Step, linear: Params, norm: Params, state: State) -> Params
 
     def compute(linear: Params, norm: Params, state: State) -> Params:
         change = _after_kernel if step.linear_first else _before_kernel
-        new = change(xp, step.linear, linear["kernel"], linear.get("bias"), *_affine(xp, step.norm, norm, state))
         dtype = linear["kernel"].dtype
+        # Statistics are float32 for any type of the kernel.
+        state = {name: a.astype(wider(a.dtype, dtype), copy=False) for name, a in state.items()}
+        new = change(xp, step.linear, linear["kernel"], linear.get("bias"), *_affine(xp, step.norm, norm, state))
         return {name: a.astype(dtype, copy=False) for name, a in zip(("kernel", "bias"), new, strict=True)}
 
     for _ in range(step.repeats):
