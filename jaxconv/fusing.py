@@ -11,6 +11,7 @@ from jax.extend import core
 from jaxconv.ops.lowering.fused import ACTIVATIONS, Epilogue, fused
 from jaxconv.ops.lowering.modes import lowering_mode
 from jaxconv.ops.lowering.primitive import conv_p
+from jaxconv.ops.lowering.problem import half_type
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "remat2")
 
@@ -20,6 +21,7 @@ class _Chain(NamedTuple):
 
     first: Any
     bias: Any
+    rounded: bool
     added: Any
     activation: str
     last: Any
@@ -107,13 +109,15 @@ def _chains(jaxpr: Any) -> dict[int, _Chain]:
 
     for first in filter(_starts, jaxpr.eqns):
         v, eqns = first.outvars[0], [first]
-        parts: dict[str, Any] = {"bias": None, "added": None, "activation": ""}
-        for part in ("bias", "added", "activation"):
+        parts: dict[str, Any] = {"bias": None, "rounded": False, "added": None, "activation": ""}
+        for part in parts:
             reader = next(iter(readers.get(v, [])), None)
             if reader is None:
                 break
             if part == "activation":
                 found, more = _activation(v, jaxpr.eqns[place[id(reader)] :])
+            elif part == "rounded":
+                found, more = _rounded(first, reader), [reader]
             else:
                 found, more = (_bias if part == "bias" else _added)(v, reader, makers), [reader]
             if found and free(more, v):
@@ -144,6 +148,13 @@ def _bias(v: Any, eqn: Any, makers: dict[Any, Any]) -> Any:
     return made.invars[0] if made.params["broadcast_dimensions"] == (v.aval.ndim - 1,) else None
 
 
+def _rounded(first: Any, eqn: Any) -> bool:
+    """Whether an operation rounds a convolution's sums to the half precision of its operands."""
+    types = {v.aval.dtype for v in (*first.invars, *eqn.outvars)}
+    narrow = first.primitive is conv_p and first.params["narrow"] and half_type(first.invars[0].aval.dtype)
+    return narrow and eqn.primitive.name == "convert_element_type" and len(types) == 1
+
+
 def _added(v: Any, eqn: Any, makers: dict[Any, Any]) -> Any:
     """Returns the array of the same shape that an operation adds to a value, or None."""
     found = _other(v, eqn)
@@ -168,7 +179,7 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
             if eqn is chain.last:
                 operands = [] if chain.bias is None else [read(chain.bias).reshape(-1)]
                 operands += [] if chain.added is None else [read(chain.added)]
-                epilogue = Epilogue(chain.bias is not None, chain.added is not None, chain.activation)
+                epilogue = Epilogue(chain.bias is not None, chain.added is not None, chain.activation, chain.rounded)
                 conv = chain.first.params if chain.first.primitive is conv_p else None
                 values[eqn.outvars[0]] = fused(*map(read, chain.first.invars), *operands, epilogue=epilogue, conv=conv)
             continue

@@ -1,5 +1,7 @@
 """Convolutions with what follows them in one call: the same values and derivatives, and what is fused."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +86,45 @@ CONVS = {
 @pytest.mark.parametrize("conv", CONVS.values(), ids=CONVS)
 def test_convolutions(conv):
     assert check(jc.serial(conv, jax.nn.silu)) == ["conv + bias + silu"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("conv", [*CONVS.values(), jc.Conv(6, bias=False)], ids=[*CONVS, "without bias"])
+def test_half_precision(conv, dtype):
+    net = jc.serial(conv, relu, jc.residual(jc.Conv(conv.features), after=jax.nn.silu), jc.Dense(5), relu)
+    f, *given = made(net)
+    params, x = jax.tree.map(lambda a: a.astype(dtype), given)
+    got, want = jax.jit(fuse(f))(params, x), jax.jit(f)(params, x)
+    assert got.dtype == want.dtype == dtype
+    np.testing.assert_array_equal(got, want)
+    names = ["conv + bias + relu" if conv.bias else "conv + relu", "conv + bias + add + silu"]
+    for platform in ("cpu", "cuda"):
+        assert [row.op for row in jc.explain(fuse(f), params, x, platform=platform)][:2] == names
+    grads = [jax.grad(lambda p, g=g: jnp.sum(g(p, x).astype("float32") ** 2))(params) for g in (fuse(f), f)]
+    jax.tree.map(np.testing.assert_array_equal, *grads)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_half_precision_is_not_converted_on_cuda(dtype):
+    """XLA:GPU has a call of cuDNN for a convolution, a bias, a sum and ReLU in one type."""
+    f, *given = made(jc.residual(jc.Conv(4), after=relu))
+    params, x = jax.tree.map(lambda a: a.astype({"bf16": "bfloat16", "f16": "float16"}[dtype]), given)
+
+    def types(g):
+        text = jax.jit(g).trace(params, x).lower(lowering_platforms=("cuda",)).as_text()
+        return set(re.findall(r"stablehlo.(?:add|convolution).*x(\w+)>", text))
+
+    assert types(fuse(f)) == {dtype}
+    assert types(f) == {dtype, "f32"}
+
+
+def test_a_float32_result_of_half_precision_is_not_rounded():
+    x, kernel, bias = (jnp.linspace(-1, 1, n).astype("bfloat16") for n in (2 * 7 * 6 * 4, 3 * 3 * 4 * 5, 5))
+    x, kernel = x.reshape(2, 7, 6, 4), kernel.reshape(3, 3, 4, 5)
+    f = lambda x: relu(jc.conv(x, kernel, bias, preferred_element_type="float32"))  # noqa: E731
+    got, want = jax.jit(fuse(f))(x), jax.jit(f)(x)
+    assert got.dtype == "float32"
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("conv", [jc.Conv(4), jc.Conv(4, 1), jc.Conv(4, groups=4)])

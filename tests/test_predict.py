@@ -43,6 +43,20 @@ def test_any_number_of_examples(made, count):
     assert set(predict.memory) == {1: {1}, 2: {3}, 3: {3}}.get(count, {3} if count % 3 != 1 else {1, 3})
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_other_types(made, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        params, state = made
+        params = jax.tree.map(lambda a: jnp.asarray(a, dtype), params)
+        x = np.random.default_rng(0).normal(size=(3, 6, 6, 2)).astype(dtype)
+        predict = jc.predictor(NET, params, state, batch_sizes=(1, 2))
+        y, want = predict(x), NET.apply(params, state, x)[0]
+        assert y.dtype == want.dtype == dtype
+        got, want = np.asarray(y, np.float64), np.asarray(want, np.float64)
+        np.testing.assert_allclose(got, want, rtol=0, atol=4 * float(jnp.finfo(dtype).eps))
+        assert jax.tree.all(jax.tree.map(lambda a: a.dtype in (dtype, "float32"), predict.weights))
+
+
 def test_programs_are_compiled_once_and_ahead_with_a_shape(made):
     predict = jc.predictor(NET, *made, batch_sizes=(1, 2), x=(1, 6, 6, 2))
     assert set(predict.memory) == {1, 2}

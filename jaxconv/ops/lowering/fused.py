@@ -57,11 +57,13 @@ class Epilogue:
       bias: whether one number is added for each channel.
       added: whether an array of the output's shape is added.
       activation: one of `ACTIVATIONS`, or "".
+      rounded: whether a convolution's float32 sums of half-precision operands are rounded to their type after the bias.
     """
 
     bias: bool
     added: bool
     activation: str
+    rounded: bool = False
 
     def ops(self) -> tuple[str, ...]:
         """Returns oneDNN's names."""
@@ -89,8 +91,12 @@ def fused(x: Array, kernel: Array, *operands: Array, epilogue: Epilogue, conv: d
 def unfused(x: Array, kernel: Array, *operands: Array, epilogue: Epilogue, conv: Any) -> Array:
     """Returns the same by separate operations."""
     y = jnp.matmul(x, kernel) if conv is None else conv_p.bind(x, kernel, **dict(conv))
-    for operand in operands:
-        y = y + (to_rank(operand, y.ndim) if operand.ndim == 1 else operand)
+    bias, added = operands[: epilogue.bias], operands[epilogue.bias :]
+    for a in bias:
+        y = y + to_rank(a.astype(y.dtype), y.ndim)
+    y = y.astype(x.dtype) if epilogue.rounded else y
+    for a in added:
+        y = y + a
     return ACTIVATIONS[epilogue.activation].function(y) if epilogue.activation else y
 
 
@@ -131,7 +137,8 @@ def choose(platform: Platform, context: Any, x: Any, kernel: Any, conv: Any) -> 
     params = dict(conv)
     q = problem_of(x, kernel, params, platform)
     solve = solver_for(q, params, platform, context)
-    able = solve.target.onednn and params["lowering"] == "auto" and q.dtype == params["dtype"] and not q.ensemble
+    plain = q.dtype == params["dtype"] and not (q.half or q.ensemble)
+    able = solve.target.onednn and params["lowering"] == "auto" and plain
     if not (able and known and onednn.fits(q)):
         return Chosen(q, solve, False)
     first = solve.steps(q)[0][1].form.name
@@ -144,8 +151,11 @@ def choose(platform: Platform, context: Any, x: Any, kernel: Any, conv: Any) -> 
 def _program(platform: Platform, context: Any, x: Array, kernel: Array, *operands: Array, **params: Any) -> Array:
     found, ops = choose(platform, context, x, kernel, params["conv"]), params["epilogue"].ops()
     if not found.one_call:
-        conv = params["conv"] and tuple(sorted((dict(params["conv"]) | {"lowering": found.solve.mode}).items()))
-        return unfused(x, kernel, *operands, **params | {"conv": conv})
+        conv = params["conv"] and dict(params["conv"]) | {"lowering": found.solve.mode}
+        if platform.half and params["epilogue"].rounded:
+            # cuDNN returns its sums rounded. Then XLA:GPU has a call for a bias, a sum and ReLU in this type alone.
+            conv |= {"dtype": x.dtype}
+        return unfused(x, kernel, *operands, epilogue=params["epilogue"], conv=conv and tuple(sorted(conv.items())))
     if params["conv"] is None:
         return onednn.product_with_epilogue(x, kernel, operands, ops)
     return onednn.with_epilogue(found.problem, x, kernel, operands, ops)
