@@ -27,6 +27,12 @@ from experiments.benchmarks.training_candidates import Case
 from experiments.report import environment, write_results
 
 PROGRAMS = (*NETWORKS, "speedrun")
+DEVICE = "none; compiled for NVIDIA H100 80GB HBM3"
+
+
+def h100() -> Any:
+    """Returns a card that need not be present."""
+    return topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=H100).devices[0]
 
 
 def counted(program: Any) -> Found:
@@ -42,8 +48,14 @@ def counted(program: Any) -> Found:
     }
 
 
-def for_card(device: Any, function: Callable[..., Any], *arguments: Any, donate: int | None = None) -> Found:
-    """Compiles a function of arrays, given by their shapes, for a card that need not be present."""
+def for_card(
+    device: Any, function: Callable[..., Any], *arguments: Any, donate: int | None = None
+) -> tuple[Any, Found]:
+    """Compiles a function of arrays, given by their shapes, for a card that need not be present.
+
+    Returns:
+      The program, and the seconds in which it was lowered and compiled.
+    """
     held = jax.sharding.SingleDeviceSharding(device)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=held), arguments)
     start = time.perf_counter()
@@ -53,7 +65,7 @@ def for_card(device: Any, function: Callable[..., Any], *arguments: Any, donate:
     middle = time.perf_counter()
     program = lowered.compile()
     seconds = {"lower_seconds": middle - start, "compile_seconds": time.perf_counter() - middle}
-    return counted(program) | seconds
+    return program, seconds
 
 
 def training_program(name: str, by: str, device: Any, small: bool) -> Found:
@@ -61,8 +73,9 @@ def training_program(name: str, by: str, device: Any, small: bool) -> Found:
     batch, size = (4, 32) if small else (BATCH, SIZE)
     step, begin = jax_step(by, plan_of(name, small), Case(name, batch, (size, size, 3)))
     x, y = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.int32)
-    found = for_card(device, step, jax.eval_shape(begin, jax.random.key(0)), x, y, donate=0)
-    return {"program": name, "by": by, "batch": batch, "size": size, "dtype": "bfloat16", **found}
+    program, seconds = for_card(device, step, jax.eval_shape(begin, jax.random.key(0)), x, y, donate=0)
+    facts = {"program": name, "by": by, "batch": batch, "size": size, "dtype": "bfloat16"}
+    return facts | counted(program) | seconds
 
 
 def speedrun_program(device: Any, small: bool) -> Found:
@@ -77,16 +90,16 @@ def speedrun_program(device: Any, small: bool) -> Found:
     labels = [jax.ShapeDtypeStruct((n,), jnp.int32) for n in (train, test)]
     statistics = np.full(1, 0.5, np.float32), np.full(1, 0.5, np.float32)
     whole = script.whole(net, recipe, statistics, 16 if small else 250)
-    found = for_card(device, whole, params, state, images[0], labels[0], images[1], labels[1], key)
-    return {"program": "speedrun", "by": "jaxconv", "batch": recipe.batch, "epochs": recipe.epochs, **found}
+    program, seconds = for_card(device, whole, params, state, images[0], labels[0], images[1], labels[1], key)
+    facts = {"program": "speedrun", "by": "jaxconv", "batch": recipe.batch, "epochs": recipe.epochs}
+    return facts | counted(program) | seconds
 
 
 def compile_all(out: Path, names: Sequence[str], small: bool, device: Any = None) -> Found:
     """Compiles the programs of training for an H100, and writes what is counted in them after each."""
-    if device is None:
-        device = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=H100).devices[0]
+    device = device or h100()
     result: Found = json.loads(out.read_text()) if out.exists() else {"programs": []}
-    result |= environment() | {"device": "none; compiled for NVIDIA H100 80GB HBM3", "options": OPTIONS}
+    result |= environment() | {"device": DEVICE, "options": OPTIONS}
     for name in names:
         for by in ("jaxconv", "flax") if name in NETWORKS else ("jaxconv",):
             row = training_program(name, by, device, small) if name in NETWORKS else speedrun_program(device, small)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import gpu, gpu_compiled
+from experiments.benchmarks import gpu, gpu_compiled, gpu_predictions
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,42 @@ def test_calls_and_kernels_of_a_program_are_counted():
         "fusions": 2,
         "calls": {"__cudnn$convForward": 2},
     }
+
+
+def test_predictions_are_counted_by_what_their_calls_compute():
+    call = '  %c = f16[2]{{0}} custom-call({}), window={{size=1}}, custom_call_target="{}", backend_config={{{}}}\n'
+    fused = "__cudnn$convBiasActivationForward"
+    text = "".join(
+        [
+            call.format("%x, %k", "__cudnn$convForward", '"activation_mode":"kNone"'),
+            call.format("%x, /*index=1*/%k, %b", fused, '"activation_mode":"kNone"'),
+            2 * call.format("%x, %k, %b, %a", fused, '"activation_mode":"kRelu"'),
+            call.format("%x, %k, %b", "__cublas$lt$matmul", '"epilogue":"BIAS_GELU"'),
+            call.format("%x, %k", "__cublas$gemm", '"epilogue":"DEFAULT"'),
+            call.format("%x", "other", ""),
+            "  %f = f32[2] fusion(%c)\n",
+        ]
+    )
+    assert gpu_predictions.counted(text) == {
+        "calls": {
+            "conv": 1,
+            "conv + bias": 1,
+            "conv + bias + add + relu": 2,
+            "matmul": 1,
+            "matmul + bias + gelu": 1,
+            "other": 1,
+        },
+        "kernels": 1,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", gpu_predictions.WAYS)
+def test_a_prediction_is_compiled(by):
+    """For this CPU in place of a card."""
+    row = gpu_predictions.prediction("resnet18", "bfloat16", by, jax.devices("cpu")[0], 2, 32)
+    assert (row["by"], row["batch"]) == (by, 2)
+    assert row["kernels"] > 0
 
 
 def test_the_file_is_committed_alone_and_names_the_card(tmp_path, monkeypatch):
