@@ -262,12 +262,13 @@ def to_onnx(net: Layer, params: Params, state: State, x: Tree) -> onnx.ModelProt
 
     Feature maps are channels first in the model, ``(batch, channels, *spatial)``, inputs and outputs included. The
     batch size is free, the other sizes are those of x. The names of nodes are the paths of layers; the names of weights
-    are paths such as ``features.0.kernel``. Functions of arrays are written if they are elementwise.
+    are paths such as ``features.0.kernel``. Functions of arrays are written if they are elementwise. The input is
+    ``x``, the output ``y``; those of a pytree are named by their keys, ``head.0``, and ``x0``, ``y1`` in a sequence.
 
     Args:
       net: a network of jaxconv's layers and composites, graphs from `from_onnx`, and elementwise functions.
       params, state: its arrays.
-      x: an array, a ShapeDtypeStruct or a shape tuple, batch axis included; or a dict of them, by names of inputs.
+      x: an array, a ShapeDtypeStruct or a shape tuple, batch axis included; or a pytree of them.
 
     Returns:
       An ``onnx.ModelProto`` of opset 21, or of the opset of the file that the network came from: ``onnx.save`` writes
@@ -283,22 +284,17 @@ def to_onnx(net: Layer, params: Params, state: State, x: Tree) -> onnx.ModelProt
     [('Conv', '0'), ('Relu', '1'), ('GlobalAveragePool', '2'), ('Flatten', '2:Flatten4'), ('Gemm', 'scores')]
     """
     structs = as_struct(x)
-    named = structs if isinstance(structs, dict) else {"x": structs}
-    if not all(isinstance(struct, jax.ShapeDtypeStruct) for struct in named.values()):
-        raise OnnxError(f"x must be one array or a dict of arrays, got {jax.tree.structure(structs)}")
     channels_last = _inputs_as_given(net)
     symbols = {
         name: Symbol(name, struct, len(struct.shape) > 2 and channels_last.get(name, True))
-        for name, struct in named.items()
+        for name, struct in _named(structs, "x").items()
     }
     writer = Writer(params, state)
-    y = writer.layer(net, symbols if isinstance(structs, dict) else symbols["x"])
+    y = writer.layer(net, jax.tree.unflatten(jax.tree.structure(structs), symbols.values()))
     if writer.missing:
         raise OnnxError("layers that cannot be written as ONNX:\n  " + "\n  ".join(writer.missing))
-    leaves = jax.tree.leaves(y)
-    outputs = y if isinstance(y, dict) else {"y": y} if len(leaves) == 1 else {f"y{i}": s for i, s in enumerate(leaves)}
     ports = []
-    for name, symbol in outputs.items():
+    for name, symbol in _named(y, "y").items():
         writer.nodes.append(helper.make_node("Identity", [symbol.name], [name], name=f"output:{name}"))
         ports.append(_port(name, symbol))
     graph = helper.make_graph(
@@ -308,6 +304,22 @@ def to_onnx(net: Layer, params: Params, state: State, x: Tree) -> onnx.ModelProt
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="jaxconv")
     model.ir_version = 10
     return model
+
+
+def _named(tree: Tree, letter: str) -> dict[str, Any]:
+    """Returns the leaves by name: their keys, joined by dots; of a leaf or of a sequence the name begins with a letter.
+
+    >>> _named({"head": [1, 2], "aux": 3}, "y")
+    {'aux': 3, 'head.0': 1, 'head.1': 2}
+    >>> _named((1, {"a": 2}), "y")
+    {'y0': 1, 'y1.a': 2}
+    """
+
+    def name(path: Any) -> str:
+        keys = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
+        return ".".join(keys) if path and hasattr(path[0], "key") else letter + ".".join(keys)
+
+    return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _inputs_as_given(net: Layer) -> dict[str, bool]:

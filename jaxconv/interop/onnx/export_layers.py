@@ -202,6 +202,16 @@ def _prelu(writer: Any, layer: nn.PReLU, x: Any) -> Written:
     return writer.add("PRelu", [x.name, slope]), x.first
 
 
+def _unit_norm(writer: Any, layer: nn.UnitNorm, x: Any) -> Written:
+    axis = writer.constant(np.array([1 if x.first else x.ndim - 1]))
+    norm = writer.add("ReduceL2", [x.name, axis], keepdims=1)
+    norm = writer.add("Max", [norm, writer.constant(np.asarray(layer.eps, x.dtype))])
+    y = writer.add("Div", [x.name, norm])
+    if layer.value is not None:
+        y = writer.add("Mul", [y, writer.constant(_over_channels(_array(writer, "scale"), x), "scale")])
+    return y, x.first
+
+
 def _same(writer: Any, layer: Any, x: Any) -> Written:
     return x.name, x.first
 
@@ -295,4 +305,5 @@ LAYERS: dict[type, Callable[..., Written]] = {
     nn.Pad: _pad,
     nn.PixelShuffle: _pixel_shuffle,
     nn.Resize: _resize,
+    nn.UnitNorm: _unit_norm,
 }
