@@ -60,7 +60,8 @@ def prediction(name: str, dtype: str, by: str, device: Any, batch: int = BATCH, 
     folded, *arrays = jc.fold(net, params, state)
 
     def plain(weights: Any, x: Any) -> Any:
-        return folded.apply(*weights, x)[0]
+        params, state = weights
+        return folded.apply(params, state, x)[0]
 
     function = plain if by == "jax.jit" else jc.predictor(net, params, state).function
     program, _ = for_card(device, function, tuple(arrays), jax.ShapeDtypeStruct(shape, dtype))
