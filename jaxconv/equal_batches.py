@@ -45,3 +45,16 @@ def _part(items: Any, start: int, size: int) -> Any:
         # The start is an operand: JAX compiles a slice with a static start once for each start.
         return jax.lax.dynamic_slice_in_dim(items, start, size)
     return items[start : start + size]
+
+
+def one_behind(results: Iterator[Any]) -> Iterator[Any]:
+    """Yields each result after the next one has started: the device is kept busy, and no queue of batches fills memory.
+
+    >>> list(one_behind(iter([1, 2, 3])))
+    [1, 2, 3]
+    """
+    last = next(results)
+    for result in results:
+        yield last
+        last = result
+    yield last

@@ -13,6 +13,7 @@ from jaxconv.compiler import block_for, jit
 from jaxconv.errors import ArgumentError, ShapeError
 from jaxconv.folding import fold_weights
 from jaxconv.fusing import fuse
+from jaxconv.geometry import IntOrTuple
 from jaxconv.layer import Layer, Params, State, Tree
 from jaxconv.ops.lowering import onednn
 from jaxconv.ops.lowering.explain import Explanation, explain
@@ -20,6 +21,7 @@ from jaxconv.ops.lowering.table import platform_of
 from jaxconv.ops.memory import copied, give_back
 from jaxconv.packing import Stored, pack
 from jaxconv.structs import as_struct
+from jaxconv.tiles import tiled
 
 
 class _Program(NamedTuple):
@@ -166,6 +168,20 @@ class Predictor:
             start += left
         return pieces[0] if len(pieces) == 1 else jax.tree.map(lambda *ys: jnp.concatenate(ys), *pieces)
 
+    def tiled(self, image: Any, *, tile: IntOrTuple, overlap: IntOrTuple, blend: int = 0) -> Any:
+        """Returns the network's output for one image of any size, computed in overlapping tiles.
+
+        Memory holds the tiles of one batch, of at most the largest of ``batch_sizes``, and the result.
+
+        Args:
+          image: ``(*spatial, channels)``, without a batch axis; a memory map is read tile by tile.
+          tile, overlap, blend: as in `jaxconv.train.predict_tiled`.
+
+        Returns:
+          NumPy arrays, and the errors, of `jaxconv.train.predict_tiled`.
+        """
+        return tiled(self, image, tile, overlap, blend, self.batch_sizes[-1])
+
 
 def _as_array(a: Any) -> Any:
     a = a if isinstance(a, jax.Array) else np.asarray(a)
@@ -222,7 +238,8 @@ def predictor(
     stored once in the order in which oneDNN reads them. Programs are compiled for fixed batches: an input of another
     number of examples is padded with zeros to the next batch, and split into the largest ones. On CPU a program is for
     fewer examples where its arrays would otherwise be larger than the memory that the C library keeps. An image that
-    needs more memory than there is can be computed in tiles, by `jaxconv.train.predict_tiled`.
+    needs more memory than there is can be computed in tiles: ``predict.tiled(image, tile=256, overlap=64)``, with the
+    arguments of `jaxconv.train.predict_tiled`.
 
     jaxlib cannot store programs that call oneDNN. Programs call it also where ``jax_compilation_cache_dir`` is set, and
     are compiled in each process: a program of calls has little that is left to compile.

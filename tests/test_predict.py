@@ -57,6 +57,30 @@ def test_other_types(made, dtype):
         assert jax.tree.all(jax.tree.map(lambda a: a.dtype in (dtype, "float32"), predict.weights))
 
 
+def test_mixed_precision(made):
+    net = jc.mixed_precision(NET)
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 2)).astype("float32")
+    y, want = jc.predictor(net, *made)(x), net.apply(*made, x)[0]
+    assert y.dtype == want.dtype
+    np.testing.assert_allclose(y, want, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(("size", "batch_sizes"), [((50, 37), (2,)), ((50, 37), (1, 8)), ((11, 9), (4,))])
+def test_an_image_of_any_size_in_tiles(size, batch_sizes):
+    net = jc.serial(jc.Conv(4), jc.BatchNorm(), jax.nn.relu, jc.MaxPool(2), jc.Conv(3))
+    params, state = net.init(0, (1, 16, 16, 2))
+    state["1"] = {"mean": jnp.array([0.1, -0.2, 0.3, 0.0]), "var": jnp.array([0.5, 1.0, 2.0, 3.0])}
+    image = np.random.default_rng(0).normal(size=(*size, 2)).astype("float32")
+    predict = jc.predictor(net, params, state, batch_sizes=batch_sizes)
+    y = predict.tiled(image, tile=16, overlap=8)
+    want = jc.train.predict_tiled(net, params, state, image, tile=16, overlap=8)
+    assert y.shape == (-(-size[0] // 2), -(-size[1] // 2), 3)
+    np.testing.assert_allclose(y, want, atol=1e-5)
+    assert max(predict.memory) <= batch_sizes[-1]
+    with pytest.raises(jc.ArgumentError, match="overlap must be less than tile"):
+        predict.tiled(image, tile=16, overlap=16)
+
+
 def test_programs_are_compiled_once_and_ahead_with_a_shape(made):
     predict = jc.predictor(NET, *made, batch_sizes=(1, 2), x=(1, 6, 6, 2))
     assert set(predict.memory) == {1, 2}

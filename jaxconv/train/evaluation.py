@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv.compiler import jit
-from jaxconv.equal_batches import Preprocess
+from jaxconv.equal_batches import Preprocess, one_behind
 from jaxconv.errors import shortens_tracebacks
 from jaxconv.layer import Layer
 from jaxconv.metrics import Function, Metric, add
 from jaxconv.structs import struct_of
 from jaxconv.train.arguments import check_arrays, check_batch_size, check_classes, check_data, check_loss
-from jaxconv.train.forward import forward, one_behind
+from jaxconv.train.forward import forward
 from jaxconv.train.measures import Loss, Metrics, as_metrics, finished, measure, ordered, sums_of, totals
 from jaxconv.train.mesh import Placement
 from jaxconv.train.parts import Part, Spans, array_parts

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import jaxconv as jc
+from jaxconv.tiles import _Axis
 from jaxconv.train import predict_tiled
 from jaxconv.train.forward import forward
-from jaxconv.train.tiles import _Axis
 
 # Two scales, one pool, and outputs of strides 1 and 2 in a dict: U-Net's parts in small.
 NET = jc.serial(
