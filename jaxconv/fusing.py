@@ -17,7 +17,10 @@ _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "rem
 
 
 class _Chain(NamedTuple):
-    """A convolution or a matrix product, and the operations that its call computes too; the last gives the result."""
+    """A convolution or a matrix product, and the operations that its call computes too; the last gives the result.
+
+    ``rounded`` is whether sums are rounded to half precision after the bias.
+    """
 
     first: Any
     bias: Any
@@ -110,7 +113,7 @@ def _chains(jaxpr: Any) -> dict[int, _Chain]:
     for first in filter(_starts, jaxpr.eqns):
         v, eqns = first.outvars[0], [first]
         parts: dict[str, Any] = {"bias": None, "rounded": False, "added": None, "activation": ""}
-        for part in parts:
+        for part in list(parts):
             reader = next(iter(readers.get(v, [])), None)
             if reader is None:
                 break
@@ -202,8 +205,8 @@ def fuse(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function that computes the same, each layer and what follows it in one call where there is one.
 
     On CPU oneDNN computes a bias, the sum with another array and an activation within its convolution and its matrix
-    product: ReLU, ReLU6, SiLU, sigmoid, tanh or GELU. Elsewhere, and in derivatives, the function computes what it
-    computed before.
+    product: ReLU, ReLU6, SiLU, sigmoid, tanh or GELU. Elsewhere, and in derivatives, the operations remain separate. On
+    CUDA in half precision, they have the type of the operands, so that XLA fuses them into a call of cuDNN.
 
     Args:
       function: takes and returns pytrees of arrays.

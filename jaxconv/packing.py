@@ -1,4 +1,4 @@
-"""Programs of which some kernels are stored once in oneDNN's order, for predictions with weights that do not change."""
+"""Programs that read kernels in a library's order, stored once, for predictions with weights that do not change."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,20 @@ from jax.extend import core
 from jaxconv.ops.lowering.fused import choose, fused_p
 from jaxconv.ops.lowering.packed import Order, orders, packed, product_of
 from jaxconv.ops.lowering.target import Platform
+from jaxconv.ops.memory import copied
+
+
+class FeaturesFirst:
+    """The order in which cuDNN reads the kernel ``(*window, in, out)`` of a convolution: its last axis is the first."""
+
+    @staticmethod
+    def pack(kernel: np.ndarray) -> np.ndarray:
+        return copied(np.moveaxis(kernel, -1, 0))
+
+    @staticmethod
+    def unpack(array: Any, shape: tuple[int, ...]) -> Any:
+        """Returns the kernel of this shape; XLA reads it without a copy."""
+        return array.transpose((*range(1, len(shape)), 0))
 
 
 @dataclass(frozen=True)
@@ -23,7 +37,7 @@ class Stored:
     """
 
     leaf: int
-    order: Order | None
+    order: Order | type[FeaturesFirst] | None
 
     def array(self, weight: np.ndarray) -> np.ndarray:
         """Returns the elements of a weight in the stored order."""
@@ -48,22 +62,25 @@ def pack(traced: Any, platform: Platform) -> tuple[Callable[..., Any], list[Stor
     jaxpr, given = closed.jaxpr, len(jax.tree.leaves(weights))
     leaf = {v: i for i, v in enumerate(jaxpr.invars[:given])}
     calls: dict[int, Any] = {}
+    kernels: dict[int, Stored] = {}
     for eqn in jaxpr.eqns:
         if eqn.primitive is fused_p and eqn.invars[1] in leaf:
             found = choose(platform, None, eqn.invars[0].aval, eqn.invars[1].aval, eqn.params["conv"])
             call = product_of(found, eqn.params["epilogue"])
             if call is not None:
                 calls[id(eqn)] = found.problem, call
+            elif platform.features_first and eqn.params["conv"] is not None:
+                kernels[id(eqn)] = Stored(leaf[eqn.invars[1]], FeaturesFirst)
     order = orders(call for _, call in calls.values())
     calls = {key: (p, call) for key, (p, call) in calls.items() if call in order}
+    for eqn in jaxpr.eqns:
+        if id(eqn) in calls:
+            kernels[id(eqn)] = Stored(leaf[eqn.invars[1]], order[calls[id(eqn)][1]])
 
-    def kernel(eqn: Any) -> Stored:
-        return Stored(leaf[eqn.invars[1]], order[calls[id(eqn)][1]])
-
-    plain = [v for eqn in jaxpr.eqns for v in eqn.invars if id(eqn) not in calls or v is not eqn.invars[1]]
+    plain = [v for eqn in jaxpr.eqns for v in eqn.invars if id(eqn) not in kernels or v is not eqn.invars[1]]
     read = {v for v in [*plain, *jaxpr.outvars] if not isinstance(v, core.Literal)}
     wanted = [Stored(leaf[v], None) for v in jaxpr.invars[:given] if v in read]
-    wanted += dict.fromkeys(kernel(eqn) for eqn in jaxpr.eqns if id(eqn) in calls)
+    wanted += dict.fromkeys(kernels[id(eqn)] for eqn in jaxpr.eqns if id(eqn) in kernels)
 
     def run(arrays: Sequence[Any], x: Any) -> Any:
         stored = dict(zip(wanted, arrays, strict=True))
@@ -75,11 +92,14 @@ def pack(traced: Any, platform: Platform) -> tuple[Callable[..., Any], list[Stor
             return v.val if isinstance(v, core.Literal) else values[v]
 
         for eqn in jaxpr.eqns:
+            kernel = kernels.get(id(eqn))
+            operands = [stored[kernel] if kernel and i == 1 else value(v) for i, v in enumerate(eqn.invars)]
             if id(eqn) in calls:
-                first, _, *more = eqn.invars
-                results = [packed(*calls[id(eqn)], value(first), stored[kernel(eqn)], *map(value, more))]
+                results = [packed(*calls[id(eqn)], *operands)]
             else:
-                results = eqn.primitive.bind(*map(value, eqn.invars), **eqn.primitive.get_bind_params(eqn.params))
+                if kernel:
+                    operands[1] = FeaturesFirst.unpack(operands[1], eqn.invars[1].aval.shape)
+                results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
                 results = results if eqn.primitive.multiple_results else [results]
             values.update(zip(eqn.outvars, results, strict=True))
         return jax.tree.unflatten(jax.tree.structure(traced.out_info), [value(v) for v in jaxpr.outvars])

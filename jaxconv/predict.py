@@ -168,19 +168,26 @@ class Predictor:
             start += left
         return pieces[0] if len(pieces) == 1 else jax.tree.map(lambda *ys: jnp.concatenate(ys), *pieces)
 
-    def tiled(self, image: Any, *, tile: IntOrTuple, overlap: IntOrTuple, blend: int = 0) -> Any:
+    def tiled(
+        self, image: Any, *, tile: IntOrTuple, overlap: IntOrTuple, blend: int = 0, batch_size: int | None = None
+    ) -> Any:
         """Returns the network's output for one image of any size, computed in overlapping tiles.
 
-        Memory holds the tiles of one batch, of at most the largest of ``batch_sizes``, and the result.
+        Memory holds two batches of tiles and the result.
 
         Args:
           image: ``(*spatial, channels)``, without a batch axis; a memory map is read tile by tile.
           tile, overlap, blend: as in `jaxconv.train.predict_tiled`.
+          batch_size: the most tiles in each call; by default the largest of ``batch_sizes``.
 
         Returns:
-          NumPy arrays, and the errors, of `jaxconv.train.predict_tiled`.
+          The NumPy arrays that `jaxconv.train.predict_tiled` returns.
+
+        Raises:
+          ShapeError, ArgumentError, DTypeError: those of `jaxconv.train.predict_tiled`.
         """
-        return tiled(self, image, tile, overlap, blend, self.batch_sizes[-1])
+        size = self.batch_sizes[-1] if batch_size is None else geo.as_int(batch_size, "batch_size", least=1)
+        return tiled(self, image, tile=tile, overlap=overlap, blend=blend, batch_size=size, equal=False)
 
 
 def _as_array(a: Any) -> Any:
@@ -238,8 +245,8 @@ def predictor(
     stored once in the order in which oneDNN reads them. Programs are compiled for fixed batches: an input of another
     number of examples is padded with zeros to the next batch, and split into the largest ones. On CPU a program is for
     fewer examples where its arrays would otherwise be larger than the memory that the C library keeps. An image that
-    needs more memory than there is can be computed in tiles: ``predict.tiled(image, tile=256, overlap=64)``, with the
-    arguments of `jaxconv.train.predict_tiled`.
+    needs more memory than there is can be computed in tiles: ``predict.tiled(image, tile=256, overlap=64)``, as by
+    `jaxconv.train.predict_tiled`.
 
     jaxlib cannot store programs that call oneDNN. Programs call it also where ``jax_compilation_cache_dir`` is set, and
     are compiled in each process: a program of calls has little that is left to compile.

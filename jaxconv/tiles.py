@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,14 +15,22 @@ from jaxconv.geometry import IntOrTuple, as_tuple
 
 
 def tiled(
-    run: Callable[[np.ndarray], Any], image: Any, tile: IntOrTuple, overlap: IntOrTuple, blend: int, batch_size: int
+    run: Callable[[np.ndarray], Any],
+    image: Any,
+    *,
+    tile: IntOrTuple,
+    overlap: IntOrTuple,
+    blend: int,
+    batch_size: int,
+    equal: bool,
 ) -> Any:
-    """Returns what a function of batches of tiles gives for an image: see `jaxconv.train.predict_tiled`.
+    """Returns the output of a network for a whole image, computed in tiles: see `jaxconv.train.predict_tiled`.
 
     Args:
-      run: a function of an array ``(tiles, *tile, channels)``, always of the same number of tiles.
+      run: the network, as a function of a batch of tiles ``(n, *tile, channels)``.
       image, tile, overlap, blend: as in `jaxconv.train.predict_tiled`.
       batch_size: the most tiles in each call.
+      equal: whether the last batch repeats its last tile, so that all batches have one number of tiles.
     """
     pixels = image if isinstance(image, np.ndarray) else np.asarray(image)
     rank = pixels.ndim - 1
@@ -35,16 +43,19 @@ def tiled(
         raise ArgumentError(f"blend must be from 0 to overlap, {min(overlaps)}, got {blend!r}")
     axes = [_Axis(*sizes) for sizes in zip(pixels.shape, tiles, overlaps, strict=False)]
     numbers = list(itertools.product(*(range(len(axis.starts)) for axis in axes)))
+    size = min(batch_size, len(numbers))
+
+    def computed(first: int) -> tuple[list[Any], Any]:
+        rows = numbers[first : first + size]
+        cut = rows + rows[-1:] * (size - len(rows)) if equal else rows
+        return rows, run(np.stack([_cut(pixels, axes, row) for row in cut]))
+
     out: Any = None
-    for rows, batch in one_behind(
-        (rows, run(np.stack([_cut(pixels, axes, row) for row in rows])))
-        for rows in _batches(numbers, min(batch_size, len(numbers)))
-    ):
+    for rows, batch in one_behind(map(computed, range(0, len(numbers), size))):
         if out is None:
             out = jax.tree.map(lambda leaf: _empty(leaf, axes, blend), batch)
-        # The last batch may repeat its last tile, which must be added once.
-        for i, row in enumerate(dict.fromkeys(rows)):
-            jax.tree.map(lambda whole, leaf, i=i, row=row: _place(whole, leaf[i], axes, row, blend), out, batch)
+        for i, row in enumerate(rows):
+            jax.tree.map(lambda whole, leaf, i=i, row=row: _write(whole, leaf[i], axes, row, blend), out, batch)
     return out
 
 
@@ -89,13 +100,6 @@ class _Axis(NamedTuple):
         return after(number) - after(number + 1)
 
 
-def _batches(numbers: list[Any], size: int) -> Iterator[list[Any]]:
-    """Yields batches of one size; the last one is filled up with its own last entry."""
-    for first in range(0, len(numbers), size):
-        batch = numbers[first : first + size]
-        yield batch + batch[-1:] * (size - len(batch))
-
-
 def _cut(pixels: np.ndarray, axes: Sequence[_Axis], row: Sequence[int]) -> np.ndarray:
     return pixels[np.ix_(*(axis.pixels(number) for axis, number in zip(axes, row, strict=True)))]
 
@@ -122,8 +126,8 @@ def _empty(leaf: jax.Array, axes: Sequence[_Axis], blend: int) -> np.ndarray:
     return np.zeros(sizes + leaf.shape[len(axes) + 1 :], leaf.dtype)
 
 
-def _place(whole: np.ndarray, piece: jax.Array, axes: Sequence[_Axis], row: Sequence[int], blend: int) -> None:
-    """Adds a tile's output, times its weights, to that of the whole image."""
+def _write(whole: np.ndarray, piece: jax.Array, axes: Sequence[_Axis], row: Sequence[int], blend: int) -> None:
+    """Writes a tile's output into that of the whole image; with ``blend``, adds it times its weights."""
     values, into, part = np.asarray(piece), [], []
     weights = []
     for i, (axis, number) in enumerate(zip(axes, row, strict=True)):

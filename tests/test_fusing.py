@@ -118,6 +118,17 @@ def test_half_precision_is_not_converted_on_cuda(dtype):
     assert types(f) == {dtype, "f32"}
 
 
+def test_sums_that_no_library_rounds_are_rounded_once_on_cuda():
+    """jaxconv adds the taps of this depthwise layer itself."""
+    conv = jc.Conv(4, 2, groups=4, padding=((0, 1), (0, 1)))
+    f, *given = made(jc.serial(conv, relu))
+    params, x = jax.tree.map(lambda a: a.astype("bfloat16"), given)
+    [row] = jc.explain(fuse(f), params, x, platform="cuda")
+    assert (row.op, row.form) == ("conv + bias + relu", "shift_add")
+    text = jax.jit(fuse(f)).trace(params, x).lower(lowering_platforms=("cuda",)).as_text()
+    assert set(re.findall(r"stablehlo.add .*x(\w+)>", text)) == {"f32"}
+
+
 def test_a_float32_result_of_half_precision_is_not_rounded():
     x, kernel, bias = (jnp.linspace(-1, 1, n).astype("bfloat16") for n in (2 * 7 * 6 * 4, 3 * 3 * 4 * 5, 5))
     x, kernel = x.reshape(2, 7, 6, 4), kernel.reshape(3, 3, 4, 5)

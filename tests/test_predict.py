@@ -1,5 +1,7 @@
 """Predictions in fixed batches."""
 
+import dataclasses
+import re
 import weakref
 
 import jax
@@ -10,7 +12,11 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 import jaxconv as jc
 from jaxconv import folding
+from jaxconv.compose.structure import Many
+from jaxconv.fusing import fuse
 from jaxconv.ops.lowering import onednn
+from jaxconv.ops.lowering.cpu import CPU
+from jaxconv.packing import pack
 
 LIMIT = "jax_persistent_cache_min_compile_time_secs"
 NET = jc.serial(jc.Conv(4), jc.BatchNorm(), jax.nn.relu, jc.GlobalAvgPool(), jc.Dense(3))
@@ -54,7 +60,7 @@ def test_other_types(made, dtype):
         assert y.dtype == want.dtype == dtype
         got, want = np.asarray(y, np.float64), np.asarray(want, np.float64)
         np.testing.assert_allclose(got, want, rtol=0, atol=4 * float(jnp.finfo(dtype).eps))
-        assert jax.tree.all(jax.tree.map(lambda a: a.dtype in (dtype, "float32"), predict.weights))
+        assert {a.dtype.name for a in jax.tree.leaves(predict.weights[0])} == {dtype}
 
 
 def test_mixed_precision(made):
@@ -72,11 +78,11 @@ def test_an_image_of_any_size_in_tiles(size, batch_sizes):
     state["1"] = {"mean": jnp.array([0.1, -0.2, 0.3, 0.0]), "var": jnp.array([0.5, 1.0, 2.0, 3.0])}
     image = np.random.default_rng(0).normal(size=(*size, 2)).astype("float32")
     predict = jc.predictor(net, params, state, batch_sizes=batch_sizes)
-    y = predict.tiled(image, tile=16, overlap=8)
-    want = jc.train.predict_tiled(net, params, state, image, tile=16, overlap=8)
-    assert y.shape == (-(-size[0] // 2), -(-size[1] // 2), 3)
-    np.testing.assert_allclose(y, want, atol=1e-5)
-    assert max(predict.memory) <= batch_sizes[-1]
+    for more in ({}, {"blend": 4}, {"batch_size": 1}):
+        y = predict.tiled(image, tile=16, overlap=8, **more)
+        want = jc.train.predict_tiled(net, params, state, image, tile=16, overlap=8, **more)
+        assert y.shape == (-(-size[0] // 2), -(-size[1] // 2), 3)
+        np.testing.assert_allclose(y, want, atol=1e-5)
     with pytest.raises(jc.ArgumentError, match="overlap must be less than tile"):
         predict.tiled(image, tile=16, overlap=16)
 
@@ -144,6 +150,40 @@ def test_weights_are_those_folded_after_programs_store_them_in_other_orders():
     if onednn.carried():
         assert any(stored.order for stored in predict._stored)
         assert not predict._waiting.keys() & {stored.leaf for stored in predict._stored}
+
+
+class _Twice(Many):
+    call = "Twice"
+
+    def route(self, run, x):
+        (child,) = self.children
+        return run(*child, run(*child, x))
+
+
+def test_kernels_whose_first_axis_has_the_features():
+    """The order of the programs for CUDA, computed here by the CPU's algorithms."""
+    net = jc.serial(
+        _Twice((("conv", jc.Conv(6)),)),
+        jc.residual(jc.Conv(6, 1)),
+        jc.Conv(6, (3, 2), groups=3, bias=False),
+        jc.GlobalAvgPool(),
+        jc.Dense(5),
+    )
+    params, state = net.init(0, (2, 9, 8, 6))
+    x = np.random.default_rng(0).normal(size=(2, 9, 8, 6)).astype("float32")
+    traced = jax.jit(fuse(lambda weights, x: net.apply(*weights, x)[0])).trace((params, state), x)
+    run, wanted = pack(traced, dataclasses.replace(CPU, onednn=False, features_first=True))
+    leaves = [np.asarray(a) for a in jax.tree.leaves((params, state))]
+    arrays = [stored.array(leaves[stored.leaf]) for stored in wanted]
+    moved = {array.shape for stored, array in zip(wanted, arrays, strict=True) if stored.order}
+    assert moved == {(6, 3, 3, 6), (6, 1, 1, 6), (6, 3, 2, 2)}
+    assert len(wanted) == 7  # three kernels, two biases, and the dense layer's arrays
+    for stored, array in zip(wanted, arrays, strict=True):
+        np.testing.assert_array_equal(stored.weight(array, leaves[stored.leaf].shape), leaves[stored.leaf])
+    np.testing.assert_allclose(jax.jit(run)(arrays, x), net.apply(params, state, x)[0], atol=1e-5)
+    text = jax.jit(run).trace(arrays, x).lower(lowering_platforms=("cuda",)).as_text()
+    # All kernels are read in this order, without an array of another order in between.
+    assert len(re.findall(r"stablehlo.transpose .*dims = \[1, 2, 3, 0\]", text)) == 4
 
 
 def test_what_it_says(made):

@@ -11,7 +11,7 @@ import collections
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,11 @@ def counted(program: Any) -> Found:
 
 
 def for_card(
-    device: Any, function: Callable[..., Any], *arguments: Any, donate: int | None = None
+    device: Any,
+    function: Callable[..., Any],
+    *arguments: Any,
+    donate: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Found]:
     """Compiles a function of arrays, given by their shapes, for a card that need not be present.
 
@@ -59,7 +63,8 @@ def for_card(
     held = jax.sharding.SingleDeviceSharding(device)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=held), arguments)
     start = time.perf_counter()
-    jitted = jax.jit(function, compiler_options=OPTIONS, donate_argnums=() if donate is None else donate)
+    given = OPTIONS | dict(options or {})
+    jitted = jax.jit(function, compiler_options=given, donate_argnums=() if donate is None else donate)
     platform = "cpu" if device.platform == "cpu" else "cuda"
     lowered = jitted.trace(*shapes).lower(lowering_platforms=(platform,))
     middle = time.perf_counter()

@@ -66,7 +66,8 @@ def predict_tiled(
     (100, 70, 2)
     """
     run = functools.partial(forward, net, preprocess, params, state)
-    return tiled(run, image, tile, overlap, blend, check_batch_size(batch_size))
+    size = check_batch_size(batch_size)
+    return tiled(run, image, tile=tile, overlap=overlap, blend=blend, batch_size=size, equal=True)
 
 
 __all__ = ["predict_tiled"]

@@ -168,10 +168,17 @@ def test_the_page_has_the_measured_figures():
     root = Path(captions.__file__).parents[1]
     measured = json.loads((root / "experiments/benchmarks/results/captions.json").read_text())
     page = (root / "docs/captions.md").read_text()
-    for name, row in measured["scores"].items():
-        figures = f"{row['exact_greedy']:.1%} | {row['exact_beam']:.1%} | {row['bleu4_beam']:.2f}"
-        assert f"| {captions.TESTS[name]} | {figures} |" in page
-    assert f"{measured['processor_seconds']:.0f} s of processor time" in " ".join(page.split())
+    runs = measured["runs"]
+    assert [run["seed"] for run in runs] == [0, 1, 2, 3, 4]
+    for name, digits in (("training", (1, 2)), ("sentences", (1, 2)), ("pairs", (0, 1))):
+        cells = []
+        for column in ("exact_greedy", "exact_beam", "bleu4_beam"):
+            unit, count = ("", digits[1]) if column == "bleu4_beam" else ("%", digits[0])
+            values = [run[f"{name} {column}"] * (100 if unit else 1) for run in runs]
+            cells.append(f"{np.mean(values):.{count}f}{unit} ± {np.std(values, ddof=1):.{count}f}")
+        assert f"| {captions.TESTS[name]} | {' | '.join(cells)} |" in page
+    seconds = np.mean([run["processor_seconds"] for run in runs])
+    assert f"{seconds:.0f} s of processor time" in " ".join(page.split())
 
 
 @pytest.mark.slow

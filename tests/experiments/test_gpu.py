@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -118,7 +119,8 @@ def test_predictions_are_counted_by_what_their_calls_compute():
             call.format("%x, %k, %b", "__cublas$lt$matmul", '"epilogue":"BIAS_GELU"'),
             call.format("%x, %k", "__cublas$gemm", '"epilogue":"DEFAULT"'),
             call.format("%x", "other", ""),
-            "  %f = f32[2] fusion(%c)\n",
+            "  %f = f32[2] fusion(%c), kind=kLoop, calls=%fused_add\n",
+            "  %t = f32[2] fusion(%c), kind=kInput, calls=%wrapped_transpose_computation.1\n",
         ]
     )
     assert gpu_predictions.counted(text) == {
@@ -130,17 +132,27 @@ def test_predictions_are_counted_by_what_their_calls_compute():
             "matmul + bias + gelu": 1,
             "other": 1,
         },
-        "kernels": 1,
+        "fusions": 2,
+        "transposes": 1,
     }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", gpu_predictions.WAYS)
+@pytest.mark.parametrize("by", gpu_predictions.METHODS)
 def test_a_prediction_is_compiled(by):
     """For this CPU in place of a card."""
     row = gpu_predictions.prediction("resnet18", "bfloat16", by, jax.devices("cpu")[0], 2, 32)
-    assert (row["by"], row["batch"]) == (by, 2)
-    assert row["kernels"] > 0
+    assert row["fusions"] > 0
+
+
+def test_the_page_has_the_counted_predictions():
+    found = json.loads((gpu.FOLDER / "gpu_predictions.json").read_text())
+    page = (Path(gpu.__file__).parents[2] / "docs/inference.md").read_text()
+    assert gpu_predictions.table(found).split("\n\n")[0] in page
+    fused = [(row["dtype"], bool(row["options"])) for row in found["relu6"] if "conv + bias + relu6" in row["calls"]]
+    assert fused == [("float16", True)]
+    resnet = next(row for row in found["predictions"] if row["program"] == "resnet50" and row["dtype"] == "bfloat16")
+    assert (resnet["fusions"], resnet["transposes"]) == (104, 54)
 
 
 def test_the_file_is_committed_alone_and_names_the_card(tmp_path, monkeypatch):

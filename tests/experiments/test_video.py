@@ -186,7 +186,7 @@ def test_arguments_that_are_refused(arguments, message, tmp_path):
 def test_motion_is_recognized_and_one_frame_is_at_chance(tmp_path):
     runs = video.main(["--quiet", "--out", str(tmp_path)])["runs"]
     accuracy = {name: run["test_accuracy"] for name, run in runs.items()}
-    assert accuracy["r2plus1d"] >= 0.9
+    assert accuracy["r2plus1d"] >= 0.9  # three runs have 0.934, 0.971 and 0.980
     assert accuracy["mc3"] >= 0.95
     # Chance is 1/8: of 512 clips within four standard deviations.
     for name in ("r2plus1d, one frame", "spatial stream (one frame)"):

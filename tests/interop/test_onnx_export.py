@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,13 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 
+from onnx import helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 import jaxconv as jc  # noqa: E402
 from jaxconv.compose.structure import Many  # noqa: E402
 from jaxconv.interop.onnx import OnnxError, from_onnx, to_onnx  # noqa: E402
+from jaxconv.interop.onnx.export import _named  # noqa: E402
 from tests.interop.onnx_files import small_convnet  # noqa: E402
 from tests.models.test_export import NETS, QUICK, SHAPES, weights  # noqa: E402
 from tests.models.zoo import images  # noqa: E402
@@ -184,6 +187,16 @@ def test_a_network_that_was_read_and_trained(shape):
     assert {node.op_type for node in model.graph.node} >= {"BatchNormalization", "Conv", "Gemm"}
 
 
+class _Keyed(Many):
+    """Its inputs and outputs are dicts with one key in common."""
+
+    call = "Keyed"
+
+    def route(self, run, x):
+        (pair,) = self.children
+        return run(*pair, (x["maps"], x["vectors"]))
+
+
 class _Pair(Many):
     call = "Pair"
 
@@ -207,15 +220,54 @@ def test_pytrees_of_inputs_and_outputs():
 
 @pytest.mark.parametrize("value", [None, 3.0])
 @pytest.mark.parametrize("shape", [(2, 5), (2, 4, 3, 5)])
-def test_unit_norm(value, shape):
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_unit_norm(value, shape, dtype):
     net = jc.serial(jc.UnitNorm(value))
-    params, state = drawn(net, shape)
-    x = images(shape)
+    params, state = jax.tree.map(lambda a: a.astype(dtype), drawn(net, shape))
+    x = (300 * images(shape)).astype(dtype)  # the sum of squares overflows float16
     x[0] = 0
     y = net.apply(params, state, x)[0]
-    np.testing.assert_allclose(
-        evaluate(to_onnx(net, params, state, shape), first(x))[0], first(y), rtol=1e-5, atol=1e-6
-    )
+    model = to_onnx(net, params, state, jax.ShapeDtypeStruct(shape, dtype))
+    [got] = evaluate(model, first(x))
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got, first(y), rtol=0, atol=4 * float(jnp.finfo(dtype).eps))
+
+
+def test_names_of_pytrees():
+    class Boxes(NamedTuple):
+        boxes: Any
+        scores: Any
+
+    assert _named(Boxes(1, [2, 3]), "y") == {"boxes": 1, "scores.0": 2, "scores.1": 3}
+    pair = _Pair((("conv", jc.Conv(4)), ("dense", jc.Dense(3))))
+    named = {"vectors": (2, 7), "maps": (2, 6, 5, 3)}
+    net = _Keyed((("pair", pair),))
+    with pytest.raises(OnnxError, match="must have different names, got both for vectors"):
+        to_onnx(net, *net.init(jax.random.key(0), named), named)
+    twice = {"a": {"b": (2, 3)}, "a.b": (2, 3)}
+    with pytest.raises(OnnxError, match=r"must have different names, got a\.b twice"):
+        to_onnx(jc.serial(), {}, {}, twice)
+
+
+def test_a_tuple_of_inputs_of_a_network_that_was_read():
+    """One is a map, one an array of three axes that is not."""
+    inputs = [helper.make_tensor_value_info(n, 1, s) for n, s in (("a", ["N", 2, 4, 5]), ("b", ["N", 3, 7]))]
+    outputs = [helper.make_tensor_value_info(n, 1, None) for n in ("c", "d")]
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["a"], ["c"]),
+        helper.make_node("ReduceSum", ["b", "axes"], ["d"], keepdims=0),
+    ]
+    axes = numpy_helper.from_array(np.array([1]), "axes")
+    model = helper.make_model(helper.make_graph(nodes, "g", inputs, outputs, [axes]))
+    model.opset_import[0].version, model.ir_version = 21, 10
+    net, params, state = from_onnx(model.SerializeToString())
+    by_name = to_onnx(net, params, state, {"a": (1, 4, 5, 2), "b": (1, 3, 7)})
+    by_place = to_onnx(net, params, state, ((1, 4, 5, 2), (1, 3, 7)))
+    sizes = [
+        [[d.dim_value for d in port.type.tensor_type.shape.dim][1:] for port in model.graph.input]
+        for model in (by_name, by_place)
+    ]
+    assert sizes == [[[2, 4, 5], [3, 7]], [[2, 4, 5], [3, 7]]]
 
 
 # By family, layers that have no nodes.

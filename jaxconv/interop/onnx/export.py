@@ -262,8 +262,10 @@ def to_onnx(net: Layer, params: Params, state: State, x: Tree) -> onnx.ModelProt
 
     Feature maps are channels first in the model, ``(batch, channels, *spatial)``, inputs and outputs included. The
     batch size is free, the other sizes are those of x. The names of nodes are the paths of layers; the names of weights
-    are paths such as ``features.0.kernel``. Functions of arrays are written if they are elementwise. The input is
-    ``x``, the output ``y``; those of a pytree are named by their keys, ``head.0``, and ``x0``, ``y1`` in a sequence.
+    are paths such as ``features.0.kernel``. Functions of arrays are written if they are elementwise.
+
+    An input that is one array is named ``x``, and such an output ``y``. The arrays of a sequence are named ``x0``,
+    ``x1`` and ``y0``, ``y1``. The arrays of a dict are named by their keys; nested keys are joined by dots: ``head.0``.
 
     Args:
       net: a network of jaxconv's layers and composites, graphs from `from_onnx`, and elementwise functions.
@@ -276,6 +278,7 @@ def to_onnx(net: Layer, params: Params, state: State, x: Tree) -> onnx.ModelProt
 
     Raises:
       OnnxError: some layers have no nodes in ONNX; the message lists the paths of all of them.
+      OnnxError: two inputs or outputs would have the same name.
 
     >>> net = jc.serial(jc.Conv(8), jax.nn.relu, jc.GlobalAvgPool(), scores=jc.Dense(2))
     >>> params, state = net.init(jax.random.key(0), (1, 8, 8, 3))
@@ -294,7 +297,10 @@ def to_onnx(net: Layer, params: Params, state: State, x: Tree) -> onnx.ModelProt
     if writer.missing:
         raise OnnxError("layers that cannot be written as ONNX:\n  " + "\n  ".join(writer.missing))
     ports = []
-    for name, symbol in _named(y, "y").items():
+    outputs = _named(y, "y")
+    if both := sorted(symbols.keys() & outputs.keys()):
+        raise OnnxError(f"inputs and outputs must have different names, got both for {', '.join(both)}")
+    for name, symbol in outputs.items():
         writer.nodes.append(helper.make_node("Identity", [symbol.name], [name], name=f"output:{name}"))
         ports.append(_port(name, symbol))
     graph = helper.make_graph(
@@ -315,11 +321,14 @@ def _named(tree: Tree, letter: str) -> dict[str, Any]:
     {'y0': 1, 'y1.a': 2}
     """
 
-    def name(path: Any) -> str:
-        keys = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
-        return ".".join(keys) if path and hasattr(path[0], "key") else letter + ".".join(keys)
-
-    return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    found: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        keys = jax.tree_util.keystr(path, simple=True, separator=".")
+        name = keys if path and not isinstance(path[0], jax.tree_util.SequenceKey) else letter + keys
+        if name in found:
+            raise OnnxError(f"arrays of a pytree must have different names, got {name} twice")
+        found[name] = leaf
+    return found
 
 
 def _inputs_as_given(net: Layer) -> dict[str, bool]:
@@ -329,7 +338,9 @@ def _inputs_as_given(net: Layer) -> dict[str, bool]:
     if not isinstance(net, Network):
         return {}
     maps = {port.name: port.channels_last for port in net.inputs}
-    return maps | ({"x": next(iter(maps.values()))} if len(maps) == 1 else {})
+    # Also by the names that to_onnx gives to one array and to the arrays of a tuple.
+    names = ["x"] if len(maps) == 1 else [f"x{i}" for i in range(len(maps))]
+    return dict(zip(names, maps.values(), strict=True)) | maps
 
 
 def _port(name: str, symbol: Symbol) -> Any:

@@ -7,12 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from onnx import helper
 
 import jaxconv.layers as nn
 from jaxconv import geometry as geo
 from jaxconv.interop.onnx.errors import Unsupported
 from jaxconv.interop.onnx.export_pointwise import pointwise
 from jaxconv.layers.base import batched_sizes
+from jaxconv.ops.arrays import accumulator
 
 # Functions that are one node.
 _FUNCTIONS: dict[Any, str] = {
@@ -202,11 +204,19 @@ def _prelu(writer: Any, layer: nn.PReLU, x: Any) -> Written:
     return writer.add("PRelu", [x.name, slope]), x.first
 
 
+def _cast(writer: Any, name: str, given: Any, wanted: Any) -> str:
+    """Returns the name of an array of another type."""
+    to = helper.np_dtype_to_tensor_dtype(np.dtype(wanted))
+    return name if given == wanted else writer.add("Cast", [name], to=to)
+
+
 def _unit_norm(writer: Any, layer: nn.UnitNorm, x: Any) -> Written:
     axis = writer.constant(np.array([1 if x.first else x.ndim - 1]))
-    norm = writer.add("ReduceL2", [x.name, axis], keepdims=1)
-    norm = writer.add("Max", [norm, writer.constant(np.asarray(layer.eps, x.dtype))])
-    y = writer.add("Div", [x.name, norm])
+    wide = accumulator(x.dtype)
+    y = _cast(writer, x.name, x.dtype, wide)
+    norm = writer.add("ReduceL2", [y, axis], keepdims=1)
+    norm = writer.add("Max", [norm, writer.constant(np.asarray(layer.eps, wide))])
+    y = _cast(writer, writer.add("Div", [y, norm]), wide, x.dtype)
     if layer.value is not None:
         y = writer.add("Mul", [y, writer.constant(_over_channels(_array(writer, "scale"), x), "scale")])
     return y, x.first

@@ -32,6 +32,7 @@ CUDA = Platform(
     "cuda",
     aliases=("gpu",),
     half=True,
+    features_first=True,
     crops=False,
     one_tap_at_a_time=True,
     rows=(

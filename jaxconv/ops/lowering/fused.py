@@ -1,7 +1,8 @@
 """A convolution or a dense layer with what follows it in one call: a bias, an array that is added, an activation.
 
 oneDNN computes all of them while the output is in registers; as separate operations each is one more pass over memory.
-Where oneDNN is not called, and in derivatives, it is the layer and the operations one after another.
+Where oneDNN is not called, and in derivatives, the layer and the operations are computed separately. On CUDA in half
+precision, the operations have the type of the operands: XLA then fuses them into a call of cuDNN.
 """
 
 import functools
@@ -57,7 +58,8 @@ class Epilogue:
       bias: whether one number is added for each channel.
       added: whether an array of the output's shape is added.
       activation: one of `ACTIVATIONS`, or "".
-      rounded: whether a convolution's float32 sums of half-precision operands are rounded to their type after the bias.
+      rounded: whether a convolution of half-precision operands has float32 sums, which are rounded to half precision
+        after the bias is added.
     """
 
     bias: bool
@@ -91,12 +93,13 @@ def fused(x: Array, kernel: Array, *operands: Array, epilogue: Epilogue, conv: d
 def unfused(x: Array, kernel: Array, *operands: Array, epilogue: Epilogue, conv: Any) -> Array:
     """Returns the same by separate operations."""
     y = jnp.matmul(x, kernel) if conv is None else conv_p.bind(x, kernel, **dict(conv))
-    bias, added = operands[: epilogue.bias], operands[epilogue.bias :]
-    for a in bias:
-        y = y + to_rank(a.astype(y.dtype), y.ndim)
-    y = y.astype(x.dtype) if epilogue.rounded else y
-    for a in added:
-        y = y + a
+    rest = list(operands)
+    if epilogue.bias:
+        y = y + to_rank(rest.pop(0).astype(y.dtype), y.ndim)
+    if epilogue.rounded:
+        y = y.astype(x.dtype)
+    if epilogue.added:
+        y = y + rest.pop()
     return ACTIVATIONS[epilogue.activation].function(y) if epilogue.activation else y
 
 
@@ -108,12 +111,14 @@ class Chosen(NamedTuple):
       solve: its solver.
       one_call: whether it is one call.
       small: whether XLA computes the layer as a matrix product, since a call does not pay.
+      native: whether a library rounds the sums of half precision itself.
     """
 
     problem: Any
     solve: Solver
     one_call: bool
     small: bool = False
+    native: bool = False
 
 
 def choose(platform: Platform, context: Any, x: Any, kernel: Any, conv: Any) -> Chosen:
@@ -140,7 +145,7 @@ def choose(platform: Platform, context: Any, x: Any, kernel: Any, conv: Any) -> 
     plain = q.dtype == params["dtype"] and not (q.half or q.ensemble)
     able = solve.target.onednn and params["lowering"] == "auto" and plain
     if not (able and known and onednn.fits(q)):
-        return Chosen(q, solve, False)
+        return Chosen(q, solve, False, native=known and solve.native(q))
     first = solve.steps(q)[0][1].form.name
     product = first == "gemm" and q.taps == 1 and q.geometry.groups == 1
     if product and q.macs <= SMALL:
@@ -152,8 +157,8 @@ def _program(platform: Platform, context: Any, x: Array, kernel: Array, *operand
     found, ops = choose(platform, context, x, kernel, params["conv"]), params["epilogue"].ops()
     if not found.one_call:
         conv = params["conv"] and dict(params["conv"]) | {"lowering": found.solve.mode}
-        if platform.half and params["epilogue"].rounded:
-            # cuDNN returns its sums rounded. Then XLA:GPU has a call for a bias, a sum and ReLU in this type alone.
+        if found.native and params["epilogue"].rounded:
+            # cuDNN rounds its sums to half precision. XLA:GPU has a fused call only if what follows has this type too.
             conv |= {"dtype": x.dtype}
         return unfused(x, kernel, *operands, epilogue=params["epilogue"], conv=conv and tuple(sorted(conv.items())))
     if params["conv"] is None:

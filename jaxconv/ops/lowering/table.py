@@ -89,14 +89,17 @@ class Solver:
     def without_onednn(self) -> "Solver":
         return replace(self, target=replace(self.target, onednn=False))
 
+    def native(self, p: Any) -> bool:
+        """Whether the sums of half precision are a library's, which rounds them itself."""
+        return p.half and self.target.platform.half and p.role not in choose(p, self.target, self.mode).form.adds
+
     def __call__(self, p: Any, *arrays: Array) -> Any:
         """Computes the problem. On platforms that guard, a form that spreads non-finite elements runs with a check."""
         choice = choose(p, self.target, self.mode)
         self.record.append((p, choice))
         smaller = replace(self, mode=choice.then or self.mode)
         platform, form = self.target.platform, choice.form
-        native = p.half and platform.half and p.role not in form.adds
-        if isinstance(p, Problem) and form is not XLA and not native:
+        if isinstance(p, Problem) and form is not XLA and not self.native(p):
             # Operands of two types become one: the one in which sums are taken.
             wide = wider(p.dtype, jnp.float32) if p.half else p.dtype
             arrays = tuple(a.astype(wide) for a in arrays)

@@ -36,6 +36,7 @@ class Platform:
         the branch would wait for the device.
       recomputes: whether the compiler fuses an operation into each of its readers and computes it again there.
       half: whether libraries accept half precision and accumulate it in float32 themselves.
+      features_first: whether convolutions read kernels whose first axis has the features.
       crops: whether XLA's convolution needs its input cropped to the elements that windows reach.
       loops: whether a layer in a compiled loop is as fast as outside of it.
       one_tap_at_a_time: whether the compiler, unless stopped, stores the inputs of all taps at once.
@@ -51,6 +52,7 @@ class Platform:
     guards: bool = False
     recomputes: bool = False
     half: bool = False
+    features_first: bool = False
     crops: bool = True
     loops: bool = True
     one_tap_at_a_time: bool = False
