@@ -91,10 +91,13 @@ def _text(path: Path) -> str:
     return ".".join(path)
 
 
-def _uneven(call: Call) -> str:
-    """Returns why a number that is added to each channel of the input is not one that is added to the output."""
+def _uneven(call: Call, scales: bool) -> str:
+    """Returns why a number that is added to each channel of the input is not one that is added to the output.
+
+    ``scales``: nothing is added, the input is only scaled.
+    """
     layer: Any = call.layer
-    if type(layer) is Dense:
+    if type(layer) is Dense or (scales and type(layer) is not ConvTranspose):
         return ""
     if type(layer) is ConvTranspose:
         return "sums a number of elements that depends on the position"
@@ -194,7 +197,8 @@ class _Plan:
         makers = {value.maker for call in self.calls[found] for value in call.inputs}
         if any(not isinstance(maker, Call) or maker.key != key for maker in makers):
             return f"{_text(found[0])!r} has other inputs too"
-        uneven = next(filter(None, map(_uneven, self.calls[found])), "")
+        scales = isinstance(self.calls[key][0].layer, LayerScale)
+        uneven = next(filter(None, (_uneven(call, scales) for call in self.calls[found])), "")
         return f"{_text(found[0])!r} {uneven}" if uneven else found
 
 
@@ -328,7 +332,7 @@ def _with_arrays(step: _Step, params: Params, state: State) -> tuple[Params, Sta
     """Returns the trees after one step.
 
     Raises:
-      ParameterError: an entry is missing, a statistic is not finite, or a variance is negative.
+      ParameterError: an entry is missing.
       ShapeError: the batch norm has another number of channels than the linear layer.
     """
     layer, norm = step.linear, step.norm
@@ -346,22 +350,27 @@ def _with_arrays(step: _Step, params: Params, state: State) -> tuple[Params, Sta
         for name, a in {**affine, **statistics}.items():
             if a.shape != wanted:
                 raise ShapeError(f"{name} must have shape {wanted}, as {_text(step.linear_path)!r} has, got {a.shape}")
-        _check_finite(statistics)
     new = _computed(step, linear, affine, statistics)
     params = _put(params, step.norm_path, lambda level: {n: a for n, a in level.items() if n not in affine})
     state = _put(state, step.norm_path, lambda level: {n: a for n, a in level.items() if n not in statistics})
     return _put(params, step.linear_path, lambda level: level | new), state
 
 
-def _check_finite(statistics: Mapping[str, Array]) -> None:
-    """Raises ParameterError for statistics that no batch has. The values of traced arrays are unknown."""
+def _check_statistics(net: Layer, state: State) -> None:
+    """Raises ParameterError for statistics that no batch has, also of batch norms that are kept.
+
+    The values of traced arrays are unknown.
+    """
     rules = {"mean": "finite", "var": "finite and not negative"}
-    for name, array in statistics.items():
-        if not isinstance(array, jax.core.Tracer):
-            known = np.asarray(array)
-            wrong = known[~np.isfinite(known) | (known < (0 if name == "var" else -np.inf))]
-            if wrong.size:
-                raise ParameterError(f"state's {name} must be {rules[name]}, got {wrong[0]}")
+    for path, layer in leaves(net):
+        entries = _at(state, path) if isinstance(layer, BatchNorm) else {}
+        for name, array in entries.items():
+            if name in rules and not isinstance(array, jax.core.Tracer):
+                known = np.asarray(array)
+                wrong = known[~np.isfinite(known) | (known < (0 if name == "var" else -np.inf))]
+                if wrong.size:
+                    with located(_text(path), layer):
+                        raise ParameterError(f"state's {name} must be {rules[name]}, got {wrong[0]}")
 
 
 def _at(tree: Tree, path: Path) -> Tree:
@@ -395,13 +404,15 @@ def fold(net: Layer, params: Params, state: State, x: Tree = None) -> tuple[Laye
     which nothing can be folded is returned as it is. Layers of other libraries are left as they are, and composites
     that are no `Composite`.
 
-    The new arrays are JAX functions of ``params`` and ``state``: `fold` can be called inside jit and grad.
+    The new arrays are JAX functions of ``params`` and ``state``: `fold` can be called inside jit and grad. They have
+    the type of the kernel: to fold half precision for float32 inputs without rounding, convert ``params`` first.
 
     Args:
       net: a layer.
       params, state: of ``net``.
       x: the shape of an input, as in ``net.init``. It is needed only where a composite's ``route`` reads shapes, as
-        those of ONNX graphs do. Without it nothing is folded across such a composite, but inside of its children.
+        those of ONNX graphs do; the folded network is then for inputs of this shape. Without it nothing is folded
+        across such a composite, but inside of its children.
 
     Returns:
       The folded network, its params and its state.
@@ -435,6 +446,7 @@ def fold_weights(net: Layer, weights: list[Tree], x: Tree = None) -> tuple[Layer
     """
     folded, steps, kept = _plans(net, x)
     state, params = weights.pop(), weights.pop()
+    _check_statistics(net, state)
     for step in steps:
         params, state = _with_arrays(step, params, state)
     return folded, _report(folded, kept), params, state

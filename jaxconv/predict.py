@@ -1,5 +1,6 @@
 """Predictions by programs that are compiled for fixed batches."""
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -50,6 +51,8 @@ class Predictor:
     """
 
     def __init__(self, net: Layer, weights: list[Tree], batch_sizes: Sequence[int], x: Tree = None):
+        if not hasattr(batch_sizes, "__iter__"):
+            raise ArgumentError(f"batch_sizes must be a sequence of ints, got {batch_sizes!r}")
         self.batch_sizes = tuple(sorted({geo.as_int(n, "batch_sizes", least=1) for n in batch_sizes}))
         if not self.batch_sizes:
             raise ArgumentError("batch_sizes must have at least one size, got none")
@@ -100,13 +103,26 @@ class Predictor:
         return dict(sorted(found.items()))
 
     def explain(self, x: Tree) -> Explanation:
-        """Returns what computes each layer of the program for an input, as `jaxconv.explain` does.
+        """Returns what computes each layer of the program that runs first for an input, as `jaxconv.explain` does.
 
         Args:
-          x: an input, or its type.
+          x: an input, its type, or its shape.
         """
+        x = as_struct(x)
+        x = _sized(x, self._batch(jax.tree.leaves(x)[0].shape[0]))
+        x = _sized(x, _fitting(self._traced(x).jaxpr, jax.tree.leaves(x)[0].shape[0]))
         with onednn.unstored():
             return explain(self.function, jax.tree.unflatten(self._tree, self._structs), x)
+
+    def _batch(self, count: int) -> int:
+        """Returns the batch size for some examples: the smallest that has them, or the largest."""
+        return next((n for n in self.batch_sizes if n >= count), self.batch_sizes[-1])
+
+    def _traced(self, x: Tree) -> Any:
+        return jax.jit(self.function).trace(jax.tree.unflatten(self._tree, self._structs), x)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a predictor has compiled programs and cannot be copied or pickled: copy net, params and state")
 
     def __repr__(self) -> str:
         memory = ", ".join(f"{size}: {needed / 2**20:.0f} MiB" for size, needed in self.memory.items())
@@ -123,7 +139,7 @@ class Predictor:
         """Returns the program for an input of as many examples as ``x``, or for fewer: see `_fitting`."""
         (size, *_), key = jax.tree.leaves(x)[0].shape, _key(x)
         if (size, key) not in self._programs:
-            traced = jax.jit(self.function).trace(jax.tree.unflatten(self._tree, self._structs), x)
+            traced = self._traced(x)
             count = _fitting(traced.jaxpr, size)
             fits = count == size
             self._programs[size, key] = self._compiled(traced, x) if fits else self._program(_sized(x, count))
@@ -150,16 +166,20 @@ class Predictor:
 
         Raises:
           ShapeError: there is no example, or the arrays have different numbers of them.
+          TypeError: an array is traced, by jit, grad or vmap; there, call ``predict.function(predict.weights, x)``.
         """
+        if any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(x)):
+            raise TypeError("x must not be traced: inside jit, grad or vmap call predict.function(predict.weights, x)")
         x = jax.tree.map(_as_array, x)
         counts = {a.shape[:1] for a in jax.tree.leaves(x)}
         if len(counts) != 1 or counts & {(), (0,)}:
-            raise ShapeError(f"x must have arrays with one number of examples, at least 1, got {sorted(counts)}")
+            found = ", ".join(str(a.shape) for a in jax.tree.leaves(x)[:4])
+            raise ShapeError(f"x must have arrays with one number of examples, at least 1, got shapes {found}")
         ((count,),), key = counts, _key(x)
         pieces, start = [], 0
         while start < count:
             left = min(count - start, self.batch_sizes[-1])
-            size = next(n for n in self.batch_sizes if n >= left)
+            size = self._batch(left)
             program = self._programs.get((size, key)) or self._program(_sized(x, size))
             left = min(left, program.size)
             part = x if left == count == program.size else _part(x, start, left, program.size)
@@ -216,7 +236,8 @@ def _fitting(closed: Any, count: int) -> int:
     if blocks is None:
         return count
     block, most = block_for(closed.jaxpr), blocks.kept * count
-    return max((n for n in range(1, count + 1) if count % n == 0 and block * n <= most), default=1)
+    small = [n for n in range(1, math.isqrt(count) + 1) if count % n == 0]
+    return max((n for n in (*small, *(count // n for n in small)) if block * n <= most), default=1)
 
 
 def _part(x: Tree, start: int, left: int, size: int) -> Tree:
@@ -259,7 +280,7 @@ def predictor(
       x: the shape of an input; then all programs are compiled now.
 
     Raises:
-      ArgumentError: ``batch_sizes`` is empty.
+      ArgumentError: ``batch_sizes`` is empty, or no sequence.
       ArgumentError: ``batch_sizes`` has a size below 1.
       ParameterError, ShapeError: those of `fold`.
 

@@ -475,6 +475,24 @@ def test_layer_scales(linear):
     assert check(jc.serial(jc.LayerScale(), jc.BatchNorm(), linear)).kept.keys() <= {"0", "1"}
 
 
+def test_statistics_of_a_batch_norm_that_is_kept_are_checked():
+    net = jc.serial(jax.nn.relu, bn=jc.BatchNorm())
+    params, state = net.init(0, (1, 4, 4, 3))
+    state["bn"]["var"] = jnp.array([1.0, -1.0, 1.0])
+    with pytest.raises(jc.ParameterError, match=r"^bn \(BatchNorm\): state's var must be finite and not negative"):
+        jc.fold(net, params, state)
+
+
+def test_a_layer_scale_is_folded_into_a_convolution_that_pads():
+    net = jc.serial(jax.nn.relu, jc.LayerScale(0.5), jc.Conv(4))
+    params, state = net.init(0, (1, 5, 5, 3))
+    params["1"] = {"scale": jnp.array([0.5, 2.0, -1.0])}
+    x = jax.random.normal(jax.random.key(1), (1, 5, 5, 3))
+    folded, *arrays = jc.fold(net, params, state)
+    assert jc.fold_report(net).folded == {"1": "2"}
+    np.testing.assert_allclose(folded.apply(*arrays, x)[0], net.apply(params, state, x)[0], atol=1e-5)
+
+
 def test_a_layer_scale_that_is_missing_is_named():
     net = jc.serial(dense=jc.Dense(3), scale=jc.LayerScale())
     params, state, _ = drawn(net, SHAPE)

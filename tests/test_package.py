@@ -178,7 +178,7 @@ ORDER = """
     compose
     backbones dataflow
     folding fusing
-    packing pyramid
+    packing pyramid tiles
     predict
     detect
     models interop weights inspect train

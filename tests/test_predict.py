@@ -1,5 +1,6 @@
 """Predictions in fixed batches."""
 
+import copy
 import dataclasses
 import re
 import weakref
@@ -184,6 +185,44 @@ def test_kernels_whose_first_axis_has_the_features():
     text = jax.jit(run).trace(arrays, x).lower(lowering_platforms=("cuda",)).as_text()
     # All kernels are read in this order, without an array of another order in between.
     assert len(re.findall(r"stablehlo.transpose .*dims = \[1, 2, 3, 0\]", text)) == 4
+
+
+def test_what_explain_describes_is_what_runs(made):
+    net = jc.serial(jc.Dense(64), jax.nn.relu)
+    params, state = net.init(0, (1, 64))
+    predict = jc.predictor(net, params, state, batch_sizes=(1, 4))
+    for given, size in (((4096, 64), 4), ((2, 64), 4), (np.ones((1, 64), np.float32), 1)):
+        [row] = predict.explain(given)
+        assert row.shapes[0] == (size, 64)
+
+
+def test_batches_larger_than_memory_are_divided(made):
+    predict = jc.predictor(NET, *made, batch_sizes=(2**40,))
+    x = np.random.default_rng(0).normal(size=(3, 6, 6, 2)).astype("float32")
+    if jax.default_backend() == "cpu":
+        np.testing.assert_allclose(predict(x), NET.apply(*made, x)[0], atol=1e-5)
+        assert max(predict.memory.values()) < 2**27
+
+
+def test_nan_reaches_the_output_without_fused_calls(made):
+    x = np.ones((1, 6, 6, 2), np.float32)
+    x[0, 3, 3, 0] = np.nan
+    with jc.lowering("exact"):
+        assert np.isnan(jc.predictor(NET, *made)(x)).all()
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.grad])
+def test_inside_a_transformation_the_error_says_what_to_call(made, transform):
+    predict = jc.predictor(NET, *made)
+    x = np.ones((2, 6, 6, 2), np.float32)
+    with pytest.raises(TypeError, match=r"x must not be traced: .* call predict.function\(predict.weights, x\)"):
+        transform(lambda x: predict(x).sum())(x)
+    assert jax.jit(predict.function)(predict.weights, x).shape == (2, 3)
+
+
+def test_a_predictor_is_not_copied(made):
+    with pytest.raises(TypeError, match="cannot be copied or pickled: copy net, params and state"):
+        copy.deepcopy(jc.predictor(NET, *made))
 
 
 def test_what_it_says(made):
